@@ -1,0 +1,158 @@
+"""The Wan2.1 diffusion transformer over several views, with Wan's parameter names and this project's camera input."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mvtrack.backbone.blocks import Block, modulate
+from mvtrack.backbone.ray_encoder import RayEncoder
+from mvtrack.backbone.rope import axis_frequencies, default_pairs, rope_table
+from mvtrack.config import DiTConfig, RayConfig
+
+
+class Tap(NamedTuple):
+    """Query and key of one block, after QK-norm and RoPE: MVTrack4Gen's attention features (method §3)."""
+
+    q: Float[Tensor, "B V f h w heads d"]
+    k: Float[Tensor, "B V f h w heads d"]
+
+
+class DiTOutput(NamedTuple):
+    prediction: Float[Tensor, "B V f c h w"]
+    taps: tuple[Tap, ...]
+
+
+class WanDiT(nn.Module):
+    """Predicts the velocity (or the clean latents, by config) of every view's latents.
+
+    Views share one token sequence and one 3D self-attention. The first `num_reference` views are references: clean
+    latents that only lend information. RoPE frames follow roles: `shared` gives every view frames 0 .. f-1,
+    `concat` numbers target views first and references after them (ReCamMaster).
+    """
+
+    def __init__(self, config: DiTConfig, rays: RayConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        patch_values = config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, config.patch_size, config.patch_size)
+        has_text = config.text_dim > 0
+        if has_text:
+            self.text_embedding = nn.Sequential(
+                nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+            )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.ffn_dim, config.num_heads, config.eps, has_text, rays is not None)
+            for _ in range(config.num_layers)
+        )
+        self.head = Head(dim, patch_values * config.out_channels, config.eps)
+        self.ray_encoder = None if rays is None else RayEncoder(rays, dim)
+        self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if config.role_embedding else None
+        self.gradient_checkpointing = False
+        pairs = config.rope_pairs or default_pairs(dim // config.num_heads)
+        self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "B V f c h w"],
+        timestep: Float[Tensor, "B"],
+        rays: Float[Tensor, "B V f r hr wr"] | None = None,
+        text: Float[Tensor, "B L t"] | None = None,
+        num_reference: int = 1,
+        tap_layers: tuple[int, ...] = (),
+    ) -> DiTOutput:
+        """timestep: 1000 sigma, float32, one per sample. rays: packed ray features, see ray_encoder.py.
+
+        tap_layers: blocks (counted from 0) whose q and k are returned, in ascending order.
+        """
+        views, frames = latents.shape[1:3]
+        grid = self._token_grid(latents)
+        x = self._patchify(latents)
+        if self.role_embedding is not None:
+            roles = (torch.arange(views, device=x.device) < num_reference).long()
+            x = x + self.role_embedding[roles][None, :, None]
+        x = rearrange(x, "b v n d -> b (v n) d")
+        camera = None if rays is None else self.ray_encoder(rays)
+        if camera is not None and camera.shape[1] != x.shape[1]:
+            raise ValueError(f"ray maps make {camera.shape[1]} tokens, latents make {x.shape[1]}")
+        time = self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self._dtype))
+        time_mod = self.time_projection(time).unflatten(-1, (6, -1))
+        text = None if text is None else self.text_embedding(text)
+        rope = self._rope(views, frames, grid, num_reference, x.device)
+
+        taps = []
+        for i, block in enumerate(self.blocks):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x, heads = checkpoint(block, x, time_mod, rope, text, camera, use_reentrant=False)
+            else:
+                x, heads = block(x, time_mod, rope, text, camera)
+            if i in tap_layers:
+                shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
+                taps.append(Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads)))
+        return DiTOutput(self._unpatchify(self.head(x, time), views, frames, grid), tuple(taps))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.patch_embedding.weight.dtype
+
+    def _token_grid(self, latents: Tensor) -> tuple[int, int]:
+        (_, ph, pw), (height, width) = self.config.patch_size, latents.shape[-2:]
+        if height % ph or width % pw:
+            raise ValueError(f"latent size {height}x{width} is not divisible by the patch size {ph}x{pw}")
+        return height // ph, width // pw
+
+    def _patchify(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V n D"]:
+        _, ph, pw = self.config.patch_size
+        patches = rearrange(latents, "b v f c (h p) (w q) -> b v (f h w) (c p q)", p=ph, q=pw)
+        weight = self.patch_embedding.weight.flatten(1)
+        return nn.functional.linear(patches.to(weight.dtype), weight, self.patch_embedding.bias)
+
+    def _unpatchify(
+        self, x: Float[Tensor, "B N P"], views: int, frames: int, grid: tuple[int, int]
+    ) -> Float[Tensor, "B V f c h w"]:
+        _, ph, pw = self.config.patch_size
+        pattern = "b (v f h w) (p q c) -> b v f c (h p) (w q)"
+        return rearrange(x, pattern, v=views, f=frames, h=grid[0], w=grid[1], p=ph, q=pw)
+
+    def _rope(
+        self, views: int, frames: int, grid: tuple[int, int], num_reference: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        positions = frame_positions(self.config.rope_frames, views, frames, num_reference)
+        cos, sin = rope_table(positions, grid, self._rope_frequencies)
+        return cos.to(device), sin.to(device)
+
+
+def frame_positions(mode: str, views: int, frames: int, num_reference: int) -> Float[Tensor, "VF"]:
+    """RoPE frame index of every (view, frame), view by view (method §1)."""
+    base = torch.arange(frames, dtype=torch.float64)
+    if mode == "shared":
+        return base.repeat(views)
+    targets = views - num_reference
+    order = [targets + v if v < num_reference else v - num_reference for v in range(views)]
+    return torch.cat([base + slot * frames for slot in order])
+
+
+def sinusoidal_embedding(timestep: Float[Tensor, "B"], dim: int) -> Float[Tensor, "B dim"]:
+    """Wan's time features: cosines then sines of t * 10000^(-i / (dim / 2)), from float64."""
+    half = dim // 2
+    frequency = 10000 ** -(torch.arange(half, dtype=torch.float64, device=timestep.device) / half)
+    angle = timestep.double()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1).float()
+
+
+class Head(nn.Module):
+    def __init__(self, dim: int, out_values: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
+        self.head = nn.Linear(dim, out_values)
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+
+    def forward(self, x: Float[Tensor, "B N D"], time: Float[Tensor, "B D"]) -> Float[Tensor, "B N P"]:
+        shift, scale = (self.modulation + time[:, None]).chunk(2, dim=1)
+        return self.head(modulate(self.norm(x), shift, scale))

@@ -1,0 +1,134 @@
+"""A complete re-shooting model: transformer, codec and config, built by one function for training and for use."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mvtrack.backbone.codec import VideoCodec, build_codec
+from mvtrack.backbone.dit import WanDiT
+from mvtrack.camera import Camera, path_extent
+from mvtrack.config import ModelConfig, RayConfig, from_tree, to_tree
+
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "mvtrack-1"
+
+
+@dataclass(frozen=True)
+class ReshootModel:
+    config: ModelConfig
+    dit: WanDiT
+    codec: VideoCodec
+
+
+def build_model(config: ModelConfig, seed: int = 0) -> ReshootModel:
+    """A fresh model; the same seed gives the same weights. The codec still has to be fitted or loaded."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dit = WanDiT(config.dit, config.rays)
+        _initialise(dit, config)
+    return ReshootModel(config, dit, build_codec(config.codec))
+
+
+@torch.no_grad()
+def _initialise(dit: WanDiT, config: ModelConfig) -> None:
+    if config.rays.proj_init == "zero":
+        for block in dit.blocks:
+            nn.init.zeros_(block.camera_proj.weight)
+            nn.init.zeros_(block.camera_proj.bias)
+    if dit.role_embedding is not None:
+        nn.init.normal_(dit.role_embedding, std=0.02)
+    if config.dit.init == "open_gates":
+        # From scratch, blocks learn sooner when their residual gates start open and time hardly modulates them.
+        nn.init.normal_(dit.time_projection[1].weight, std=0.002)
+        nn.init.zeros_(dit.time_projection[1].bias)
+        for block in dit.blocks:
+            nn.init.zeros_(block.modulation)
+            block.modulation[:, [2, 5]] = 1
+        nn.init.zeros_(dit.head.modulation)
+        nn.init.normal_(dit.head.head.weight, std=0.002)
+        nn.init.zeros_(dit.head.head.bias)
+
+
+def model_cameras(
+    camera: Camera, config: RayConfig, depth: Float[Tensor, "*B V T H W"] | None = None, scene_depth: float | None = None
+) -> tuple[Camera, Float[Tensor, "*B"]]:
+    """Cameras (..., V, T) as the model expects them, and the length that became 1.
+
+    Poses become relative to the reference's first frame and are divided by the scene's scale (method §1): the median
+    z-depth of the reference's first frame, from `depth` maps or given as `scene_depth`; or the larger path extent.
+    """
+    relative = camera.relative_to(camera.c2w[..., :1, :1, :, :])
+    lead = camera.shape[:-2]
+    if config.scale == "none":
+        scale = torch.ones(lead)
+    elif config.scale == "path_extent":
+        scale = path_extent(relative.c2w).amax(-1)
+        scale = torch.where(scale > 1e-6, scale, torch.ones_like(scale))
+    elif depth is not None:
+        scale = depth[..., 0, 0, :, :].flatten(-2).median(-1).values
+    elif scene_depth is not None:
+        scale = torch.full(lead, float(scene_depth))
+    else:
+        raise ValueError("rays.scale median_depth needs depth maps or scene_depth")
+    return relative.scaled((1 / scale)[..., None, None].expand(camera.shape)), scale
+
+
+def save_model(model: ReshootModel, folder: Path | str, weights: dict[str, Tensor] | None = None) -> Path:
+    """Write one safetensors file that carries the config. `weights` replaces the transformer's (an EMA, say)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"dit.{k}": v for k, v in (weights or model.dit.state_dict()).items()}
+    state |= {f"codec.{k}": v for k, v in model.codec.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    path = folder / WEIGHTS_FILE
+    aside = path.with_suffix(".partial")
+    save_file(state, aside, metadata={"format": FORMAT, "config": json.dumps(to_tree(model.config))})
+    aside.replace(path)
+    return path
+
+
+def load_model(folder: Path | str) -> ReshootModel:
+    """Rebuild a saved model. Accepts the folder or the file.
+
+    Raises ValueError that names the file when it is missing, is no safetensors file, or holds another architecture.
+    """
+    path = Path(folder)
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"no model at {path}: expected a folder with {WEIGHTS_FILE}, or that file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r})")
+    config = from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
+    model = build_model(config)
+    for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        _load_strictly(module, part, path)
+    model.dit.eval()
+    return model
+
+
+def _load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    own = module.state_dict()
+    problems = [f"missing {k}" for k in own.keys() - state.keys()]
+    problems += [f"unexpected {k}" for k in state.keys() - own.keys()]
+    problems += [
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:3])
+        raise ValueError(f"{path} holds another architecture: {shown} ({len(problems)} differences)")
+    module.load_state_dict(state)

@@ -1,0 +1,49 @@
+"""Three-axis rotary position embedding with real-valued cosines and sines (Wan2.1's layout)."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+
+def default_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Rotated channel pairs for (frame, row, column): Wan gives a third of the head to row and column each."""
+    spatial = head_dim // 3 // 2
+    return head_dim // 2 - 2 * spatial, spatial, spatial
+
+
+def axis_frequencies(pairs: tuple[int, int, int], theta: float) -> list[Float[Tensor, "n"]]:
+    """Angular frequency of each pair, radians per position; theta's exponent uses the axis's own width."""
+    return [theta ** -(torch.arange(n, dtype=torch.float64) / n) for n in pairs]
+
+
+def rope_table(
+    frame_positions: Float[Tensor, "F"], grid: tuple[int, int], frequencies: list[Tensor]
+) -> tuple[Float[Tensor, "N pairs"], Float[Tensor, "N pairs"]]:
+    """cos and sin for F frames of grid (h, w) tokens, in token order frame, row, column (N = F h w).
+
+    Angles are computed in float64 and stored in float32.
+    """
+    height, width = grid
+    positions = (frame_positions.double(), torch.arange(height).double(), torch.arange(width).double())
+    angles = [torch.outer(p.to(f.device), f.double()) for p, f in zip(positions, frequencies, strict=True)]
+    shape = (len(frame_positions), height, width)
+    full = torch.cat(
+        [
+            angles[0][:, None, None].expand(*shape, -1),
+            angles[1][None, :, None].expand(*shape, -1),
+            angles[2][None, None, :].expand(*shape, -1),
+        ],
+        -1,
+    )
+    full = rearrange(full, "f h w p -> (f h w) p")
+    return full.cos().float(), full.sin().float()
+
+
+def apply_rope(
+    x: Float[Tensor, "B N H d"], cos: Float[Tensor, "N pairs"], sin: Float[Tensor, "N pairs"]
+) -> Float[Tensor, "B N H d"]:
+    """Rotate interleaved channel pairs (2i, 2i + 1) of every head. Computed in float32, returned in x's dtype."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)

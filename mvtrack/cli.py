@@ -1,0 +1,26 @@
+"""The console command `mvtrack`: one thin entry per task."""
+
+import sys
+
+from mvtrack import demo, reshoot, train
+
+COMMANDS = {
+    "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
+    "train": (train.main, "train or fine-tune a model"),
+    "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch to a command; without one, list them."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+        sys.stdout.write("\n".join(["usage: mvtrack COMMAND [options]", "", *lines]) + "\n")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"mvtrack: unknown command {name!r}; known: {', '.join(COMMANDS)}\n")
+        return 2
+    return COMMANDS[name][0](rest)

@@ -1,0 +1,329 @@
+"""Every setting of a run as frozen dataclasses, and how they are read from YAML with dotted overrides.
+
+A config never changes after it was read. An unknown key is an error that suggests the right one.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of the transformer; defaults are Wan2.1-T2V-1.3B."""
+
+    dim: int = 1536
+    ffn_dim: int = 8960
+    num_heads: int = 12
+    num_layers: int = 30
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int = 4096  # 0: no text branch
+    freq_dim: int = 256
+    eps: float = 1e-6
+    rope_frames: Literal["concat", "shared"] = "concat"
+    rope_theta: float = 10000.0
+    rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
+    role_embedding: bool = False  # a learned vector that tells reference from target tokens
+    init: Literal["wan", "open_gates"] = "wan"
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(f"dit.dim {self.dim} must divide into an even width for {self.num_heads} dit.num_heads")
+        if self.rope_pairs is not None and sum(self.rope_pairs) != self.dim // self.num_heads // 2:
+            raise ValueError(
+                f"dit.rope_pairs {self.rope_pairs} must sum to {self.dim // self.num_heads // 2}, half the head width"
+            )
+        if self.patch_size[0] != 1:
+            raise ValueError(f"dit.patch_size must not fold frames (1, p, q), got {self.patch_size}")
+        if self.freq_dim % 2:
+            raise ValueError(f"dit.freq_dim must be even, got {self.freq_dim}")
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """How cameras enter the transformer (method §1).
+
+    scale: what one unit of length means to the model: the reference's median depth, or the larger extent of the two
+    camera paths (unknown depth), or the camera's own unit.
+    """
+
+    token_px: int = 16
+    stride: int = 4  # pixels between the rays that are computed
+    fourier_bands: int = 0  # sin/cos at pi 2^k, k = 1 .. bands, beside the raw values
+    hidden_dim: int | None = None
+    kernel_size: int = 3
+    scale: Literal["median_depth", "path_extent", "none"] = "median_depth"
+    proj_init: Literal["zero", "normal"] = "zero"
+
+    def __post_init__(self) -> None:
+        if self.token_px % self.stride:
+            raise ValueError(f"rays.stride {self.stride} must divide rays.token_px {self.token_px}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"rays.kernel_size must be odd, got {self.kernel_size}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of one packed ray map: 6 coordinates x 4 frames x (raw + sines and cosines)."""
+        return 24 * (1 + 2 * self.fourier_bands)
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Video to latents. `pca`: a linear codec on space-time patches for tiny models; fitted, not trained."""
+
+    kind: Literal["pca"] = "pca"
+    channels: int = 32
+    stride: int = 4
+    whitening: float = 0.5  # latents are divided by sd^whitening: 0 keeps PCA's scale, 1 whitens
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Rectified flow (method §2)."""
+
+    shift: float = 5.0
+    prediction: Literal["velocity", "x0"] = "velocity"
+    timestep_sampling: Literal["shifted", "uniform", "logit_normal"] = "shifted"
+    weighting: Literal["wan", "none"] = "wan"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to rebuild a model from its weights file."""
+
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    rays: RayConfig = field(default_factory=RayConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    tap_layer: int = 18
+    sizes: tuple[tuple[int, int], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
+    num_frames: int = 81  # length of one window
+
+    def __post_init__(self) -> None:
+        for size in self.sizes:
+            if size[0] % self.rays.token_px or size[1] % self.rays.token_px:
+                raise ValueError(f"sizes {size} is not divisible by the token size {self.rays.token_px}")
+        if not self.sizes or (self.num_frames - 1) % 4:
+            raise ValueError(f"sizes must not be empty and num_frames must be 4n + 1, got {self.num_frames}")
+        if self.codec.channels != self.dit.in_channels or self.codec.channels != self.dit.out_channels:
+            raise ValueError(
+                f"codec.channels {self.codec.channels} must equal dit.in_channels {self.dit.in_channels} "
+                f"and dit.out_channels {self.dit.out_channels}"
+            )
+        token_px = self.codec.stride * self.dit.patch_size[1]
+        if self.rays.token_px != token_px:
+            raise ValueError(f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {token_px}")
+        if not 0 <= self.tap_layer < self.dit.num_layers:
+            raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.dit.num_layers - 1}]")
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """One bank of rendered scenes that training reads (data/bank.py)."""
+
+    root: str = "bank/64x64"
+    size: tuple[int, int] = (64, 64)
+    num_scenes: int = 512  # rendered before training starts
+    new_scenes_per_step: float = 0.0  # > 0: the window of scenes moves on, rendered in the background
+    num_frames: int = 25
+    num_views: int = 3
+    seed: int = 0
+    share: float = 1.0  # how often a batch comes from this bank, relative to the others
+    static: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_views < 2:
+            raise ValueError(f"bank {self.root}: num_views must be at least 2, got {self.num_views}")
+        if self.num_scenes < 1 or self.share < 0 or self.new_scenes_per_step < 0:
+            raise ValueError(f"bank {self.root}: num_scenes must be positive, share and new_scenes_per_step not negative")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    banks: tuple[BankConfig, ...] = (BankConfig(),)
+    num_frames: int = 17
+    mirror: bool = True
+    reverse: bool = True
+    palette: bool = True
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for bank in self.banks:
+            if self.num_frames > bank.num_frames:
+                raise ValueError(
+                    f"data.num_frames {self.num_frames} exceeds the {bank.num_frames} frames of bank {bank.root}"
+                )
+        if (self.num_frames - 1) % 4:
+            raise ValueError(f"data.num_frames must be 4n + 1, got {self.num_frames}")
+        if not self.banks or sum(bank.share for bank in self.banks) <= 0:
+            raise ValueError("data.banks needs at least one bank with a positive share")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    muon_lr: float = 0.02
+    muon_momentum: float = 0.95
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 100
+    final_lr_ratio: float = 0.02
+    grad_clip: float = 1.0
+    trainable: tuple[str, ...] = ("*",)  # fnmatch patterns of parameter names
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    correspondence: float = 0.0  # weight of the correspondence loss; 0: off
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 1000
+    batch_size: int = 1  # all ranks together
+    micro_batch_size: int = 1  # one rank, one forward
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "autocast_bf16"] = "fp32"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    gradient_checkpointing: bool = False
+    compile: bool = False  # torch.compile each transformer block
+    ema_decay: float = 0.999
+    log_every: int = 20
+    save_every: int = 500
+    validate_every: int = 500
+    validate_clips: int = 4
+    init_from: str | None = None  # a model folder to start from
+    run_dir: str = "runs/train"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.micro_batch_size < 1:
+            raise ValueError("train.steps, train.batch_size and train.micro_batch_size must be at least 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        for bank in self.data.banks:
+            if bank.size[0] % self.model.rays.token_px or bank.size[1] % self.model.rays.token_px:
+                raise ValueError(
+                    f"bank {bank.root}: size {bank.size} is not divisible by the token size {self.model.rays.token_px}"
+                )
+        if self.optim.name == "muon" and self.train.zero_stage > 0:
+            raise ValueError("optim.name muon works on whole matrices: set train.zero_stage: 0, or optim.name: adamw")
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Raises ValueError that names the file, the key and the nearest known key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config file {path} does not exist")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file") from error
+    for override in overrides:
+        _apply_override(tree, override)
+    return from_tree(RunConfig, tree, where=str(path))
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"override {override!r} must look like section.key=value")
+    node = tree
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ValueError(f"override {override!r}: {parent!r} is not a section")
+    node[last] = yaml.safe_load(text)
+
+
+def from_tree(cls: type, tree: typing.Any, where: str) -> typing.Any:
+    """Build a config dataclass from nested dicts, checking every key and type."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"{where} must be a mapping of {cls.__name__} keys, got {tree!r}")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    for key in tree:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _convert(hint: typing.Any, value: typing.Any, where: str) -> typing.Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_tree(hint, value, where)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{where} must be one of {', '.join(map(str, args))}, got {value!r}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise ValueError(f"{where} must have {len(inner)} entries, got {len(value)}")
+        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: typing.Any, where: str) -> typing.Any:
+    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def to_tree(config: typing.Any) -> dict:
+    """The opposite of `from_tree`: plain dicts and lists that YAML and JSON can hold."""
+    return {
+        f.name: _plain(getattr(config, f.name))
+        for f in fields(config)
+    }
+
+
+def _plain(value: typing.Any) -> typing.Any:
+    if dataclasses.is_dataclass(value):
+        return to_tree(value)
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,149 @@
+"""From banks to training batches. Sample n of a run is a pure function of (seed, n), on any number of ranks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mvtrack.camera import Camera
+from mvtrack.config import DataConfig
+from mvtrack.data.bank import Bank, BankRecipe
+from mvtrack.data.scene import SceneStyle
+from mvtrack.video_clip import Clip
+from tracking_head import Tracks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one size; view 0 of each is the reference."""
+
+    video: Float[Tensor, "B V T 3 H W"]
+    camera: Camera  # (B, V, T)
+    depth: Float[Tensor, "B V T H W"]
+    tracks: Tracks
+    index: Int[Tensor, "B"]  # global sample numbers, which key all randomness of a training step
+    keys: tuple[str, ...]
+
+    @staticmethod
+    def stack(clips: list[Clip], index: list[int]) -> "Batch":
+        return Batch(
+            torch.stack([clip.video for clip in clips]),
+            Camera.stack([clip.camera for clip in clips]),
+            torch.stack([clip.depth for clip in clips]),
+            Tracks.stack([clip.tracks for clip in clips]),
+            torch.tensor(index),
+            tuple(clip.key for clip in clips),
+        )
+
+
+def open_banks(config: DataConfig) -> list[Bank]:
+    """The banks of a config. Their folders are created; nothing is rendered yet."""
+    return [
+        Bank(
+            bank.root,
+            BankRecipe(
+                size=bank.size,
+                num_frames=bank.num_frames,
+                num_views=bank.num_views,
+                seed=bank.seed,
+                scene=SceneStyle(static=bank.static),
+            ),
+        )
+        for bank in config.banks
+    ]
+
+
+class BatchDataset(Dataset):
+    """Item `step` is this rank's list of micro-batches of that step."""
+
+    def __init__(
+        self, config: DataConfig, seed: int, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
+        per_rank, rest = divmod(batch_size, world)
+        if rest or per_rank % micro_batch_size:
+            raise ValueError(
+                f"train.batch_size {batch_size} must be a multiple of {world} ranks x "
+                f"train.micro_batch_size {micro_batch_size}"
+            )
+        self.config, self.seed, self.batch_size, self.micro = config, seed, batch_size, micro_batch_size
+        self.first, self.per_rank = rank * per_rank, per_rank
+        self.banks = open_banks(config)
+        share = np.array([bank.share for bank in config.banks])
+        self.share = share / share.sum()
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        which = int(np.random.default_rng([self.seed, 1, step]).choice(len(self.banks), p=self.share))
+        numbers = range(step * self.batch_size + self.first, step * self.batch_size + self.first + self.per_rank)
+        clips = [self._clip(which, number, step) for number in numbers]
+        return [
+            Batch.stack(clips[i : i + self.micro], list(numbers[i : i + self.micro]))
+            for i in range(0, self.per_rank, self.micro)
+        ]
+
+    def _clip(self, which: int, number: int, step: int) -> Clip:
+        rng = np.random.default_rng([self.seed, 2, number])
+        bank, settings = self.banks[which], self.config.banks[which]
+        oldest = int(step * settings.new_scenes_per_step)
+        scene = oldest + int(rng.integers(settings.num_scenes))
+        views = [int(v) for v in rng.permutation(settings.num_views)[:2]]
+        start = int(rng.integers(settings.num_frames - self.config.num_frames + 1))
+        clip = bank.clip(scene, views, slice(start, start + self.config.num_frames))
+        return augment(clip, rng, self.config)
+
+
+def augment(clip: Clip, rng: np.random.Generator, config: DataConfig) -> Clip:
+    """Exact augmentations: time reversed, left-right mirrored, colours remapped; cameras and tracks follow."""
+    if config.reverse and rng.uniform() < 0.5:
+        clip = clip.frames(torch.arange(clip.num_frames - 1, -1, -1))
+    if config.mirror and rng.uniform() < 0.5:
+        clip = mirrored(clip)
+    if config.palette:
+        order = torch.from_numpy(rng.permutation(3))
+        sign = -1.0 if rng.uniform() < 0.25 else 1.0
+        clip = replace(clip, video=clip.video[:, :, order] * sign)
+    return clip
+
+
+def mirrored(clip: Clip) -> Clip:
+    """The clip of the left-right mirrored world: images flip, and so do the x axes of world and cameras."""
+    width = clip.video.shape[-1]
+    flip = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
+    K = clip.camera.K.clone()
+    K[..., 0, 2] = width - K[..., 0, 2]
+    K[..., 0, 1] = -K[..., 0, 1]
+    tracks = clip.tracks
+    if tracks is not None:
+        xy = tracks.xy * tracks.xy.new_tensor([-1, 1]) + tracks.xy.new_tensor([width, 0])
+        tracks = replace(tracks, xy=xy)
+    return replace(
+        clip,
+        video=clip.video.flip(-1),
+        camera=replace(clip.camera, c2w=flip @ clip.camera.c2w @ flip, K=K),
+        tracks=tracks,
+        depth=None if clip.depth is None else clip.depth.flip(-1),
+        point_map=None
+        if clip.point_map is None
+        else clip.point_map.flip(-1) * clip.point_map.new_tensor([-1, 1, 1])[:, None, None],
+    )
+
+
+def batches(dataset: BatchDataset, first_step: int, last_step: int, workers: int) -> Iterator[list[Batch]]:
+    """This rank's micro-batches of every step in order, prefetched by worker processes."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first_step, last_step),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=_single_thread if workers else None,
+    )
+    yield from loader
+
+
+def _single_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

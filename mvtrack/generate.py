@@ -1,0 +1,140 @@
+"""Model + reference video + cameras -> video of the same moments along the new path.
+
+Everything that makes pictures calls this: `reshoot`, validation during training, and evaluation.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.backbone.model import ReshootModel, model_cameras
+from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.camera import Camera
+from mvtrack.diffusion.flow import euler_steps, velocity_from_x0
+from mvtrack.video_clip import padded_length
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How a video is sampled. guidance: scale of text guidance; 1 switches it off."""
+
+    steps: int = 8
+    guidance: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling steps must be at least 1, got {self.steps}")
+
+
+@torch.no_grad()
+def generate(
+    model: ReshootModel,
+    reference: Float[Tensor, "T 3 H W"],
+    camera: Camera,
+    sample: SampleConfig | None = None,
+    depth: Float[Tensor, "T H W"] | None = None,
+    scene_depth: float | None = None,
+    text: Float[Tensor, "L t"] | None = None,
+    negative_text: Float[Tensor, "L t"] | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "T 3 H W"]:
+    """Generate the target view of one window.
+
+    reference: RGB in [-1, 1], 4n + 1 frames. camera: (2, T), the reference's cameras, then the target's.
+    depth: z-depth of the reference where known; scene_depth: else the distance of the subject, in the camera's unit.
+    on_step: called after every sampling step. Raises ValueError on shapes the model cannot take.
+    """
+    sample = sample or SampleConfig()
+    if camera.shape != (2, len(reference)):
+        raise ValueError(f"camera must be (2, {len(reference)}): reference and target, got {tuple(camera.shape)}")
+    if camera.size != tuple(reference.shape[-2:]):
+        raise ValueError(f"camera is for images of {camera.size}, the reference is {tuple(reference.shape[-2:])}")
+    if sample.guidance != 1 and text is None:
+        raise ValueError("guidance needs text: pass text and negative_text, or set guidance to 1")
+    clean = model.codec.encode(reference[None, None])
+    scaled, _ = model_cameras(camera, model.config.rays, None if depth is None else depth[None], scene_depth)
+    rays = ray_maps(scaled, model.config.rays)[None]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed))
+
+    def velocity(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
+        predicted = _velocity(model, clean, x, sigma, rays, text)
+        if sample.guidance == 1:
+            return predicted
+        unguided = _velocity(model, clean, x, sigma, rays, negative_text)
+        return unguided + sample.guidance * (predicted - unguided)
+
+    state = noise
+    for state in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):
+        if on_step:
+            on_step()
+    return model.codec.decode(state)[0, 0].clamp(-1, 1)
+
+
+def _velocity(
+    model: ReshootModel, clean: Tensor, noisy: Tensor, sigma: Float[Tensor, "B"], rays: Tensor, text: Tensor | None
+) -> Tensor:
+    with _autocast(noisy.device):
+        output = model.dit(
+            torch.cat([clean, noisy], 1), 1000 * sigma, rays, None if text is None else text[None]
+        ).prediction[:, 1:]
+    output = output.float()
+    return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
+
+
+def _autocast(device: torch.device):
+    """bfloat16 matrix products where the processor has them; elsewhere plain float32."""
+    if device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
+    """(start, stop) of windows of `window` frames that cover a video; the last one starts earlier to fit.
+
+    A video that is shorter than the window gives one window, to be padded.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap must lie in [0, {window - 1}], got {overlap}")
+    if num_frames <= window:
+        return [(0, num_frames)]
+    starts = list(range(0, num_frames - window, window - overlap)) + [num_frames - window]
+    return [(s, s + window) for s in starts]
+
+
+def generate_long(
+    model: ReshootModel,
+    reference: Float[Tensor, "T 3 H W"],
+    camera: Camera,
+    sample: SampleConfig | None = None,
+    window: int = 17,
+    overlap: int = 5,
+    scene_depth: float | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "T 3 H W"]:
+    """A video of any length, in overlapping windows that are cross-faded; every frame of the reference is kept.
+
+    Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
+    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
+    """
+    frames = len(reference)
+    total = torch.zeros_like(reference)
+    weight = torch.zeros(frames)
+    for start, stop in windows(frames, window, overlap):
+        take = torch.arange(start, start + padded_length(stop - start)).clamp_max(frames - 1)
+        part = generate(
+            model, reference[take], camera[:, take], sample, scene_depth=scene_depth, on_step=on_step
+        )[: stop - start]
+        fade = torch.ones(stop - start)
+        ramp = torch.arange(1, overlap + 1) / (overlap + 1)
+        if start > 0:
+            fade[:overlap] = ramp
+        if stop < frames:
+            fade[-overlap:] = torch.minimum(fade[-overlap:], ramp.flip(0)) if overlap else fade[-overlap:]
+        total[start:stop] += fade[:, None, None, None] * part
+        weight[start:stop] += fade
+    return total / weight[:, None, None, None]

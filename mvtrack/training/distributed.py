@@ -1,0 +1,43 @@
+"""One process or many: the few facts about ranks that the training loop needs."""
+
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+
+
+def prepare_environment() -> None:
+    """Set what DeepSpeed expects from a launcher, when the script was started without one."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(
+        RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
+def device() -> torch.device:
+    """This rank's device."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device("cpu")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on at least one rank; every rank gets the same answer."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([float(flag)], device=device())
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes.item())

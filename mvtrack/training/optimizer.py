@@ -1,0 +1,84 @@
+"""The optimisers a run can ask for, and which parameters each of them gets."""
+
+import fnmatch
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mvtrack.config import OptimConfig
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon on the transformer blocks' matrices, AdamW on everything else, as one optimiser."""
+
+    def __init__(self, muon_groups: list[dict], adamw_groups: list[dict], config: OptimConfig) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"optim.name muon needs torch >= 2.9, this is {torch.__version__}; set optim.name: adamw")
+        self.muon = torch.optim.Muon(
+            muon_groups, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=0.0, nesterov=True
+        )
+        self.adamw = torch.optim.AdamW(
+            adamw_groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        )
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        # share the very group dicts, so that a schedule that writes param_groups reaches both
+        count = len(self.muon.param_groups)
+        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        if closure is not None:
+            raise ValueError("MuonWithAdamW does not re-evaluate the model: call step() without a closure")
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        count = len(self.muon.param_groups)
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+
+
+def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
+    """Let only parameters whose names match one of the patterns be trained. Raises if a pattern matches none."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in trainable:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"optim.trainable pattern {pattern!r} matches no parameter; names look like {names[0]!r}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatch.fnmatch(name, pattern) for pattern in trainable))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """Optimiser over the trainable parameters; gains, biases and embeddings get no weight decay."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if _is_block_matrix(name, p)]
+    decayed = [p for name, p in named if p.ndim >= 2 and not _is_block_matrix(name, p)]
+    plain = [p for _, p in named if p.ndim < 2]
+    if config.name == "muon":
+        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        return MuonWithAdamW([{"params": matrices}], [g for g in groups if g["params"]], config)
+    groups = [{"params": matrices + decayed}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+    )
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return name.startswith("blocks.") and parameter.ndim == 2
+
+
+def learning_rate_factor(step: int, config: OptimConfig, total_steps: int) -> float:
+    """Linear warm-up, then cosine to `final_lr_ratio` (or constant)."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return warm
+    progress = min(1.0, max(0, step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+    return warm * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)

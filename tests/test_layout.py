@@ -1,0 +1,90 @@
+"""Imports point one way, and no file shadows another package's name (docs/architecture.md)."""
+
+import ast
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What each part may import of ours. `backbone` uses the types of diffusion and the taps of correspondence.
+BASE = {"config", "camera", "trajectory", "video_clip", "command"}
+MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
+ALLOWED = {
+    "config": set(),
+    "command": set(),
+    "camera": set(),
+    "trajectory": BASE,
+    "video_clip": BASE,
+    "diffusion": BASE,
+    "correspondence": BASE,
+    "metrics": BASE,
+    "data": BASE,
+    "backbone": BASE | MIDDLE,
+    "decoder": BASE | MIDDLE | {"backbone"},
+    "generate": BASE | MIDDLE | {"backbone", "decoder"},
+}
+UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate"}
+ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER, "demonstration": UPPER | {"reshooting"}}
+ENTRIES = {"train", "reshoot", "demo", "cli", "__init__"}
+RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "mvtrack").parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def library_files() -> list[Path]:
+    return sorted((ROOT / "mvtrack").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    part = part_of(path)
+    if part in ENTRIES:
+        return
+    parts = {path.stem for path in library_files() if path.parent == ROOT / "mvtrack"}
+    parts |= {path.name for path in (ROOT / "mvtrack").iterdir() if path.is_dir()}
+    used = {name.split(".")[1] for name in imported_modules(path) if name.startswith("mvtrack.")} & parts
+    assert used <= ALLOWED[part] | {part}, f"{part} must not import {sorted(used - ALLOWED[part] - {part})}"
+
+
+def test_tracking_head_stands_alone():
+    for path in (ROOT / "tracking_head").rglob("*.py"):
+        foreign = {name.split(".")[0] for name in imported_modules(path)}
+        foreign -= set(sys.stdlib_module_names) | {"tracking_head"}
+        assert foreign <= {"torch", "einops", "jaxtyping"}, f"{path} imports {foreign}"
+
+
+def test_scripts_are_never_imported():
+    for folder in ("datasets", "eval"):
+        assert not (ROOT / folder / "__init__.py").exists()
+    for path in [*library_files(), *(ROOT / "tracking_head").rglob("*.py")]:
+        assert not {"datasets", "eval"} & {name.split(".")[0] for name in imported_modules(path)}, path
+
+
+def test_no_file_shadows_a_module():
+    taken = set(sys.stdlib_module_names) | set(metadata.packages_distributions()) | RESERVED
+    taken -= {"mvtrack", "tracking_head", "tests"}
+    for folder in ("mvtrack", "eval", "datasets", "benchmarks"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert path.stem == "__init__" or path.stem not in taken, f"{path} would shadow the module {path.stem}"
+
+
+def test_torchvision_is_not_imported():
+    for path in [*library_files(), *(ROOT / "tracking_head").rglob("*.py"), *(ROOT / "eval").glob("*.py")]:
+        assert "torchvision" not in {name.split(".")[0] for name in imported_modules(path)}, path
