@@ -138,7 +138,7 @@ def camera_rays(
 
 
 def project(
-    points_world: Float[Tensor, "*shape N 3"], camera: Camera
+    points_world: Float[Tensor, "*any N 3"], camera: Camera
 ) -> tuple[Float[Tensor, "*shape N 2"], Float[Tensor, "*shape N"]]:
     """World points into every camera: raster pixels and z-depth (metres, negative behind the camera).
 
@@ -153,9 +153,12 @@ def project(
 
 
 def unproject(
-    xy: Float[Tensor, "*shape N 2"], depth: Float[Tensor, "*shape N"], camera: Camera
+    xy: Float[Tensor, "*any N 2"], depth: Float[Tensor, "*shape N"], camera: Camera
 ) -> Float[Tensor, "*shape N 3"]:
-    """Pixels with z-depth (metres along the optical axis) into the world. Inverse of `project`."""
+    """Pixels with z-depth (metres along the optical axis) into the world. Inverse of `project`.
+
+    xy may leave out leading axes that all cameras share.
+    """
     local = camera_rays(xy, camera.K[..., None, :, :]) * depth[..., None]
     return local @ camera.c2w[..., :3, :3].mT + camera.c2w[..., None, :3, 3]
 

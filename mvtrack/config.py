@@ -131,10 +131,12 @@ class BankConfig:
 
     root: str = "bank/64x64"
     size: tuple[int, int] = (64, 64)
-    num_scenes: int = 512  # rendered before training starts
-    new_scenes_per_step: float = 0.0  # > 0: the window of scenes moves on, rendered in the background
+    num_scenes: int = 512  # scenes that samples are drawn from
+    prerender: int = 128  # of these, rendered before the first step; the others follow in the background
+    new_scenes_per_step: float = 0.0  # > 0: the window of `num_scenes` moves on with the steps
     num_frames: int = 25
     num_views: int = 3
+    num_points: int = 128  # point tracks kept of each scene
     seed: int = 0
     share: float = 1.0  # how often a batch comes from this bank, relative to the others
     static: bool = False
@@ -202,6 +204,7 @@ class TrainConfig:
     save_every: int = 500
     validate_every: int = 500
     validate_clips: int = 4
+    stop_after: int | None = None  # save and stop at this step, with the schedule of all `steps`
     init_from: str | None = None  # a model folder to start from
     run_dir: str = "runs/train"
 

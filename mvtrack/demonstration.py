@@ -31,7 +31,7 @@ def demonstrate(out: Path, model_folder: Path | str | None, presets: dict[str, f
         clip = render_case(spec).clip
         scene_depth = float(clip.depth[0, 0].median())
         made = generate_long(
-            model, clip.video[0], clip.camera, SampleConfig(seed=i), model.config.num_frames, scene_depth=scene_depth
+            model, clip.video[0], clip.camera, SampleConfig(seed=i), scene_depth=scene_depth
         )
         videos = {"reference": clip.video[0], f"model: {preset} {angle:g} deg": made, "truth": clip.video[1]}
         folder = out / preset

@@ -93,6 +93,12 @@ def _autocast(device: torch.device):
     return nullcontext()
 
 
+def count_steps(model: ReshootModel, num_frames: int, sample: SampleConfig) -> int:
+    """Sampling steps that `generate_long` takes with its default windows, for a progress bar."""
+    window = model.config.num_frames
+    return len(windows(num_frames, window, window // 4)) * sample.steps
+
+
 def windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
     """(start, stop) of windows of `window` frames that cover a video; the last one starts earlier to fit.
 
@@ -111,17 +117,20 @@ def generate_long(
     reference: Float[Tensor, "T 3 H W"],
     camera: Camera,
     sample: SampleConfig | None = None,
-    window: int = 17,
-    overlap: int = 5,
+    window: int | None = None,
+    overlap: int | None = None,
     scene_depth: float | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """A video of any length, in overlapping windows that are cross-faded; every frame of the reference is kept.
 
+    window: frames generated at once (the length the model was trained at); overlap: shared by neighbours (a quarter).
     Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
     window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
     """
     frames = len(reference)
+    window = window or model.config.num_frames
+    overlap = window // 4 if overlap is None else overlap
     total = torch.zeros_like(reference)
     weight = torch.zeros(frames)
     for start, stop in windows(frames, window, overlap):

@@ -20,7 +20,7 @@ from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.config import to_tree
 from mvtrack.data.video_io import from_bytes, probe, read_video, write_video
 from mvtrack.data.panels import side_by_side
-from mvtrack.generate import SampleConfig, generate_long, windows
+from mvtrack.generate import SampleConfig, count_steps, generate_long
 from mvtrack.trajectory import CameraPath
 
 DEFAULT_FOV_DEG = 50.0
@@ -132,16 +132,13 @@ def cameras_of(fitted: Fitted, path: CameraPath) -> Camera:
 
 
 def _generate(model: ReshootModel, fitted: Fitted, cameras: Camera, shot: Shot) -> Float[Tensor, "T 3 H W"]:
-    window = model.config.num_frames
-    total = len(windows(len(fitted.frames), window, overlap=5)) * shot.sample.steps
+    total = count_steps(model, len(fitted.frames), shot.sample)
     with tqdm(total=total, desc=f"re-shooting, {shot.path.preset}", unit="step") as bar:
         return generate_long(
             model,
             fitted.frames,
             cameras,
             shot.sample,
-            window,
-            overlap=5,
             scene_depth=shot.scene_depth or shot.path.pivot_m,
             on_step=bar.update,
         )

@@ -47,3 +47,48 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> dict:
+    """A run config (as a tree) that trains in seconds: 24x32 pixels, 5 frames, 2 blocks."""
+    root = tmp_path_factory.mktemp("bank")
+    return {
+        "model": {
+            "dit": {
+                "dim": 24, "ffn_dim": 32, "num_heads": 2, "num_layers": 2, "patch_size": [1, 1, 1], "in_channels": 12,
+                "out_channels": 12, "text_dim": 0, "freq_dim": 16, "rope_frames": "shared", "rope_theta": 100.0,
+                "role_embedding": True, "init": "open_gates",
+            },
+            "rays": {"token_px": 4, "stride": 4, "fourier_bands": 2, "kernel_size": 1, "proj_init": "normal"},
+            "codec": {"channels": 12, "stride": 4},
+            "flow": {"shift": 3.0, "prediction": "x0", "weighting": "none"},
+            "tap_layer": 1,
+            "sizes": [[24, 32]],
+            "num_frames": 5,
+        },
+        "data": {
+            "banks": [{"root": str(root / "24x32"), "size": [24, 32], "num_scenes": 6, "num_frames": 7,
+                       "num_views": 2, "num_points": 11}],
+            "num_frames": 5,
+            "workers": 0,
+        },
+        "optim": {"lr": 0.002, "warmup_steps": 2},
+        "loss": {"correspondence": 0.1},
+        "train": {"steps": 4, "batch_size": 2, "micro_batch_size": 1, "log_every": 2, "save_every": 2,
+                  "validate_every": 4, "validate_clips": 1},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_model(small_run):
+    """An untrained model of `small_run`'s architecture with a fitted codec."""
+    from mvtrack.backbone.model import build_model
+    from mvtrack.config import RunConfig, from_tree
+    from mvtrack.data.loader import open_banks
+
+    config = from_tree(RunConfig, small_run, "small_run")
+    model = build_model(config.model)
+    bank = open_banks(config.data)[0]
+    model.codec.fit([bank.clip(n, [0, 1], slice(0, 5)).video for n in range(3)], config.model.codec.whitening)
+    return model

@@ -8,6 +8,7 @@ import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import Process, get_context
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,20 @@ class Bank:
             for _ in tqdm(done, total=len(missing), desc=f"rendering {self.root}", unit="scene"):
                 pass
 
+    def render_ahead(self, numbers: range) -> Process:
+        """Render a range of scenes in a background process of lowest priority; it ends with its parent."""
+        process = get_context("forkserver").Process(
+            target=_render_quietly, args=(self.root, self.recipe, numbers), daemon=True
+        )
+        process.start()
+        return process
+
+    def prune(self, below: int) -> None:
+        """Delete scenes with smaller numbers; whoever still asks for one gets it rendered again."""
+        for path in self.root.glob("scene_*.safetensors"):
+            if int(path.stem.removeprefix("scene_")) < below:
+                path.unlink(missing_ok=True)
+
     def clip(self, number: int, views: list[int], frames: slice) -> Clip:
         """Chosen views and frames of a scene, read without loading the rest."""
         with safe_open(self.ensure(number), "pt") as file:
@@ -118,6 +133,14 @@ def render_scene_tensors(recipe: BankRecipe, number: int) -> dict[str, torch.Ten
         "track_valid": tracks.valid,
     }
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _render_quietly(root: Path, recipe: BankRecipe, numbers: range) -> None:
+    os.nice(19)
+    torch.set_num_threads(1)
+    bank = Bank(root, recipe)
+    for number in numbers:
+        bank.ensure(number)
 
 
 def _ensure(root: Path, recipe: BankRecipe, number: int) -> None:

@@ -49,6 +49,7 @@ def open_banks(config: DataConfig) -> list[Bank]:
                 size=bank.size,
                 num_frames=bank.num_frames,
                 num_views=bank.num_views,
+                num_points=bank.num_points,
                 seed=bank.seed,
                 scene=SceneStyle(static=bank.static),
             ),

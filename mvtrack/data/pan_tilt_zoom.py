@@ -46,7 +46,7 @@ class PanTiltZoom:
 
 
 def wide_coordinates(
-    xy: Float[Tensor, "*B N 2"], camera: Camera, wide_K: Float[Tensor, "3 3"]
+    xy: Float[Tensor, "*any N 2"], camera: Camera, wide_K: Float[Tensor, "3 3"]
 ) -> Float[Tensor, "*B N 2"]:
     """Where pixels of virtual cameras lie in the wide image (raster pixels)."""
     rays = camera_rays(xy, camera.K[..., None, :, :]) @ camera.c2w[..., :3, :3].mT

@@ -159,11 +159,12 @@ def _sample_textures(rng: np.random.Generator, num_objects: int) -> Textures:
     direction = rng.normal(size=(surfaces, WAVES, 3))
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     fastest = np.concatenate([rng.uniform(0.06, 0.3, 1), rng.uniform(0.3, 1.3, 1), rng.uniform(0.5, 1.8, num_objects)])
+    fastest *= np.exp(rng.uniform(math.log(0.8), math.log(2.2), surfaces))
     frequency = fastest[:, None] * rng.uniform(0.2, 1, (surfaces, WAVES))
     return Textures(
         colour=_f32(colour),
         frequency=_f32(direction * frequency[..., None]),
         phase=_f32(rng.uniform(0, 2 * np.pi, (surfaces, WAVES))),
         weight=_f32(rng.uniform(0.4, 1, (surfaces, WAVES))),
-        contrast=_f32(np.exp(rng.uniform(math.log(0.6), math.log(4), surfaces))),
+        contrast=_f32(np.exp(rng.uniform(math.log(0.6), math.log(6), surfaces))),
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray] | Tensor, fps: fl
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     options = {"fps": fps, "codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", str(crf)]}
     try:
-        with imageio.get_writer(aside, format="FFMPEG", **options) as writer:
+        # imageio's own context manager leaves ffmpeg running when an error passes through it
+        with closing(imageio.get_writer(aside, format="FFMPEG", **options)) as writer:
             for frame in to_bytes(frames) if isinstance(frames, Tensor) else frames:
                 writer.append_data(_even(np.asarray(frame)))
         os.replace(aside, path)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import logging
+import math
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from mvtrack.training.optimizer import build_optimizer, freeze, learning_rate_fa
 from mvtrack.training.run_log import RunLog
 from mvtrack.training.validation import Validator
 
-CODEC_FIT_SCENES = 64
+CODEC_FIT_SCENES = 64  # the codec is fitted on the first scenes of the first bank
 
 
 @dataclass
@@ -59,8 +61,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         distributed.world_size(),
     )
     if distributed.rank() == 0:
-        for bank, settings in zip(dataset.banks, config.data.banks, strict=True):
-            bank.build(range(settings.num_scenes))
+        _fill_banks(dataset, config)
     model = initial_model(config, dataset.banks[0])
     freeze(model.dit, config.optim.trainable)
     model.dit.gradient_checkpointing = config.train.gradient_checkpointing
@@ -74,9 +75,10 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     log = RunLog(run_dir, config) if distributed.rank() == 0 else None
     validator = Validator(config)
 
+    last_step = min(config.train.steps, config.train.stop_after or config.train.steps)
     progress = tqdm(
-        batches(dataset, first_step, config.train.steps, config.data.workers),
-        initial=first_step, total=config.train.steps, disable=log is None, desc="train", unit="step",
+        batches(dataset, first_step, last_step, config.data.workers),
+        initial=first_step, total=last_step, disable=log is None, desc="train", unit="step",
     )
     clock, sums, asked = Clock(), {}, time.monotonic()
     for step, micro_batches in enumerate(progress, first_step):
@@ -96,12 +98,14 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         ema.update(model.dit, step)
 
         done = step + 1
-        if done % config.train.log_every == 0 or done == config.train.steps:
+        if done % config.train.log_every == 0 or done == last_step:
             _log(log, progress, clock, sums, done, factor)
             sums = {}
-        if done % config.train.save_every == 0 or done == config.train.steps:
+        if done % config.train.save_every == 0 or done == last_step:
             _save(engine, ema, model, run_dir, done)
-        if done % config.train.validate_every == 0 or done == config.train.steps:
+            if log:
+                _prune_banks(dataset, config, done)
+        if done % config.train.validate_every == 0 or done == last_step:
             _validate(validator, model, ema, log, done)
         asked = time.monotonic()
     if log:
@@ -123,6 +127,22 @@ def initial_model(config: RunConfig, bank: Bank) -> ReshootModel:
             f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec say"
         )
     return replace(start, config=config.model)
+
+
+def _fill_banks(dataset: BatchDataset, config: RunConfig) -> None:
+    """Render what training starts with, and start rendering the rest behind it."""
+    for bank, settings in zip(dataset.banks, config.data.banks, strict=True):
+        bank.build(range(min(settings.num_scenes, settings.prerender)))
+        last = settings.num_scenes + math.ceil(settings.new_scenes_per_step * config.train.steps)
+        if any(not bank.path(n).exists() for n in range(last)):
+            bank.render_ahead(range(last))
+
+
+def _prune_banks(dataset: BatchDataset, config: RunConfig, step: int) -> None:
+    """Delete scenes that the moving window has left behind."""
+    for bank, settings in zip(dataset.banks, config.data.banks, strict=True):
+        if settings.new_scenes_per_step > 0:
+            bank.prune(int(step * settings.new_scenes_per_step))
 
 
 def _precision(config: RunConfig, device: torch.device):
@@ -173,13 +193,7 @@ def _save(engine, ema: EMA, model: ReshootModel, run_dir: Path, step: int) -> No
         save_model(model, run_dir / "model", ema.weights(model.dit))
         (run_dir / "model" / "training.json").write_text(json.dumps({"step": step}))
         for old in sorted((run_dir / "checkpoints").glob("step_*"))[:-2]:
-            _remove_tree(old)
-
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
+            shutil.rmtree(old)
 
 
 def _resume(engine, ema: EMA, run_dir: Path) -> int:

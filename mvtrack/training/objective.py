@@ -1,12 +1,14 @@
 """One training step's losses: rectified flow on the target views, correspondence on a tapped layer's attention."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvtrack.backbone.codec import VideoCodec
+from mvtrack.backbone.dit import DiTOutput
 from mvtrack.backbone.model import model_cameras
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.config import RunConfig
@@ -57,7 +59,7 @@ def hash_seed(seed: int, number: int) -> int:
     return (x ^ (x >> 31)) >> 1
 
 
-def losses(dit: nn.Module, step: Prepared, config: RunConfig) -> dict[str, Float[Tensor, ""]]:
+def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> dict[str, Float[Tensor, ""]]:
     """Loss parts, `total` among them. Reference latents stay clean; the flow loss is on target views only."""
     noisy = add_noise(step.latents, step.noise, step.sigma)
     noisy = torch.cat([step.latents[:, :1], noisy[:, 1:]], 1)

@@ -1,0 +1,34 @@
+"""What benchmarks share: timing by turns, and the closing JSON line."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+
+def timed_by_turns(functions: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each function. They take turns, so that a drifting machine hits all alike."""
+    for function in functions.values():
+        function()
+    seconds = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def report(figures: dict[str, float], targets: dict[str, tuple[str, float]]) -> int:
+    """Print one JSON object as the last line: figures, targets, and whether all are met. Returns an exit code."""
+    met = {
+        name: figures[name] >= bound if op == ">=" else figures[name] <= bound for name, (op, bound) in targets.items()
+    }
+    line = {
+        "figures": {name: round(value, 4) for name, value in figures.items()},
+        "targets": {name: f"{op} {bound}" for name, (op, bound) in targets.items()},
+        "met": all(met.values()),
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    return 0 if line["met"] else 1

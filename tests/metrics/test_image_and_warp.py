@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.metrics.image import gaussian_blur, gradient_energy, psnr
+from mvtrack.metrics.motion import measure_turn
+from mvtrack.metrics.warp import covisible, depth_warp, sample_bilinear, sample_nearest
+from mvtrack.trajectory import CameraPath
+
+T, H, W = 2, 44, 52
+
+
+def picture(height: int = H, width: int = W) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack([torch.sin(13 * x + 5 * y), torch.cos(11 * y - 3 * x), torch.sin(17 * x * y + 2)])
+
+
+def test_golden_psnr(shared):
+    golden = np.load(shared("golden/metrics/image_metrics.npz"))
+    pairs = sorted({name.split(".")[0] for name in golden.files})
+    compared = 0
+    for pair in pairs:
+        if f"{pair}.psnr_skimage" not in golden.files or not np.isfinite(golden[f"{pair}.psnr_skimage"]):
+            continue
+        images = [torch.from_numpy(golden[f"{pair}.img{i}_uint8"]).permute(2, 0, 1) / 127.5 - 1 for i in (0, 1)]
+        assert psnr(*images) == pytest.approx(float(golden[f"{pair}.psnr_skimage"]), abs=1e-3), pair
+        compared += 1
+    assert compared >= 3
+
+
+def test_psnr_by_hand():
+    a = torch.zeros(T, 3, H, W)
+    b = a + 0.2  # 0.1 of the full range
+    assert psnr(a, b) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(a, a) == math.inf
+    assert psnr(a + 5, a + 1) == math.inf  # clamped to the range
+    mask = torch.zeros(T, H, W, dtype=torch.bool)
+    mask[0, 3, 4] = True
+    b[0, :, 3, 4] = 0.02
+    assert psnr(a, b, mask) == pytest.approx(40.0, abs=1e-3)
+    with pytest.raises(ValueError, match="selects no pixel"):
+        psnr(a, b, torch.zeros_like(mask))
+
+
+def test_blur_lowers_and_noise_raises_gradient_energy(generator):
+    image = picture()
+    assert gradient_energy(gaussian_blur(image, 3.0)) < 0.8 * gradient_energy(image)
+    noisy = image + 0.2 * torch.randn(image.shape, generator=generator)
+    assert gradient_energy(noisy) > 1.2 * gradient_energy(image)
+
+
+def test_blur_keeps_means_and_constants():
+    torch.testing.assert_close(gaussian_blur(torch.full((3, H, W), 0.3), 2.0), torch.full((3, H, W), 0.3))
+    impulse = torch.zeros(1, 31, 31)
+    impulse[0, 15, 15] = 1
+    blurred = gaussian_blur(impulse, 2.0)[0]
+    offset = torch.arange(31.0) - 15
+    assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (blurred.sum(0) * offset**2).sum().item() == pytest.approx(4.0, rel=0.03)  # variance sigma^2
+    assert gaussian_blur(impulse, 0.0) is impulse
+
+
+def test_sampling_at_pixel_centres_is_exact():
+    image = picture()[None]
+    y, x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
+    xy = torch.stack([x, y], -1)[None]
+    torch.testing.assert_close(sample_bilinear(image, xy), image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sample_nearest(image, xy + 0.4), image)
+
+
+def test_warp_of_a_plane_by_a_sideways_step():
+    """A wall at depth 2 seen after a step of one pixel's width moves by exactly one pixel."""
+    K = intrinsics_from_fov(60.0, (H, W))
+    step = 2.0 / float(K[0, 0])
+    c2w = torch.eye(4).repeat(2, T, 1, 1)
+    c2w[1, :, 0, 3] = step
+    camera = Camera(c2w, K.expand(2, T, 3, 3), (H, W))
+    depth = torch.full((T, H, W), 2.0)
+    video = picture().expand(T, -1, -1, -1)
+    warped = depth_warp(video, depth, depth, camera[1], camera[0])
+    torch.testing.assert_close(warped[..., :-1], video[..., 1:], atol=1e-3, rtol=0)
+    seen = covisible(depth, depth, camera[1], camera[0])
+    assert seen[..., :-1].all()
+    assert not seen[..., -1].any()
+    hidden = depth.clone()
+    hidden[:, 10:20, 10:20] = 1.0  # something stands before the wall in the reference
+    assert not covisible(depth, hidden, camera[1], camera[0])[:, 12:18, 10:18].any()
+
+
+@pytest.mark.parametrize("turn", [(6.0, -3.0, 0.1), (-9.0, 2.0, -0.15), (0.0, 0.0, 0.3)])
+def test_turns_are_measured_back(turn):
+    """A picture taken by a turned and zoomed camera of a far textured sphere gives its turn back."""
+    pan, tilt, log_zoom = turn
+    size, fov = (H, W), 50.0
+    K = intrinsics_from_fov(fov, size)
+    reference = Camera(torch.eye(4), K, size)
+    K_turned = K.clone()
+    K_turned[0, 0] *= math.exp(log_zoom)
+    K_turned[1, 1] *= math.exp(log_zoom)
+    pose = CameraPath("pan_right", amount=pan).poses(2)[-1] @ CameraPath("tilt_up", amount=tilt).poses(2)[-1]
+    frames = [sky(reference), sky(Camera(pose.float(), K_turned, size))]
+    found = measure_turn(frames[0], frames[1], reference)
+    assert found.pan_deg == pytest.approx(pan, abs=0.3)
+    assert found.tilt_deg == pytest.approx(tilt, abs=0.3)
+    assert found.log_zoom == pytest.approx(log_zoom, abs=0.02)
+
+
+def sky(camera: Camera) -> torch.Tensor:
+    """A pattern on the sphere of directions."""
+    from mvtrack.camera import plucker_rays
+
+    d = plucker_rays(camera)[..., :3]
+    return torch.stack([torch.sin(19 * d[..., 0] + 7 * d[..., 1]), torch.cos(23 * d[..., 1]), torch.sin(13 * d[..., 0] ** 2 * 9)])

@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvtrack.backbone.model import load_model, save_model
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.generate import SampleConfig, generate, generate_long, windows
+from mvtrack.trajectory import CameraPath
+
+T, SIZE = 5, (24, 32)
+
+
+def inputs(frames: int = T) -> tuple[torch.Tensor, Camera]:
+    g = torch.Generator().manual_seed(0)
+    K = intrinsics_from_fov(50.0, SIZE).expand(2, frames, 3, 3)
+    poses = torch.stack([torch.eye(4).double().expand(frames, 4, 4), CameraPath("arc_left").poses(frames)]).float()
+    return torch.rand(frames, 3, *SIZE, generator=g) * 2 - 1, Camera(poses, K, SIZE)
+
+
+def test_same_seed_same_video(small_model):
+    reference, camera = inputs()
+    runs = [generate(small_model, reference, camera, SampleConfig(2, seed=s), scene_depth=4.0) for s in (1, 1, 2)]
+    assert runs[0].shape == reference.shape
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    assert runs[0].abs().max() <= 1
+
+
+def test_the_world_may_be_moved_and_scaled(small_model):
+    """Only relative poses over the scene's depth matter."""
+    reference, camera = inputs()
+    plain = generate(small_model, reference, camera, SampleConfig(2), scene_depth=4.0)
+    world = CameraPath("pan_left").poses(3)[-1].float()
+    moved = replace(camera, c2w=world @ camera.c2w).scaled(torch.tensor([3.0]))
+    again = generate(small_model, reference, moved, SampleConfig(2), scene_depth=12.0)
+    torch.testing.assert_close(again, plain, atol=2e-2, rtol=0)  # bfloat16 products
+
+
+def test_steps_are_announced(small_model):
+    reference, camera = inputs()
+    calls = []
+    generate(small_model, reference, camera, SampleConfig(3), scene_depth=4.0, on_step=lambda: calls.append(1))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "overlap", "expected"),
+    [
+        (5, 17, 5, [(0, 5)]),
+        (17, 17, 5, [(0, 17)]),
+        (29, 17, 5, [(0, 17), (12, 29)]),
+        (30, 17, 5, [(0, 17), (12, 29), (13, 30)]),
+        (100, 17, 5, [(s, s + 17) for s in (*range(0, 83, 12), 83)]),
+    ],
+)
+def test_windows_cover_every_frame(length, window, overlap, expected):
+    assert windows(length, window, overlap) == expected
+
+
+@pytest.mark.parametrize("frames", [1, 3, 5, 6, 13])
+def test_any_length_comes_back_whole(small_model, frames):
+    reference, camera = inputs(frames)
+    made = generate_long(small_model, reference, camera, SampleConfig(1), window=5, overlap=2, scene_depth=4.0)
+    assert made.shape == reference.shape
+    assert made.isfinite().all()
+
+
+def test_one_window_is_plain_generation(small_model):
+    reference, camera = inputs()
+    long = generate_long(small_model, reference, camera, SampleConfig(2), window=5, overlap=2, scene_depth=4.0)
+    torch.testing.assert_close(long, generate(small_model, reference, camera, SampleConfig(2), scene_depth=4.0))
+
+
+def test_windows_are_cross_faded(small_model, monkeypatch):
+    """With a model that answers its window's number, frames pass evenly from one to the next."""
+    import mvtrack.generate as module
+
+    numbers = iter(range(10))
+
+    def answer(model, reference, camera, sample, scene_depth, on_step):
+        return torch.full_like(reference, float(next(numbers)))
+
+    monkeypatch.setattr(module, "generate", answer)
+    reference, camera = inputs(8)
+    made = generate_long(small_model, reference, camera, window=5, overlap=2)[:, 0, 0, 0]
+    torch.testing.assert_close(made, torch.tensor([0, 0, 0, 1 / 3, 2 / 3, 1, 1, 1]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_inputs_are_refused(small_model):
+    reference, camera = inputs()
+    with pytest.raises(ValueError, match=r"camera must be \(2, 5\)"):
+        generate(small_model, reference, camera[:1], scene_depth=4.0)
+    with pytest.raises(ValueError, match=r"camera is for images of \(24, 32\), the reference is \(24, 28\)"):
+        generate(small_model, reference[..., :28], camera, scene_depth=4.0)
+    with pytest.raises(ValueError, match="guidance needs text"):
+        generate(small_model, reference, camera, SampleConfig(2, guidance=3.0), scene_depth=4.0)
+    with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 4"):
+        generate(small_model, reference[:4], camera[:, :4], scene_depth=4.0)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SampleConfig(0)
+
+
+def test_a_saved_model_generates_the_same(small_model, tmp_path):
+    reference, camera = inputs()
+    save_model(small_model, tmp_path / "m")
+    loaded = load_model(tmp_path / "m")
+    assert loaded.config == small_model.config
+    before, after = (generate(m, reference, camera, SampleConfig(2), scene_depth=4.0) for m in (small_model, loaded))
+    assert torch.equal(before, after)
+
+
+def test_bad_model_files_are_named(small_model, tmp_path):
+    path = save_model(small_model, tmp_path / "m")
+    with pytest.raises(ValueError, match="no model at .*nowhere"):
+        load_model(tmp_path / "nowhere")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_model(tmp_path / "m")
+    other = replace(small_model.config, dit=replace(small_model.config.dit, ffn_dim=40))
+    save_model(replace(small_model, config=other), tmp_path / "other")
+    with pytest.raises(ValueError, match="holds another architecture: blocks.0.ffn.0.bias is"):
+        load_model(tmp_path / "other")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="was not written by this project"):
+        load_model(tmp_path / "foreign.safetensors")

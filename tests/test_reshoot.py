@@ -1,0 +1,150 @@
+"""The command as users type it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvtrack import reshoot_file
+from mvtrack.backbone.model import save_model
+from mvtrack.camera import Camera
+from mvtrack.cli import main as cli
+from mvtrack.data.video_io import probe, write_video
+from mvtrack.generate import SampleConfig
+from mvtrack.reshooting import Shot, fit_video, sha256
+from mvtrack.trajectory import PRESETS, CameraPath
+
+ROOT = Path(__file__).parents[1]
+T = 7
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
+    frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(T, -1, -1, -1)
+    return write_video(tmp_path_factory.mktemp("video") / "in put.mp4", frames, fps=12.0)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory, small_model):
+    return save_model(small_model, tmp_path_factory.mktemp("model")).parent
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli(["reshoot", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_three_lines_of_python(video, small_model, tmp_path):
+    outputs = reshoot_file(video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SampleConfig(1)))
+    info = probe(outputs.video)
+    assert (info.num_frames, info.size) == (T, (24, 32))
+    assert info.fps == pytest.approx(12.0)
+    panels = probe(outputs.side_by_side)
+    assert panels.num_frames == T
+    assert panels.size[1] > 2 * panels.size[0]
+    record = json.loads(outputs.run.read_text())
+    assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0}
+    assert record["shot"]["path"]["preset"] == "arc_left"
+    assert record["fit"]["source_size"] == [90, 160]
+    cameras = json.loads(outputs.cameras.read_text())
+    reference, target = (torch.tensor(view["c2w"]) for view in cameras["views"])
+    torch.testing.assert_close(reference, torch.eye(4).expand(T, 4, 4))
+    torch.testing.assert_close(target, CameraPath("arc_left").poses(T).float())
+
+
+def test_command_line(video, model_folder, tmp_path, capsys):
+    out = tmp_path / "o"
+    arguments = [video, "--camera", "pan_right", "--amount", 8, "--model", model_folder, "--out", out, "--steps", 1]
+    code, printed, _ = run(capsys, *arguments)
+    assert code == 0
+    assert printed.splitlines() == [str(out / "side_by_side.mp4"), str(out / "video.mp4")]
+    record = json.loads((out / "run.json").read_text())
+    assert record["shot"]["path"]["amount"] == 8
+    assert record["model"]["sha256"] == sha256(model_folder / "model.safetensors")
+    code, _, error = run(capsys, *arguments)
+    assert code == 2
+    assert "exists already: choose another --out, or pass --overwrite" in error
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+
+
+def test_script_as_typed(video, model_folder, tmp_path):
+    command = [sys.executable, ROOT / "mvtrack/reshoot.py", video, "--camera", "zoom_in", "--steps", "1",
+               "--model", model_folder, "--out", tmp_path / "o"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o/video.mp4").exists()
+    assert "re-shooting, zoom_in" in done.stderr  # the progress bar
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"video": "missing.mp4"}, "video missing.mp4 does not exist"),
+        ({"--camera": "arc_lef"}, "unknown camera preset 'arc_lef'; did you mean 'arc_left'?"),
+        ({"--amount": "nan"}, "amount must be a finite number"),
+        ({"--model": "nowhere"}, "no model at nowhere"),
+        ({"--speed": "fast"}, "unknown speed 'fast'"),
+        ({"--steps": 0}, "sampling steps must be at least 1, got 0"),
+        ({"--fov": 200}, "field of view must lie in"),
+        ({"--subject-distance": -1}, "pivot_m must be positive, got -1.0"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(video, model_folder, tmp_path, capsys, change, message):
+    options = {"--camera": "arc_left", "--model": model_folder, "--steps": 1, "--out": tmp_path / "o"} | change
+    source = options.pop("video", video)
+    code, printed, error = run(capsys, source, *(x for pair in options.items() for x in pair))
+    assert code == 2
+    assert printed == ""
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"just text\n" * 99])
+def test_files_that_are_no_video(tmp_path, model_folder, capsys, content):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    code, _, error = run(capsys, path, "--camera", "arc_left", "--model", model_folder, "--out", tmp_path / "o")
+    assert code == 2
+    assert "x.mp4" in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_truncated_video_is_named(video, model_folder, tmp_path, capsys):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    code, _, error = run(capsys, path, "--camera", "arc_left", "--model", model_folder, "--out", tmp_path / "o")
+    assert code == 2
+    assert "cut.mp4" in error
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_fitting_keeps_the_field_of_view_consistent(video, small_model):
+    """A ray through the video's middle stays in the middle; the crop narrows the view, it does not bend it."""
+    fitted = fit_video(video, small_model, 50.0)
+    camera: Camera = fitted.camera
+    assert fitted.scaled_size == (24, 43)
+    assert fitted.crop_left_top == (5, 0)
+    focal = 0.5 * 160 / torch.tan(torch.deg2rad(torch.tensor(25.0)))
+    assert camera.K[0, 1, 1].item() == pytest.approx(focal.item() * 24 / 90, rel=1e-5)
+    assert camera.K[0, 0, 0].item() == pytest.approx(focal.item() * 43 / 160, rel=1e-5)
+    assert camera.K[0, 0, 2].item() == pytest.approx(43 / 2 - 5)
+
+
+def test_the_cli_lists_and_refuses(capsys):
+    assert cli(["--help"]) == 0
+    assert "re-shoot a video" in capsys.readouterr().out
+    assert cli([]) == 2
+    assert cli(["reshot"]) == 2
+    assert "unknown command 'reshot'" in capsys.readouterr().err
+
+
+def test_every_preset_can_be_asked_for():
+    assert len(PRESETS) == 10
+    for name in PRESETS:
+        assert CameraPath(name).poses(3).shape == (3, 4, 4)
