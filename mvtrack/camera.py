@@ -115,7 +115,9 @@ def path_extent(c2w: Float[Tensor, "*shape 4 4"]) -> Float[Tensor, "*lead"]:
     return (centre - centre[..., :1, :]).norm(dim=-1).amax(-1)
 
 
-def pixel_grid(size: tuple[int, int], stride: int = 1, device: torch.device | str | None = None) -> Float[Tensor, "h w 2"]:
+def pixel_grid(
+    size: tuple[int, int], stride: int = 1, device: torch.device | str | None = None
+) -> Float[Tensor, "h w 2"]:
     """Raster coordinates (x, y) of the centres of `stride` x `stride` cells that tile an image of `size` (H, W)."""
     height, width = size
     if height % stride or width % stride:
@@ -126,9 +128,7 @@ def pixel_grid(size: tuple[int, int], stride: int = 1, device: torch.device | st
     return torch.stack([grid_x, grid_y], -1)
 
 
-def camera_rays(
-    xy: Float[Tensor, "*points 2"], K: Float[Tensor, "*shape 3 3"]
-) -> Float[Tensor, "*out 3"]:
+def camera_rays(xy: Float[Tensor, "*points 2"], K: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*out 3"]:
     """K^-1 (x, y, 1) in camera axes, not normalised (z = 1). xy broadcasts against the leading shape of K."""
     fx, fy = K[..., 0, 0], K[..., 1, 1]
     cx, cy, skew = K[..., 0, 2], K[..., 1, 2], K[..., 0, 1]

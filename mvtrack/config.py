@@ -145,7 +145,9 @@ class BankConfig:
         if self.num_views < 2:
             raise ValueError(f"bank {self.root}: num_views must be at least 2, got {self.num_views}")
         if self.num_scenes < 1 or self.share < 0 or self.new_scenes_per_step < 0:
-            raise ValueError(f"bank {self.root}: num_scenes must be positive, share and new_scenes_per_step not negative")
+            raise ValueError(
+                f"bank {self.root}: num_scenes must be positive, share and new_scenes_per_step not negative"
+            )
 
 
 @dataclass(frozen=True)
@@ -320,10 +322,7 @@ def _scalar(hint: type, value: typing.Any, where: str) -> typing.Any:
 
 def to_tree(config: typing.Any) -> dict:
     """The opposite of `from_tree`: plain dicts and lists that YAML and JSON can hold."""
-    return {
-        f.name: _plain(getattr(config, f.name))
-        for f in fields(config)
-    }
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
 def _plain(value: typing.Any) -> typing.Any:

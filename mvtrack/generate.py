@@ -68,11 +68,11 @@ def generate(
         unguided = _velocity(model, clean, x, sigma, rays, negative_text)
         return unguided + sample.guidance * (predicted - unguided)
 
-    state = noise
-    for state in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):
+    latents = noise
+    for latents in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):  # noqa: B007  (the last is used)
         if on_step:
             on_step()
-    return model.codec.decode(state)[0, 0].clamp(-1, 1)
+    return model.codec.decode(latents)[0, 0].clamp(-1, 1)
 
 
 def _velocity(
@@ -135,9 +135,9 @@ def generate_long(
     weight = torch.zeros(frames)
     for start, stop in windows(frames, window, overlap):
         take = torch.arange(start, start + padded_length(stop - start)).clamp_max(frames - 1)
-        part = generate(
-            model, reference[take], camera[:, take], sample, scene_depth=scene_depth, on_step=on_step
-        )[: stop - start]
+        part = generate(model, reference[take], camera[:, take], sample, scene_depth=scene_depth, on_step=on_step)[
+            : stop - start
+        ]
         fade = torch.ones(stop - start)
         ramp = torch.arange(1, overlap + 1) / (overlap + 1)
         if start > 0:

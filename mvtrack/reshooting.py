@@ -18,8 +18,8 @@ from tqdm import tqdm
 from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
 from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.config import to_tree
-from mvtrack.data.video_io import from_bytes, probe, read_video, write_video
 from mvtrack.data.panels import side_by_side
+from mvtrack.data.video_io import from_bytes, probe, read_video, write_video
 from mvtrack.generate import SampleConfig, count_steps, generate_long
 from mvtrack.trajectory import CameraPath
 

@@ -121,6 +121,6 @@ def test_intrinsics_from_fov():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="same leading shape"):
         Camera(torch.eye(4).expand(2, 4, 4), torch.eye(3).expand(3, 3, 3), (H, W))
+    one = Camera(torch.eye(4), torch.eye(3), (H, W))
     with pytest.raises(ValueError, match="different image sizes"):
-        one = Camera(torch.eye(4), torch.eye(3), (H, W))
         Camera.stack([one, one.resized((W, H))])

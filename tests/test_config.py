@@ -62,7 +62,13 @@ def test_muon_needs_whole_matrices(file):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "does not exist"), ("a: [", "not valid YAML"), (b"\xff\xfe\x00", "not a text file"), ("3", "must be a mapping")]
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not a text file"),
+        ("3", "must be a mapping"),
+    ],
 )
 def test_unreadable_files_are_named(tmp_path, content, message):
     path = tmp_path / "x.yaml"

@@ -40,7 +40,9 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_three_lines_of_python(video, small_model, tmp_path):
-    outputs = reshoot_file(video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SampleConfig(1)))
+    outputs = reshoot_file(
+        video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SampleConfig(1))
+    )
     info = probe(outputs.video)
     assert (info.num_frames, info.size) == (T, (24, 32))
     assert info.fps == pytest.approx(12.0)

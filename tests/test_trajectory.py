@@ -53,7 +53,9 @@ def test_look_at_keeps_the_pivot_in_the_middle(name):
 
 
 def test_amount_is_reached_and_the_default_is_recammasters():
-    assert torch.rad2deg(torch.atan2(*CameraPath("pan_right", amount=13.0).poses(5)[-1, [0, 2], 2])) == pytest.approx(13)
+    assert torch.rad2deg(torch.atan2(*CameraPath("pan_right", amount=13.0).poses(5)[-1, [0, 2], 2])) == pytest.approx(
+        13
+    )
     assert CameraPath("zoom_in", amount=0.7).poses(5)[-1, 2, 3] == pytest.approx(0.7)
     end = CameraPath("arc_right", amount=30.0, pivot_m=2.0).poses(5)[-1, :3, 3]
     assert (end - torch.tensor([0.0, 0, 2])).norm() == pytest.approx(2.0)  # on the circle at the end

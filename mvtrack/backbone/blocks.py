@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mvtrack.backbone.rope import apply_rope
 
-
 PLAIN_SCORES_LIMIT = 2**26  # 128 MiB of bfloat16 scores
 CACHED_SCORES = 2**20 * 3 // 2  # scores in one piece: 3 MiB of bfloat16
 

@@ -56,7 +56,10 @@ def _initialise(dit: WanDiT, config: ModelConfig) -> None:
 
 
 def model_cameras(
-    camera: Camera, config: RayConfig, depth: Float[Tensor, "*B V T H W"] | None = None, scene_depth: float | None = None
+    camera: Camera,
+    config: RayConfig,
+    depth: Float[Tensor, "*B V T H W"] | None = None,
+    scene_depth: float | None = None,
 ) -> tuple[Camera, Float[Tensor, "*B"]]:
     """Cameras (..., V, T) as the model expects them, and the length that became 1.
 

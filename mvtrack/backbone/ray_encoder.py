@@ -46,7 +46,9 @@ class RayEncoder(nn.Module):
         hidden = config.hidden_dim or dim
         pad = config.kernel_size // 2
         self.net = nn.Sequential(
-            nn.Conv2d(config.channels * self.fold**2, hidden, config.kernel_size, padding=pad, padding_mode="replicate"),
+            nn.Conv2d(
+                config.channels * self.fold**2, hidden, config.kernel_size, padding=pad, padding_mode="replicate"
+            ),
             nn.SiLU(),
             nn.Conv2d(hidden, dim, 1),
         )

@@ -25,9 +25,7 @@ class CorrespondenceTargets:
     grid: tuple[int, int]  # (h, w) of the token grid that the indices belong to
 
     def to(self, device: torch.device) -> "CorrespondenceTargets":
-        return replace(
-            self, query=self.query.to(device), label=self.label.to(device), weight=self.weight.to(device)
-        )
+        return replace(self, query=self.query.to(device), label=self.label.to(device), weight=self.weight.to(device))
 
 
 def targets_from_depth(

@@ -27,9 +27,7 @@ class PanTiltZoom:
     zoom: Float[Tensor, "T"]  # focal length over that of the wide camera scaled to the same width
 
     @staticmethod
-    def ramp(
-        begin: tuple[float, float, float], end: tuple[float, float, float], num_frames: int
-    ) -> "PanTiltZoom":
+    def ramp(begin: tuple[float, float, float], end: tuple[float, float, float], num_frames: int) -> "PanTiltZoom":
         """Even motion between two (pan, tilt, zoom) settings; zoom changes by an even factor."""
         u = torch.linspace(0, 1, num_frames, dtype=torch.float64)
         pan, tilt = (b + (e - b) * u for b, e in zip(begin[:2], end[:2], strict=True))
@@ -67,7 +65,9 @@ def cut(
     """Render the virtual view, averaging over each output pixel's area. Raises ValueError where it leaves the image."""
     wide_size = (wide.shape[-2], wide.shape[-1])
     if not fits(path, wide_fov_deg, wide_size, size):
-        raise ValueError(f"the virtual camera leaves the {wide_size[0]}x{wide_size[1]} image: turn less or zoom in more")
+        raise ValueError(
+            f"the virtual camera leaves the {wide_size[0]}x{wide_size[1]} image: turn less or zoom in more"
+        )
     camera = path.camera(wide_fov_deg, size)
     samples = max(1, math.ceil(wide_size[1] / (size[1] * float(path.zoom.min())) / 1.5))
     fine = camera.resized((size[0] * samples, size[1] * samples))

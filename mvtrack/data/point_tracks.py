@@ -55,9 +55,7 @@ def carry_points(
     return world
 
 
-def track_points(
-    scene: Scene, camera: Camera, world: Float[Tensor, "T N 3"], surface: Int[Tensor, "N"]
-) -> Tracks:
+def track_points(scene: Scene, camera: Camera, world: Float[Tensor, "T N 3"], surface: Int[Tensor, "N"]) -> Tracks:
     """Project moving points into all cameras (V, T); visibility by a ray cast against the whole scene."""
     views, frames = camera.shape
     xy, depth = project(world.expand(views, -1, -1, -1), camera)

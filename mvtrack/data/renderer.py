@@ -74,9 +74,7 @@ def _ray_directions(camera: Camera, samples: int) -> Float[Tensor, "3 T P"]:
     return torch.stack([(r[:, i, 0] * x + (r[:, i, 1] * y + r[:, i, 2])).flatten(1) for i in range(3)])
 
 
-def cast(
-    scene: Scene, origin: Float[Tensor, "F 3"], direction: Float[Tensor, "3 F P"], time: Int[Tensor, "F"]
-) -> Hits:
+def cast(scene: Scene, origin: Float[Tensor, "F 3"], direction: Float[Tensor, "3 F P"], time: Int[Tensor, "F"]) -> Hits:
     """First hit of every ray; frame f of the rays sees the scene at time[f]."""
     t, surface = _cast_surround(scene, origin, direction)
     to_ground = -origin[:, None, 1] / direction[1]
@@ -119,7 +117,10 @@ def _to_unit(
     rotation = scene.rotation[time, o] / scene.half_size[o]  # (F, 3, 3), world to object is its transpose
     shift = origin - scene.position[time, o]
     r = rotation[..., None]
-    local_o = [r[:, 0, i] * shift[:, 0, None] + (r[:, 1, i] * shift[:, 1, None] + r[:, 2, i] * shift[:, 2, None]) for i in range(3)]
+    local_o = [
+        r[:, 0, i] * shift[:, 0, None] + (r[:, 1, i] * shift[:, 1, None] + r[:, 2, i] * shift[:, 2, None])
+        for i in range(3)
+    ]
     local_d = [r[:, 0, i] * direction[0] + (r[:, 1, i] * direction[1] + r[:, 2, i] * direction[2]) for i in range(3)]
     return torch.stack(local_o), torch.stack(local_d)
 

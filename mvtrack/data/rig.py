@@ -84,9 +84,7 @@ def reference_motion(
     return _drift(rng, pivot_m, num_frames)
 
 
-def target_motion(
-    rng: np.random.Generator, pivot_m: float, num_frames: int, style: RigStyle
-) -> Float[Tensor, "T 4 4"]:
+def target_motion(rng: np.random.Generator, pivot_m: float, num_frames: int, style: RigStyle) -> Float[Tensor, "T 4 4"]:
     """Relative path of a target view: one preset, or one after another, some with a drift on top."""
     start = rng.uniform(0, 0.8) if rng.uniform() < 0.6 else 0.0
     pose = _preset(rng, pivot_m, style, start).poses(num_frames)

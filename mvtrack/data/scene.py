@@ -61,9 +61,7 @@ class SceneStyle:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_objects <= self.max_objects:
-            raise ValueError(
-                f"min_objects must lie in [1, max_objects], got {self.min_objects} and {self.max_objects}"
-            )
+            raise ValueError(f"min_objects must lie in [1, max_objects], got {self.min_objects} and {self.max_objects}")
 
 
 def sample_scene(rng: np.random.Generator, num_frames: int, style: SceneStyle) -> Scene:
@@ -134,7 +132,9 @@ def _place_apart(rng: np.random.Generator, half_size: np.ndarray) -> np.ndarray:
         for _ in range(20):
             distance, angle = 1.9 * math.sqrt(rng.uniform()), rng.uniform(0, 2 * math.pi)
             spot = np.array([distance * math.cos(angle), -size[1] - lift, distance * math.sin(angle)])
-            gaps = [np.linalg.norm(spot - c) - 0.7 * (radius + np.linalg.norm(half_size[j])) for j, c in enumerate(centres)]
+            gaps = [
+                np.linalg.norm(spot - c) - 0.7 * (radius + np.linalg.norm(half_size[j])) for j, c in enumerate(centres)
+            ]
             if i == 0 or min(gaps) > 0:
                 break
         centres.append(spot)

@@ -48,9 +48,7 @@ def render_case(spec: CaseSpec) -> RenderedCase:
     reference = first @ reference_motion(rng, pivot_m, spec.num_frames, style)
     other_focal = focal * math.exp(rng.uniform(-0.2, 0.2)) if rng.uniform() < 0.3 else focal
     K = torch.stack([intrinsics_path(rng, np.full(spec.num_frames, f), spec.size) for f in (focal, other_focal)])
-    path = CameraPath(
-        spec.preset, amount_of(spec.preset, spec.angle_deg, pivot_m), pivot_m=pivot_m, start=spec.start
-    )
+    path = CameraPath(spec.preset, amount_of(spec.preset, spec.angle_deg, pivot_m), pivot_m=pivot_m, start=spec.start)
     true, mirrored = (
         Camera(torch.stack([reference, first @ p.poses(spec.num_frames)]).float(), K.float(), spec.size, True)
         for p in (path, path.mirrored())

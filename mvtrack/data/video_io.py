@@ -32,7 +32,9 @@ def _open(path: Path, size: tuple[int, int] | None = None):
     try:
         return decord.VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
     except (RuntimeError, decord.DECORDError) as error:
-        raise ValueError(f"cannot read {path} as a video: it is damaged, not a video, or of an unknown codec") from error
+        raise ValueError(
+            f"cannot read {path} as a video: it is damaged, not a video, or of an unknown codec"
+        ) from error
 
 
 def probe(path: Path | str) -> VideoInfo:

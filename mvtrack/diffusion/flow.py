@@ -53,7 +53,9 @@ def draw_sigma(config: FlowConfig, generator: torch.Generator) -> Float[Tensor, 
     return torch.randn((), generator=generator).sigmoid()
 
 
-def add_noise(x0: Float[Tensor, "B *n"], noise: Float[Tensor, "B *n"], sigma: Float[Tensor, "B"]) -> Float[Tensor, "B *n"]:
+def add_noise(
+    x0: Float[Tensor, "B *n"], noise: Float[Tensor, "B *n"], sigma: Float[Tensor, "B"]
+) -> Float[Tensor, "B *n"]:
     """x_sigma of every sample."""
     s = _broadcast(sigma, x0)
     return (1 - s) * x0 + s * noise

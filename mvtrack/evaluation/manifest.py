@@ -56,7 +56,10 @@ def make_manifest(videos: list[Path], clips_per_video: int) -> str:
     footage = [spec for path in videos for spec in _footage_specs(path, clips_per_video)]
     rendered = case_specs(64, first_seed=0, size=(64, 64), num_frames=17)
     lists = {"rendered": rendered, "footage": footage}
-    blocks = [f'"{name}": [\n' + ",\n".join(json.dumps(asdict(spec)) for spec in specs) + "\n]" for name, specs in lists.items()]
+    blocks = [
+        f'"{name}": [\n' + ",\n".join(json.dumps(asdict(spec)) for spec in specs) + "\n]"
+        for name, specs in lists.items()
+    ]
     return f'{{"version": {VERSION},\n' + ",\n".join(blocks) + "}"
 
 
@@ -123,4 +126,6 @@ def check_footage(manifest: Manifest, folder: Path) -> None:
             raise ValueError(f"footage {path} is missing; the pinned set needs {name} (sha256 {sha[:12]}...)")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != sha:
-            raise ValueError(f"footage {path} is another file: sha256 {found[:12]}..., the pinned set has {sha[:12]}...")
+            raise ValueError(
+                f"footage {path} is another file: sha256 {found[:12]}..., the pinned set has {sha[:12]}..."
+            )

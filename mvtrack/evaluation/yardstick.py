@@ -121,9 +121,7 @@ def summarise_turns(scored: list[Scored], components: list[str]) -> dict:
         true, measured = case.numbers[f"true_{component}"], case.numbers[f"measured_{component}"]
         right.append(float(true * measured > 0))
         by_component.setdefault(component, []).append((true, measured))
-    slopes = {
-        name: slope_through_origin(*map(list, zip(*pairs, strict=True))) for name, pairs in by_component.items()
-    }
+    slopes = {name: slope_through_origin(*map(list, zip(*pairs, strict=True))) for name, pairs in by_component.items()}
     return {"right_sign_share": sum(right) / len(right), "slope": slopes, "count": len(right)}
 
 

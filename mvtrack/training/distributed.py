@@ -14,9 +14,7 @@ def prepare_environment() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ.update(
-        RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
 def device() -> torch.device:
@@ -41,3 +39,12 @@ def any_rank(flag: bool) -> bool:
     votes = torch.tensor([float(flag)], device=device())
     dist.all_reduce(votes, dist.ReduceOp.MAX)
     return bool(votes.item())
+
+
+def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
+    """Average each number over all ranks; every rank must hold the same names."""
+    if world_size() == 1:
+        return values
+    packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device())
+    dist.all_reduce(packed)
+    return dict(zip(sorted(values), (packed / world_size()).tolist(), strict=True))

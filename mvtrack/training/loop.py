@@ -78,7 +78,11 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     last_step = min(config.train.steps, config.train.stop_after or config.train.steps)
     progress = tqdm(
         batches(dataset, first_step, last_step, config.data.workers),
-        initial=first_step, total=last_step, disable=log is None, desc="train", unit="step",
+        initial=first_step,
+        total=last_step,
+        disable=log is None,
+        desc="train",
+        unit="step",
     )
     clock, sums, asked = Clock(), {}, time.monotonic()
     for step, micro_batches in enumerate(progress, first_step):
@@ -161,6 +165,7 @@ def _stop_unless_finite(parts: dict[str, Tensor], step: int, keys: tuple[str, ..
 
 def _log(log: RunLog | None, progress: tqdm, clock: Clock, sums: dict, step: int, factor: float) -> None:
     data_s, all_s = clock.lap()
+    sums = distributed.mean_over_ranks(sums)
     if log is None:
         return
     count = step - getattr(progress, "logged", progress.initial)
@@ -188,7 +193,9 @@ def _validate(validator: Validator, model: ReshootModel, ema: EMA, log: RunLog |
 
 def _save(engine, ema: EMA, model: ReshootModel, run_dir: Path, step: int) -> None:
     """The whole training state under checkpoints/, and the averaged model where `reshoot --model` finds it."""
-    engine.save_checkpoint(str(run_dir / "checkpoints"), tag=f"step_{step:07d}", client_state={"ema": ema.state_dict(), "step": step})
+    engine.save_checkpoint(
+        str(run_dir / "checkpoints"), tag=f"step_{step:07d}", client_state={"ema": ema.state_dict(), "step": step}
+    )
     if distributed.rank() == 0:
         save_model(model, run_dir / "model", ema.weights(model.dit))
         (run_dir / "model" / "training.json").write_text(json.dumps({"step": step}))

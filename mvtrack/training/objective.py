@@ -46,9 +46,7 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
     targets = None
     if config.loss.correspondence > 0:
         targets = targets_from_depth(batch.depth, batch.camera, config.model.rays.token_px)
-    return Prepared(
-        latents, torch.stack(noise), torch.stack(sigma), ray_maps(camera, config.model.rays), targets
-    )
+    return Prepared(latents, torch.stack(noise), torch.stack(sigma), ray_maps(camera, config.model.rays), targets)
 
 
 def hash_seed(seed: int, number: int) -> int:

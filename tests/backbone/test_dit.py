@@ -43,7 +43,11 @@ def test_golden_wan_forward(shared):
     tap = given["qk_block"]
     with torch.no_grad():
         out = dit(
-            latents, file.get_tensor("in.timestep"), text=file.get_tensor("in.context"), num_reference=0, tap_layers=(tap,)
+            latents,
+            file.get_tensor("in.timestep"),
+            text=file.get_tensor("in.context"),
+            num_reference=0,
+            tap_layers=(tap,),
         )
     velocity = file.get_tensor("out.velocity")
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), velocity, atol=1e-5, rtol=0)
@@ -145,9 +149,7 @@ def test_rope_is_relative(generator):
     q, k = torch.randn(2, 1, 1, 1, 12, generator=generator)
     near = rope_table(torch.tensor([1.0, 4.0]), (1, 1), frequencies)
     far = rope_table(torch.tensor([11.0, 14.0]), (1, 1), frequencies)
-    product = [
-        (apply_rope(q, c[:1], s[:1]) * apply_rope(k, c[1:], s[1:])).sum() for c, s in (near, far)
-    ]
+    product = [(apply_rope(q, c[:1], s[:1]) * apply_rope(k, c[1:], s[1:])).sum() for c, s in (near, far)]
     torch.testing.assert_close(product[0], product[1])
 
 

@@ -20,7 +20,9 @@ def bank(tmp_path_factory):
 
 
 def config(bank: Bank, **changes) -> DataConfig:
-    settings = BankConfig(str(bank.root), size=RECIPE.size, num_scenes=3, num_frames=7, num_views=3, num_points=11, seed=5)
+    settings = BankConfig(
+        str(bank.root), size=RECIPE.size, num_scenes=3, num_frames=7, num_views=3, num_points=11, seed=5
+    )
     return DataConfig(**{"banks": (settings,), "num_frames": 5, "workers": 0} | changes)
 
 

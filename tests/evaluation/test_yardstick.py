@@ -37,8 +37,6 @@ def manifest(footage) -> Manifest:
     return Manifest(whole.version, rendered, whole.footage)
 
 
-
-
 def test_the_shipped_manifest_is_complete():
     manifest = load_manifest()
     assert len(manifest.rendered) == 64

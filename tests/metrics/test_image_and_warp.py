@@ -113,4 +113,6 @@ def sky(camera: Camera) -> torch.Tensor:
     from mvtrack.camera import plucker_rays
 
     d = plucker_rays(camera)[..., :3]
-    return torch.stack([torch.sin(19 * d[..., 0] + 7 * d[..., 1]), torch.cos(23 * d[..., 1]), torch.sin(13 * d[..., 0] ** 2 * 9)])
+    return torch.stack(
+        [torch.sin(19 * d[..., 0] + 7 * d[..., 1]), torch.cos(23 * d[..., 1]), torch.sin(13 * d[..., 0] ** 2 * 9)]
+    )

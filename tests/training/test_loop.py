@@ -198,6 +198,27 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, small_run):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, small_run):
-    done = run_train(tmp_path, small_run, "optim.lr=1e30", f"train.run_dir={tmp_path / 'r'}", "optim.warmup_steps=0", expect=2)
+    done = run_train(
+        tmp_path, small_run, "optim.lr=1e30", f"train.run_dir={tmp_path / 'r'}", "optim.warmup_steps=0", expect=2
+    )
     assert "the loss is not finite at step" in done.stderr
     assert "24x32/" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_train_like_one(tmp_path, small_run):
+    """`deepspeed` with two CPU ranks: the same global batches, so the same losses and weights as one process."""
+    run_train(tmp_path, small_run, f"train.run_dir={tmp_path / 'one'}", "train.log_every=1")
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [launcher, "--num_gpus", "2", ROOT / "mvtrack/train.py", "--config", tmp_path / "run.yaml",
+               f"train.run_dir={tmp_path / 'two'}", "train.log_every=1"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    logs = []
+    for name in ("one", "two"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs.append([line["loss/total"] for line in lines if "loss/total" in line])
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5)
+    one, two = (load_model(tmp_path / name / "model").dit.state_dict() for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=name)
