@@ -64,7 +64,7 @@ class Fitted:
 
 def shipped_model() -> Path:
     """Folder of the tiny model that comes with the package."""
-    return Path(str(resources.files("mvtrack").joinpath("models/tiny")))
+    return Path(str(resources.files("mvtrack").joinpath("shipped/tiny")))
 
 
 def reshoot_file(

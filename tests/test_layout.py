@@ -81,8 +81,9 @@ def test_no_file_shadows_a_module():
     taken = set(sys.stdlib_module_names) | set(metadata.packages_distributions()) | RESERVED
     taken -= {"mvtrack", "tracking_head", "tests"}
     for folder in ("mvtrack", "eval", "datasets", "benchmarks"):
-        for path in (ROOT / folder).glob("*.py"):
-            assert path.stem == "__init__" or path.stem not in taken, f"{path} would shadow the module {path.stem}"
+        for path in (ROOT / folder).iterdir():
+            if path.suffix == ".py" or path.is_dir():
+                assert path.stem not in taken - {"__init__"}, f"{path} would shadow the module {path.stem}"
 
 
 def test_torchvision_is_not_imported():

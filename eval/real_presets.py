@@ -1,0 +1,43 @@
+"""`python eval/real_presets.py VIDEO [VIDEO ...] --out FOLDER`: all ten presets on whole real videos, to look at.
+
+Writes each re-shot video, and one contact sheet per input (reference and result at the first, middle and last frame).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mvtrack.backbone.model import load_model
+from mvtrack.command import run_command
+from mvtrack.data.contact_sheet import contact_sheet
+from mvtrack.data.video_io import from_bytes, read_video
+from mvtrack.reshooting import fit_video, reshoot_file, shipped_model
+from mvtrack.trajectory import PRESETS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("videos", nargs="+", type=Path)
+    parser.add_argument("--model", default=str(shipped_model()))
+    parser.add_argument("--out", type=Path, default=Path("outputs/real_presets"))
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    options = parser.parse_args()
+    return run_command(lambda: _run(options), "real_presets", options.debug)
+
+
+def _run(options: argparse.Namespace) -> None:
+    model = load_model(options.model)
+    for video in options.videos:
+        reference = fit_video(video, model, fov_deg=50.0).frames
+        rows = {}
+        for preset in PRESETS:
+            outputs = reshoot_file(video, preset, model, options.out / f"{video.stem}_{preset}", overwrite=True)
+            made, _ = read_video(outputs.video)
+            rows[preset] = {"reference": reference, "re-shot": from_bytes(made)}
+        sheet = options.out / f"presets_{video.stem}.jpg"
+        contact_sheet(sheet, rows, frames=[0, len(reference) // 2, -1])
+        sys.stdout.write(f"{sheet}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
