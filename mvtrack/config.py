@@ -198,21 +198,43 @@ class TrainConfig:
     micro_batch_size: int = 1  # one rank, one forward
     seed: int = 0
     precision: Literal["fp32", "bf16", "autocast_bf16"] = "fp32"
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 0  # bf16 keeps float32 masters, so its stage 0 runs as stage 1
+    offload_optimizer: bool = False  # optimiser state and update on the CPU; stages 1 to 3
+    offload_parameters: bool = False  # weights too; stage 3
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile each transformer block
     ema_decay: float = 0.999
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # skip: leave the update out on all ranks, and count it
+    max_skipped: int = 20  # stop after so many
     log_every: int = 20
     save_every: int = 500
+    keep_last: int = 2
+    keep_every: int | None = None  # also keep checkpoints at multiples of this step
     validate_every: int = 500
     validate_clips: int = 4
     stop_after: int | None = None  # save and stop at this step, with the schedule of all `steps`
+    timeout_s: int = 1800  # how long ranks wait for each other
+    peak_tflops: float | None = None  # of one device, for FLOP utilisation; None: known GPUs only
+    wandb: bool = False
     init_from: str | None = None  # a model folder to start from
     run_dir: str = "runs/train"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.micro_batch_size < 1:
             raise ValueError("train.steps, train.batch_size and train.micro_batch_size must be at least 1")
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"train.batch_size {self.batch_size} must be a multiple of train.micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
+        counts = ("log_every", "save_every", "validate_every", "keep_last", "validate_clips", "timeout_s")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
+        if self.offload_parameters and (self.zero_stage != 3 or not self.offload_optimizer):
+            raise ValueError("train.offload_parameters needs train.zero_stage: 3 and train.offload_optimizer: true")
 
 
 @dataclass(frozen=True)
@@ -231,8 +253,11 @@ class RunConfig:
                 raise ValueError(
                     f"bank {bank.root}: size {bank.size} is not divisible by the token size {self.model.rays.token_px}"
                 )
-        if self.optim.name == "muon" and self.train.zero_stage > 0:
-            raise ValueError("optim.name muon works on whole matrices: set train.zero_stage: 0, or optim.name: adamw")
+        if self.optim.name == "muon" and (self.train.zero_stage > 0 or self.train.precision == "bf16"):
+            raise ValueError(
+                "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "
+                "autocast_bf16, or optim.name: adamw"
+            )
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:

@@ -10,7 +10,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, build, train."""
     parser = argparse.ArgumentParser(prog="mvtrack train", description="Train or fine-tune a re-shooting model.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the run directory's last checkpoint")
+    parser.add_argument(
+        "--resume", metavar="auto|FOLDER", help="go on from the newest checkpoint of the run, or this one"
+    )
+    parser.add_argument("--accept-changes", action="store_true", help="resume although the config differs")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings")
@@ -24,7 +27,7 @@ def _train(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     from mvtrack.training.loop import train
 
-    folder = train(config, options.resume)
+    folder = train(config, options.resume, options.accept_changes)
     sys.stdout.write(f"{folder}\n")
 
 

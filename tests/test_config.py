@@ -57,7 +57,7 @@ def test_wrong_settings_name_file_key_and_fix(file, override, message):
 
 
 def test_muon_needs_whole_matrices(file):
-    with pytest.raises(ValueError, match="set train.zero_stage: 0, or optim.name: adamw"):
+    with pytest.raises(ValueError, match="set train.zero_stage: 0 and train.precision"):
         load_config(file, ["optim.name=muon", "train.zero_stage=2"])
 
 

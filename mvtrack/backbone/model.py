@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mvtrack.backbone.codec import VideoCodec, build_codec
 from mvtrack.backbone.dit import WanDiT
+from mvtrack.backbone.initialise import empty_dit, fill, initial_weights
 from mvtrack.camera import Camera, path_extent
 from mvtrack.config import ModelConfig, RayConfig, from_tree, to_tree
 
@@ -28,31 +29,9 @@ class ReshootModel:
 
 def build_model(config: ModelConfig, seed: int = 0) -> ReshootModel:
     """A fresh model; the same seed gives the same weights. The codec still has to be fitted or loaded."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        dit = WanDiT(config.dit, config.rays)
-        _initialise(dit, config)
+    dit = empty_dit(config).to_empty(device="cpu")
+    fill(dit, initial_weights(config, seed))
     return ReshootModel(config, dit, build_codec(config.codec))
-
-
-@torch.no_grad()
-def _initialise(dit: WanDiT, config: ModelConfig) -> None:
-    if config.rays.proj_init == "zero":
-        for block in dit.blocks:
-            nn.init.zeros_(block.camera_proj.weight)
-            nn.init.zeros_(block.camera_proj.bias)
-    if dit.role_embedding is not None:
-        nn.init.normal_(dit.role_embedding, std=0.02)
-    if config.dit.init == "open_gates":
-        # From scratch, blocks learn sooner when their residual gates start open and time hardly modulates them.
-        nn.init.normal_(dit.time_projection[1].weight, std=0.002)
-        nn.init.zeros_(dit.time_projection[1].bias)
-        for block in dit.blocks:
-            nn.init.zeros_(block.modulation)
-            block.modulation[:, [2, 5]] = 1
-        nn.init.zeros_(dit.head.modulation)
-        nn.init.normal_(dit.head.head.weight, std=0.002)
-        nn.init.zeros_(dit.head.head.bias)
 
 
 def model_cameras(
@@ -82,16 +61,20 @@ def model_cameras(
     return relative.scaled((1 / scale)[..., None, None].expand(camera.shape)), scale
 
 
-def save_model(model: ReshootModel, folder: Path | str, weights: dict[str, Tensor] | None = None) -> Path:
-    """Write one safetensors file that carries the config. `weights` replaces the transformer's (an EMA, say)."""
+def save_model(model: ReshootModel, folder: Path | str) -> Path:
+    """Write one safetensors file that carries the config."""
+    return write_model(model.config, model.dit.state_dict(), model.codec.state_dict(), folder)
+
+
+def write_model(config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Tensor], folder: Path | str) -> Path:
+    """Write a model file from state dicts. Written aside and renamed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {f"dit.{k}": v for k, v in (weights or model.dit.state_dict()).items()}
-    state |= {f"codec.{k}": v for k, v in model.codec.state_dict().items()}
+    state = {f"dit.{k}": v for k, v in dit.items()} | {f"codec.{k}": v for k, v in codec.items()}
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     path = folder / WEIGHTS_FILE
     aside = path.with_suffix(".partial")
-    save_file(state, aside, metadata={"format": FORMAT, "config": json.dumps(to_tree(model.config))})
+    save_file(state, aside, metadata={"format": FORMAT, "config": json.dumps(to_tree(config))})
     aside.replace(path)
     return path
 
@@ -114,7 +97,7 @@ def load_model(folder: Path | str) -> ReshootModel:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r})")
     config = from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
-    model = build_model(config)
+    model = ReshootModel(config, empty_dit(config), build_codec(config.codec))
     for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
         part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         _load_strictly(module, part, path)
@@ -134,4 +117,4 @@ def _load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> N
     if problems:
         shown = "; ".join(sorted(problems)[:3])
         raise ValueError(f"{path} holds another architecture: {shown} ({len(problems)} differences)")
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=True)

@@ -13,8 +13,11 @@ def default_pairs(head_dim: int) -> tuple[int, int, int]:
 
 
 def axis_frequencies(pairs: tuple[int, int, int], theta: float) -> list[Float[Tensor, "n"]]:
-    """Angular frequency of each pair, radians per position; theta's exponent uses the axis's own width."""
-    return [theta ** -(torch.arange(n, dtype=torch.float64) / n) for n in pairs]
+    """Angular frequency of each pair, radians per position; theta's exponent uses the axis's own width.
+
+    Always on the CPU, also where modules are built without storage.
+    """
+    return [theta ** -(torch.arange(n, dtype=torch.float64, device="cpu") / n) for n in pairs]
 
 
 def rope_table(

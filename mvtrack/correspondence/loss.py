@@ -1,5 +1,7 @@
 """Cross-entropy between a layer's attention and ground-truth correspondences (MVTrack4Gen eq. 20, method §6)."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -13,7 +15,8 @@ def correspondence_loss(
 ) -> Float[Tensor, ""]:
     """Weighted mean of -log p(label), p the per-frame softmax over the h w keys, averaged over heads.
 
-    float32 inside. Targets without any weight give 0. Raises ValueError for targets of another token grid.
+    The mean is taken per sample, then over the batch, so that it does not depend on how a batch is split. float32
+    inside. A sample without any weight counts as 0. Raises ValueError for targets of another token grid.
     """
     grid = tuple(q.shape[3:5])
     if grid != targets.grid:
@@ -21,8 +24,9 @@ def correspondence_loss(
     views, frames = q.shape[1:3]
     queries = rearrange(q, "b v f h w n d -> b (v f h w) n d")
     keys = rearrange(k, "b v f h w n d -> b v f n d (h w)")
-    total, weight_sum = q.new_zeros((), dtype=torch.float32), targets.weight.sum()
+    total = q.new_zeros((), dtype=torch.float32)
     for b in range(len(q)):
+        sample = q.new_zeros((), dtype=torch.float32)
         for v in range(views):
             for j in range(frames):
                 asked = targets.weight[b, :, v, j].nonzero()[:, 0]
@@ -32,6 +36,7 @@ def correspondence_loss(
                 logits = torch.einsum("snd,ndc->nsc", selected, keys[b, v, j].float()) / q.shape[-1] ** 0.5
                 label = targets.label[b, asked, v, j].expand(len(logits), -1)
                 log_p = logits.log_softmax(-1).gather(-1, label[..., None])[..., 0]
-                log_mean = torch.logsumexp(log_p, 0) - torch.tensor(float(len(log_p))).log()
-                total = total - (targets.weight[b, asked, v, j] * log_mean).sum()
-    return total / weight_sum.clamp_min(1e-6)
+                log_mean = torch.logsumexp(log_p, 0) - math.log(len(log_p))
+                sample = sample - (targets.weight[b, asked, v, j] * log_mean).sum()
+        total = total + sample / targets.weight[b].sum().clamp_min(1e-6)
+    return total / len(q)

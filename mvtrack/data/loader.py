@@ -68,7 +68,7 @@ class BatchDataset(Dataset):
         if rest or per_rank % micro_batch_size:
             raise ValueError(
                 f"train.batch_size {batch_size} must be a multiple of {world} ranks x "
-                f"train.micro_batch_size {micro_batch_size}"
+                f"train.micro_batch_size {micro_batch_size}: change one of them, or the number of ranks"
             )
         self.config, self.seed, self.batch_size, self.micro = config, seed, batch_size, micro_batch_size
         self.first, self.per_rank = rank * per_rank, per_rank

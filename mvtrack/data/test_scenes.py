@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mvtrack.camera import Camera
+from mvtrack.data.point_tracks import sample_tracks
 from mvtrack.data.renderer import render
 from mvtrack.data.rig import RigStyle, amount_of, base_pose, intrinsics_path, reference_motion
 from mvtrack.data.scene import SceneStyle, sample_scene
@@ -38,8 +39,8 @@ class RenderedCase:
     mirrored_camera: Camera  # (2, T): the same reference, the opposite path
 
 
-def render_case(spec: CaseSpec) -> RenderedCase:
-    """Render both views of a case."""
+def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
+    """Render both views of a case, with tracks of `num_points` points where asked for."""
     rng = np.random.default_rng([_STREAM, spec.seed])
     scene = sample_scene(rng, spec.num_frames, SceneStyle())
     style = RigStyle()
@@ -55,7 +56,11 @@ def render_case(spec: CaseSpec) -> RenderedCase:
     )
     rendered = render(scene, true)
     clip = Clip(
-        rendered.video.float() / 127.5 - 1, true, key=f"rendered-{spec.seed}-{spec.preset}", depth=rendered.depth
+        rendered.video.float() / 127.5 - 1,
+        true,
+        key=f"rendered-{spec.seed}-{spec.preset}",
+        depth=rendered.depth,
+        tracks=sample_tracks(scene, true, rendered, num_points, rng)[0] if num_points else None,
     )
     return RenderedCase(spec, clip, mirrored)
 

@@ -8,8 +8,18 @@ import torch.distributed as dist
 
 
 def prepare_environment() -> None:
-    """Set what DeepSpeed expects from a launcher, when the script was started without one."""
+    """Set the variables that torch.distributed expects, from SLURM's where it started the tasks, or for one process."""
     if "RANK" in os.environ:
+        return
+    if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        for name, source in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS"), ("LOCAL_RANK", "SLURM_LOCALID")):
+            os.environ[name] = os.environ[source]
+        if "MASTER_ADDR" not in os.environ:
+            raise ValueError(
+                "started by SLURM without MASTER_ADDR: export it as configs/slurm/train.sbatch does "
+                "(scontrol show hostnames), with MASTER_PORT"
+            )
+        os.environ.setdefault("MASTER_PORT", "29500")
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -48,3 +58,9 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device())
     dist.all_reduce(packed)
     return dict(zip(sorted(values), (packed / world_size()).tolist(), strict=True))
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,32 +1,49 @@
-"""An exponential moving average of the trained weights, in float32."""
+"""An exponential moving average of the trained weights: float32, and spread over the ranks as the weights are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+
+from mvtrack.training.fragments import fragments, gathered
 
 
 class EMA:
-    """Averages the trainable parameters; frozen ones are read from the model when weights are asked for.
+    """Averages this rank's fragments. Early steps forget the random start: decay (step + 1) / (step + 10) at most."""
 
-    Early steps use a shorter memory, (step + 1) / (step + 10), so that the random start is forgotten.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, engine, decay: float) -> None:
         self.decay = decay
-        self.shadow = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
+        self.shadow = {f.name: (f.start, f.weight.clone()) for f in fragments(engine) if f.writes}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, engine, step: int) -> None:
+        """Move towards the current weights. `step` counts finished updates from 0."""
         decay = min(self.decay, (step + 1) / (step + 10))
-        live = {n: p for n, p in model.named_parameters() if n in self.shadow}
-        torch._foreach_lerp_(list(self.shadow.values()), [live[n].float() for n in self.shadow], 1 - decay)
+        mine = [f for f in fragments(engine) if f.writes]
+        if mine:
+            torch._foreach_lerp_([self.shadow[f.name][1] for f in mine], [f.weight for f in mine], 1 - decay)
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """A full state dict with the averaged parameters in place."""
-        return {n: self.shadow.get(n, t.detach()) for n, t in model.state_dict().items()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.shadow
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in self.shadow.items():
-            value.copy_(state[name])
+    @contextmanager
+    def swapped_in(self, engine) -> Iterator[None]:
+        """Run a block with the averaged weights in the module. Collective; the live weights come back after it."""
+        module, kept = engine.module, {}
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if hasattr(parameter, "ds_id"):
+                kept[name] = parameter.ds_tensor.data.clone()
+                if name in self.shadow:
+                    values = self.shadow[name][1]
+                    parameter.ds_tensor.data.view(-1)[: values.numel()].copy_(values)
+            else:
+                kept[name] = parameter.data.clone()
+                parameter.data.copy_(gathered(parameter, name, self.shadow))
+        training = module.training
+        module.eval()
+        try:
+            yield
+        finally:
+            module.train(training)
+            for name, values in kept.items():
+                parameter = module.get_parameter(name)
+                (parameter.ds_tensor if hasattr(parameter, "ds_id") else parameter).data.copy_(values)

@@ -1,43 +1,98 @@
-"""DeepSpeed around the transformer: its config from ours, and the engine."""
+"""DeepSpeed around the transformer: its config from ours, models that are partitioned as they are built, the engine."""
 
 import os
+from collections.abc import Iterator
+from datetime import timedelta
 
-from torch import nn
-from torch.optim import Optimizer
+import torch
+from torch import Tensor
 
+from mvtrack.backbone.dit import WanDiT
+from mvtrack.backbone.initialise import empty_dit, fill
 from mvtrack.config import RunConfig
 from mvtrack.training import distributed
+from mvtrack.training.optimizer import build_optimizer, freeze
+
+
+def effective_stage(config: RunConfig) -> int:
+    """DeepSpeed's stage: bf16 at stage 0 runs as stage 1, whose float32 masters and accumulation it needs."""
+    return 1 if config.train.precision == "bf16" and config.train.zero_stage == 0 else config.train.zero_stage
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict:
     """What DeepSpeed needs to know; everything else stays in our loop."""
     train = config.train
-    return {
+    zero: dict = {"stage": effective_stage(config)}
+    if train.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if train.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    result = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
         "gradient_accumulation_steps": train.batch_size // (train.micro_batch_size * world_size),
         "gradient_clipping": config.optim.grad_clip,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": zero,
         "bf16": {"enabled": train.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+    if train.precision == "bf16":
+        result["data_types"] = {"grad_accum_dtype": "fp32"}
+    return result
 
 
-def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig):
-    """Initialise torch.distributed and wrap the model. Call `distributed.prepare_environment()` first."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if distributed.device().type == "cuda" else "cpu")
+def start_distributed(timeout_s: int) -> None:
+    """Join the process group, unless this process is in one already.
+
+    timeout_s: how long a collective waits for other ranks. Raises ValueError when DeepSpeed is missing or the
+    launcher's port is taken.
+    """
+    distributed.prepare_environment()
+    os.environ.setdefault("DS_ACCELERATOR", distributed.device().type)
     try:
         import deepspeed
     except ImportError as error:
         raise ValueError("training needs DeepSpeed: pip install 'mvtrack[train]'") from error
-    deepspeed.init_distributed(dist_backend="nccl" if distributed.device().type == "cuda" else "gloo", verbose=False)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    backend = "nccl" if distributed.device().type == "cuda" else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(distributed.device())
+    try:
+        deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, torch.distributed.DistNetworkError) as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            port = os.environ["MASTER_PORT"]
+            raise ValueError(f"port {port} is in use: pass another --master_port to the launcher") from error
+        raise
+
+
+def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDiT:
+    """The transformer with given weights; at stage 3 no rank ever holds more than one whole parameter."""
+    if config.train.zero_stage == 3:
+        import deepspeed
+
+        with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(config, distributed.world_size())):
+            dit = WanDiT(config.model.dit, config.model.rays)
+    else:
+        dit = empty_dit(config.model).to_empty(device="cpu")
+    fill(dit, weights)
+    freeze(dit, config.optim.trainable)
+    dit.gradient_checkpointing = config.train.gradient_checkpointing
+    if config.train.compile:
+        for block in dit.blocks:
+            block.compile()
+    return dit
+
+
+def build_engine(dit: WanDiT, config: RunConfig):
+    """Wrap the model and its optimiser."""
+    import deepspeed
+
     engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        model_parameters=parameters,
+        model=dit,
+        optimizer=build_optimizer(dit, config.optim, on_cpu=config.train.offload_optimizer),
+        model_parameters=[p for p in dit.parameters() if p.requires_grad],
         config=deepspeed_config(config, distributed.world_size()),
     )
     return engine

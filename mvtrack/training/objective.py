@@ -28,6 +28,11 @@ class Prepared:
     rays: Float[Tensor, "B V f r hr wr"]
     targets: CorrespondenceTargets | None
 
+    def num_tokens(self, config: RunConfig) -> int:
+        """Tokens of one sample, all its views."""
+        patch = config.model.dit.patch_size
+        return self.latents[0, :, :, 0].numel() // (patch[1] * patch[2])
+
     def to(self, device: torch.device) -> "Prepared":
         moved = {name: getattr(self, name).to(device) for name in ("latents", "noise", "sigma", "rays")}
         return replace(self, **moved, targets=None if self.targets is None else self.targets.to(device))

@@ -11,7 +11,7 @@ from mvtrack.config import OptimConfig
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon on the transformer blocks' matrices, AdamW on everything else, as one optimiser."""
+    """Muon on the transformer blocks' matrices, AdamW on everything else, as one optimiser with one state."""
 
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict], config: OptimConfig) -> None:
         if not hasattr(torch.optim, "Muon"):
@@ -23,9 +23,13 @@ class MuonWithAdamW(Optimizer):
             adamw_groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
         )
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
-        # share the very group dicts, so that a schedule that writes param_groups reaches both
+        self._share()
+
+    def _share(self) -> None:
+        """Let both see this optimiser's very groups and state, so that a schedule or a checkpoint reaches both."""
         count = len(self.muon.param_groups)
         self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        self.muon.state = self.adamw.state = self.state
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
@@ -34,15 +38,9 @@ class MuonWithAdamW(Optimizer):
         self.muon.step()
         self.adamw.step()
 
-    def state_dict(self) -> dict:
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
     def load_state_dict(self, state_dict: dict) -> None:
-        self.muon.load_state_dict(state_dict["muon"])
-        self.adamw.load_state_dict(state_dict["adamw"])
-        count = len(self.muon.param_groups)
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
-        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
@@ -55,23 +53,35 @@ def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
         parameter.requires_grad_(any(fnmatch.fnmatch(name, pattern) for pattern in trainable))
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Optimiser over the trainable parameters; gains, biases and embeddings get no weight decay."""
+def build_optimizer(model: nn.Module, config: OptimConfig, on_cpu: bool = False) -> Optimizer:
+    """Optimiser over the trainable parameters; gains, biases and embeddings get no weight decay.
+
+    on_cpu: DeepSpeed's vectorised AdamW for offloaded state (compiled at first use).
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if _is_block_matrix(name, p)]
-    decayed = [p for name, p in named if p.ndim >= 2 and not _is_block_matrix(name, p)]
-    plain = [p for _, p in named if p.ndim < 2]
+    decayed = [p for name, p in named if _ndim(p) >= 2 and not _is_block_matrix(name, p)]
+    plain = [p for _, p in named if _ndim(p) < 2]
     if config.name == "muon":
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         return MuonWithAdamW([{"params": matrices}], [g for g in groups if g["params"]], config)
     groups = [{"params": matrices + decayed}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-    )
+    groups = [g for g in groups if g["params"]]
+    settings = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    if on_cpu:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, **settings)
+    return torch.optim.AdamW(groups, **settings)
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return name.startswith("blocks.") and parameter.ndim == 2
+    return name.startswith("blocks.") and _ndim(parameter) == 2
+
+
+def _ndim(parameter: nn.Parameter) -> int:
+    """Number of axes, also of a parameter that ZeRO-3 keeps partitioned."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def learning_rate_factor(step: int, config: OptimConfig, total_steps: int) -> float:

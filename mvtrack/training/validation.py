@@ -2,48 +2,72 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.config import RunConfig
-from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.data.drawing import as_unit_video, draw_cameras, draw_tracks, rainbow
+from mvtrack.data.test_scenes import RenderedCase, case_specs, render_case
 from mvtrack.generate import SampleConfig, generate
 from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.training import distributed
 
 VALIDATION_SEED = 10_000  # the yardstick's pinned cases have smaller seeds
+STEPS = 8
+_POINTS = 24
+_VIDEOS = 2  # clips shown in TensorBoard
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    scores: dict[str, float]
-    sheet: Float[Tensor, "3 H W"]  # rows: clips; columns: last frame of reference, generated, truth; in [0, 1]
+    scores: dict[str, float]  # means over all ranks
+    videos: dict[str, Float[Tensor, "T 3 h w"]]  # reference, generated and truth side by side, in [0, 1]
 
 
 class Validator:
-    """Holds the rendered clips between validations; they are made at the first one."""
+    """Holds this rank's share of the rendered clips between validations; they are made at the first one.
 
-    def __init__(self, config: RunConfig, steps: int = 8) -> None:
-        self.config, self.steps = config, steps
-        self._cases = None
+    Every rank has equally many (the last clips are repeated), because at ZeRO stage 3 forward passes are collective.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._cases: list[RenderedCase] | None = None
 
     def run(self, model: ReshootModel) -> ValidationReport:
+        """Score a model on all clips. Collective."""
+        rows, videos = [], {}
+        for i, case in enumerate(self._share()):
+            reference, truth = case.clip.video
+            depth, sample = case.clip.depth[0], SampleConfig(STEPS)
+            made = generate(model, reference, case.clip.camera, sample, depth)
+            opposite = generate(model, reference, case.mirrored_camera, sample, depth)
+            true_db = psnr(made, truth)
+            rows.append((true_db, true_db - psnr(opposite, truth), gradient_energy(made) / gradient_energy(truth)))
+            if distributed.rank() == 0 and i < _VIDEOS:
+                videos[f"validation/{case.clip.key}"] = _picture(case, made)
+        names = ("psnr_db", "true_minus_mirrored_db", "gradient_energy")
+        means = {f"validation/{name}": float(v) for name, v in zip(names, np.mean(rows, 0), strict=True)}
+        return ValidationReport(distributed.mean_over_ranks(means), videos)
+
+    def _share(self) -> list[RenderedCase]:
         if self._cases is None:
             size, frames = self.config.data.banks[0].size, self.config.data.num_frames
             specs = case_specs(self.config.train.validate_clips, VALIDATION_SEED, size, frames)
-            self._cases = [render_case(spec) for spec in specs]
-        true_db, gap_db, energy, rows = [], [], [], []
-        for case in self._cases:
-            reference, truth = case.clip.video
-            depth = case.clip.depth[0]
-            sample = SampleConfig(self.steps)
-            made = generate(model, reference, case.clip.camera, sample, depth)
-            opposite = generate(model, reference, case.mirrored_camera, sample, depth)
-            true_db.append(psnr(made, truth))
-            gap_db.append(true_db[-1] - psnr(opposite, truth))
-            energy.append(gradient_energy(made) / gradient_energy(truth))
-            rows.append(torch.cat([reference[-1], made[-1], truth[-1]], -1))
-        scores = {"psnr_db": true_db, "true_minus_mirrored_db": gap_db, "gradient_energy": energy}
-        means = {f"validation/{k}": sum(v) / len(v) for k, v in scores.items()}
-        return ValidationReport(means, (torch.cat(rows, -2) + 1) / 2)
+            rank, world = distributed.rank(), distributed.world_size()
+            each = -(-len(specs) // world)
+            mine = [specs[min(i * world + rank, len(specs) - 1)] for i in range(each)]
+            self._cases = [render_case(spec, num_points=_POINTS) for spec in mine]
+        return self._cases
+
+
+def _picture(case: RenderedCase, made: Tensor) -> Float[Tensor, "T 3 h w"]:
+    """Reference, generated and truth with true tracks on all three, and the cameras in a corner."""
+    tracks = case.clip.tracks
+    colours = rainbow(tracks.xy[0, 0, :, 1])
+    panels = [(case.clip.video[0], 0), (made, 1), (case.clip.video[1], 1)]
+    drawn = [draw_tracks(video, tracks.xy[v], tracks.visible[v], colours) for video, v in panels]
+    drawn[1] = draw_cameras(drawn[1], case.clip.camera)
+    return as_unit_video(np.concatenate(drawn, 2))

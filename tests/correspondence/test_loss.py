@@ -22,10 +22,11 @@ def targets(generator, density: float = 0.4) -> CorrespondenceTargets:
 
 
 def obvious_loss(q, k, t: CorrespondenceTargets) -> torch.Tensor:
-    """Method §6, written out: softmax over each frame's keys, mean over heads, -log at the label."""
-    total, weight = 0.0, 0.0
+    """Method §6, written out: softmax over each frame's keys, mean over heads, -log at the label, mean over samples."""
     flat = rearrange(q, "b v f h w n d -> b (v f h w) n d")
+    samples = []
     for b in range(B):
+        total, weight = 0.0, 0.0
         for i in range(Q):
             for v in range(V):
                 for f in range(F):
@@ -34,7 +35,8 @@ def obvious_loss(q, k, t: CorrespondenceTargets) -> torch.Tensor:
                     logits = torch.stack([keys[:, n] @ flat[b, t.query[b, i], n] for n in range(HEADS)]) / D**0.5
                     p = logits.softmax(-1).mean(0)[t.label[b, i, v, f]]
                     total, weight = total - o * p.log(), weight + o
-    return total / weight
+        samples.append(total / weight)
+    return sum(samples) / B
 
 
 def test_equals_the_obvious_loss_in_value_and_gradient(generator):

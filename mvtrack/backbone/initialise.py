@@ -1,0 +1,71 @@
+"""First weights of a transformer, one parameter at a time, each from a generator of its own.
+
+So the same seed gives the same model however it is built: at once, on many ranks, or partitioned as it is made.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mvtrack.backbone.dit import WanDiT
+from mvtrack.config import ModelConfig
+
+
+def empty_dit(config: ModelConfig) -> WanDiT:
+    """The architecture without storage (meta tensors)."""
+    with torch.device("meta"):
+        return WanDiT(config.dit, config.rays)
+
+
+def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and first value (float32, CPU) of every parameter, in the model's order."""
+    owners = dict(empty_dit(config).named_modules())
+    for name, parameter in owners[""].named_parameters():
+        owner_name, _, leaf = name.rpartition(".")
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + (seed << 32))
+        yield name, _initial_value(name, leaf, owners[owner_name], tuple(parameter.shape), config, generator)
+
+
+def _initial_value(
+    name: str, leaf: str, owner: nn.Module, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator
+) -> Tensor:
+    normal = torch.empty(shape).normal_(generator=generator)
+    if leaf == "modulation":
+        return normal / shape[-1] ** 0.5 if config.dit.init == "wan" else _open_modulation(shape)
+    if name == "role_embedding":
+        return 0.02 * normal
+    if not isinstance(owner, (nn.Linear, nn.Conv2d, nn.Conv3d)):  # normalisation layers
+        return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
+    if ".camera_proj." in name and config.rays.proj_init == "zero":
+        return torch.zeros(shape)
+    if config.dit.init == "open_gates" and name.startswith(("time_projection.", "head.head.")):
+        return 0.002 * normal if leaf == "weight" else torch.zeros(shape)
+    bound = 1 / math.sqrt(owner.weight[0].numel())  # PyTorch's default for linear and convolution layers
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _open_modulation(shape: tuple[int, ...]) -> Tensor:
+    """From scratch, blocks learn sooner with residual gates (rows 2 and 5 of 6) at one and everything else at zero."""
+    modulation = torch.zeros(shape)
+    if shape[1] == 6:
+        modulation[:, [2, 5]] = 1
+    return modulation
+
+
+@torch.no_grad()
+def fill(dit: WanDiT, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Copy values into a model, one parameter at a time; a parameter that ZeRO-3 partitioned is gathered for it."""
+    parameters = dict(dit.named_parameters())
+    for name, value in weights:
+        parameter = parameters[name]
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                if parameter.numel():
+                    parameter.data.copy_(value)
+        else:
+            parameter.data.copy_(value)

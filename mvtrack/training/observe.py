@@ -1,0 +1,90 @@
+"""What a run tells of itself while it runs: gradient norms by part, throughput, FLOP utilisation, memory."""
+
+import resource
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from mvtrack.backbone.flops import training_flops
+from mvtrack.config import RunConfig
+from mvtrack.training import distributed
+
+# Dense bfloat16 peak by the maker's data sheet, TFLOP/s.
+_PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "H800": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
+_PARTS = ("self_attn", "cross_attn", "ffn", "camera_proj", "ray_encoder", "modulation")
+
+
+def part_of(name: str) -> str:
+    """The part of the network a parameter belongs to, for grouping."""
+    return next((part for part in _PARTS if part in name), "other")
+
+
+@torch.no_grad()
+def gradient_norms(engine) -> dict[str, float]:
+    """L2 norm of the gradient per part of the network, before clipping. Collective; call before the update."""
+    from deepspeed.utils import safe_get_full_grad
+
+    squares: dict[str, float] = {}
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        wrapped = hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+        gradient = safe_get_full_grad(parameter) if wrapped else parameter.grad
+        if gradient is not None:
+            squares[part_of(name)] = squares.get(part_of(name), 0.0) + float(gradient.float().square().sum())
+    return {f"grad_norm/{part}": value**0.5 for part, value in squares.items()}
+
+
+def peak_flops(config: RunConfig) -> float | None:
+    """FLOP/s that one device could do at best, or None when unknown."""
+    if config.train.peak_tflops:
+        return config.train.peak_tflops * 1e12
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((peak * 1e12 for key, peak in _PEAK_TFLOPS.items() if key in name), None)
+
+
+def memory_gib() -> float:
+    """Peak memory of this rank: the GPU allocator's, or the process's on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@dataclass
+class Meter:
+    """Collects what happened since the last report."""
+
+    config: RunConfig
+    losses: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    data_s: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, parts: dict[str, torch.Tensor], samples: int, tokens: int, weight: float) -> None:
+        """Note a micro-batch. tokens: of one sample, all its views; weight: its share of the global batch."""
+        for name, value in parts.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
+        self.tokens += samples * tokens
+        recompute = self.config.train.gradient_checkpointing
+        self.flops += samples * training_flops(self.config.model.dit, tokens, recompute=recompute)
+
+    def report(self) -> dict[str, float]:
+        """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""
+        elapsed = time.monotonic() - self.since
+        losses = distributed.mean_over_ranks({f"loss/{k}": v / max(1, self.steps) for k, v in self.losses.items()})
+        rates = {
+            "time/step_s": elapsed / max(1, self.steps),
+            "time/data_wait_share": self.data_s / elapsed,
+            "speed/tokens_per_s": self.tokens * distributed.world_size() / elapsed,
+            "speed/tflops_per_device": self.flops / elapsed / 1e12,
+            "memory/peak_gib": memory_gib(),
+        }
+        peak = peak_flops(self.config)
+        if peak:
+            rates["speed/flop_utilisation"] = self.flops / elapsed / peak
+        self.losses, self.steps, self.data_s, self.tokens, self.flops = {}, 0, 0.0, 0, 0.0
+        self.since = time.monotonic()
+        return losses | rates

@@ -1,0 +1,141 @@
+"""Setting up a run: its data, model, engine and averages, fresh or from a checkpoint."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mvtrack.backbone.codec import VideoCodec, build_codec
+from mvtrack.backbone.initialise import initial_weights
+from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.config import RunConfig
+from mvtrack.data.loader import Batch, BatchDataset
+from mvtrack.training import distributed
+from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
+from mvtrack.training.ema import EMA
+from mvtrack.training.engine import build_dit, build_engine
+from mvtrack.training.guard import FiniteGuard
+from mvtrack.training.objective import losses, prepare
+from mvtrack.training.run_dir import Heartbeat, record_attempt
+from mvtrack.training.run_log import RunLog
+from mvtrack.training.validation import Validator
+
+CODEC_FIT_SCENES = 64  # the codec is fitted on the first scenes of the first bank
+
+
+@dataclass
+class Run:
+    """Everything that lives from the first to the last step of a process."""
+
+    config: RunConfig
+    dataset: BatchDataset
+    engine: object
+    codec: VideoCodec
+    ema: EMA
+    guard: FiniteGuard
+    validator: Validator
+    heartbeat: Heartbeat
+    log: RunLog | None  # rank 0 only
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.train.run_dir)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> ReshootModel:
+        return ReshootModel(self.config.model, self.engine.module, self.codec)
+
+    def autocast(self):
+        """The context in which losses are computed."""
+        if self.config.train.precision == "autocast_bf16":
+            return torch.autocast(self.engine.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], int]:
+        """Loss parts of a micro-batch, and the tokens of one of its samples."""
+        prepared = prepare(batch, self.codec, self.config).to(self.engine.device)
+        with self.autocast():
+            return losses(self.engine, prepared, self.config), prepared.num_tokens(self.config)
+
+
+def set_up(config: RunConfig, dataset: BatchDataset, reader: CheckpointReader | None, heartbeat: Heartbeat) -> Run:
+    """Build a run on this rank. Collective."""
+    run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
+    log = None
+    if distributed.rank() == 0:
+        record_attempt(run_dir, config, progress.step, distributed.world_size())
+        log = RunLog(run_dir, config, progress.step)
+        fill_banks(dataset, config)
+    distributed.barrier()
+    codec = build_codec(config.model.codec)
+    dit = build_dit(config, _first_weights(config, reader, codec, dataset))
+    engine = build_engine(dit, config)
+    save_frozen(run_dir / "checkpoints", engine.module)
+    ema = EMA(engine, config.train.ema_decay)
+    guard = FiniteGuard(config, progress.skipped)
+    run = Run(config, dataset, engine, codec, ema, guard, Validator(config), heartbeat, log, progress)
+    if reader:
+        _materialise_optimizer(run)
+        reader.restore(engine, ema)
+    return run
+
+
+def _first_weights(
+    config: RunConfig, reader: CheckpointReader | None, codec: VideoCodec, dataset: BatchDataset
+) -> Iterator[tuple[str, Tensor]]:
+    """Where weights and codec come from: a checkpoint, the model that `train.init_from` names, or a seed."""
+    if reader:
+        codec.load_state_dict(reader.codec())
+        return reader.weights()
+    if config.train.init_from:
+        start = load_model(config.train.init_from)
+        if start.config.dit != config.model.dit or start.config.codec != config.model.codec:
+            raise ValueError(
+                f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec"
+            )
+        codec.load_state_dict(start.codec.state_dict())
+        return start.dit.named_parameters()
+    bank = dataset.banks[0]
+    views, frames = list(range(bank.recipe.num_views)), slice(0, config.data.num_frames)
+    scenes = range(min(CODEC_FIT_SCENES, config.data.banks[0].num_scenes))
+    codec.fit([bank.clip(n, views, frames).video for n in scenes], config.model.codec.whitening)
+    return initial_weights(config.model, config.train.seed)
+
+
+def _materialise_optimizer(run: Run) -> None:
+    """Do one step at learning rate zero, so that the optimiser has state tensors that a checkpoint can be put into."""
+    groups = run.engine.optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = 0.0
+    for batch in run.dataset[run.progress.step]:
+        parts, _ = run.losses(batch)
+        run.engine.backward(parts["total"])
+        run.engine.step()
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def fill_banks(dataset: BatchDataset, config: RunConfig) -> None:
+    """Render what training starts with, and start rendering the rest behind it."""
+    for bank, settings in zip(dataset.banks, config.data.banks, strict=True):
+        bank.build(range(min(settings.num_scenes, settings.prerender)))
+        last = settings.num_scenes + math.ceil(settings.new_scenes_per_step * config.train.steps)
+        if any(not bank.path(n).exists() for n in range(last)):
+            bank.render_ahead(range(last))
+
+
+def prune_banks(dataset: BatchDataset, config: RunConfig, step: int) -> None:
+    """Delete scenes that the moving window has left behind."""
+    for bank, settings in zip(dataset.banks, config.data.banks, strict=True):
+        if settings.new_scenes_per_step > 0:
+            bank.prune(int(step * settings.new_scenes_per_step))

@@ -1,0 +1,93 @@
+"""A pool of CPU ranks that stays alive over many trainings, because starting ranks costs more than the trainings."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+
+class RankPool:
+    """`world` processes that train jobs together."""
+
+    def __init__(self, world: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the pool)
+        self.ranks = [
+            subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("rank_worker.py"))],
+                env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        for process in self.ranks:
+            self._answer(process, "ready")
+
+    def train(self, tree: dict, resume: str | None = None, accept_changes: bool = False) -> list[str | None]:
+        """Run one training on all ranks; returns each rank's error or None."""
+        line = json.dumps({"config": tree, "resume": resume, "accept_changes": accept_changes}) + "\n"
+        for process in self.ranks:
+            process.stdin.write(line)
+            process.stdin.flush()
+        return [json.loads(self._answer(process))["error"] for process in self.ranks]
+
+    def _answer(self, process: subprocess.Popen, expected: str | None = None) -> str:
+        line = process.stdout.readline().strip()
+        if not line or (expected and line != expected):
+            self.log.seek(0)
+            raise RuntimeError(f"a rank ended: {self.log.read()[-3000:]}")
+        return line
+
+    def close(self) -> None:
+        for process in self.ranks:
+            process.stdin.close()
+        for process in self.ranks:
+            process.wait(timeout=60)
+            process.stdout.close()
+        self.log.close()
+
+
+def _pool(world: int) -> Iterator[RankPool]:
+    pool = RankPool(world)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    yield from _pool(1)
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    yield from _pool(2)
+
+
+@pytest.fixture(scope="module")
+def four_ranks():
+    yield from _pool(4)
+
+
+@pytest.fixture
+def job(small_run, tmp_path):
+    """Make a run config from `small_run` with dotted changes, in a folder of its own."""
+
+    def make(name: str = "run", **changes) -> dict:
+        tree = deepcopy(small_run)
+        tree["train"]["run_dir"] = str(tmp_path / name)
+        for key, value in changes.items():
+            section, _, field = key.partition("__")
+            tree[section][field] = value
+        return tree
+
+    return make

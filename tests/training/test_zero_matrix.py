@@ -1,0 +1,124 @@
+"""Every ZeRO stage and number of ranks trains alike, and goes on from any other's checkpoint as if never stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvtrack.training.checkpoint import CheckpointReader, checkpoints
+
+STEPS = 6
+COMMON = {
+    "train__steps": STEPS, "train__batch_size": 4, "train__log_every": 1, "train__save_every": 3,
+    "train__validate_every": 100, "loss__correspondence": 0.1,
+}  # fmt: skip
+
+
+def reader_of(tree: dict, step: int | None = None) -> CheckpointReader:
+    found = checkpoints(Path(tree["train"]["run_dir"]) / "checkpoints")
+    return CheckpointReader(found[-1] if step is None else next(p for p in found if int(p.name[5:]) == step))
+
+
+def losses(tree: dict) -> list[float]:
+    path = Path(tree["train"]["run_dir"]) / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row["loss/total"] for row in rows if "loss/total" in row]
+
+
+def assert_same_state(tree: dict, other: dict, atol: float) -> None:
+    """Weights, averages and optimiser state of the newest checkpoints agree."""
+    one, two = reader_of(tree), reader_of(other)
+    assert one.state.parameters == two.state.parameters
+    assert one.state.optimizer_steps == two.state.optimizer_steps
+    for kind in ("weight", "ema", "exp_avg", "exp_avg_sq"):
+        for name in one.state.parameters:
+            torch.testing.assert_close(
+                one.pieces.read(kind, name), two.pieces.read(kind, name), atol=atol, rtol=0, msg=f"{kind} of {name}"
+            )
+
+
+@pytest.fixture(scope="module")
+def reference(one_rank, small_run, tmp_path_factory):
+    """One rank, stage 0, float32, not interrupted."""
+    from copy import deepcopy
+
+    tree = deepcopy(small_run)
+    for key, value in (COMMON | {"train__run_dir": str(tmp_path_factory.mktemp("reference") / "run")}).items():
+        section, _, field = key.partition("__")
+        tree[section][field] = value
+    assert one_rank.train(tree) == [None]
+    assert len(losses(tree)) == STEPS
+    return tree
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_two_ranks_train_like_one(two_ranks, job, reference, stage, micro):
+    tree = job(train__zero_stage=stage, train__micro_batch_size=micro, **COMMON)
+    assert two_ranks.train(tree) == [None, None]
+    assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
+    assert_same_state(tree, reference, atol=2e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(two_ranks, job, stage):
+    whole, parts = (job(name, train__zero_stage=stage, **COMMON) for name in ("whole", "parts"))
+    assert two_ranks.train(whole) == [None, None]
+    parts["train"]["stop_after"] = 3
+    assert two_ranks.train(parts) == [None, None]
+    del parts["train"]["stop_after"]
+    assert two_ranks.train(parts, resume="auto") == [None, None]
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-7)
+    assert_same_state(parts, whole, atol=1e-7)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 3), (3, 1), (1, 2), (2, 0)])
+def test_stage_and_ranks_may_change_between_attempts(one_rank, two_ranks, job, reference, before, after):
+    """Two ranks at one stage, then one rank at another, then two again: the same run."""
+    tree = job(**COMMON)
+    for pool, stage, stop in ((two_ranks, before, 2), (one_rank, after, 4), (two_ranks, after, None)):
+        tree["train"] |= {"zero_stage": stage, "stop_after": stop}
+        assert pool.train(tree, resume="auto") == [None] * len(pool.ranks)
+    assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
+    assert_same_state(tree, reference, atol=2e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_resumes_from_its_float32_masters(two_ranks, job, stage):
+    """The masters come back to the bit; the working copies are their rounding, so the runs agree exactly too."""
+    whole, parts = (job(n, train__zero_stage=stage, train__precision="bf16", **COMMON) for n in ("whole", "parts"))
+    assert two_ranks.train(whole) == [None, None]
+    parts["train"]["stop_after"] = 3
+    assert two_ranks.train(parts) == [None, None]
+    parts["train"]["stop_after"] = None
+    assert two_ranks.train(parts, resume="auto") == [None, None]
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-6)
+    assert_same_state(parts, whole, atol=1e-6)
+
+
+def test_frozen_weights_travel_too(two_ranks, one_rank, job):
+    """With a trainable subset only that is in the optimiser and in each checkpoint; the rest is written once."""
+    tree = job(**COMMON, optim__trainable=["blocks.*.self_attn.*", "ray_encoder.*"])
+    tree["train"] |= {"zero_stage": 3, "stop_after": 3}
+    assert two_ranks.train(tree) == [None, None]
+    reader = reader_of(tree)
+    assert all("self_attn" in n or "ray_encoder" in n for n in reader.state.parameters)
+    everything = dict(reader.weights())
+    assert {"head.head.weight", "blocks.0.ffn.0.weight"} <= everything.keys()
+    tree["train"] |= {"zero_stage": 0, "stop_after": None}
+    assert one_rank.train(tree, resume="auto") == [None]
+    from mvtrack.backbone.model import load_model
+
+    model = load_model(Path(tree["train"]["run_dir"]) / "model")
+    torch.testing.assert_close(model.dit.head.head.weight, everything["head.head.weight"])
+    assert not torch.equal(model.dit.blocks[0].self_attn.q.weight, everything["blocks.0.self_attn.q.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_four_ranks_train_like_one(four_ranks, job, reference, stage):
+    tree = job(train__zero_stage=stage, **COMMON)
+    assert four_ranks.train(tree) == [None] * 4
+    assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
+    assert_same_state(tree, reference, atol=2e-5)
