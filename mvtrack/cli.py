@@ -2,11 +2,12 @@
 
 import sys
 
-from mvtrack import demo, reshoot, train
+from mvtrack import demo, reshoot, runs, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
     "train": (train.main, "train or fine-tune a model"),
+    "runs": (runs.main, "list training runs on disk"),
     "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
 }
 

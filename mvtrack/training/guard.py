@@ -67,12 +67,17 @@ class FiniteGuard:
 
     def _step_plain(self, engine) -> bool:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-        if not finite:  # gradients are the same on every rank by now
-            for parameter in engine.module.parameters():
-                parameter.grad = None
-        engine.step()
-        return finite
+        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            engine.step()
+            return True
+        # Gradients are the same on every rank by now. DeepSpeed must count the step, so only the update is left out.
+        torch._foreach_zero_(gradients)
+        engine.optimizer.step = lambda: None
+        try:
+            engine.step()
+        finally:
+            del engine.optimizer.step
+        return False
 
     def _step_zero(self, engine) -> bool:
         engine.optimizer.check_grad_overflow = True  # DeepSpeed then leaves the update out, on all ranks alike

@@ -22,6 +22,8 @@ from mvtrack.training.resume import choose_checkpoint, refuse_changes
 from mvtrack.training.run import Run, prune_banks, set_up
 from mvtrack.training.run_dir import Heartbeat, locked
 
+STOPPED = "stopped_by_signal"  # a file that says that the run should go on later (configs/slurm/train.sbatch)
+
 
 def train(config: RunConfig, resume: str | None = None, accept_changes: bool = False) -> Path:
     """Train as the config says; returns the folder of the model.
@@ -35,6 +37,7 @@ def train(config: RunConfig, resume: str | None = None, accept_changes: bool = F
     with locked(run_dir) if rank == 0 else contextlib.nullcontext():
         if rank == 0:
             remove_leftovers(run_dir / "checkpoints")
+            (run_dir / STOPPED).unlink(missing_ok=True)
         reader = choose_checkpoint(run_dir, resume)
         if reader:
             refuse_changes(config, reader, accept_changes)
@@ -77,6 +80,7 @@ def _loop(run: Run) -> None:
         if done % config.save_every == 0 or final or improved:
             _save(run)
         if stopping:
+            (run.folder / STOPPED).touch()
             logging.getLogger(__name__).warning("asked to stop: saved at step %d, go on with --resume auto", done)
             break
         asked = time.monotonic()

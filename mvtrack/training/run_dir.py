@@ -24,7 +24,11 @@ _PACKAGES = ("mvtrack", "torch", "deepspeed", "numpy", "safetensors", "diffsynth
 @contextmanager
 def locked(run_dir: Path):
     """Hold the folder for this process. Raises ValueError when another run has it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ".lock").touch()
+    except OSError as error:
+        raise ValueError(f"cannot write to run directory {run_dir} ({error.strerror}): set train.run_dir") from error
     with (run_dir / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,9 +33,12 @@ class RankPool:
         for process in self.ranks:
             self._answer(process, "ready")
 
-    def train(self, tree: dict, resume: str | None = None, accept_changes: bool = False) -> list[str | None]:
-        """Run one training on all ranks; returns each rank's error or None."""
-        line = json.dumps({"config": tree, "resume": resume, "accept_changes": accept_changes}) + "\n"
+    def train(
+        self, tree: dict, resume: str | None = None, accept_changes: bool = False, faults: dict | None = None
+    ) -> list[str | None]:
+        """Run one training on all ranks; returns each rank's error or None. faults: per rank, see rank_worker.py."""
+        job = {"config": tree, "resume": resume, "accept_changes": accept_changes, "faults": faults or {}}
+        line = json.dumps(job) + "\n"
         for process in self.ranks:
             process.stdin.write(line)
             process.stdin.flush()

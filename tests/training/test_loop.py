@@ -5,6 +5,7 @@ import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,15 +147,18 @@ def test_learning_rate_schedule(config):
 def test_ema_averages_only_what_is_trained(config):
     model = build_model(config.model).dit
     freeze(model, ("blocks.*",))
-    ema = EMA(model, decay=0.5)
+    engine = SimpleNamespace(module=model, optimizer=build_optimizer(model, config.optim))
+    ema = EMA(engine, decay=0.5)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    ema.update(model, step=1000)
-    weights = ema.weights(model)
-    torch.testing.assert_close(weights["blocks.0.ffn.0.weight"], before["blocks.0.ffn.0.weight"] + 0.5)
-    torch.testing.assert_close(weights["head.head.weight"], before["head.head.weight"] + 1)
+    ema.update(engine, step=1000)
+    with ema.swapped_in(engine):
+        averaged = {n: t.clone() for n, t in model.state_dict().items()}
+    torch.testing.assert_close(averaged["blocks.0.ffn.0.weight"], before["blocks.0.ffn.0.weight"] + 0.5)
+    torch.testing.assert_close(averaged["head.head.weight"], before["head.head.weight"] + 1)
+    torch.testing.assert_close(model.state_dict()["blocks.0.ffn.0.weight"], before["blocks.0.ffn.0.weight"] + 1)
 
 
 def run_train(tmp_path: Path, tree: dict, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess:
@@ -182,7 +186,7 @@ def test_train_command_writes_a_model_that_loads_and_resumes(tmp_path, small_run
     # stopping halfway and going on gives the same weights as not stopping
     second = tmp_path / "second"
     run_train(tmp_path, small_run, f"train.run_dir={second}", "train.save_every=2", "train.stop_after=2")
-    run_train(tmp_path, small_run, f"train.run_dir={second}", "--resume")
+    run_train(tmp_path, small_run, f"train.run_dir={second}", "--resume", "auto")
     resumed = load_model(second / "model").dit.state_dict()
     for name, tensor in model.dit.state_dict().items():
         torch.testing.assert_close(resumed[name], tensor, atol=1e-7, rtol=0, msg=name)

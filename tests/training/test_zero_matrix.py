@@ -122,3 +122,16 @@ def test_four_ranks_train_like_one(four_ranks, job, reference, stage):
     assert four_ranks.train(tree) == [None] * 4
     assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
     assert_same_state(tree, reference, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "parameters"), [(1, False), (2, False), (3, False), (3, True)])
+def test_offloading_to_the_cpu_changes_nothing(two_ranks, job, reference, stage, parameters):
+    """DeepSpeed's own CPU Adam (compiled at first use) with the state in host memory."""
+    tree = job(train__zero_stage=stage, train__offload_optimizer=True, train__offload_parameters=parameters, **COMMON)
+    tree["train"]["stop_after"] = 3
+    assert two_ranks.train(tree) == [None, None]
+    tree["train"]["stop_after"] = None
+    assert two_ranks.train(tree, resume="auto") == [None, None]
+    assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
+    assert_same_state(tree, reference, atol=2e-5)
