@@ -2,12 +2,13 @@
 
 import sys
 
-from mvtrack import demo, reshoot, runs, train
+from mvtrack import demo, export, reshoot, runs, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
     "train": (train.main, "train or fine-tune a model"),
     "runs": (runs.main, "list training runs on disk"),
+    "export": (export.main, "write a training checkpoint as one model file"),
     "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
 }
 

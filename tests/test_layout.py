@@ -28,7 +28,7 @@ ALLOWED = {
 }
 UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate"}
 ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER, "demonstration": UPPER | {"reshooting"}}
-ENTRIES = {"train", "reshoot", "demo", "runs", "cli", "__init__"}
+ENTRIES = {"train", "reshoot", "demo", "runs", "export", "cli", "__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

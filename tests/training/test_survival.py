@@ -297,6 +297,21 @@ def test_a_run_directory_tells_its_story(finished):
     assert "6/6" in text
 
 
+def test_a_checkpoint_can_be_exported(finished, tmp_path, capsys):
+    from mvtrack.backbone.model import load_model
+    from mvtrack.cli import main as cli
+
+    newest = saved(finished)[-1]
+    assert cli(["export", str(newest), str(tmp_path / "live"), "--live"]) == 0
+    live = load_model(tmp_path / "live").dit.state_dict()
+    for name, tensor in weights(newest).items():
+        torch.testing.assert_close(live[name], tensor)
+    averaged = load_model(Path(finished["train"]["run_dir"]) / "model").dit.state_dict()
+    assert any(not torch.equal(averaged[name], live[name]) for name in live)
+    assert cli(["export", str(tmp_path), str(tmp_path / "x")]) == 2
+    assert "is not a checkpoint: it has no state.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_gradient_norms_do_not_depend_on_the_stage(one_rank, two_ranks, job, stage):
     trees = [job(name, **(COMMON | {"train__steps": 1})) for name in ("plain", "zero")]
