@@ -81,7 +81,7 @@ def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDi
     dit.gradient_checkpointing = config.train.gradient_checkpointing
     if config.train.compile:
         for block in dit.blocks:
-            block.compile()
+            block.compile(dynamic=False)  # few sizes: each gets code of its own
     return dit
 
 
