@@ -19,10 +19,10 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 
 test: lint
-	$(RUN) -m pytest -q -m "not slow and not gpu"
+	$(VENV)/bin/pytest -q -m "not slow and not gpu"
 
 test-slow: $(STAMP)
-	$(RUN) -m pytest -q -m slow
+	$(VENV)/bin/pytest -q -m slow
 
 score: $(STAMP)
 	$(RUN) eval/yardstick.py --out outputs/yardstick $(if $(FOOTAGE),--footage $(FOOTAGE))

@@ -10,8 +10,10 @@ from pathlib import Path
 from mvtrack.backbone.model import load_model
 from mvtrack.command import run_command
 from mvtrack.data.contact_sheet import contact_sheet
-from mvtrack.data.video_io import from_bytes, read_video
-from mvtrack.reshooting import fit_video, reshoot_file, shipped_model
+from mvtrack.data.footage import open_footage
+from mvtrack.data.video_io import from_bytes
+from mvtrack.fitting import plan_fit
+from mvtrack.reshooting import reshoot_file, shipped_model
 from mvtrack.trajectory import PRESETS
 
 
@@ -28,12 +30,14 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> None:
     model = load_model(options.model)
     for video in options.videos:
-        reference = fit_video(video, model, fov_deg=50.0).frames
+        footage = open_footage(video)
+        fit = plan_fit(footage.size, model.config)
+        reference = fit.apply(footage.read(0, footage.num_frames, fit.scaled))
         rows = {}
         for preset in PRESETS:
             outputs = reshoot_file(video, preset, model, options.out / f"{video.stem}_{preset}", overwrite=True)
-            made, _ = read_video(outputs.video)
-            rows[preset] = {"reference": reference, "re-shot": from_bytes(made)}
+            made = from_bytes(open_footage(outputs.video).read(0, footage.num_frames))
+            rows[preset] = {"reference": reference, "re-shot": made}
         sheet = options.out / f"presets_{video.stem}.jpg"
         contact_sheet(sheet, rows, frames=[0, len(reference) // 2, -1])
         sys.stdout.write(f"{sheet}\n")

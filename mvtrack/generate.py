@@ -3,7 +3,7 @@
 Everything that makes pictures calls this: `reshoot`, validation during training, and evaluation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -93,12 +93,6 @@ def _autocast(device: torch.device):
     return nullcontext()
 
 
-def count_steps(model: ReshootModel, num_frames: int, sample: SampleConfig) -> int:
-    """Sampling steps that `generate_long` takes with its default windows, for a progress bar."""
-    window = model.config.num_frames
-    return len(windows(num_frames, window, window // 4)) * sample.steps
-
-
 def windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
     """(start, stop) of windows of `window` frames that cover a video; the last one starts earlier to fit.
 
@@ -112,38 +106,55 @@ def windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]
     return [(s, s + window) for s in starts]
 
 
+def own_windows(model: ReshootModel, num_frames: int) -> list[tuple[int, int]]:
+    """Windows of the length a model was trained at, a quarter of it shared by neighbours."""
+    window = model.config.num_frames
+    return windows(num_frames, window, window // 4)
+
+
+def generate_stream(
+    model: ReshootModel,
+    read: Callable[[int, int], Float[Tensor, "T 3 H W"]],
+    camera: Camera,
+    sample: SampleConfig | None = None,
+    spans: list[tuple[int, int]] | None = None,
+    scene_depth: float | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Iterator[Float[Tensor, "n 3 H W"]]:
+    """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
+
+    read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `own_windows`.
+    Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
+    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
+    """
+    spans = spans or own_windows(model, camera.shape[1])
+    held = None  # the end of the last window, which the next one shares, weighted by its fading
+    for (start, stop), after in zip(spans, [*spans[1:], None], strict=True):
+        length = padded_length(stop - start)
+        reference = read(start, stop)
+        reference = torch.cat([reference, reference[-1:].expand(length - len(reference), -1, -1, -1)])
+        index = torch.arange(start, start + length).clamp_max(stop - 1)
+        part = generate(model, reference, camera[:, index], sample, scene_depth=scene_depth, on_step=on_step)
+        part = part[: stop - start]
+        if held is not None:
+            part[: len(held)] = part[: len(held)] * _rising(len(held)) + held
+        final = stop if after is None else after[0]
+        yield part[: final - start]
+        held = part[final - start :] * (1 - _rising(stop - final))
+
+
+def _rising(count: int) -> Float[Tensor, "T 1 1 1"]:
+    """Weights between 0 and 1 with which a window takes over the frames it shares with the one before."""
+    return (torch.arange(1, count + 1) / (count + 1))[:, None, None, None]
+
+
 def generate_long(
     model: ReshootModel,
     reference: Float[Tensor, "T 3 H W"],
     camera: Camera,
     sample: SampleConfig | None = None,
-    window: int | None = None,
-    overlap: int | None = None,
+    spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
-    on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
-    """A video of any length, in overlapping windows that are cross-faded; every frame of the reference is kept.
-
-    window: frames generated at once (the length the model was trained at); overlap: shared by neighbours (a quarter).
-    Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
-    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
-    """
-    frames = len(reference)
-    window = window or model.config.num_frames
-    overlap = window // 4 if overlap is None else overlap
-    total = torch.zeros_like(reference)
-    weight = torch.zeros(frames)
-    for start, stop in windows(frames, window, overlap):
-        take = torch.arange(start, start + padded_length(stop - start)).clamp_max(frames - 1)
-        part = generate(model, reference[take], camera[:, take], sample, scene_depth=scene_depth, on_step=on_step)[
-            : stop - start
-        ]
-        fade = torch.ones(stop - start)
-        ramp = torch.arange(1, overlap + 1) / (overlap + 1)
-        if start > 0:
-            fade[:overlap] = ramp
-        if stop < frames:
-            fade[-overlap:] = torch.minimum(fade[-overlap:], ramp.flip(0)) if overlap else fade[-overlap:]
-        total[start:stop] += fade[:, None, None, None] * part
-        weight[start:stop] += fade
-    return total / weight[:, None, None, None]
+    """`generate_stream` for a video that is in memory, as one tensor."""
+    return torch.cat(list(generate_stream(model, lambda a, b: reference[a:b], camera, sample, spans, scene_depth)))

@@ -1,41 +1,48 @@
-"""From a video file to a re-shot video file: read, fit to the model, generate, write what was done."""
+"""From a video file to a re-shot video file: read, fit to the model, generate, write what was done. All in a stream."""
 
 import hashlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
-from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.camera import Camera
 from mvtrack.config import to_tree
+from mvtrack.data.footage import Footage, copy_audio, open_footage
 from mvtrack.data.panels import side_by_side
-from mvtrack.data.video_io import from_bytes, probe, read_video, write_video
-from mvtrack.generate import SampleConfig, count_steps, generate_long
-from mvtrack.trajectory import CameraPath
+from mvtrack.data.video_io import VideoWriter, to_bytes
+from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
+from mvtrack.generate import SampleConfig, generate_stream, own_windows
+from mvtrack.path_language import parse_path
+from mvtrack.trajectory import CameraMotion
 
 DEFAULT_FOV_DEG = 50.0
 
 
 @dataclass(frozen=True)
 class Shot:
-    """What to do with a video. The source camera is taken as still, with this horizontal field of view (degrees).
+    """What to do with a video.
 
-    scene_depth: distance of the subject in the path's unit; amounts in metres and the pivot are relative to it.
+    path: the camera path, relative to the source's first frame. source: the source's own cameras (T,) at its own size
+    where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
     """
 
-    path: CameraPath
+    path: CameraMotion
     fov_deg: float = DEFAULT_FOV_DEG
-    scene_depth: float | None = None  # None: the path's pivot distance
+    source: Camera | None = None
+    fit: FitMode = "crop"
+    size: tuple[int, int] | None = None
     sample: SampleConfig = SampleConfig()
 
 
@@ -50,18 +57,6 @@ class Outputs:
     run: Path
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A video at a model's size: scaled to cover it and cropped in the middle."""
-
-    frames: Float[Tensor, "T 3 H W"]
-    camera: Camera  # (T,), still
-    fps: float
-    source_size: tuple[int, int]
-    scaled_size: tuple[int, int]
-    crop_left_top: tuple[int, int]
-
-
 def shipped_model() -> Path:
     """Folder of the tiny model that comes with the package."""
     return Path(str(resources.files("mvtrack").joinpath("shipped/tiny")))
@@ -69,91 +64,93 @@ def shipped_model() -> Path:
 
 def reshoot_file(
     video: Path | str,
-    camera: str | CameraPath,
+    camera: str | CameraMotion,
     model: ReshootModel | Path | str | None = None,
     out: Path | str | None = None,
     shot: Shot | None = None,
     overwrite: bool = False,
 ) -> Outputs:
-    """Re-shoot a video file along a camera path and write the results to a new folder.
+    """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
 
-    camera: a preset's name or a path. model: a model, its folder, or None for the shipped one.
-    out: folder to create, default outputs/<video>_<camera>. Raises ValueError before anything is written when the
-    input cannot be used; nothing half-written stays behind.
+    camera: a preset's name, a path in the path language, or a path object. model: a model, its folder, or None for the
+    shipped one. out: folder to create, default outputs/<video>_<path>. Raises ValueError before anything is written
+    when the input cannot be used; nothing half-written stays behind.
     """
-    path = CameraPath(camera) if isinstance(camera, str) else camera
+    path = parse_path(camera) if isinstance(camera, str) else camera
     shot = replace(shot, path=path) if shot else Shot(path)
     video = Path(video)
-    out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.preset}"
+    out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
     if out.exists() and not overwrite:
         raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
-    began = time.monotonic()
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model())
     if not isinstance(model, ReshootModel):
         model = load_model(model or shipped_model())
-    fitted = fit_video(video, model, shot.fov_deg)
-    read_s = time.monotonic() - began
-    cameras = cameras_of(fitted, path)
-    made = _generate(model, fitted, cameras, shot)
-    generate_s = time.monotonic() - began - read_s
+    footage = open_footage(video)
+    fit = plan_fit(footage.size, model.config, shot.fit, shot.size)
+    cameras = shot_cameras(shot, footage, fit)
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
         "torch": torch.__version__,
-        "input": {"file": str(video), "sha256": sha256(video), "frames": len(made), "fps": fitted.fps},
-        "fit": {k: getattr(fitted, k) for k in ("source_size", "scaled_size", "crop_left_top")},
+        "input": {
+            "file": str(video), "sha256": sha256(video), "frames": footage.num_frames, "fps": footage.fps,
+            "notes": footage.notes,
+        },
+        "fit": asdict(fit),
         "model": {"source": source, "sha256": _model_hash(source), "config": to_tree(model.config)},
-        "shot": asdict(shot) | {"scene_depth": shot.scene_depth or path.pivot_m},
-        "seconds": {"read": round(read_s, 3), "generate": round(generate_s, 3)},
-    }
-    return _write(out, fitted, made, cameras, record)
+        "shot": shot_record(shot),
+    }  # fmt: skip
+    return _write(out, shot, footage, fit, cameras, model, record)
 
 
-def fit_video(video: Path, model: ReshootModel, fov_deg: float) -> Fitted:
-    """Read a video at the model's size of the nearest aspect ratio."""
-    info = probe(video)
-    height, width = info.size
-    size = min(model.config.sizes, key=lambda s: abs(np.log((s[1] / s[0]) / (width / height))))
-    factor = max(size[0] / height, size[1] / width)
-    scaled = max(size[0], round(height * factor)), max(size[1], round(width * factor))
-    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    frames, fps = read_video(video, scaled)
-    frames = from_bytes(frames[..., top : top + size[0], left : left + size[1]])
-    K = intrinsics_from_fov(fov_deg, info.size).expand(len(frames), 3, 3)
-    still = torch.eye(4).expand(len(frames), 4, 4)
-    camera = Camera(still, K, info.size).resized(scaled).cropped(left, top, size)
-    return Fitted(frames, camera, fps, info.size, scaled, (left, top))
-
-
-def cameras_of(fitted: Fitted, path: CameraPath) -> Camera:
-    """(2, T): the still source, and the path from its first frame."""
-    target = replace(fitted.camera, c2w=path.poses(len(fitted.frames)).float())
-    return Camera.stack([fitted.camera, target])
-
-
-def _generate(model: ReshootModel, fitted: Fitted, cameras: Camera, shot: Shot) -> Float[Tensor, "T 3 H W"]:
-    total = count_steps(model, len(fitted.frames), shot.sample)
-    with tqdm(total=total, desc=f"re-shooting, {shot.path.preset}", unit="step") as bar:
-        return generate_long(
-            model,
-            fitted.frames,
-            cameras,
-            shot.sample,
-            scene_depth=shot.scene_depth or shot.path.pivot_m,
-            on_step=bar.update,
+def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
+    """(2, T): the source's cameras and the path's, for the model's picture. What preview and render both use."""
+    frames = footage.num_frames
+    source = shot.source or still_camera(shot.fov_deg, footage.size, frames)
+    if source.shape != (frames,) or source.size != footage.size:
+        raise ValueError(
+            f"source cameras are for {source.shape[0]} frames of {source.size}, {footage.path} has {frames} of "
+            f"{footage.size}"
         )
+    target = shot.path.poses(frames).to(source.c2w)
+    K = source.K[:1].repeat(frames, 1, 1)
+    K[:, :2, :2] *= shot.path.lens(frames).to(K)[:, None, None]
+    moved = Camera(source.c2w[:1] @ target, K, source.size, source.scale_known)
+    return fit.camera(Camera.stack([source, moved])).to(dtype=torch.float32)
 
 
-def _write(out: Path, fitted: Fitted, made: Tensor, cameras: Camera, record: dict) -> Outputs:
+def shot_record(shot: Shot) -> dict:
+    """A shot as plain values."""
+    path = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asdict(shot.path).items()}
+    return {
+        "path": path | {"label": shot.path.label},
+        "source": "given" if shot.source else f"still, {shot.fov_deg:g} degrees wide",
+        "subject_distance": shot.path.pivot_m,
+        "sample": asdict(shot.sample),
+    }
+
+
+def _write(
+    out: Path, shot: Shot, footage: Footage, fit: Fit, cameras: Camera, model: ReshootModel, record: dict
+) -> Outputs:
     """Write everything beside the final folder, then rename it into place."""
+    began = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         aside.mkdir()
-        write_video(aside / "video.mp4", made, fitted.fps)
-        panels = {"reference": fitted.frames, f"re-shot: {record['shot']['path']['preset']}": made}
-        write_video(aside / "side_by_side.mp4", side_by_side(panels), fitted.fps)
-        (aside / "cameras.json").write_text(json.dumps(camera_record(cameras, fitted.fps), indent=1))
+        with ExitStack() as stack:
+            single = stack.enter_context(VideoWriter(aside / "video.mp4", footage.fps))
+            double = stack.enter_context(VideoWriter(aside / "side_by_side.mp4", footage.fps))
+            for reference, made in _stream(shot, footage, fit, cameras, model):
+                for frame in to_bytes(made):
+                    single.append(frame)
+                for frame in side_by_side({"reference": reference, f"re-shot: {shot.path.label}": made}):
+                    double.append(frame)
+        record["audio"] = _add_audio(aside / "video.mp4", footage)
+        record["seconds"] = round(time.monotonic() - began, 3)
+        record["output"] = {"size": fit.content, "encoded_size": single.size, "fps": footage.fps}
+        (aside / "cameras.json").write_text(json.dumps(camera_record(cameras, footage.fps), indent=1))
         (aside / "run.json").write_text(json.dumps(record, indent=1))
         if out.exists():
             shutil.rmtree(out)
@@ -161,6 +158,38 @@ def _write(out: Path, fitted: Fitted, made: Tensor, cameras: Camera, record: dic
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Outputs(out, out / "video.mp4", out / "side_by_side.mp4", out / "cameras.json", out / "run.json")
+
+
+def _stream(
+    shot: Shot, footage: Footage, fit: Fit, cameras: Camera, model: ReshootModel
+) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
+    """Reference and generated frames, trimmed to the content, in order."""
+    spans = own_windows(model, footage.num_frames)
+    kept: dict[int, Tensor] = {}
+
+    def read(start: int, stop: int) -> Tensor:
+        for index in [i for i in kept if i < start]:
+            del kept[index]
+        missing = [i for i in range(start, stop) if i not in kept]
+        if missing:
+            kept.update(zip(missing, fit.apply(footage.read(missing[0], missing[-1] + 1, fit.scaled)), strict=True))
+        return torch.stack([kept[i] for i in range(start, stop)])
+
+    at = 0
+    with tqdm(total=len(spans) * shot.sample.steps, desc=f"re-shooting, {shot.path.label}", unit="step") as bar:
+        pieces = generate_stream(model, read, cameras, shot.sample, spans, shot.path.pivot_m, bar.update)
+        for made in pieces:
+            reference = torch.stack([kept[i] for i in range(at, at + len(made))])
+            at += len(made)
+            yield fit.undo(reference), fit.undo(made)
+
+
+def _add_audio(video: Path, footage: Footage) -> str:
+    with_sound = video.with_name("with_sound.mp4")
+    happened = copy_audio(video, footage.path, with_sound)
+    if with_sound.exists():
+        os.replace(with_sound, video)
+    return happened
 
 
 def camera_record(cameras: Camera, fps: float) -> dict:
@@ -178,8 +207,14 @@ def camera_record(cameras: Camera, fps: float) -> dict:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Hex digest of a file's bytes, or of a folder's files in order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def _model_hash(source: str) -> str | None:

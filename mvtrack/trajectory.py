@@ -7,6 +7,7 @@ in OpenCV axes. Other pose formats and a path language build on the same `Camera
 import difflib
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,20 @@ from torch import Tensor
 _RECAMMASTER_END = 160 / 161
 
 PIVOT_M = 4.0  # distance of the point that translate and arc presets look at
+
+
+@runtime_checkable
+class CameraMotion(Protocol):
+    """What every kind of camera path offers: poses and focal lengths over any number of frames."""
+
+    pivot_m: float  # distance of the subject
+
+    @property
+    def label(self) -> str: ...
+
+    def poses(self, num_frames: int) -> Float[Tensor, "T 4 4"]: ...
+
+    def lens(self, num_frames: int) -> Float[Tensor, "T"]: ...
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,15 @@ class CameraPath:
     def full_amount(self) -> float:
         """The amount reached at the end, in the preset's unit."""
         return PRESETS[self.preset].amount if self.amount is None else self.amount
+
+    @property
+    def label(self) -> str:
+        """A short name for files and titles."""
+        return self.preset
+
+    def lens(self, num_frames: int) -> Float[Tensor, "T"]:
+        """Focal length over the source's: presets do not zoom with the lens."""
+        return torch.ones(num_frames, dtype=torch.float64)
 
     def mirrored(self) -> "CameraPath":
         """The opposite path: left for right, up for down, in for out."""

@@ -5,7 +5,7 @@ import torch
 
 from mvtrack.backbone.model import load_model, save_model
 from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.generate import SampleConfig, generate, generate_long, windows
+from mvtrack.generate import SampleConfig, generate, generate_long, generate_stream, windows
 from mvtrack.trajectory import CameraPath
 
 T, SIZE = 5, (24, 32)
@@ -61,18 +61,25 @@ def test_windows_cover_every_frame(length, window, overlap, expected):
 @pytest.mark.parametrize("frames", [1, 3, 5, 6, 13])
 def test_any_length_comes_back_whole(small_model, frames):
     reference, camera = inputs(frames)
-    made = generate_long(small_model, reference, camera, SampleConfig(1), window=5, overlap=2, scene_depth=4.0)
+    made = generate_long(small_model, reference, camera, SampleConfig(1), windows(frames, 5, 2), scene_depth=4.0)
     assert made.shape == reference.shape
     assert made.isfinite().all()
 
 
 def test_one_window_is_plain_generation(small_model):
     reference, camera = inputs()
-    long = generate_long(small_model, reference, camera, SampleConfig(2), window=5, overlap=2, scene_depth=4.0)
+    long = generate_long(small_model, reference, camera, SampleConfig(2), scene_depth=4.0)
     torch.testing.assert_close(long, generate(small_model, reference, camera, SampleConfig(2), scene_depth=4.0))
 
 
-def test_windows_are_cross_faded(small_model, monkeypatch):
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([(0, 5), (3, 8)], [0, 0, 0, 1 / 3, 2 / 3, 1, 1, 1]),
+        ([(0, 5), (4, 9), (5, 10)], [0, 0, 0, 0, 0.5, 1.2, 1.4, 1.6, 1.8, 2]),
+    ],
+)
+def test_windows_are_cross_faded(small_model, monkeypatch, spans, expected):
     """With a model that answers its window's number, frames pass evenly from one to the next."""
     import mvtrack.generate as module
 
@@ -82,9 +89,32 @@ def test_windows_are_cross_faded(small_model, monkeypatch):
         return torch.full_like(reference, float(next(numbers)))
 
     monkeypatch.setattr(module, "generate", answer)
-    reference, camera = inputs(8)
-    made = generate_long(small_model, reference, camera, window=5, overlap=2)[:, 0, 0, 0]
-    torch.testing.assert_close(made, torch.tensor([0, 0, 0, 1 / 3, 2 / 3, 1, 1, 1]))
+    reference, camera = inputs(len(expected))
+    made = generate_long(small_model, reference, camera, spans=spans)[:, 0, 0, 0]
+    torch.testing.assert_close(made, torch.tensor(expected))
+
+
+def test_a_stream_holds_one_window_at_a_time(small_model, monkeypatch):
+    """Frames are asked for window by window and given out as soon as they are final."""
+    import mvtrack.generate as module
+
+    def echo(model, reference, camera, sample, scene_depth, on_step):
+        return reference
+
+    monkeypatch.setattr(module, "generate", echo)
+    reference, camera = inputs(20)
+    asked = []
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        asked.append((start, stop))
+        return reference[start:stop]
+
+    given = []
+    for part in generate_stream(small_model, read, camera, spans=windows(20, 5, 2)):
+        given.append(part)
+        assert asked[-1][1] - sum(map(len, given)) <= 2
+    assert asked == windows(20, 5, 2)
+    torch.testing.assert_close(torch.cat(given), reference)
 
 
 @pytest.mark.usefixtures("unchecked")

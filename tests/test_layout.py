@@ -10,13 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What each part may import of ours. `backbone` uses the types of diffusion and the taps of correspondence.
-BASE = {"config", "camera", "trajectory", "video_clip", "command"}
+BASE = {"config", "camera", "trajectory", "path_shape", "path_language", "video_clip", "command"}
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
     "config": set(),
     "command": set(),
     "camera": set(),
     "trajectory": BASE,
+    "path_shape": BASE,
+    "path_language": BASE,
     "video_clip": BASE,
     "diffusion": BASE,
     "correspondence": BASE,
@@ -25,10 +27,14 @@ ALLOWED = {
     "backbone": BASE | MIDDLE,
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
+    "fitting": BASE | MIDDLE,
+    "frusta": BASE,
 }
-UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate"}
-ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER, "demonstration": UPPER | {"reshooting"}}
-ENTRIES = {"train", "reshoot", "demo", "runs", "export", "cli", "__init__"}
+UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate", "fitting"}
+ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER}
+ALLOWED |= {part: UPPER | {"reshooting", "frusta"} for part in ("demonstration", "previewing", "shot_options")}
+ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
+ENTRIES = {"train", "reshoot", "preview", "demo", "runs", "export", "cli", "__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

@@ -10,11 +10,12 @@ import torch
 
 from mvtrack import reshoot_file
 from mvtrack.backbone.model import save_model
-from mvtrack.camera import Camera
 from mvtrack.cli import main as cli
-from mvtrack.data.video_io import probe, write_video
+from mvtrack.data.footage import open_footage
+from mvtrack.data.video_io import write_video
+from mvtrack.fitting import plan_fit, still_camera
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import Shot, fit_video, sha256
+from mvtrack.reshooting import Shot, sha256
 from mvtrack.trajectory import PRESETS, CameraPath
 
 ROOT = Path(__file__).parents[1]
@@ -43,16 +44,17 @@ def test_three_lines_of_python(video, small_model, tmp_path):
     outputs = reshoot_file(
         video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SampleConfig(1))
     )
-    info = probe(outputs.video)
-    assert (info.num_frames, info.size) == (T, (24, 32))
-    assert info.fps == pytest.approx(12.0)
-    panels = probe(outputs.side_by_side)
+    made = open_footage(outputs.video)
+    assert (made.num_frames, made.size) == (T, (24, 32))
+    assert made.fps == pytest.approx(12.0)
+    panels = open_footage(outputs.side_by_side)
     assert panels.num_frames == T
     assert panels.size[1] > 2 * panels.size[0]
     record = json.loads(outputs.run.read_text())
-    assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0}
-    assert record["shot"]["path"]["preset"] == "arc_left"
-    assert record["fit"]["source_size"] == [90, 160]
+    assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0, "notes": []}
+    assert record["shot"]["path"]["label"] == "arc_left"
+    assert record["fit"]["source"] == [90, 160]
+    assert record["audio"] == "none: the input has no sound"
     cameras = json.loads(outputs.cameras.read_text())
     reference, target = (torch.tensor(view["c2w"]) for view in cameras["views"])
     torch.testing.assert_close(reference, torch.eye(4).expand(T, 4, 4))
@@ -66,7 +68,7 @@ def test_command_line(video, model_folder, tmp_path, capsys):
     assert code == 0
     assert printed.splitlines() == [str(out / "side_by_side.mp4"), str(out / "video.mp4")]
     record = json.loads((out / "run.json").read_text())
-    assert record["shot"]["path"]["amount"] == 8
+    assert record["shot"]["path"]["segments"][0]["moves"][0]["amount"] == 8
     assert record["model"]["sha256"] == sha256(model_folder / "model.safetensors")
     code, _, error = run(capsys, *arguments)
     assert code == 2
@@ -86,14 +88,14 @@ def test_script_as_typed(video, model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": "missing.mp4"}, "video missing.mp4 does not exist"),
-        ({"--camera": "arc_lef"}, "unknown camera preset 'arc_lef'; did you mean 'arc_left'?"),
+        ({"video": "missing.mp4"}, "missing.mp4 does not exist"),
+        ({"--camera": "arc_lef"}, "unknown camera move 'arc_lef'; did you mean 'arc_left'?"),
         ({"--amount": "nan"}, "amount must be a finite number"),
         ({"--model": "nowhere"}, "no model at nowhere"),
         ({"--speed": "fast"}, "unknown speed 'fast'"),
         ({"--steps": 0}, "sampling steps must be at least 1, got 0"),
         ({"--fov": 200}, "field of view must lie in"),
-        ({"--subject-distance": -1}, "pivot_m must be positive, got -1.0"),
+        ({"--subject-distance": -1}, "the subject's distance must be a positive number, got -1.0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(video, model_folder, tmp_path, capsys, change, message):
@@ -128,10 +130,10 @@ def test_a_truncated_video_is_named(video, model_folder, tmp_path, capsys):
 
 def test_fitting_keeps_the_field_of_view_consistent(video, small_model):
     """A ray through the video's middle stays in the middle; the crop narrows the view, it does not bend it."""
-    fitted = fit_video(video, small_model, 50.0)
-    camera: Camera = fitted.camera
-    assert fitted.scaled_size == (24, 43)
-    assert fitted.crop_left_top == (5, 0)
+    fit = plan_fit((90, 160), small_model.config)
+    camera = fit.camera(still_camera(50.0, (90, 160), T))
+    assert fit.scaled == (24, 43)
+    assert fit.cut == (0, 5)
     focal = 0.5 * 160 / torch.tan(torch.deg2rad(torch.tensor(25.0)))
     assert camera.K[0, 1, 1].item() == pytest.approx(focal.item() * 24 / 90, rel=1e-5)
     assert camera.K[0, 0, 0].item() == pytest.approx(focal.item() * 43 / 160, rel=1e-5)

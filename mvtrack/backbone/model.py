@@ -84,25 +84,37 @@ def load_model(folder: Path | str) -> ReshootModel:
 
     Raises ValueError that names the file when it is missing, is no safetensors file, or holds another architecture.
     """
-    path = Path(folder)
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no model at {path}: expected a folder with {WEIGHTS_FILE}, or that file")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r})")
-    config = from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
+    path = _weights_path(folder)
+    config = read_config(path)
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model = ReshootModel(config, empty_dit(config), build_codec(config.codec))
     for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
         part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         _load_strictly(module, part, path)
     model.dit.eval()
     return model
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """The config that travels in a model file, without its weights."""
+    path = _weights_path(folder)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r})")
+    return from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
+
+
+def _weights_path(folder: Path | str) -> Path:
+    path = Path(folder)
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"no model at {path}: expected a folder with {WEIGHTS_FILE}, or that file")
+    return path
 
 
 def _load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

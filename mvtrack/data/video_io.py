@@ -1,9 +1,7 @@
-"""Video files in and out: decord reads, imageio's ffmpeg writes, and nothing half-written stays behind."""
+"""Writing video files with imageio's ffmpeg, so that nothing half-written stays behind. Reading is in footage.py."""
 
 import os
 from collections.abc import Iterable
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,79 +10,46 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    num_frames: int
-    fps: float
-    size: tuple[int, int]  # (H, W) as displayed, rotation metadata applied
+class VideoWriter:
+    """Context manager: H.264 mp4, frame by frame. The file appears under its name only when the block ends well."""
 
+    def __init__(self, path: Path, fps: float, crf: int = 16) -> None:
+        if not 0 < fps <= 1000:
+            raise ValueError(f"cannot write {path} at {fps} frames per second")
+        self.path = path
+        self.size: tuple[int, int] | None = None  # (H, W) as encoded
+        self._aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        self._options = {"fps": fps, "codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", str(crf)]}
 
-def _open(path: Path, size: tuple[int, int] | None = None):
-    """A decord reader; (H, W) asks decord to resize while decoding."""
-    import decord
+    def __enter__(self) -> "VideoWriter":
+        import imageio
 
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"video {path} does not exist" if not path.exists() else f"video {path} is not a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"video {path} is empty (0 bytes)")
-    height, width = size or (-1, -1)
-    try:
-        return decord.VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
-    except (RuntimeError, decord.DECORDError) as error:
-        raise ValueError(
-            f"cannot read {path} as a video: it is damaged, not a video, or of an unknown codec"
-        ) from error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = imageio.get_writer(self._aside, format="FFMPEG", **self._options)
+        return self
 
+    def append(self, frame: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Add an 8-bit RGB frame. Odd sizes get their last row or column repeated: 4:2:0 colour needs even ones."""
+        height, width = frame.shape[:2]
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self.size = frame.shape[:2]
+        self._writer.append_data(frame)
 
-def probe(path: Path | str) -> VideoInfo:
-    """Length, frame rate and size of a video, without decoding all of it."""
-    reader = _open(Path(path))
-    if len(reader) == 0:
-        raise ValueError(f"video {path} holds no frames")
-    height, width, _ = reader[0].shape
-    return VideoInfo(len(reader), float(reader.get_avg_fps()), (height, width))
-
-
-def read_video(
-    path: Path | str, size: tuple[int, int] | None = None, frames: range | None = None
-) -> tuple[UInt8[Tensor, "T 3 H W"], float]:
-    """Frames (RGB, 8 bit) and frame rate. size: (H, W) to resize to while decoding; frames: which ones (all).
-
-    Raises ValueError that names the file when it is missing, empty, no video, or ends early.
-    """
-    import decord
-
-    reader = _open(Path(path), size)
-    wanted = range(len(reader)) if frames is None else frames
-    if len(reader) == 0:
-        raise ValueError(f"video {path} holds no frames")
-    if len(wanted) == 0 or wanted[0] < 0 or wanted[-1] >= len(reader):
-        raise ValueError(f"video {path} has {len(reader)} frames, asked for {wanted}")
-    try:
-        batch = reader.get_batch(list(wanted)).asnumpy()
-    except (RuntimeError, decord.DECORDError) as error:
-        raise ValueError(f"video {path} is damaged: decoding its {len(wanted)} frames failed") from error
-    return torch.from_numpy(batch).permute(0, 3, 1, 2), float(reader.get_avg_fps())
+    def __exit__(self, kind, error, trace) -> None:
+        self._writer.close()
+        try:
+            if kind is None and self.size is not None:
+                os.replace(self._aside, self.path)
+        finally:
+            self._aside.unlink(missing_ok=True)
 
 
 def write_video(path: Path | str, frames: Iterable[np.ndarray] | Tensor, fps: float, crf: int = 16) -> Path:
-    """H.264 mp4 of 8-bit RGB frames (H, W, 3), or a tensor (T, 3, H, W) in [-1, 1]. Written aside, then renamed."""
-    import imageio
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    options = {"fps": fps, "codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", str(crf)]}
-    try:
-        # imageio's own context manager leaves ffmpeg running when an error passes through it
-        with closing(imageio.get_writer(aside, format="FFMPEG", **options)) as writer:
-            for frame in to_bytes(frames) if isinstance(frames, Tensor) else frames:
-                writer.append_data(_even(np.asarray(frame)))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    """Write 8-bit RGB frames (H, W, 3), or a tensor (T, 3, H, W) in [-1, 1], as H.264 mp4."""
+    with VideoWriter(Path(path), fps, crf) as writer:
+        for frame in to_bytes(frames) if isinstance(frames, Tensor) else frames:
+            writer.append(np.asarray(frame))
+    return Path(path)
 
 
 def to_bytes(video: Tensor) -> np.ndarray:
@@ -95,9 +60,3 @@ def to_bytes(video: Tensor) -> np.ndarray:
 def from_bytes(video: UInt8[Tensor, "*B 3 H W"]) -> Tensor:
     """8-bit RGB to [-1, 1]."""
     return video.float() / 127.5 - 1
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    """H.264 with 4:2:0 colour needs even sizes: repeat the last row or column where the size is odd."""
-    height, width = frame.shape[:2]
-    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from mvtrack.config import from_tree
+from mvtrack.data.footage import open_footage
 from mvtrack.data.pan_tilt_zoom import PanTiltZoom, fits, pan_tilt_zoom_clip
 from mvtrack.data.test_scenes import CaseSpec, case_specs
-from mvtrack.data.video_io import from_bytes, probe, read_video
+from mvtrack.data.video_io import from_bytes
 from mvtrack.video_clip import Clip
 
 VERSION = 1
@@ -64,7 +65,7 @@ def make_manifest(videos: list[Path], clips_per_video: int) -> str:
 
 
 def _footage_specs(path: Path, count: int) -> list[FootageSpec]:
-    info, sha = probe(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    info, sha = open_footage(path), hashlib.sha256(path.read_bytes()).hexdigest()
     specs = []
     for i in range(count):
         rng = np.random.default_rng([VERSION, i, int(sha[:8], 16)])
@@ -112,10 +113,11 @@ def _draw(
 def footage_clip(spec: FootageSpec, folder: Path) -> Clip:
     """Cut a spec's two views out of its video. Raises ValueError when the file is another one."""
     path = folder / spec.video
-    frames, fps = read_video(path, frames=range(spec.first_frame, spec.first_frame + spec.num_frames))
+    source = open_footage(path)
+    frames = source.read(spec.first_frame, spec.first_frame + spec.num_frames)
     reference = PanTiltZoom.ramp(spec.reference, spec.reference, spec.num_frames)
     target = PanTiltZoom.ramp(spec.begin, spec.end, spec.num_frames)
-    return pan_tilt_zoom_clip(from_bytes(frames), reference, target, WIDE_FOV_DEG, spec.size, fps, spec.key)
+    return pan_tilt_zoom_clip(from_bytes(frames), reference, target, WIDE_FOV_DEG, spec.size, source.fps, spec.key)
 
 
 def check_footage(manifest: Manifest, folder: Path) -> None:

@@ -74,13 +74,23 @@ def full_disk(after_saves: int) -> Iterator[None]:
 
 @contextmanager
 def small_files(limit: int) -> Iterator[None]:
-    """Let the kernel refuse to write files beyond a size, as a full disk or a quota does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    """Let the kernel refuse to write a checkpoint's tensors beyond a size, as a full disk or a quota does."""
+    import mvtrack.training.checkpoint as checkpoint
+
+    write, before = checkpoint.write_pieces, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(path: Path, tensors: dict) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            write(path, tensors)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    checkpoint.write_pieces = limited
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        checkpoint.write_pieces = write
 
 
 def die_at_file_operation(number: int, below: str) -> None:

@@ -1,0 +1,140 @@
+"""Many videos at once: a folder of them, or a CSV that says what to do with each. Finished ones are not done again."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from mvtrack.generate import SampleConfig
+from mvtrack.reshooting import reshoot_file, sha256, shipped_model, shot_record
+from mvtrack.shot_options import read_shot
+
+_COLUMNS = ("video", "camera", "out", "amount", "speed", "fov", "seed")
+
+
+@dataclass(frozen=True)
+class Job:
+    video: Path
+    out: Path
+    options: argparse.Namespace
+    seed: int
+    where: str  # for messages: the CSV line or the file
+
+
+def is_batch(path: Path) -> bool:
+    """Whether a path names many videos: a CSV, or a folder with video files in it.
+
+    Raises ValueError for a folder that holds videos and images, where either could be meant.
+    """
+    if path.suffix.lower() == ".csv":
+        return True
+    if not path.is_dir():
+        return False
+    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    if suffixes & VIDEO_SUFFIXES and suffixes & IMAGE_SUFFIXES:
+        raise ValueError(f"folder {path} holds videos and images: move one kind away, or name the videos in a CSV")
+    return bool(suffixes & VIDEO_SUFFIXES)
+
+
+def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig) -> None:
+    """Re-shoot all videos; go on after failures and name them at the end. Writes batch.json beside the results.
+
+    Raises ValueError when any video failed, after all were tried.
+    """
+    out = options.out or Path("outputs") / path.stem
+    jobs = (
+        _jobs_of_csv(path, options, out, sample)
+        if path.suffix.lower() == ".csv"
+        else _jobs_of_folder(path, options, out, sample)
+    )
+    folders = [job.out for job in jobs]
+    for job in jobs:
+        if folders.count(job.out) > 1:
+            raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
+    model_folder = Path(options.model) if options.model else shipped_model()
+    model, results = load_model(model_folder), []
+    out.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        status, reason = _do(job, model, model_folder, sample)
+        results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
+        sys.stdout.write(f"{status}: {job.out}{f' ({reason})' if reason else ''}\n")
+        _write_results(out / "batch.json", results)
+    failed = [r for r in results if r["status"] == "failed"]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(results)} videos failed; the first: {failed[0]['reason']}")
+
+
+def _do(job: Job, model: ReshootModel, model_folder: Path, sample: SampleConfig) -> tuple[str, str | None]:
+    try:
+        shot = read_shot(job.options, job.video, SampleConfig(sample.steps, sample.guidance, job.seed))
+        record = job.out / "run.json"
+        if record.exists() and not job.options.overwrite:
+            before = json.loads(record.read_text())
+            weights = model_folder / "model.safetensors" if model_folder.is_dir() else model_folder
+            same = before["input"]["sha256"] == sha256(job.video) and before["shot"] == _plain(shot_record(shot))
+            if same and before["model"]["sha256"] in (sha256(weights), None):
+                return "done before", None
+            return "failed", f"{job.out} holds another shot: pass --overwrite, or choose another folder"
+        reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite)
+    except (ValueError, OSError) as error:
+        return "failed", f"{job.where}: {error}"
+    return "done", None
+
+
+def _plain(record: dict) -> dict:
+    return json.loads(json.dumps(record))
+
+
+def _jobs_of_folder(folder: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+    return [Job(file, out / file.stem, options, sample.seed, str(file)) for file in files]
+
+
+def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
+    """Rows need `video`; other columns replace the options of the command line where they are not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {path} as a CSV: {error}") from error
+    names = reader.fieldnames or []
+    if "video" not in names or not set(names) <= set(_COLUMNS):
+        raise ValueError(f"{path} needs a column `video` and may have {', '.join(_COLUMNS[1:])}; it has {names}")
+    jobs = []
+    for number, row in enumerate(rows, 2):
+        where = f"{path} line {number}"
+        if None in row or not row["video"]:
+            raise ValueError(f"{where}: expected {len(names)} values, the video not empty; got {list(row.values())}")
+        mine, given = copy(options), {name: value for name, value in row.items() if value}
+        mine.camera, mine.speed = given.get("camera", options.camera), given.get("speed", options.speed)
+        mine.amount = _number(given, "amount", options.amount, where)
+        mine.fov = _number(given, "fov", options.fov, where)
+        seed = int(_number(given, "seed", sample.seed, where))
+        video = path.parent / row["video"]
+        folder = out / given.get("out", f"{video.stem}_{number - 1:04d}")
+        jobs.append(Job(video, folder, mine, seed, where))
+    if not jobs:
+        raise ValueError(f"{path} has no rows below its header")
+    return jobs
+
+
+def _number(row: dict[str, str], name: str, default: float | None, where: str) -> float | None:
+    if name not in row:
+        return default
+    try:
+        return float(row[name])
+    except ValueError as error:
+        raise ValueError(f"{where}: {name} must be a number, got {row[name]!r}") from error
+
+
+def _write_results(path: Path, results: list[dict]) -> None:
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(results, indent=1))
+    os.replace(aside, path)

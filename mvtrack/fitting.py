@@ -1,0 +1,92 @@
+"""How a video of any size meets a model of a few sizes: cropped, padded or stretched, and brought back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.config import ModelConfig
+from mvtrack.data.video_io import from_bytes
+
+FitMode = Literal["crop", "pad", "stretch"]
+FIT_MODES: tuple[FitMode, ...] = ("crop", "pad", "stretch")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Scale a source, cut `content` out of it, and lay that into the model's picture, borders repeated around it.
+
+    All sizes are (H, W), offsets (top, left): `cut` in the scaled source, `place` in the model's picture.
+    """
+
+    mode: FitMode
+    source: tuple[int, int]
+    scaled: tuple[int, int]
+    cut: tuple[int, int]
+    content: tuple[int, int]
+    place: tuple[int, int]
+    model: tuple[int, int]
+
+    def apply(self, frames: UInt8[Tensor, "T 3 H W"]) -> Float[Tensor, "T 3 h w"]:
+        """Frames that were scaled while decoding, as the model's picture in [-1, 1]."""
+        if tuple(frames.shape[-2:]) != self.scaled:
+            raise ValueError(f"frames must be scaled to {self.scaled} first, got {tuple(frames.shape[-2:])}")
+        (height, width), (top, left) = self.content, self.cut
+        inner = from_bytes(frames[..., top : top + height, left : left + width])
+        above, before = self.place
+        borders = (before, self.model[1] - before - width, above, self.model[0] - above - height)
+        return F.pad(inner, borders, mode="replicate") if any(borders) else inner
+
+    def camera(self, camera: Camera) -> Camera:
+        """Cameras of the source, for the model's picture."""
+        left, top = self.cut[1] - self.place[1], self.cut[0] - self.place[0]
+        return camera.resized(self.scaled).cropped(left, top, self.model)
+
+    def undo(self, frames: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T 3 H W"]:
+        """Generated frames without what was padded."""
+        (height, width), (top, left) = self.content, self.place
+        return frames[..., top : top + height, left : left + width]
+
+
+def plan_fit(
+    source: tuple[int, int], config: ModelConfig, mode: FitMode = "crop", size: tuple[int, int] | None = None
+) -> Fit:
+    """Choose the model's size of nearest aspect, or `size` padded up to whole tokens, and how to meet it.
+
+    crop: cover the picture and cut off what sticks out, evenly. pad: fit inside and repeat the border around it; the
+    result is trimmed back. stretch: change the aspect.
+    """
+    if mode not in FIT_MODES:
+        raise ValueError(f"unknown fit {mode!r}; known: {', '.join(FIT_MODES)}")
+    token = config.rays.token_px
+    if size is None:
+        aspect = source[1] / source[0]
+        size = min(config.sizes, key=lambda s: max(s[1] / s[0] / aspect, aspect * s[0] / s[1]))
+    elif min(size) < token:
+        raise ValueError(f"size {size[0]}x{size[1]} is smaller than one token of {token} pixels")
+    model = (-(-size[0] // token) * token, -(-size[1] // token) * token)
+    scaled = _scaled(source, size, mode)
+    content = (min(scaled[0], size[0]), min(scaled[1], size[1]))
+    cut = ((scaled[0] - content[0]) // 2, (scaled[1] - content[1]) // 2)
+    place = ((model[0] - content[0]) // 2, (model[1] - content[1]) // 2)
+    return Fit(mode, source, scaled, cut, content, place, model)
+
+
+def _scaled(source: tuple[int, int], size: tuple[int, int], mode: FitMode) -> tuple[int, int]:
+    if mode == "stretch":
+        return size
+    factors = size[0] / source[0], size[1] / source[1]
+    factor = max(factors) if mode == "crop" else min(factors)
+    height, width = max(1, round(source[0] * factor)), max(1, round(source[1] * factor))
+    bound = max if mode == "crop" else min  # rounding must not leave a gap, nor stick out
+    return bound(height, size[0]), bound(width, size[1])
+
+
+def still_camera(fov_deg: float, size: tuple[int, int], num_frames: int) -> Camera:
+    """A source camera that does not move: horizontal field of view in degrees, square pixels, centred."""
+    K = intrinsics_from_fov(fov_deg, size).expand(num_frames, 3, 3)
+    return Camera(torch.eye(4).expand(num_frames, 4, 4), K, size)

@@ -1,0 +1,43 @@
+"""Forward warping: every source pixel is carried to another camera by its depth; the nearest surface wins."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mvtrack.camera import Camera, pixel_grid, project, unproject
+
+_SAME_SURFACE = 0.02  # relative depth within which points blend instead of hiding each other
+
+
+def splat(
+    image: Float[Tensor, "C H W"], depth: Float[Tensor, "H W"], source: Camera, target: Camera
+) -> tuple[Float[Tensor, "C h w"], Bool[Tensor, "h w"]]:
+    """Carry an image (any channels) from `source` to `target` (cameras without leading shape).
+
+    depth: z-depth, positive; pixels where it is not finite or not positive are left out. Each pixel is spread over the
+    four nearest target pixels with bilinear weights; a z-buffer keeps what lies within 2 % of the nearest. Returns the
+    warped image, zero where nothing landed, and where something did.
+    """
+    height, width = target.size
+    usable = (torch.isfinite(depth) & (depth > 0)).flatten()
+    xy = pixel_grid(source.size).to(depth).flatten(0, 1)[usable]
+    seen_xy, z = project(unproject(xy, depth.flatten()[usable], source), target)
+    values = image.flatten(1)[:, usable]
+    corner = (seen_xy - 0.5).floor()
+    part = seen_xy - 0.5 - corner
+    corners, weights = [], []
+    for dx in (0, 1):
+        for dy in (0, 1):
+            corners.append(corner + corner.new_tensor([dx, dy]))
+            weights.append((part[:, 0] if dx else 1 - part[:, 0]) * (part[:, 1] if dy else 1 - part[:, 1]))
+    cell, weight, z = torch.cat(corners), torch.cat(weights), z.repeat(4)
+    inside = (cell >= 0).all(-1) & (cell[:, 0] < width) & (cell[:, 1] < height) & (z > 0) & (weight > 1e-4)
+    index = (cell[inside, 1] * width + cell[inside, 0]).long()
+    z, weight, values = z[inside], weight[inside], values.repeat(1, 4)[:, inside]
+    nearest = torch.full((height * width,), torch.inf, dtype=z.dtype).scatter_reduce(0, index, z, "amin")
+    weight = weight * (z <= nearest[index] * (1 + _SAME_SURFACE))
+    total = torch.zeros(height * width, dtype=weight.dtype).index_add(0, index, weight)
+    out = torch.zeros(len(image), height * width, dtype=values.dtype).index_add(1, index, values * weight)
+    hit = total > 1e-6
+    out = torch.where(hit, out / total.clamp_min(1e-6), 0.0)
+    return out.unflatten(1, (height, width)), hit.view(height, width)

@@ -1,0 +1,148 @@
+"""What a shot will look like, before any model runs: camera frusta, and the source warped with flat or given depth.
+
+The cameras are `shot_cameras`, the very ones that the render uses.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from mvtrack.camera import Camera, camera_rays, pixel_grid
+from mvtrack.config import ModelConfig
+from mvtrack.data.footage import Footage, open_footage
+from mvtrack.data.panels import side_by_side
+from mvtrack.data.video_io import VideoWriter
+from mvtrack.fitting import Fit, plan_fit
+from mvtrack.frusta import draw_frusta
+from mvtrack.metrics.splat import splat
+from mvtrack.path_shape import warn_of_jumps
+from mvtrack.reshooting import Shot, shot_cameras
+
+_HEIGHT = 240  # the preview's least height, whatever the model's
+_CHUNK = 16  # frames held at a time
+
+
+@dataclass(frozen=True)
+class Preview:
+    video: Path
+    frusta: Path
+    warnings: list[str]
+
+
+def preview_file(
+    video: Path, shot: Shot, config: ModelConfig, out: Path, depth: Path | None = None, overwrite: bool = False
+) -> Preview:
+    """Write preview.mp4 (source and warped source) and frusta.png to a new folder; returns warnings about the path.
+
+    depth: a .npy or .npz file with z-depth (T, H, W) or (H, W) in the path's unit; None warps a flat picture standing
+    at the subject's distance. config: of the model that will render, for the picture's shape.
+    """
+    if out.exists() and not overwrite:
+        raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
+    footage = open_footage(video)
+    fit = plan_fit(footage.size, config, shot.fit, shot.size)
+    cameras = shot_cameras(shot, footage, fit)
+    maps = None if depth is None else DepthFile(depth, footage)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        aside.mkdir()
+        with VideoWriter(aside / "preview.mp4", footage.fps) as writer:
+            for reference, warped in warped_frames(footage, fit, cameras, maps, shot.path.pivot_m):
+                for frame in side_by_side({"source": reference, f"preview: {shot.path.label}": warped}):
+                    writer.append(frame)
+        draw_frusta(aside / "frusta.png", cameras, shot.path.pivot_m)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Preview(out / "preview.mp4", out / "frusta.png", warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m))
+
+
+def warped_frames(
+    footage: Footage, fit: Fit, cameras: Camera, depth: "DepthFile | None", subject_distance: float
+) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
+    """Source and warped source in pieces, magnified to a size that can be looked at."""
+    zoom = max(1, -(-_HEIGHT // fit.model[0]))
+    big = Fit(
+        fit.mode, fit.source, *(_times(part, zoom) for part in (fit.scaled, fit.cut, fit.content, fit.place, fit.model))
+    )
+    large = cameras.resized(big.model)
+    for start in tqdm(range(0, footage.num_frames, _CHUNK), desc="previewing", unit="chunk"):
+        stop = min(start + _CHUNK, footage.num_frames)
+        source = big.apply(footage.read(start, stop, big.scaled))
+        frames = []
+        for i, image in enumerate(source, start):
+            if depth is None:
+                z = flat_depth(large[0, i], large[0, 0], subject_distance)
+            else:
+                z = depth.read(i, big)
+            warped, hit = splat(image, z, large[0, i], large[1, i])
+            frames.append(torch.where(hit, warped, -0.85))
+        yield big.undo(source), big.undo(torch.stack(frames))
+
+
+def _times(pair: tuple[int, int], factor: int) -> tuple[int, int]:
+    return pair[0] * factor, pair[1] * factor
+
+
+def flat_depth(camera: Camera, first: Camera, distance: float) -> Float[Tensor, "H W"]:
+    """z-depth of a plane that faces the source's first frame at a distance. Behind or beside the camera: infinite."""
+    normal = first.c2w[:3, 2]
+    point = first.c2w[:3, 3] + distance * normal
+    rays = camera_rays(pixel_grid(camera.size).to(camera.K), camera.K) @ camera.c2w[:3, :3].T
+    depth = ((point - camera.c2w[:3, 3]) @ normal) / (rays @ normal)
+    return torch.where(depth > 0, depth, torch.inf)
+
+
+class DepthFile:
+    """z-depth maps from a file, one per frame or one for all, at any resolution of the source's aspect."""
+
+    def __init__(self, path: Path, footage: Footage) -> None:
+        self.maps = _load(path)
+        if self.maps.ndim == 2:
+            self.maps = self.maps[None]
+        if self.maps.ndim != 3 or len(self.maps) not in (1, footage.num_frames):
+            raise ValueError(
+                f"{path} must hold depth (H, W) or ({footage.num_frames}, H, W), one map a frame; got "
+                f"{tuple(self.maps.shape)}"
+            )
+        aspect = self.maps.shape[2] / self.maps.shape[1] / (footage.size[1] / footage.size[0])
+        if abs(aspect - 1) > 0.02:
+            raise ValueError(f"{path} is {self.maps.shape[2]}x{self.maps.shape[1]}: another aspect than the video's")
+        if not (np.isfinite(self.maps) & (self.maps > 0)).any():
+            raise ValueError(f"{path} holds no depth that is positive and finite")
+
+    def read(self, frame: int, fit: Fit) -> Float[Tensor, "H W"]:
+        """The map of a frame, fitted as the picture is (nearest pixel: depths do not blend)."""
+        depth = torch.from_numpy(np.array(self.maps[min(frame, len(self.maps) - 1)], dtype=np.float32))
+        scaled = torch.nn.functional.interpolate(depth[None, None], fit.scaled, mode="nearest-exact")[0, 0]
+        (top, left), (height, width), (above, before) = fit.cut, fit.content, fit.place
+        inner = scaled[top : top + height, left : left + width]
+        out = torch.full(fit.model, torch.nan)
+        out[above : above + height, before : before + width] = inner
+        return out
+
+
+def _load(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"depth file {path} does not exist")
+    try:
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        names = list(loaded.files)
+        if "depth" in names or len(names) == 1:
+            return loaded["depth" if "depth" in names else names[0]]
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from error
+    raise ValueError(f"{path} holds several arrays ({', '.join(names)}); name one of them `depth`")
