@@ -62,7 +62,9 @@ class Move:
             raise ValueError(f"{self.name}: the amount must be a finite number, got {self.amount}")
         if own == "x" and self.amount is not None and not 0.05 <= self.amount <= 20:
             raise ValueError(f"{self.name}: the lens factor must lie in [0.05, 20], got {self.amount:g}")
-        if own == "deg" and self.name.startswith(("pan", "tilt", "arc", "orbit")) and abs(self.amount or 0) >= 180:
+        if self.name in PRESETS and own == "deg":
+            CameraPath(self.name, self.amount)  # refuses what it cannot do
+        elif own == "deg" and abs(self.amount or 0) >= 180:
             raise ValueError(f"{self.name} takes less than 180 degrees, got {self.amount:g}")
 
     def full_amount(self, pivot_m: float) -> float:

@@ -1,6 +1,5 @@
 """Paths given as poses: interpolation between keyframes, resampling, and warnings about jumps."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -16,33 +15,25 @@ _TURN_LIMIT_DEG, _MOVE_LIMIT = 6.0, 0.12
 
 
 def rotation_vector(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
-    """Axis times angle (radians, at most pi) of rotation matrices."""
-    trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1)
-    angle = torch.acos(((trace - 1) / 2).clamp(-1, 1))
-    skew = torch.stack(
+    """Axis times angle (radians, at most pi) of rotation matrices, by way of the quaternion's largest component."""
+    m = rotation.flatten(-2)
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = m.unbind(-1)
+    # 4 q q^T, row by row; q = (w, x, y, z)
+    outer = torch.stack(
         [
-            rotation[..., 2, 1] - rotation[..., 1, 2],
-            rotation[..., 0, 2] - rotation[..., 2, 0],
-            rotation[..., 1, 0] - rotation[..., 0, 1],
+            *(1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
+            *(zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx),
+            *(xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy),
+            *(yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz),
         ],
         -1,
-    )
-    small = skew / 2 * (1 + angle[..., None] ** 2 / 6)
-    plain = skew * (angle / (2 * angle.sin().clamp_min(1e-12)))[..., None]
-    vector = torch.where(angle[..., None] < 1e-4, small, plain)
-    return torch.where(angle[..., None] > math.pi - 1e-3, _half_turn(rotation, skew, angle), vector)
-
-
-def _half_turn(rotation: Tensor, skew: Tensor, angle: Tensor) -> Tensor:
-    """Near 180 degrees the axis is read off the symmetric part, its sign off the rest of the skew part."""
-    diagonal = ((rotation.diagonal(dim1=-2, dim2=-1) + 1) / 2).clamp_min(0).sqrt()
-    lead = diagonal.argmax(-1, keepdim=True)
-    row = (rotation + rotation.mT).gather(-2, lead[..., None].expand(*lead.shape, 3))[..., 0, :] / 4
-    axis = row / row.gather(-1, lead).abs().clamp_min(1e-12).sqrt()
-    axis = torch.where(torch.arange(3) == lead, diagonal.gather(-1, lead).expand_as(axis), axis)
-    axis = axis / axis.norm(dim=-1, keepdim=True)
-    sign = torch.where((axis * skew).sum(-1, keepdim=True) < 0, -1.0, 1.0)
-    return sign * axis * angle[..., None]
+    ).unflatten(-1, (4, 4))
+    largest = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    quaternion = outer.gather(-2, largest.expand(*largest.shape[:-1], 4))[..., 0, :]
+    quaternion = F.normalize(quaternion, dim=-1) * torch.where(quaternion[..., :1] < 0, -1.0, 1.0)
+    sine = quaternion[..., 1:].norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[..., :1])
+    return quaternion[..., 1:] * torch.where(sine < 1e-12, 2.0, angle / sine.clamp_min(1e-12))
 
 
 def rotation_matrix(vector: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:

@@ -97,9 +97,9 @@ class CameraPath:
             raise ValueError(f"amount must be a finite number, got {self.amount}")
         if not 0 <= self.start <= 1:
             raise ValueError(f"start must lie in [0, 1], got {self.start}")
-        unit = PRESETS[self.preset].unit
-        if unit == "deg" and abs(self.full_amount) >= 90:
-            raise ValueError(f"{self.preset} takes less than 90 degrees, got {self.amount}")
+        limit = 180 if self.preset.startswith("pan") else 90
+        if PRESETS[self.preset].unit == "deg" and abs(self.full_amount) >= limit:
+            raise ValueError(f"{self.preset} takes less than {limit} degrees, got {self.amount}")
 
     @property
     def full_amount(self) -> float:

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from mvtrack.camera import project, unproject
+from mvtrack.config import load_config
+from mvtrack.fitting import plan_fit, still_camera
+
+CONFIG = load_config("configs/tiny_wide.yaml").model
+
+
+@pytest.mark.parametrize("source", [(90, 160), (160, 90), (64, 64), (1080, 1920), (37, 211), (100, 101)])
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+def test_the_pictures_and_the_cameras_agree(source, mode):
+    """A point of the source lands on the same feature of the fitted picture that its fitted camera says."""
+    fit = plan_fit(source, CONFIG, mode)
+    assert fit.model in CONFIG.sizes
+    y, x = torch.meshgrid(torch.arange(fit.scaled[0]), torch.arange(fit.scaled[1]), indexing="ij")
+    frames = torch.stack([x % 256, y % 256, x * 0])[None].to(torch.uint8)
+    picture = (fit.apply(frames)[0] + 1) * 127.5
+    camera = still_camera(50.0, source, 1)
+    xy = torch.tensor([[source[1] * 0.5, source[0] * 0.5], [source[1] * 0.45, source[0] * 0.55]])
+    landed, _ = project(unproject(xy, torch.tensor([3.0, 3.0]), camera[0]), fit.camera(camera)[0])
+    for (sx, sy), (px, py) in zip(xy.tolist(), landed.tolist(), strict=True):
+        expected = (sx / source[1] * fit.scaled[1], sy / source[0] * fit.scaled[0])
+        value = picture[:, int(py), int(px)]
+        assert abs(float(value[0]) - expected[0] % 256) <= 1
+        assert abs(float(value[1]) - expected[1] % 256) <= 1
+    assert fit.undo(fit.apply(frames)).shape[-2:] == fit.content
+
+
+def test_crop_covers_and_pad_keeps_everything():
+    crop, pad = plan_fit((90, 160), CONFIG, "crop", (64, 64)), plan_fit((90, 160), CONFIG, "pad", (64, 64))
+    assert crop.scaled == (64, 114)
+    assert crop.content == (64, 64)
+    assert crop.cut == (0, 25)
+    assert pad.content == pad.scaled == (36, 64)
+    assert pad.place == (14, 0)
+
+
+def test_a_size_between_tokens_is_padded_and_trimmed():
+    fit = plan_fit((90, 160), CONFIG, "crop", (62, 110))
+    assert fit.model == (64, 112)
+    assert fit.content == (62, 110)
+    frames = torch.randint(0, 256, (2, 3, *fit.scaled), dtype=torch.uint8)
+    assert fit.apply(frames).shape == (2, 3, 64, 112)
+    assert fit.undo(fit.apply(frames)).shape == (2, 3, 62, 110)
+
+
+def test_the_nearest_aspect_is_chosen():
+    assert plan_fit((1080, 1920), CONFIG).model == (64, 112)
+    assert plan_fit((1000, 1100), CONFIG).model == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(("zoom",), "unknown fit 'zoom'"), (("crop", (2, 90)), "smaller than one token")]
+)
+def test_bad_fits(unchecked, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan_fit((90, 160), CONFIG, *arguments)
+
+
+def test_frames_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="must be scaled to"):
+        plan_fit((90, 160), CONFIG).apply(torch.zeros(1, 3, 90, 160, dtype=torch.uint8))
