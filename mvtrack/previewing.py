@@ -50,13 +50,13 @@ def preview_file(
     footage = open_footage(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    maps = None if depth is None else DepthFile(depth, footage)
+    warper = Warper(footage, fit, depth, shot.path.pivot_m)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         aside.mkdir()
         with VideoWriter(aside / "preview.mp4", footage.fps) as writer:
-            for reference, warped in warped_frames(footage, fit, cameras, maps, shot.path.pivot_m):
+            for reference, warped in warper.pairs(cameras):
                 for frame in side_by_side({"source": reference, f"preview: {shot.path.label}": warped}):
                     writer.append(frame)
         draw_frusta(aside / "frusta.png", cameras, shot.path.pivot_m)
@@ -68,27 +68,40 @@ def preview_file(
     return Preview(out / "preview.mp4", out / "frusta.png", warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m))
 
 
-def warped_frames(
-    footage: Footage, fit: Fit, cameras: Camera, depth: "DepthFile | None", subject_distance: float
-) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
-    """Source and warped source in pieces, magnified to a size that can be looked at."""
-    zoom = max(1, -(-_HEIGHT // fit.model[0]))
-    big = Fit(
-        fit.mode, fit.source, *(_times(part, zoom) for part in (fit.scaled, fit.cut, fit.content, fit.place, fit.model))
-    )
-    large = cameras.resized(big.model)
-    for start in tqdm(range(0, footage.num_frames, _CHUNK), desc="previewing", unit="chunk"):
-        stop = min(start + _CHUNK, footage.num_frames)
-        source = big.apply(footage.read(start, stop, big.scaled))
-        frames = []
-        for i, image in enumerate(source, start):
-            if depth is None:
-                z = flat_depth(large[0, i], large[0, 0], subject_distance)
-            else:
-                z = depth.read(i, big)
-            warped, hit = splat(image, z, large[0, i], large[1, i])
-            frames.append(torch.where(hit, warped, -0.85))
-        yield big.undo(source), big.undo(torch.stack(frames))
+class Warper:
+    """Warps a source's frames to other cameras, magnified to a size that can be looked at.
+
+    depth: see `preview_file`. subject_distance: of the flat picture that stands in for it.
+    """
+
+    def __init__(self, footage: Footage, fit: Fit, depth: Path | None, subject_distance: float) -> None:
+        zoom = max(1, -(-_HEIGHT // fit.model[0]))
+        parts = (_times(part, zoom) for part in (fit.scaled, fit.cut, fit.content, fit.place, fit.model))
+        self.footage, self.fit = footage, Fit(fit.mode, fit.source, *parts)
+        self.depth = None if depth is None else DepthFile(depth, footage)
+        self.subject_distance = subject_distance
+
+    def source(self, start: int, stop: int) -> Float[Tensor, "T 3 H W"]:
+        """Frames of the source."""
+        return self.fit.apply(self.footage.read(start, stop, self.fit.scaled))
+
+    def warp(self, image: Float[Tensor, "3 H W"], frame: int, cameras: Camera) -> Float[Tensor, "3 H W"]:
+        """A source frame seen by cameras[1] at that time, of cameras (2, T) for the model's picture; gaps are dark."""
+        large = cameras.resized(self.fit.model)
+        if self.depth is None:
+            z = flat_depth(large[0, frame], large[0, 0], self.subject_distance)
+        else:
+            z = self.depth.read(frame, self.fit)
+        warped, hit = splat(image, z, large[0, frame], large[1, frame])
+        return torch.where(hit, warped, -0.85)
+
+    def pairs(self, cameras: Camera) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
+        """The whole source and its warp in pieces, without what was padded."""
+        frames = self.footage.num_frames
+        for start in tqdm(range(0, frames, _CHUNK), desc="previewing", unit="chunk"):
+            source = self.source(start, min(start + _CHUNK, frames))
+            warped = torch.stack([self.warp(image, i, cameras) for i, image in enumerate(source, start)])
+            yield self.fit.undo(source), self.fit.undo(warped)
 
 
 def _times(pair: tuple[int, int], factor: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mvtrack.camera import Camera, relative_pose
-from mvtrack.fitting import FIT_MODES
+from mvtrack.fitting import FIT_MODES, still_camera
 from mvtrack.generate import SampleConfig
 from mvtrack.path_language import ComposedPath, Move, Segment, parse_path
 from mvtrack.path_shape import PosePath
@@ -31,9 +31,9 @@ def add_shot_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fov", type=float, default=50.0, help="horizontal field of view of a still source, degrees")
     group.add_argument("--source-cameras", type=Path, metavar="FILE", help="the source's own cameras, a pose file")
     group.add_argument(
-        "--poses-relative-to", choices=("reference", "world"), default="reference",
-        help="what a pose file given as --camera counts from: its own first pose is laid on the source's first frame, "
-        "or both files share one world (needs --source-cameras)",
+        "--poses-relative-to", choices=("first-pose", "source", "world"), default="first-pose",
+        help="what the poses of a file given as --camera count from: its own first pose, which is laid on the source's "
+        "first frame; that frame itself; or a world shared with --source-cameras",
     )  # fmt: skip
     group.add_argument(
         "--pose-format", help="of the pose files, where it cannot be told; see `mvtrack cameras formats`"
@@ -91,18 +91,21 @@ def _with_amount(path: ComposedPath, options: argparse.Namespace) -> ComposedPat
 
 
 def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | None) -> PosePath:
-    """Poses of a file relative to the source's first frame, and its focal lengths over the first (or the source's)."""
+    """Poses of a file relative to the source's first frame, with focal lengths over that frame's (or the first's)."""
     from mvtrack.poses import read_cameras
 
     camera = read_cameras(file, options.pose_format).camera
-    if options.poses_relative_to == "world":
-        if source is None:
-            raise ValueError("--poses-relative-to world needs --source-cameras: where in that world the source stands")
-        origin, focal = source.c2w[0].double(), source.K[0, 0, 0] / source.size[1]
-    else:
-        origin, focal = camera.c2w[0].double(), camera.K[0, 0, 0] / camera.size[1]
-    lens = camera.K[:, 0, 0] / camera.size[1] / focal
-    return PosePath(relative_pose(origin, camera.c2w.double()), lens.double(), options.subject_distance, file.stem)
+    focal = camera.K[:, 0, 0].double() / camera.size[1]
+    origin, first_focal = camera.c2w[0].double(), focal[0]
+    if options.poses_relative_to == "world" and source is None:
+        raise ValueError("--poses-relative-to world needs --source-cameras: where in that world the source stands")
+    if options.poses_relative_to != "first-pose":
+        still = source or still_camera(options.fov, camera.size, 1)
+        origin, first_focal = still.c2w[0].double(), still.K[0, 0, 0].double() / still.size[1]
+    if options.poses_relative_to == "source":
+        origin = torch.eye(4, dtype=torch.float64)
+    poses = relative_pose(origin, camera.c2w.double())
+    return PosePath(poses, focal / first_focal, options.subject_distance, file.stem)
 
 
 def _source_cameras(options: argparse.Namespace, video: Path) -> Camera | None:

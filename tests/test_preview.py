@@ -11,7 +11,7 @@ from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
 from mvtrack.fitting import plan_fit
 from mvtrack.path_language import parse_path
-from mvtrack.previewing import DepthFile, flat_depth, preview_file, warped_frames
+from mvtrack.previewing import DepthFile, Warper, flat_depth, preview_file
 from mvtrack.reshooting import Shot, shot_cameras
 
 T = 7
@@ -31,9 +31,11 @@ def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp
 
     seen = {}
 
-    def watch_preview(footage, fit, cameras, *rest):
+    pairs = previewing.Warper.pairs
+
+    def watch_preview(self, cameras):
         seen["preview"] = cameras
-        return warped_frames(footage, fit, cameras, *rest)
+        return pairs(self, cameras)
 
     generate_stream = reshooting.generate_stream
 
@@ -41,7 +43,7 @@ def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp
         seen["render"] = cameras
         return generate_stream(model, read, cameras, *rest)
 
-    monkeypatch.setattr(previewing, "warped_frames", watch_preview)
+    monkeypatch.setattr(previewing.Warper, "pairs", watch_preview)
     monkeypatch.setattr(reshooting, "generate_stream", watch_render)
     shot = Shot(parse_path("arc_left 20 ease; dolly_in 0.3d + lens_in 1.2"), sample=reshooting.SampleConfig(1))
     preview_file(video, shot, small_model.config, tmp_path / "p")
@@ -54,7 +56,7 @@ def test_a_camera_at_rest_shows_the_source(video, small_model):
     footage = open_footage(video)
     fit = plan_fit(footage.size, small_model.config)
     shot = Shot(parse_path("static"))
-    [(source, warped)] = list(warped_frames(footage, fit, shot_cameras(shot, footage, fit), None, 4.0))
+    [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(shot_cameras(shot, footage, fit)))
     assert source.shape == (T, 3, 240, 320)
     torch.testing.assert_close(warped, source, atol=2e-2, rtol=0)
 
@@ -64,7 +66,7 @@ def test_a_flat_picture_shifts_as_a_plane_does(video, small_model):
     footage = open_footage(video)
     fit = plan_fit(footage.size, small_model.config)
     cameras = shot_cameras(Shot(parse_path("truck_right 0.1d")), footage, fit)
-    [(source, warped)] = list(warped_frames(footage, fit, cameras, None, 4.0))
+    [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(cameras))
     shift = float(cameras.K[0, 0, 0, 0]) * 240 / 24 * 0.1
     rolled = source[-1, :, :, round(shift) :]
     error = (warped[-1, :, :, : rolled.shape[-1]] - rolled).abs()

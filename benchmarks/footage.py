@@ -1,0 +1,77 @@
+"""`python benchmarks/footage.py`: reading video against decord's own reader, and the memory that a long video takes.
+
+The reference decodes and resizes 100 frames of 1280x720 to 480x832 with decord alone. Memory is the peak of a process
+that reads a whole 10-minute video in windows, over the peak of one that reads its first minute.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import decord
+import numpy as np
+from bench import report, timed_by_turns
+
+from mvtrack.data.footage import ffmpeg, open_footage
+
+SIZE, WINDOW = (480, 832), 81
+_READ = """
+import resource, sys
+from mvtrack.data.footage import open_footage
+footage, last, window = open_footage(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for start in range(0, min(last, footage.num_frames) - window + 1, window):
+    footage.read(start, start + window, (60, 104))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="seconds instead of minutes: does it run?")
+    options = parser.parse_args()
+    frames, minutes, rounds = (10, 0.2, 1) if options.small else (100, 10, 7)
+    with tempfile.TemporaryDirectory() as folder:
+        clip, long = Path(folder, "clip.mp4"), Path(folder, "long.mp4")
+        _make(clip, "1280x720", frames / 25)
+        _make(long, "640x360", 60 * minutes)
+
+        def ours() -> np.ndarray:
+            return open_footage(clip).read(0, frames, SIZE).numpy()
+
+        def reference() -> np.ndarray:
+            return decord.VideoReader(str(clip), width=SIZE[1], height=SIZE[0]).get_batch(range(frames)).asnumpy()
+
+        assert np.array_equal(ours().transpose(0, 2, 3, 1), reference())
+        seconds = timed_by_turns({"ours": ours, "decord": reference}, rounds)
+        total = open_footage(long).num_frames
+        whole, part = _peak_kib(long, total), _peak_kib(long, total // 10)
+    figures = {
+        "ours over decord, time": seconds["ours"] / seconds["decord"],
+        "decord, s": seconds["decord"],
+        "whole long video over its first tenth, peak memory": whole / part,
+        "peak memory, MiB": whole / 1024,
+    }
+    return report(
+        figures,
+        {
+            "ours over decord, time": ("<=", 1.15),
+            "whole long video over its first tenth, peak memory": ("<=", 1.15),
+        },
+    )
+
+
+def _make(path: Path, size: str, seconds: float) -> None:
+    source = f"testsrc2=size={size}:rate=25:duration={seconds}"
+    command = [ffmpeg(), "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", source]
+    subprocess.run([*command, "-preset", "ultrafast", "-pix_fmt", "yuv420p", str(path)], check=True)
+
+
+def _peak_kib(path: Path, frames: int) -> int:
+    command = [sys.executable, "-c", _READ, str(path), str(frames), str(WINDOW)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
