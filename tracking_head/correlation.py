@@ -61,16 +61,17 @@ def prepare(
     levels = pyramid_levels(grid, token_px, config)
     t, xy = _frame_of(query_txy, frames), rearrange(query_txy[..., 1:], "b v n c -> (b v n) c").to(_at_least_float32(q))
     keys, supports = [], []
-    for level, q_map, k_map in zip(
-        levels,
-        level_maps(rearrange(q, pattern), levels, config),
-        level_maps(rearrange(k, pattern).to(dtype), levels, config),
-        strict=True,
-    ):
-        support = sample_support(q_map, xy, t, level, config.radius) / scale
-        split = {"n": 1 if joined else heads}
-        keys.append(rearrange(k_map, "g h w (n d) -> g h w n d", **split))
-        supports.append(rearrange(support.to(dtype), "m p (n d) -> m p n d", **split))
+    with torch.autocast(q.device.type, enabled=False):
+        for level, q_map, k_map in zip(
+            levels,
+            level_maps(rearrange(q, pattern), levels, config),
+            level_maps(rearrange(k, pattern).to(dtype), levels, config),
+            strict=True,
+        ):
+            support = sample_support(q_map, xy, t, level, config.radius) / scale
+            split = {"n": 1 if joined else heads}
+            keys.append(rearrange(k_map, "g h w (n d) -> g h w n d", **split))
+            supports.append(rearrange(support.to(dtype), "m p (n d) -> m p n d", **split))
     return Prepared(tuple(keys), tuple(supports), levels, frames, query_txy.shape[2])
 
 
