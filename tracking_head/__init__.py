@@ -1,5 +1,31 @@
 """Multi-view point tracking from query/key features of any backbone. Needs torch and einops only."""
 
+from tracking_head.config import HeadConfig
+from tracking_head.correlation import correlate, prepare
+from tracking_head.frames import anchor_queries, to_video_rate
+from tracking_head.head import Cameras, HeadOutput, TrackingHead
+from tracking_head.losses import TrackLoss, TrackLossConfig, track_loss
+from tracking_head.pyramid import CorrelationConfig
+from tracking_head.queries import Features, Queries
+from tracking_head.tracker import SoftTracks, Tracker
 from tracking_head.tracks import Tracks
 
-__all__ = ["Tracks"]
+__all__ = [
+    "Cameras",
+    "CorrelationConfig",
+    "Features",
+    "HeadConfig",
+    "HeadOutput",
+    "Queries",
+    "SoftTracks",
+    "TrackLoss",
+    "TrackLossConfig",
+    "Tracker",
+    "TrackingHead",
+    "Tracks",
+    "anchor_queries",
+    "correlate",
+    "prepare",
+    "to_video_rate",
+    "track_loss",
+]

@@ -1,0 +1,135 @@
+"""The door: what is refused, and what comes out at which rate."""
+
+import pytest
+import torch
+
+from tracking_head import (
+    CorrelationConfig,
+    Features,
+    HeadConfig,
+    Queries,
+    Tracker,
+    TrackingHead,
+    anchor_queries,
+    to_video_rate,
+)  # fmt: skip
+
+B, V, T, N, h, w = 2, 3, 3, 5, 2, 7
+TOKEN_PX = 4
+SIZE = (h * TOKEN_PX, w * TOKEN_PX)
+
+
+def queries(**changes) -> Queries:
+    g = torch.Generator().manual_seed(5)
+    xy = torch.rand(V, N, 2, generator=g) * torch.tensor([SIZE[1], SIZE[0]])
+    t = torch.randint(0, T, (V, N, 1), generator=g).float()
+    valid = torch.ones(V, N, dtype=torch.bool)
+    valid[1, 2] = False
+    return Queries(**{"txy": torch.cat([t, xy], -1), "valid": valid, "num_frames": T, "size": SIZE} | changes)
+
+
+def features(frames=T, grid=(h, w)) -> Features:
+    g = torch.Generator().manual_seed(6)
+    q, k = (torch.randn(V, frames, *grid, 2, 3, generator=g) for _ in range(2))
+    return Features(q, k, TOKEN_PX)
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Tracker:
+    torch.manual_seed(0)
+    config = HeadConfig(CorrelationConfig(levels=1, radius=1), 5, 4, dim=8, heads=2, layers=1, virtual_tracks=2)
+    return Tracker(TrackingHead(config), threshold=0.2)
+
+
+def test_tracks_of_a_clip_and_of_a_batch(tracker):
+    tracks = tracker(features(), queries())
+    assert tracks.xy.shape == (V, T, N, 2)
+    assert tracks.visible[~queries().valid[:, None].expand(-1, T, -1)].sum() == 0
+    assert tracks.visible.any()  # 0.5 x 0.5 at a fresh head
+    assert (tracks.xy[1, :, 2] == 0).all()
+    f, a = features(), queries()
+    batch = tracker(Features(torch.stack([f.q] * B), torch.stack([f.k] * B), TOKEN_PX),
+                    queries(txy=torch.stack([a.txy] * B), valid=torch.stack([a.valid] * B)))  # fmt: skip
+    torch.testing.assert_close(batch.xy[1], tracks.xy, atol=1e-4, rtol=0)
+    assert not tracks.xy.requires_grad
+
+
+def test_video_rate(tracker):
+    latent, video = tracker.soft(features(), queries()), tracker.soft(features(), queries(), frame_stride=4)
+    assert video.xy.shape == (V, 9, N, 2)
+    torch.testing.assert_close(video.xy[:, ::4], latent.xy)
+    torch.testing.assert_close(video.visible[:, ::4], latent.visible)
+    values = torch.tensor([0.0, 8.0, 4.0])[:, None, None]
+    assert to_video_rate(values).flatten().tolist() == [0, 2, 4, 6, 8, 7, 6, 5, 4]
+    assert to_video_rate(values[:1]).flatten().tolist() == [0]
+
+
+def test_queries_move_to_anchors():
+    frame = torch.arange(9.0)
+    txy = torch.stack([frame, frame + 20, frame + 30], -1)
+    moved, shift = anchor_queries(txy, latent_frames=3)
+    assert moved[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2]  # the earlier of two
+    assert shift.tolist() == [0, -1, -2, 1, 0, -1, -2, 1, 0]
+    assert torch.equal(moved[:, 1:], txy[:, 1:])
+    with pytest.raises(ValueError, match=r"query frames must lie in \[0, 8\], got 0 to 9"):
+        anchor_queries(torch.tensor([[0.0, 1, 1], [9, 1, 1]]), latent_frames=3)
+
+
+def _txy(view: int, point: int, value: list[float]) -> torch.Tensor:
+    txy = queries().txy
+    txy[view, point] = torch.tensor(value)
+    return txy
+
+
+def _valid(**off) -> torch.Tensor:
+    valid = torch.ones(V, N, dtype=torch.bool)
+    valid[off["view"]] = False
+    return valid
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"txy": torch.zeros(V, N, 2)},
+            r"queries must be \(V, N, 3\) or .* of frame, x, y, got \(3, 5, 2\)",
+        ),
+        ({"txy": torch.zeros(N, 3)}, r"queries must be .*, got \(5, 3\)"),
+        ({"valid": torch.ones(V, N + 1, dtype=torch.bool)}, r"valid must be \(3, 5\) like the queries, got \(3, 6\)"),
+        ({"txy": _txy(2, 3, [0, float("nan"), 1])}, r"finite frame, x, y, got .*nan.* for point 3, view 2"),
+        (
+            {"txy": _txy(0, 1, [T, 1, 1])},
+            r"a frame in \[0, 2\], got .* = \(3.0, 1.0, 1.0\) for point 1, view 0",
+        ),
+        ({"txy": _txy(0, 1, [-1, 1, 1])}, r"a frame in \[0, 2\]"),
+        ({"txy": _txy(0, 1, [0.5, 1, 1])}, "a whole frame number, got"),
+        ({"txy": _txy(1, 0, [0, 28, 1])}, r"x in \[0, 28\) and y in \[0, 8\), got \(t, x, y\) = \(0.0, 28.0, 1.0\)"),
+        ({"txy": _txy(1, 0, [0, 3, -0.5])}, r"x in \[0, 28\) and y in \[0, 8\)"),
+        ({"valid": _valid(view=slice(None))}, "at least one query must be valid, got none of 15"),
+        ({"valid": _valid(view=1)}, "every view must have a valid query, got none in view 1"),
+    ],
+)
+def test_bad_queries_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        queries(**change)
+
+
+def test_what_is_not_valid_may_be_anything():
+    assert not queries(txy=_txy(1, 2, [99, float("nan"), -7])).valid[1, 2]
+    assert Queries.everywhere(queries().txy, T, SIZE).valid.all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_features_of_another_clip_are_refused(tracker):
+    with pytest.raises(ValueError, match=r"must be in images of \(12, 28\) \(3x7 tokens of 4 px\), got \(8, 28\)"):
+        tracker(features(grid=(3, w)), queries())
+    with pytest.raises(ValueError, match=r"for \(..., V, T\) = \(3, 4\) as the features, got \(3, 3\)"):
+        tracker(features(frames=4), queries())
+    f = features()
+    with pytest.raises(ValueError, match=r"q and k must both be .* got \(3, 3, 2, 7, 2, 3\) and \(3, 3, 2, 6, 2, 3\)"):
+        Features(f.q, f.k[:, :, :, :-1], TOKEN_PX)
+    with pytest.raises(ValueError, match=r"q and k must both be .* got \(3, 2, 7, 2, 3\)"):
+        Features(f.q[0], f.k[0], TOKEN_PX)
+    with pytest.raises(ValueError, match="token_px must be at least 1, got 0"):
+        Features(f.q, f.k, 0)

@@ -1,0 +1,51 @@
+"""Sizes and options of the tracking head."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tracking_head.pyramid import CorrelationConfig
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Defaults are MVTrack4Gen's head (§5.2, B.2) with MV-TAP's sizes (method §5).
+
+    displacement: add the point's motion to and from the neighbouring frames to the tokens (84 values, as MV-TAP).
+    camera: add the ray of the current estimate, in coordinates of the mean of all cameras (permuting views changes
+        nothing) or of view 0's first frame; none: no cameras are taken.
+    time_length: a clip of another number of frames gets the time embedding of one of this length, stretched; None:
+        frames are numbered as they come.
+    recompute: compute activations again in the backward pass instead of keeping them.
+    """
+
+    correlation: CorrelationConfig = field(default_factory=CorrelationConfig)
+    correlation_hidden: int = 384
+    correlation_dim: int = 256  # per level
+    dim: int = 384
+    heads: int = 8
+    layers: int = 3
+    mlp_ratio: float = 4.0
+    virtual_tracks: int = 64
+    view_attention: bool = True
+    iterations: int = 4
+    displacement: bool = False
+    camera: Literal["none", "mean", "reference"] = "none"
+    time_length: int | None = None
+    recompute: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"head.dim {self.dim} must be divisible by head.heads {self.heads}")
+        counts = ("layers", "virtual_tracks", "iterations", "correlation_dim", "correlation_hidden")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"head.{name} must be at least 1, got {getattr(self, name)}")
+        if self.token_dim % 2:
+            raise ValueError(
+                f"head.correlation_dim {self.correlation_dim} must make an even token, not {self.token_dim}"
+            )
+
+    @property
+    def token_dim(self) -> int:
+        """Values of one token: visibility, confidence, correlation, displacement."""
+        return 2 + self.correlation.levels * self.correlation_dim + (84 if self.displacement else 0)

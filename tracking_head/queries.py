@@ -1,0 +1,92 @@
+"""What a tracker is asked (queries) and what it looks at (features), checked once, at the door."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Points to follow: where each is, in each view, at one frame of its own.
+
+    txy: frame index (0 .. num_frames - 1, a whole number), x, y in raster pixels of images of `size` (H, W).
+    valid: whether the point has a query in this view; where it has none, txy is ignored and no track is made.
+    A leading batch axis may stand in front of both.
+
+    Raises ValueError for a wrong rank, values that are not finite, frames or positions outside the clip, no valid
+    point at all, and a view without one (leave such a view out of the features).
+    """
+
+    txy: Float[Tensor, "*B V N 3"]
+    valid: Bool[Tensor, "*B V N"]
+    num_frames: int
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.txy.shape)
+        if self.txy.ndim not in (3, 4) or shape[-1] != 3:
+            raise ValueError(f"queries must be (V, N, 3) or (B, V, N, 3) of frame, x, y, got {shape}")
+        if tuple(self.valid.shape) != shape[:-1]:
+            raise ValueError(f"valid must be {shape[:-1]} like the queries, got {tuple(self.valid.shape)}")
+        if not self.valid.any():
+            raise ValueError(f"at least one query must be valid, got none of {self.valid.numel()}")
+        empty = (~self.valid.any(-1)).nonzero()
+        if len(empty):
+            raise ValueError(f"every view must have a valid query, got none in view {empty[0, -1].item()}")
+        t, x, y = self.txy.unbind(-1)
+        height, width = self.size
+        self._refuse(~self.txy.isfinite().all(-1), "finite frame, x, y")
+        self._refuse((t < 0) | (t > self.num_frames - 1), f"a frame in [0, {self.num_frames - 1}]")
+        self._refuse(t != t.round(), "a whole frame number")
+        self._refuse((x < 0) | (x >= width) | (y < 0) | (y >= height), f"x in [0, {width}) and y in [0, {height})")
+
+    def _refuse(self, wrong: Bool[Tensor, "*B V N"], expected: str) -> None:
+        found = (wrong & self.valid).nonzero()
+        if len(found):
+            where = ", ".join(f"{name} {i}" for name, i in zip(("point", "view", "clip"), found[0].flip(0).tolist()))  # noqa: B905
+            value = tuple(round(x, 3) for x in self.txy[tuple(found[0])].tolist())
+            raise ValueError(f"queries need {expected}, got (t, x, y) = {value} for {where} ({len(found)} such)")
+
+    @staticmethod
+    def everywhere(txy: Float[Tensor, "*B V N 3"], num_frames: int, size: tuple[int, int]) -> "Queries":
+        """Queries that are valid in every view."""
+        return Queries(txy, torch.ones(txy.shape[:-1], dtype=torch.bool, device=txy.device), num_frames, size)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Query and key features of one attention layer (or of anything else that gives a map per frame).
+
+    q, k: one token per token_px x token_px pixels, channels split into heads (1 where there are none). May be the same
+    tensor. A leading batch axis may stand in front.
+    """
+
+    q: Float[Tensor, "*B V T h w heads d"]
+    k: Float[Tensor, "*B V T h w heads d"]
+    token_px: int
+
+    def __post_init__(self) -> None:
+        if self.q.ndim not in (6, 7) or self.q.shape != self.k.shape:
+            raise ValueError(
+                "q and k must both be (V, T, h, w, heads, d) or (B, V, T, h, w, heads, d), got "
+                f"{tuple(self.q.shape)} and {tuple(self.k.shape)}"
+            )
+        if self.token_px < 1:
+            raise ValueError(f"token_px must be at least 1, got {self.token_px}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels of the images that the tokens cover."""
+        return self.q.shape[-4] * self.token_px, self.q.shape[-3] * self.token_px
+
+    def check(self, queries: Queries) -> None:
+        """Raises ValueError where queries are for another clip: views, frames, batch or image size."""
+        expected = (*self.q.shape[:-4],)
+        got = (*queries.txy.shape[:-2], queries.num_frames)
+        if expected != got:
+            raise ValueError(f"queries must be for (..., V, T) = {expected} as the features, got {got}")
+        if self.size != tuple(queries.size):
+            grid = f"{self.q.shape[-4]}x{self.q.shape[-3]} tokens of {self.token_px} px"
+            raise ValueError(f"queries must be in images of {self.size} ({grid}), got {tuple(queries.size)}")

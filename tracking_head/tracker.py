@@ -1,0 +1,72 @@
+"""From features and queries to tracks: the head behind a door that checks what comes in."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tracking_head.frames import to_video_rate
+from tracking_head.head import Cameras, HeadOutput, TrackingHead
+from tracking_head.queries import Features, Queries
+from tracking_head.tracks import Tracks
+
+
+@dataclass(frozen=True)
+class SoftTracks:
+    """Tracks before a decision: raster pixels, and probabilities of being visible and of lying near the truth."""
+
+    xy: Float[Tensor, "*B V T N 2"]
+    visible: Float[Tensor, "*B V T N"]
+    confidence: Float[Tensor, "*B V T N"]
+
+
+class Tracker:
+    """`tracker(features, queries) -> Tracks`, without gradients.
+
+    threshold: a point counts as visible where visibility x confidence exceeds it (MV-TAP's rule and 0.6).
+    """
+
+    def __init__(self, head: TrackingHead, threshold: float = 0.6) -> None:
+        self.head = head
+        self.threshold = threshold
+
+    def __call__(
+        self, features: Features, queries: Queries, cameras: Cameras | None = None, frame_stride: int = 1
+    ) -> Tracks:
+        """Tracks of all queries in all views where they are valid, forward and backward from their frames.
+
+        frame_stride: > 1: features stand at every frame_stride-th video frame, and tracks come at video rate. Query
+        frames count feature frames either way (frames.anchor_queries). Raises ValueError where features, queries and
+        cameras do not belong together.
+        """
+        soft = self.soft(features, queries, cameras, frame_stride)
+        visible = (soft.visible * soft.confidence > self.threshold) & queries.valid[..., None, :]
+        return Tracks(soft.xy, visible, queries.valid)
+
+    @torch.no_grad()
+    def soft(
+        self, features: Features, queries: Queries, cameras: Cameras | None = None, frame_stride: int = 1
+    ) -> SoftTracks:
+        """The same, as probabilities. Where a query is not valid, xy is 0 and the probabilities are 0."""
+        features.check(queries)
+        batched = features.q.ndim == 7
+        q, k, txy, valid = features.q, features.k, queries.txy, queries.valid
+        if not batched:
+            q, k, txy, valid = q[None], k[None], txy[None], valid[None]
+            cameras = None if cameras is None else Cameras(*(x[None] for x in cameras))
+        output = at_video_rate(self.head(q, k, txy, valid, features.token_px, cameras).last(), frame_stride)
+        seen = valid[:, :, None]
+        xy = torch.where(seen[..., None], output.xy[0], 0.0)
+        visible, confidence = (
+            torch.where(seen, logit[0].sigmoid(), 0.0) for logit in (output.visible_logit, output.confidence_logit)
+        )
+        return SoftTracks(xy, visible, confidence) if batched else SoftTracks(xy[0], visible[0], confidence[0])
+
+
+def at_video_rate(output: HeadOutput, stride: int) -> HeadOutput:
+    """Positions and logits linearly interpolated from anchors to video frames."""
+    if stride == 1:
+        return output
+    visible, confidence = (to_video_rate(x[..., None], stride)[..., 0] for x in output[1:])
+    return HeadOutput(to_video_rate(output.xy, stride), visible, confidence)

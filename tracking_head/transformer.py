@@ -1,0 +1,82 @@
+"""The update network: attention over time, over views, and among points through a few virtual tracks (method §5)."""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tracking_head.attention import Block
+from tracking_head.config import HeadConfig
+
+_SMALL = 1e-3  # standard deviation of the output layers, so that a fresh head hardly moves points
+
+
+class Layer(nn.Module):
+    """One round. M = points + virtual tracks, points first."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        sizes = (config.dim, config.heads, config.mlp_ratio)
+        self.time = Block(*sizes)
+        self.view = Block(*sizes) if config.view_attention else None
+        self.virtual_from_points = Block(*sizes, cross=True)
+        self.virtual_self = Block(*sizes)
+        self.points_from_virtual = Block(*sizes, cross=True)
+
+    def forward(self, x: Float[Tensor, "B V M T D"], valid: Bool[Tensor, "B V N"]) -> Float[Tensor, "B V M T D"]:
+        batch, views, tracks, frames, _ = x.shape
+        sizes = {"b": batch, "v": views, "t": frames}
+        x = rearrange(
+            self.time(rearrange(x, "b v m t d -> (b v m) t d")), "(b v m) t d -> b v m t d", m=tracks, **sizes
+        )
+        if self.view is not None:
+            allowed = repeat(_view_mask(valid, tracks), "b m i j -> (b m t) i j", t=frames)
+            x = self.view(rearrange(x, "b v m t d -> (b m t) v d"), allowed=allowed)
+            x = rearrange(x, "(b m t) v d -> b v m t d", m=tracks, **sizes)
+        x = rearrange(x, "b v m t d -> (b v t) m d")
+        points, virtual = x[:, : valid.shape[-1]], x[:, valid.shape[-1] :]
+        someone = valid | ~valid.any(-1, keepdim=True)  # a view without points must not divide by zero
+        virtual = self.virtual_from_points(virtual, points, repeat(someone, "b v n -> (b v t) 1 n", t=frames))
+        virtual = self.virtual_self(virtual)
+        points = self.points_from_virtual(points, virtual)
+        return rearrange(torch.cat([points, virtual], 1), "(b v t) m d -> b v m t d", **sizes)
+
+
+def _view_mask(valid: Bool[Tensor, "B V N"], tracks: int) -> Bool[Tensor, "B M V V"]:
+    """Which views a track may look at in view attention: its own, and those in which it means something."""
+    virtual = valid.any(-1, keepdim=True).expand(-1, -1, tracks - valid.shape[-1])
+    seen = rearrange(torch.cat([valid, virtual], -1), "b v m -> b m 1 v")
+    return seen | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+
+
+class UpdateTransformer(nn.Module):
+    """Tokens of all points to their updates: (dx, dy) in cells of the finest level, and two logits' increments."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(config.token_dim, config.dim)
+        self.virtual_tracks = nn.Parameter(torch.randn(config.virtual_tracks, config.dim))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.to_shift = nn.Linear(config.dim, 2)
+        self.to_logits = nn.Linear(config.dim, 2)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for output in (self.to_shift, self.to_logits):
+            nn.init.trunc_normal_(output.weight, std=_SMALL)
+
+    def forward(self, tokens: Float[Tensor, "B V N T C"], valid: Bool[Tensor, "B V N"]) -> Float[Tensor, "B V N T 4"]:
+        """Points that are not valid in a view neither give nor count there; what they get has no meaning."""
+        x = self.embed(tokens)
+        virtual = repeat(self.virtual_tracks, "k d -> b v k t d", b=x.shape[0], v=x.shape[1], t=x.shape[3])
+        x = torch.cat([x, virtual.to(x.dtype)], 2)
+        for layer in self.layers:
+            if self.config.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, valid, use_reentrant=False)
+            else:
+                x = layer(x, valid)
+        points = x[:, :, : tokens.shape[2]]
+        return torch.cat([self.to_shift(points), self.to_logits(points)], -1)
