@@ -13,6 +13,8 @@ from typing import Literal
 
 import yaml
 
+from tracking_head import HeadConfig
+
 
 @dataclass(frozen=True)
 class DiTConfig:
@@ -104,6 +106,7 @@ class ModelConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     tap_layer: int = 18
+    tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
     sizes: tuple[tuple[int, int], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
     num_frames: int = 81  # length of one window
 

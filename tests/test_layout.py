@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What each part may import of ours. `backbone` uses the types of diffusion and the taps of correspondence.
-BASE = {"config", "camera", "trajectory", "path_shape", "path_language", "video_clip", "command"}
+BASE = {"config", "camera", "trajectory", "path_shape", "path_language", "path_keys", "video_clip", "command"}
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
     "config": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "trajectory": BASE,
     "path_shape": BASE,
     "path_language": BASE,
+    "path_keys": BASE,
     "video_clip": BASE,
     "diffusion": BASE,
     "correspondence": BASE,
@@ -33,6 +34,7 @@ ALLOWED = {
 UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate", "fitting"}
 ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER}
 ALLOWED |= {part: UPPER | {"reshooting", "frusta"} for part in ("demonstration", "previewing", "shot_options")}
+ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
 ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
 ENTRIES = {"train", "reshoot", "preview", "demo", "runs", "export", "cli", "__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -12,6 +12,7 @@ from mvtrack.backbone.blocks import Block, modulate
 from mvtrack.backbone.ray_encoder import RayEncoder
 from mvtrack.backbone.rope import axis_frequencies, default_pairs, rope_table
 from mvtrack.config import DiTConfig, RayConfig
+from tracking_head import HeadConfig, HeadOutput, TrackingHead
 
 
 class Tap(NamedTuple):
@@ -21,9 +22,19 @@ class Tap(NamedTuple):
     k: Float[Tensor, "B V f h w heads d"]
 
 
+class TrackRequest(NamedTuple):
+    """What the tracking head is asked: see `TrackingHead.forward`. layer: the block whose features it looks at."""
+
+    txy: Float[Tensor, "B V N 3"]
+    valid: Bool[Tensor, "B V N"]
+    layer: int
+    token_px: int
+
+
 class DiTOutput(NamedTuple):
     prediction: Float[Tensor, "B V f c h w"]
     taps: tuple[Tap, ...]
+    tracks: HeadOutput | None = None
 
 
 class WanDiT(nn.Module):
@@ -32,9 +43,11 @@ class WanDiT(nn.Module):
     Views share one token sequence and one 3D self-attention. The first `num_reference` views are references: clean
     latents that only lend information. RoPE frames follow roles: `shared` gives every view frames 0 .. f-1,
     `concat` numbers target views first and references after them (ReCamMaster).
+
+    tracking: sizes of the tracking head that travels with the network; without a request it costs nothing.
     """
 
-    def __init__(self, config: DiTConfig, rays: RayConfig | None = None) -> None:
+    def __init__(self, config: DiTConfig, rays: RayConfig | None = None, tracking: HeadConfig | None = None) -> None:
         super().__init__()
         self.config = config
         dim = config.dim
@@ -54,6 +67,7 @@ class WanDiT(nn.Module):
         self.head = Head(dim, patch_values * config.out_channels, config.eps)
         self.ray_encoder = None if rays is None else RayEncoder(rays, dim)
         self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if config.role_embedding else None
+        self.tracking_head = None if tracking is None else TrackingHead(tracking)
         self.gradient_checkpointing = False
         pairs = config.rope_pairs or default_pairs(dim // config.num_heads)
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
@@ -66,11 +80,14 @@ class WanDiT(nn.Module):
         text: Float[Tensor, "B L t"] | None = None,
         num_reference: int = 1,
         tap_layers: tuple[int, ...] = (),
+        track: TrackRequest | None = None,
     ) -> DiTOutput:
         """timestep: 1000 sigma, float32, one per sample. rays: packed ray features, see ray_encoder.py.
 
-        tap_layers: blocks (counted from 0) whose q and k are returned, in ascending order.
+        tap_layers: blocks (counted from 0) whose q and k are returned, in ascending order. track: points to follow.
         """
+        if track is not None and self.tracking_head is None:
+            raise ValueError("this model has no tracking head: set model.tracking and train one")
         views, frames = latents.shape[1:3]
         grid = self._token_grid(latents)
         x = self._patchify(latents)
@@ -86,16 +103,19 @@ class WanDiT(nn.Module):
         text = None if text is None else self.text_embedding(text)
         rope = self._rope(views, frames, grid, num_reference, x.device)
 
-        taps = []
+        taps, tracks = [], None
         for i, block in enumerate(self.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x, heads = checkpoint(block, x, time_mod, rope, text, camera, use_reentrant=False)
             else:
                 x, heads = block(x, time_mod, rope, text, camera)
-            if i in tap_layers:
+            follows = track is not None and i == track.layer
+            if i in tap_layers or follows:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
-                taps.append(Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads)))
-        return DiTOutput(self._unpatchify(self.head(x, time), views, frames, grid), tuple(taps))
+                tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads))
+                taps += [tap] if i in tap_layers else []
+                tracks = self.tracking_head(*tap, track.txy, track.valid, track.token_px) if follows else tracks
+        return DiTOutput(self._unpatchify(self.head(x, time), views, frames, grid), tuple(taps), tracks)
 
     @property
     def _dtype(self) -> torch.dtype:

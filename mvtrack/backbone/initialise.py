@@ -17,7 +17,7 @@ from mvtrack.config import ModelConfig
 def empty_dit(config: ModelConfig) -> WanDiT:
     """The architecture without storage (meta tensors)."""
     with torch.device("meta"):
-        return WanDiT(config.dit, config.rays)
+        return WanDiT(config.dit, config.rays, config.tracking)
 
 
 def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -37,6 +37,8 @@ def _initial_value(
         return normal / shape[-1] ** 0.5 if config.dit.init == "wan" else _open_modulation(shape)
     if name == "role_embedding":
         return 0.02 * normal
+    if name.startswith("tracking_head."):
+        return _initial_head_value(name, shape, normal)
     if not isinstance(owner, (nn.Linear, nn.Conv2d, nn.Conv3d)):  # normalisation layers
         return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
     if ".camera_proj." in name and config.rays.proj_init == "zero":
@@ -45,6 +47,17 @@ def _initial_value(
         return 0.002 * normal if leaf == "weight" else torch.zeros(shape)
     bound = 1 / math.sqrt(owner.weight[0].numel())  # PyTorch's default for linear and convolution layers
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _initial_head_value(name: str, shape: tuple[int, ...], normal: Tensor) -> Tensor:
+    """The tracking head: Xavier matrices, standard normal virtual tracks, outputs that hardly move a point at first."""
+    if name.endswith("virtual_tracks"):
+        return normal
+    if ".to_shift." in name or ".to_logits." in name:
+        return 1e-3 * normal if len(shape) == 2 else torch.zeros(shape)
+    if len(shape) == 2:
+        return normal * math.sqrt(2 / (shape[0] + shape[1]))
+    return torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
 
 
 def _open_modulation(shape: tuple[int, ...]) -> Tensor:
