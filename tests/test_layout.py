@@ -18,6 +18,7 @@ ALLOWED = {
     "camera": set(),
     "trajectory": BASE,
     "video_clip": BASE,
+    "poses": BASE,
     "diffusion": BASE,
     "correspondence": BASE,
     "metrics": BASE,
@@ -26,9 +27,9 @@ ALLOWED = {
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
 }
-UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate"}
+UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate"}
 ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER, "demonstration": UPPER | {"reshooting"}}
-ENTRIES = {"train", "reshoot", "demo", "runs", "export", "cli", "__init__"}
+ENTRIES = {"train", "reshoot", "cameras", "demo", "runs", "export", "cli", "__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 
