@@ -12,6 +12,7 @@ from mvtrack.fitting import FIT_MODES, still_camera
 from mvtrack.generate import SampleConfig
 from mvtrack.path_language import ComposedPath, Move, Segment, parse_path
 from mvtrack.path_shape import PosePath
+from mvtrack.poses.arguments import add_read_arguments, read_arguments
 from mvtrack.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
 
 
@@ -35,9 +36,7 @@ def add_shot_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the poses of a file given as --camera count from: its own first pose, which is laid on the source's "
         "first frame; that frame itself; or a world shared with --source-cameras",
     )  # fmt: skip
-    group.add_argument(
-        "--pose-format", help="of the pose files, where it cannot be told; see `mvtrack cameras formats`"
-    )
+    add_read_arguments(parser.add_argument_group("what pose files do not say"), "pose-")
     group.add_argument("--fit", choices=FIT_MODES, default="crop", help="how the picture meets the model's sizes")
     group.add_argument("--size", metavar="HxW", help="size of the result instead of the model's own")
 
@@ -94,7 +93,7 @@ def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | No
     """Poses of a file relative to the source's first frame, with focal lengths over that frame's (or the first's)."""
     from mvtrack.poses import read_cameras
 
-    camera = read_cameras(file, options.pose_format).camera
+    camera = read_cameras(file, **read_arguments(options, "pose-")).camera
     focal = camera.K[:, 0, 0].double() / camera.size[1]
     origin, first_focal = camera.c2w[0].double(), focal[0]
     if options.poses_relative_to == "world" and source is None:
@@ -115,7 +114,10 @@ def _source_cameras(options: argparse.Namespace, video: Path) -> Camera | None:
     from mvtrack.data.footage import open_footage
     from mvtrack.poses import read_cameras
 
-    camera, footage = read_cameras(options.source_cameras, options.pose_format).camera, open_footage(video)
+    camera, footage = (
+        read_cameras(options.source_cameras, **read_arguments(options, "pose-")).camera,
+        open_footage(video),
+    )
     if camera.shape[0] != footage.num_frames:
         raise ValueError(
             f"{options.source_cameras} holds {camera.shape[0]} cameras, {video} has {footage.num_frames} frames: "

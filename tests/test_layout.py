@@ -21,6 +21,7 @@ ALLOWED = {
     "path_language": BASE,
     "path_keys": BASE,
     "video_clip": BASE,
+    "poses": BASE,
     "diffusion": BASE,
     "correspondence": BASE,
     "metrics": BASE,
@@ -31,12 +32,12 @@ ALLOWED = {
     "fitting": BASE | MIDDLE,
     "frusta": BASE,
 }
-UPPER = BASE | MIDDLE | {"backbone", "decoder", "generate", "fitting"}
+UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate", "fitting"}
 ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER}
 ALLOWED |= {part: UPPER | {"reshooting", "frusta"} for part in ("demonstration", "previewing", "shot_options")}
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
 ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
-ENTRIES = {"train", "reshoot", "preview", "demo", "runs", "export", "cli", "__init__"}
+ENTRIES = {"train", "reshoot", "preview", "cameras", "demo", "runs", "export", "cli", "__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

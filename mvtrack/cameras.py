@@ -1,0 +1,128 @@
+"""`mvtrack cameras inspect|convert|check|formats`: pose files of every format."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from mvtrack.command import run_command
+from mvtrack.poses.arguments import add_read_arguments, read_arguments
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, then show, convert or check."""
+    parser = argparse.ArgumentParser(prog="mvtrack cameras", description="Inspect, convert and check pose files.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (work, text) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.set_defaults(work=work)
+        command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        if name != "formats":
+            command.add_argument("file", type=Path, metavar="FILE", help="a pose file, or a folder of one")
+            add_read_arguments(command.add_argument_group("what the file does not say"))
+        if name == "convert":
+            _add_convert_arguments(command)
+        if name == "check":
+            command.add_argument("--video", type=Path, help="the video that the cameras are for")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: options.work(options), f"{parser.prog} {options.command}", options.debug)
+
+
+def _add_convert_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="OUT", help="file to write, or folder for the formats that are one")
+    command.add_argument("--to", required=True, metavar="FORMAT", help="see `mvtrack cameras formats`")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is a file that exists")
+    group = command.add_argument_group("changes on the way, in this order")
+    group.add_argument("--read-as", metavar="'AXES DIRECTION'", help="what the numbers are instead, as `check` says")
+    group.add_argument("--frames", metavar="START:STOP:STEP", help="some frames only, counted from 0")
+    group.add_argument("--scale", type=float, metavar="F", help="multiply all lengths")
+    group.add_argument("--fps", type=float, help="give the frames times, from 0")
+    group.add_argument("--rename", metavar="PATTERN", help="new names, such as frame_{:05d}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from mvtrack.poses.files import read_cameras
+    from mvtrack.poses.summary import describe
+
+    sys.stdout.write(describe(read_cameras(options.file, **read_arguments(options))) + "\n")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from mvtrack.poses.files import read_cameras, write_cameras
+    from mvtrack.poses.formats import find_format, held_back
+
+    found = find_format(options.to)
+    sequence = _changed(read_cameras(options.file, **read_arguments(options)), options)
+    lost = held_back(sequence, found)
+    path = write_cameras(options.out, sequence, found.name, options.overwrite)
+    sys.stdout.write(f"{path}: {sequence.num_frames} cameras as {found.name}\n")
+    if lost:
+        sys.stderr.write(f"left out, since {found.name} cannot hold it: {', '.join(lost)}\n")
+
+
+def _changed(sequence, options: argparse.Namespace):
+    """The sequence after --read-as, --frames, --scale, --fps and --rename."""
+    from mvtrack.poses import editing
+
+    if options.read_as is not None:
+        sequence = editing.read_as(sequence, options.read_as)
+    if options.frames is not None:
+        match = re.fullmatch(r"(\d{0,9}):(\d{0,9})(?::(\d{1,9}))?", options.frames)
+        if not match:
+            raise ValueError(f"--frames must look like 0:81 or 0:81:4, got {options.frames!r}")
+        sequence = editing.some_frames(sequence, *(int(part) if part else None for part in match.groups()))
+    if options.scale is not None:
+        sequence = editing.scaled(sequence, options.scale)
+    if options.fps is not None:
+        sequence = editing.timed(sequence, options.fps)
+    return sequence if options.rename is None else editing.renamed(sequence, options.rename)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from mvtrack.poses.diagnosis import FAIL, compare_with_video, diagnose
+    from mvtrack.poses.files import read_cameras
+    from mvtrack.poses.parse import shown_path
+    from mvtrack.poses.summary import list_findings
+
+    sequence = read_cameras(options.file, **read_arguments(options))
+    if options.video is None:
+        findings = diagnose(sequence)
+    else:
+        num_frames, size, read_frame = _open_video(options.video)
+        findings = diagnose(sequence, num_frames, size)
+        if all(found.level != FAIL for found in findings if found.topic in ("frames", "size")):
+            findings.append(compare_with_video(sequence, size, read_frame))
+    sys.stdout.write(list_findings(findings) + "\n")
+    failed = [found.topic for found in findings if found.level == FAIL]
+    if failed:
+        raise ValueError(f"{shown_path(options.file)}: not right: {', '.join(failed)}")
+
+
+def _open_video(path: Path):
+    """Number of frames, size (H, W), and a function that reads one frame (H, W, 3) at a given size."""
+    from mvtrack.data.footage import open_footage
+
+    footage = open_footage(path)
+
+    def read_frame(index: int, size: tuple[int, int]):
+        return footage.read(index, index + 1, size)[0].permute(1, 2, 0).numpy()
+
+    return footage.num_frames, footage.size, read_frame
+
+
+def _formats(options: argparse.Namespace) -> None:
+    from mvtrack.poses.summary import list_formats
+
+    sys.stdout.write(list_formats() + "\n")
+
+
+_COMMANDS = {
+    "inspect": (_inspect, "say what a pose file holds"),
+    "convert": (_convert, "write a pose file in another format"),
+    "check": (_check, "look for cameras that cannot be right: rotations, lens, times, scale, jumps, axes"),
+    "formats": (_formats, "list the formats, what they mean, and their options"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Untrusted files into plain Python values: every failure is a ValueError of one line that says where and what.
+
+A pose file comes from anybody. Sizes are limited before anything is read, numbers are finite and of a sane size,
+a key that occurs twice in JSON is an error, and a place (file, field, line or frame) travels with every value.
+"""
+
+import json
+import math
+import os
+import re
+import reprlib
+import stat
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+MAX_JSON_BYTES = 16 << 20  # parsing and checking this much stays under about two seconds
+MAX_TEXT_BYTES = 16 << 20
+MAX_FRAMES = 120_000  # more than an hour at 30 frames a second
+MAX_NUMBER = 1e12
+MAX_SIDE_PX = 100_000
+MAX_NAME = 1024
+_NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control, surrogate, line and paragraph separator
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+_short.maxlist = _short.maxtuple = _short.maxdict = 4
+
+
+def show(value: object) -> str:
+    """A short one-line rendering of any value, for errors."""
+    text = _short.repr(value)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown_path(path: Path | str) -> str:
+    """A path for errors: as it is when printable, quoted and escaped when not."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: the file, then fields, items, lines or frames. Only for errors."""
+
+    file: str
+    at: str = ""
+
+    def field(self, name: str) -> "Place":
+        shown = name if name.isidentifier() and len(name) <= 60 else show(name)
+        return replace(self, at=f"{self.at}.{shown}" if self.at else shown)
+
+    def item(self, index: int) -> "Place":
+        return replace(self, at=f"{self.at}[{index}]")
+
+    def line(self, number: int) -> "Place":
+        return replace(self, at=f"line {number}")
+
+    def error(self, message: str) -> ValueError:
+        where = f"{self.file}: {self.at}" if self.at else self.file
+        return ValueError(f"{where}: {message}")
+
+
+def place_of(path: Path | str) -> Place:
+    return Place(shown_path(path))
+
+
+def file_size(path: Path | str, limit: int) -> int:
+    """Bytes of a regular file that may be read. Raises ValueError for anything else."""
+    place = place_of(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise place.error(f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise place.error(f"is no file name: {error}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise place.error("is a folder, expected a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise place.error("is not a regular file")
+    if status.st_size > limit:
+        raise place.error(f"has {status.st_size} bytes, expected at most {limit} for a file of this kind")
+    return status.st_size
+
+
+def read_bytes(path: Path | str, limit: int) -> bytes:
+    """A whole regular file of 1 to `limit` bytes."""
+    place = place_of(path)
+    file_size(path, limit)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise place.error(f"cannot be read: {error.strerror or error}") from None
+    if not content:
+        raise place.error("is empty")
+    if len(content) > limit:
+        raise place.error(f"has more than {limit} bytes")
+    return content
+
+
+def read_text(path: Path | str, limit: int = MAX_TEXT_BYTES) -> str:
+    """A UTF-8 text file (a byte order mark is accepted)."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise place_of(path).error(f"is not UTF-8 text (byte {error.start})") from None
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines by line feed (or the pair of carriage return and line feed) only: names may hold other separators."""
+    return text.replace("\r\n", "\n").split("\n")
+
+
+def read_json(path: Path | str, limit: int = MAX_JSON_BYTES) -> dict:
+    """A JSON document of at most `limit` bytes whose top level is an object."""
+    place = place_of(path)
+    text = read_text(path, limit)
+    try:
+        document = json.loads(text, parse_int=_json_int, parse_constant=_json_constant, object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise place.error("is nested too deeply to be a pose file") from None
+    except json.JSONDecodeError as error:
+        raise place.error(f"line {error.lineno}: is not valid JSON ({error.msg}, column {error.colno})") from None
+    except ValueError as error:
+        raise place.error(f"is not valid JSON for poses: {error}") from None
+    return mapping(document, place)
+
+
+def _json_int(digits: str) -> int:
+    if len(digits) > 40:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _json_constant(name: str) -> float:
+    raise ValueError(f"the constant {name}, expected finite numbers only")
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {show(twice)} occurs twice in one object")
+    return found
+
+
+def mapping(value: object, place: Place) -> dict:
+    if not isinstance(value, dict):
+        raise place.error(f"expected a JSON object, got {show(value)}")
+    return value
+
+
+def items(value: object, place: Place, length: int | None = None) -> list:
+    """A JSON list, of exactly `length` items where that is given."""
+    if not isinstance(value, list) or (length is not None and len(value) != length):
+        expected = "a list" if length is None else f"a list of {length}"
+        got = f"a list of {len(value)}" if isinstance(value, list) else show(value)
+        raise place.error(f"expected {expected}, got {got}")
+    return value
+
+
+def required(tree: dict, key: str, place: Place) -> object:
+    if key not in tree:
+        raise place.error(f"the field {show(key)} is missing")
+    return tree[key]
+
+
+def frame_count(count: int, place: Place) -> int:
+    if not 1 <= count <= MAX_FRAMES:
+        raise place.error(f"has {count} frames, expected 1 to {MAX_FRAMES}")
+    return count
+
+
+def number(value: object, place: Place, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:
+    """A finite number in [low, high]; booleans and strings are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise place.error(f"expected a number, got {show(value)}")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise place.error(f"expected a number in [{low:g}, {high:g}], got {show(value)}")
+    return float(value)
+
+
+def positive(value: object, place: Place) -> float:
+    """A number > 0, for focal lengths."""
+    if number(value, place) <= 0:
+        raise place.error(f"expected a positive number, got {show(value)}")
+    return float(value)
+
+
+def side_px(value: object, place: Place) -> int:
+    """A height or width: a whole number of pixels (2.0 passes, 2.5 does not)."""
+    side = number(value, place, 1, MAX_SIDE_PX)
+    if side != int(side):
+        raise place.error(f"expected a whole number of pixels, got {show(value)}")
+    return int(side)
+
+
+def vector(value: object, place: Place, length: int) -> list[float]:
+    row = items(value, place, length)
+    if all(type(v) in (float, int) and -MAX_NUMBER <= v <= MAX_NUMBER for v in row):  # the rest is for the error
+        return [float(v) for v in row]
+    return [number(v, place.item(i)) for i, v in enumerate(row)]
+
+
+def matrix(value: object, place: Place, rows: int, columns: int) -> list[list[float]]:
+    return [vector(row, place.item(i), columns) for i, row in enumerate(items(value, place, rows))]
+
+
+def name(value: object, place: Place) -> str:
+    """A frame's name: a string of 1 to MAX_NAME characters without control characters and line separators."""
+    if not isinstance(value, str):
+        raise place.error(f"expected a name, got {show(value)}")
+    check_name(value, place)
+    return value
+
+
+def check_name(value: str, place: Place) -> None:
+    if not 1 <= len(value) <= MAX_NAME:
+        raise place.error(f"a name has {len(value)} characters, expected 1 to {MAX_NAME}")
+    bad = next((c for c in value if unicodedata.category(c) in _NOT_IN_NAMES), None)
+    if bad is not None:
+        raise place.error(f"the name {show(value)} holds the control character {ascii(bad)}")
+
+
+def text_number(token: str, place: Place) -> float:
+    """A decimal number of a text file. Python's extras (nan, inf, 1_000, other scripts' digits) are none."""
+    if not _NUMBER.fullmatch(token):
+        raise place.error(f"expected a number, got {show(token)}")
+    return number(float(token), place)
+
+
+def is_number(token: str) -> bool:
+    return _NUMBER.fullmatch(token) is not None
+
+
+def natural_order(names: Iterable[str]) -> list[int]:
+    """Indices that sort names with digits by value: frame_2 before frame_10. Ties keep plain string order."""
+    names = list(names)
+    return sorted(range(len(names)), key=lambda i: (_natural_key(names[i]), names[i]))
+
+
+def _natural_key(text: str) -> list[tuple[int, int, str]]:
+    # A run of digits compares by length, then by its text: the value, without converting a million digits.
+    parts = re.split(r"([0-9]+)", text)
+    return [
+        (1, len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (0, 0, part) for index, part in enumerate(parts)
+    ]
