@@ -1,5 +1,4 @@
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,8 +80,8 @@ def test_few_poses_are_keyframes(video, tmp_path):
     ],
 )
 def test_bad_options(video, tmp_path, arguments, message):
-    square = Camera(torch.eye(4).double().expand(T, 4, 4), intrinsics_from_fov(50.0, (90, 90)).double(), (90, 90))
-    square = replace(square, K=square.K.expand(T, 3, 3))
+    K = intrinsics_from_fov(50.0, (90, 90)).double().expand(T, 3, 3)
+    square = Camera(torch.eye(4).double().expand(T, 4, 4), K, (90, 90))
     files = {
         "FILE": pose_file(tmp_path / "p.json", "pan_left"),
         "SHORT": pose_file(tmp_path / "s.json", "pan_left", frames=3),
