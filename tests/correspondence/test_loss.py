@@ -30,6 +30,8 @@ def obvious_loss(q, k, t: CorrespondenceTargets) -> torch.Tensor:
         for i in range(Q):
             for v in range(V):
                 for f in range(F):
+                    if v * F + f == t.query[b, i] // (H * W):
+                        continue
                     o = t.weight[b, i, v, f]
                     keys = k[b, v, f].reshape(H * W, HEADS, D)
                     logits = torch.stack([keys[:, n] @ flat[b, t.query[b, i], n] for n in range(HEADS)]) / D**0.5
