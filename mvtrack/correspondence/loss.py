@@ -83,7 +83,8 @@ def _loss(
     num_reference: int,
     log_prob: Callable[..., Float[Tensor, "any R"]],
 ) -> Float[Tensor, ""]:
-    _check(q, k, targets, config, logit_head)
+    check_features(q, k, targets)
+    _check_head(q, config, logit_head)
     num_heads, width = q.shape[-2:]
     scale = width**-0.5
     if config.heads == "logit_mean":  # the mean of the heads' dot products is one dot product of the full width
@@ -107,9 +108,8 @@ def _cross_entropy(log_p: Float[Tensor, "heads R"], config: CorrespondenceLossCo
     return -log_p.mean(0)
 
 
-def _check(
-    q: Tensor, k: Tensor, targets: CorrespondenceTargets, config: CorrespondenceLossConfig, logit_head: LogitHead | None
-) -> None:
+def check_features(q: Tensor, k: Tensor, targets: CorrespondenceTargets) -> None:
+    """Raise ValueError unless q and k are features of the batch, views, frames and grid that the targets are for."""
     if q.ndim != 7 or q.shape != k.shape:
         raise ValueError(f"q and k must both be (B, V, f, h, w, heads, d), got {tuple(q.shape)} and {tuple(k.shape)}")
     if tuple(q.shape[3:5]) != targets.grid:
@@ -117,6 +117,9 @@ def _check(
     asked = (targets.label.shape[0], *targets.label.shape[2:])
     if tuple(q.shape[:3]) != asked:
         raise ValueError(f"targets are for (batch, views, latent frames) {asked}, features have {tuple(q.shape[:3])}")
+
+
+def _check_head(q: Tensor, config: CorrespondenceLossConfig, logit_head: LogitHead | None) -> None:
     if (config.heads == "mlp") != (logit_head is not None):
         raise ValueError(f"a logit head goes with heads: mlp and with nothing else, got heads: {config.heads}")
     if logit_head is not None and logit_head.num_heads != q.shape[-2]:
