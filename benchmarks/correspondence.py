@@ -7,10 +7,11 @@ backward, less what it held before (q and k) and their gradients; time is measur
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from bench import report, timed_by_turns
@@ -95,8 +96,10 @@ def main() -> int:
 
 
 def _peak_mib(route: str, num_queries: int, small: bool) -> float:
-    """`_forward_backward_mib` in a fresh process: the peak of a process never falls."""
-    command = [sys.executable, __file__, "--measure", route, str(num_queries)] + ["--small"] * small
+    """`_forward_backward_mib` in a fresh process, because the peak of a process never falls."""
+    if small:
+        return _forward_backward_mib(SMALL, route, num_queries)
+    command = [sys.executable, __file__, "--measure", route, str(num_queries)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -111,7 +114,9 @@ def _forward_backward_mib(case: Case, route: str, num_queries: int) -> float:
 
 
 def _peak_now_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Linux only. `ru_maxrss` would not do: a process inherits it from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 if __name__ == "__main__":
