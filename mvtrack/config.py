@@ -190,8 +190,81 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class CorrespondenceLossConfig:
+    """How rows of attention are compared with their labels. The defaults are MVTrack4Gen's (eq. 20, method §6-§7).
+
+    heads: what becomes one distribution over a key frame: the mean of the heads' probabilities, each head on its own
+    (mean of losses), the mean of their logits, or a small MLP over their logits (`LogitHead`).
+    label_scope: a label in every key frame, or only in the one whose 3D point is nearest (CAMEO's released code;
+    the other rows still count in the denominator).
+    exclude: key frames that are never asked for: the query's own frame, its whole view, or none.
+    reduction: weighted mean over all rows, or that of reference queries plus that of target queries.
+    average: over each sample and then over the batch (so that micro-batches change nothing), or over all rows at once.
+    loss: -log p(label), or the L1 distance to the one-hot label, averaged over the key frame's cells.
+    """
+
+    heads: Literal["prob_mean", "per_head", "logit_mean", "mlp"] = "prob_mean"
+    label_scope: Literal["per_pair", "best_view"] = "per_pair"
+    exclude: Literal["own_frame", "own_view", "nothing"] = "own_frame"
+    reduction: Literal["weighted_mean", "ref_plus_tgt"] = "weighted_mean"
+    average: Literal["per_sample", "batch"] = "per_sample"
+    loss: Literal["cross_entropy", "l1"] = "cross_entropy"
+
+
+@dataclass(frozen=True)
+class PointMatchConfig:
+    """Which 3D nearest neighbours become labels (CAMEO §3.3).
+
+    resize: how point maps come to the token grid: bilinear (CAMEO), or the pixel at the token's centre.
+    pairs: match all views and frames (a static scene), or views at the same time only (things move).
+    cycle_cells: matching forward and back must end less than this many token cells from the start; None: no check.
+    max_distance: largest 3D distance of a match, in the points' unit; None: no gate.
+    max_spacings: the same as a multiple of the distance between neighbouring tokens' points, free of units.
+    min_confidence: points below it are left out; needs a confidence map.
+    """
+
+    resize: Literal["bilinear", "nearest"] = "bilinear"
+    pairs: Literal["all", "same_time"] = "all"
+    cycle_cells: float | None = 1.5
+    max_distance: float | None = None
+    max_spacings: float | None = None
+    min_confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cycle_cells", "max_distance", "max_spacings"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or null, got {value}")
+
+
+@dataclass(frozen=True)
 class LossConfig:
-    correspondence: float = 0.0  # weight of the correspondence loss; 0: off
+    """correspondence: weight of the correspondence loss, 0 is off; the mean over `correspondence_layers` is taken.
+
+    correspondence_targets: target tokens' cells in the reference at the same time by exact depth, visible track points
+    in all views and frames (MVTrack4Gen), or nearest 3D points (CAMEO). correspondence_queries: drawn per sample from
+    the latter two; null: all.
+    """
+
+    correspondence: float = 0.0
+    correspondence_layers: tuple[int, ...] | None = None  # null: model.tap_layer
+    correspondence_targets: Literal["depth", "tracks", "points"] = "depth"
+    correspondence_queries: int | None = 1024
+    correspondence_options: CorrespondenceLossConfig = field(default_factory=CorrespondenceLossConfig)
+    correspondence_matches: PointMatchConfig = field(default_factory=PointMatchConfig)
+
+    def __post_init__(self) -> None:
+        layers = self.correspondence_layers
+        if layers is not None and (not layers or list(layers) != sorted(set(layers))):
+            raise ValueError(f"correspondence_layers must name layers once, in ascending order, got {list(layers)}")
+        if self.correspondence < 0:
+            raise ValueError(f"correspondence must not be negative, got {self.correspondence}")
+        if self.correspondence_queries is not None and self.correspondence_queries < 1:
+            raise ValueError(f"correspondence_queries must be at least 1 or null, got {self.correspondence_queries}")
+        if self.correspondence_options.label_scope == "best_view" and self.correspondence_targets != "points":
+            raise ValueError("label_scope best_view compares 3D distances: set correspondence_targets: points")
+        if self.correspondence_matches.min_confidence is not None:
+            raise ValueError("min_confidence needs confidence maps, which training data does not have: set it to null")
 
 
 @dataclass(frozen=True)
@@ -256,6 +329,15 @@ class RunConfig:
                 raise ValueError(
                     f"bank {bank.root}: size {bank.size} is not divisible by the token size {self.model.rays.token_px}"
                 )
+        last = self.model.dit.num_layers - 1
+        for layer in self.loss.correspondence_layers or ():
+            if not 0 <= layer <= last:
+                raise ValueError(f"loss.correspondence_layers: layer {layer} must lie in [0, {last}]")
+        if self.loss.correspondence > 0 and self.loss.correspondence_options.heads == "mlp":
+            raise ValueError(
+                "loss.correspondence_options.heads mlp has weights of its own, which a run does not train yet: "
+                "set prob_mean, per_head or logit_mean"
+            )
         if self.optim.name == "muon" and (self.train.zero_stage > 0 or self.train.precision == "bf16"):
             raise ValueError(
                 "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "

@@ -89,6 +89,8 @@ class WanDiT(nn.Module):
         if track is not None and self.tracking_head is None:
             raise ValueError("this model has no tracking head: set model.tracking and train one")
         views, frames = latents.shape[1:3]
+        if not all(0 <= layer < len(self.blocks) for layer in tap_layers):
+            raise ValueError(f"tap_layers {tap_layers} must lie in [0, {len(self.blocks) - 1}]")
         grid = self._token_grid(latents)
         x = self._patchify(latents)
         if self.role_embedding is not None:

@@ -1,42 +1,126 @@
-"""Cross-entropy between a layer's attention and ground-truth correspondences (MVTrack4Gen eq. 20, method §6)."""
+"""Cross-entropy between a layer's attention and ground-truth correspondences, of any backbone's q and k.
+
+MVTrack4Gen eq. 20; CAMEO eq. 5 is the same function with another config (method §6-§7, docs/correspondence.md).
+"""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config import CorrespondenceLossConfig
+from mvtrack.correspondence.label_log_prob import label_log_prob, label_log_prob_checkpointed
+from mvtrack.correspondence.logit_head import LogitHead
+from mvtrack.correspondence.rows import labelled_rows
 from mvtrack.correspondence.targets import CorrespondenceTargets
+
+MVTRACK4GEN = CorrespondenceLossConfig()
+CAMEO = CorrespondenceLossConfig(heads="mlp", exclude="own_view", reduction="ref_plus_tgt", average="batch")
 
 
 def correspondence_loss(
-    q: Float[Tensor, "B V f h w heads d"], k: Float[Tensor, "B V f h w heads d"], targets: CorrespondenceTargets
+    q: Float[Tensor, "B V f h w heads d"],
+    k: Float[Tensor, "B V f h w heads d"],
+    targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig = MVTRACK4GEN,
+    logit_head: LogitHead | None = None,
+    num_reference: int = 1,
 ) -> Float[Tensor, ""]:
-    """Weighted mean of -log p(label), p the per-frame softmax over the h w keys, averaged over heads.
+    """Weighted mean of -log p(label), p the softmax of q k^T / sqrt(d) over the h w keys of one (view, frame).
 
-    The mean is taken per sample, then over the batch, so that it does not depend on how a batch is split. float32
-    inside. A sample without any weight counts as 0. Raises ValueError for targets of another token grid.
+    q and k are what enters the attention (after its norm and position encoding), on one device with the targets.
+    float32 inside and out (float64 for float64 features), also under autocast. Nothing asked: 0, with zero gradients.
+    num_reference is read by the reduction `ref_plus_tgt` only, logit_head by heads `mlp` only.
+
+    Raises ValueError when q, k, targets and logit head do not fit each other or the config.
     """
-    grid = tuple(q.shape[3:5])
-    if grid != targets.grid:
-        raise ValueError(f"targets are for a token grid of {targets.grid}, features have {grid}")
-    views, frames = q.shape[1:3]
+    log_prob = label_log_prob_checkpointed if config.heads == "mlp" else label_log_prob
+    return _loss(q, k, targets, config, logit_head, num_reference, log_prob)
+
+
+def correspondence_loss_reference(
+    q: Float[Tensor, "B V f h w heads d"],
+    k: Float[Tensor, "B V f h w heads d"],
+    targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig = MVTRACK4GEN,
+    logit_head: LogitHead | None = None,
+    num_reference: int = 1,
+) -> Float[Tensor, ""]:
+    """`correspondence_loss` by plain autograd in checkpointed chunks: slower, can be differentiated twice."""
+    return _loss(q, k, targets, config, logit_head, num_reference, label_log_prob_checkpointed)
+
+
+def correspondence_loss_per_layer(
+    taps: Sequence[tuple[Tensor, Tensor]],
+    targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig = MVTRACK4GEN,
+    logit_heads: Sequence[LogitHead] | None = None,
+    num_reference: int = 1,
+) -> Float[Tensor, "L"]:
+    """The loss of each layer's (q, k), each with its own logit head. CAMEO's expectation over layers is the mean.
+
+    Raises ValueError as `correspondence_loss` does, and for another number of heads than layers.
+    """
+    if not taps:
+        raise ValueError("taps is empty: name at least one layer to supervise")
+    heads = [None] * len(taps) if logit_heads is None else list(logit_heads)
+    if len(heads) != len(taps):
+        raise ValueError(f"{len(taps)} layers need as many logit heads, got {len(heads)}")
+    return torch.stack(
+        [correspondence_loss(q, k, targets, config, h, num_reference) for (q, k), h in zip(taps, heads, strict=True)]
+    )
+
+
+def _loss(
+    q: Tensor,
+    k: Tensor,
+    targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig,
+    logit_head: LogitHead | None,
+    num_reference: int,
+    log_prob: Callable[..., Float[Tensor, "any R"]],
+) -> Float[Tensor, ""]:
+    check_features(q, k, targets)
+    _check_head(q, config, logit_head)
+    num_heads, width = q.shape[-2:]
+    scale = width**-0.5
+    if config.heads == "logit_mean":  # the mean of the heads' dot products is one dot product of the full width
+        q, k = (rearrange(x, "b v f h w n d -> b v f h w 1 (n d)") for x in (q, k))
+        scale = scale / num_heads
+    rows = labelled_rows(targets, config, num_reference)
     queries = rearrange(q, "b v f h w n d -> b (v f h w) n d")
-    keys = rearrange(k, "b v f h w n d -> b v f n d (h w)")
-    total = q.new_zeros((), dtype=torch.float32)
-    for b in range(len(q)):
-        sample = q.new_zeros((), dtype=torch.float32)
-        for v in range(views):
-            for j in range(frames):
-                asked = targets.weight[b, :, v, j].nonzero()[:, 0]
-                if len(asked) == 0:
-                    continue
-                selected = queries[b, targets.query[b, asked]].float()
-                logits = torch.einsum("snd,ndc->nsc", selected, keys[b, v, j].float()) / q.shape[-1] ** 0.5
-                label = targets.label[b, asked, v, j].expand(len(logits), -1)
-                log_p = logits.log_softmax(-1).gather(-1, label[..., None])[..., 0]
-                log_mean = torch.logsumexp(log_p, 0) - math.log(len(log_p))
-                sample = sample - (targets.weight[b, asked, v, j] * log_mean).sum()
-        total = total + sample / targets.weight[b].sum().clamp_min(1e-6)
-    return total / len(q)
+    keys = rearrange(k, "b v f h w n d -> b (v f) (h w) n d")
+    extra = (logit_head,) if config.heads == "mlp" else ()
+    log_p = log_prob(queries, keys, rows, scale, *extra)
+    share = rows.share.to(log_p.dtype)
+    if config.loss == "l1":  # |1 - p(label)| + the rest of the mass; without a label all of it
+        cells = keys.shape[2]
+        return ((share * 2 * (1 - log_p.exp().mean(0))).sum() + rows.unlabelled) / cells
+    return (share * _cross_entropy(log_p, config)).sum()
+
+
+def _cross_entropy(log_p: Float[Tensor, "heads R"], config: CorrespondenceLossConfig) -> Float[Tensor, "R"]:
+    if config.heads == "prob_mean":
+        return math.log(len(log_p)) - log_p.logsumexp(0)
+    return -log_p.mean(0)
+
+
+def check_features(q: Tensor, k: Tensor, targets: CorrespondenceTargets) -> None:
+    """Raise ValueError unless q and k are features of the batch, views, frames and grid that the targets are for."""
+    if q.ndim != 7 or q.shape != k.shape:
+        raise ValueError(f"q and k must both be (B, V, f, h, w, heads, d), got {tuple(q.shape)} and {tuple(k.shape)}")
+    if tuple(q.shape[3:5]) != targets.grid:
+        raise ValueError(f"targets are for a token grid of {targets.grid}, features have {tuple(q.shape[3:5])}")
+    asked = (targets.label.shape[0], *targets.label.shape[2:])
+    if tuple(q.shape[:3]) != asked:
+        raise ValueError(f"targets are for (batch, views, latent frames) {asked}, features have {tuple(q.shape[:3])}")
+
+
+def _check_head(q: Tensor, config: CorrespondenceLossConfig, logit_head: LogitHead | None) -> None:
+    if (config.heads == "mlp") != (logit_head is not None):
+        raise ValueError(f"a logit head goes with heads: mlp and with nothing else, got heads: {config.heads}")
+    if logit_head is not None and logit_head.num_heads != q.shape[-2]:
+        raise ValueError(f"the logit head is for {logit_head.num_heads} heads, features have {q.shape[-2]}")

@@ -12,10 +12,12 @@ from mvtrack.backbone.dit import DiTOutput
 from mvtrack.backbone.model import model_cameras
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.config import RunConfig
-from mvtrack.correspondence.loss import correspondence_loss
-from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth
+from mvtrack.correspondence.loss import correspondence_loss_per_layer
+from mvtrack.correspondence.point_matches import points_from_depth, targets_from_points
+from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid
 from mvtrack.data.loader import Batch
 from mvtrack.diffusion.flow import add_noise, draw_sigma, training_weight
+from tracking_head import Tracks
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,34 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
         generator = torch.Generator().manual_seed(hash_seed(config.train.seed, number))
         sigma.append(draw_sigma(config.model.flow, generator))
         noise.append(torch.randn(latents.shape[1:], generator=generator))
-    targets = None
-    if config.loss.correspondence > 0:
-        targets = targets_from_depth(batch.depth, batch.camera, config.model.rays.token_px)
+    targets = correspondence_targets(batch, config) if config.loss.correspondence > 0 else None
     return Prepared(latents, torch.stack(noise), torch.stack(sigma), ray_maps(camera, config.model.rays), targets)
+
+
+def correspondence_targets(batch: Batch, config: RunConfig) -> CorrespondenceTargets:
+    """What the config asks attention for; queries are drawn by (seed, global sample number)."""
+    loss, token_px = config.loss, config.model.rays.token_px
+    if loss.correspondence_targets == "depth":
+        return targets_from_depth(batch.depth, batch.camera, token_px)
+    samples = []
+    for b, number in enumerate(batch.index.tolist()):
+        seed, one = hash_seed(config.train.seed + 1, number), slice(b, b + 1)
+        if loss.correspondence_targets == "tracks":
+            tracks = Tracks(batch.tracks.xy[one], batch.tracks.visible[one], batch.tracks.valid[one])
+            size = tuple(batch.video.shape[-2:])
+            samples.append(targets_from_tracks(tracks, size, token_px, loss.correspondence_queries, seed))
+        else:
+            points = points_from_depth(batch.depth[one], batch.camera[one])
+            samples.append(
+                targets_from_points(
+                    points,
+                    token_grid(tuple(points.shape[-2:]), token_px),
+                    loss.correspondence_matches,
+                    num_queries=loss.correspondence_queries,
+                    seed=seed,
+                )
+            )
+    return CorrespondenceTargets.concatenate(samples)
 
 
 def hash_seed(seed: int, number: int) -> int:
@@ -63,11 +89,15 @@ def hash_seed(seed: int, number: int) -> int:
 
 
 def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> dict[str, Float[Tensor, ""]]:
-    """Loss parts, `total` among them. Reference latents stay clean; the flow loss is on target views only."""
+    """Loss parts, `total` among them. Reference latents stay clean; the flow loss is on target views only.
+
+    `correspondence` is the mean over the tapped layers; several layers are also reported one by one.
+    """
     noisy = add_noise(step.latents, step.noise, step.sigma)
     noisy = torch.cat([step.latents[:, :1], noisy[:, 1:]], 1)
-    tap = (config.model.tap_layer,) if step.targets is not None else ()
-    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=tap)
+    layers = config.loss.correspondence_layers or (config.model.tap_layer,)
+    layers = layers if step.targets is not None else ()
+    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers)
     predicted = output.prediction[:, 1:].float()
     if config.model.flow.prediction == "x0":
         error = predicted - step.latents[:, 1:]
@@ -78,7 +108,10 @@ def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> 
         per_sample = per_sample * training_weight(step.sigma, config.model.flow.shift).to(per_sample.device)
     parts = {"flow": per_sample.mean()}
     if step.targets is not None:
-        parts["correspondence"] = correspondence_loss(*output.taps[0], step.targets)
+        by_layer = correspondence_loss_per_layer(output.taps, step.targets, config.loss.correspondence_options)
+        parts["correspondence"] = by_layer.mean()
+        if len(layers) > 1:
+            parts |= {f"correspondence_{i}": loss.detach() for i, loss in zip(layers, by_layer, strict=True)}
     total = parts["flow"]
     if step.targets is not None:
         total = total + config.loss.correspondence * parts["correspondence"]

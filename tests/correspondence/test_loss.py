@@ -1,8 +1,19 @@
+from dataclasses import replace
+from itertools import product
+
 import pytest
 import torch
 from einops import rearrange
 
-from mvtrack.correspondence.loss import correspondence_loss
+from mvtrack.config import CorrespondenceLossConfig
+from mvtrack.correspondence.features import features_from_tokens
+from mvtrack.correspondence.logit_head import LogitHead
+from mvtrack.correspondence.loss import (
+    MVTRACK4GEN,
+    correspondence_loss,
+    correspondence_loss_per_layer,
+    correspondence_loss_reference,
+)
 from mvtrack.correspondence.targets import CorrespondenceTargets
 
 B, V, F, H, W, HEADS, D, Q = 2, 3, 2, 3, 5, 2, 7, 11
@@ -18,42 +29,115 @@ def targets(generator, density: float = 0.4) -> CorrespondenceTargets:
         torch.randint(H * W, (B, Q, V, F), generator=generator),
         (torch.rand(B, Q, V, F, generator=generator) < density).float() * torch.rand(B, Q, V, F, generator=generator),
         (H, W),
+        torch.rand(B, Q, V, F, generator=generator),
     )
 
 
-def obvious_loss(q, k, t: CorrespondenceTargets) -> torch.Tensor:
-    """Method §6, written out: softmax over each frame's keys, mean over heads, -log at the label, mean over samples."""
+def obvious_loss(q, k, t, config, head=None, num_reference=1) -> torch.Tensor:
+    """Method §6-§7 written out, one row at a time."""
     flat = rearrange(q, "b v f h w n d -> b (v f h w) n d")
-    samples = []
-    for b in range(B):
-        total, weight = 0.0, 0.0
-        for i in range(Q):
-            for v in range(V):
-                for f in range(F):
-                    o = t.weight[b, i, v, f]
-                    keys = k[b, v, f].reshape(H * W, HEADS, D)
-                    logits = torch.stack([keys[:, n] @ flat[b, t.query[b, i], n] for n in range(HEADS)]) / D**0.5
-                    p = logits.softmax(-1).mean(0)[t.label[b, i, v, f]]
-                    total, weight = total - o * p.log(), weight + o
-        samples.append(total / weight)
-    return sum(samples) / B
+    rows = []  # (sample, is reference, weight, loss)
+    for b, i in product(range(B), range(Q)):
+        own = int(t.query[b, i]) // (H * W)
+        keys = [
+            (v, f)
+            for v, f in product(range(V), range(F))
+            if not (config.exclude == "own_frame" and v * F + f == own)
+            and not (config.exclude == "own_view" and v == own // F)
+        ]
+        nearest = min(keys, key=lambda at: t.distance[b, i, at[0], at[1]])
+        for v, f in keys:
+            logits = torch.einsum("cnd,nd->nc", k[b, v, f].reshape(H * W, HEADS, D), flat[b, t.query[b, i]]) / D**0.5
+            if config.heads == "mlp":
+                p = head(logits.T)[None].softmax(-1)
+            elif config.heads == "logit_mean":
+                p = logits.mean(0, keepdim=True).softmax(-1)
+            elif config.heads == "prob_mean":
+                p = logits.softmax(-1).mean(0, keepdim=True)
+            else:
+                p = logits.softmax(-1)
+            wanted = torch.zeros(H * W, dtype=p.dtype)
+            wanted[t.label[b, i, v, f]] = float(config.label_scope == "per_pair" or (v, f) == nearest)
+            loss = (p - wanted).abs().mean(1) if config.loss == "l1" else -(wanted * p.log()).sum(1)
+            rows.append((b, own // F < num_reference, t.weight[b, i, v, f], loss.mean()))
+
+    def mean(chosen):
+        weight = sum(row[2] for row in chosen)
+        return sum(row[2] * row[3] for row in chosen) / weight if weight else 0.0
+
+    def part(kept):
+        if config.average == "batch":
+            return mean(kept)
+        return sum(mean([row for row in kept if row[0] == b]) for b in range(B)) / B
+
+    if config.reduction == "weighted_mean":
+        return part(rows)
+    return part([row for row in rows if row[1]]) + part([row for row in rows if not row[1]])
 
 
-def test_equals_the_obvious_loss_in_value_and_gradient(generator):
+CONFIGS = [
+    MVTRACK4GEN,
+    CorrespondenceLossConfig(heads="per_head", exclude="own_view"),
+    CorrespondenceLossConfig(heads="logit_mean", exclude="nothing", average="batch"),
+    CorrespondenceLossConfig(heads="mlp", reduction="ref_plus_tgt"),
+    CorrespondenceLossConfig(heads="prob_mean", reduction="ref_plus_tgt", average="batch", exclude="own_view"),
+    CorrespondenceLossConfig(heads="prob_mean", loss="l1"),
+    CorrespondenceLossConfig(heads="per_head", loss="l1", average="batch"),
+    CorrespondenceLossConfig(heads="mlp", label_scope="best_view", reduction="ref_plus_tgt", exclude="own_view"),
+    CorrespondenceLossConfig(heads="logit_mean", loss="l1", label_scope="best_view"),
+]
+
+
+def name_of(config: CorrespondenceLossConfig) -> str:
+    changed = [str(v) for n, v in vars(config).items() if v != getattr(MVTRACK4GEN, n)]
+    return "-".join(changed) or "mvtrack4gen"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_both_ways_equal_the_obvious_loss_in_value_and_gradient(generator, config):
     q, k = features(generator)
-    asked = targets(generator)
-    ours = correspondence_loss(q, k, asked)
-    ours_grad = torch.autograd.grad(ours, (q, k))
-    reference = obvious_loss(q, k, asked)
-    torch.testing.assert_close(ours.double(), reference, atol=1e-5, rtol=0)
-    for a, b in zip(ours_grad, torch.autograd.grad(reference, (q, k)), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    asked, head = targets(generator), LogitHead(HEADS).double() if config.heads == "mlp" else None
+    inputs = (q, k, *(head.parameters() if head else ()))
+    truth = obvious_loss(q, k, asked, config, head)
+    truth_grads = torch.autograd.grad(truth, inputs)
+    for function in (correspondence_loss, correspondence_loss_reference):
+        ours = function(q, k, asked, config, head)
+        torch.testing.assert_close(ours, truth.double(), atol=1e-6, rtol=1e-6)  # weights are float32
+        for a, b in zip(torch.autograd.grad(ours, inputs), truth_grads, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
 
 
-def test_nothing_asked_costs_nothing(generator):
+@pytest.mark.parametrize("heads", ["prob_mean", "per_head", "logit_mean"])
+def test_blocks_do_not_change_the_loss(generator, monkeypatch, heads):
     q, k = features(generator)
-    loss = correspondence_loss(q, k, targets(generator, density=0.0))
+    asked, config = targets(generator), CorrespondenceLossConfig(heads=heads)
+    whole = correspondence_loss(q, k, asked, config)
+    grads = torch.autograd.grad(whole, (q, k))
+    monkeypatch.setattr("mvtrack.correspondence.label_log_prob._BLOCK_CPU", 2 * H * W)  # two rows of one head
+    for function in (correspondence_loss, correspondence_loss_reference):
+        pieces = function(q, k, asked, config)
+        torch.testing.assert_close(pieces, whole)
+        for a, b in zip(torch.autograd.grad(pieces, (q, k)), grads, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_nothing_asked_costs_nothing_and_moves_nothing(generator, config):
+    q, k = features(generator)
+    head = LogitHead(HEADS) if config.heads == "mlp" else None
+    loss = correspondence_loss(q, k, targets(generator, density=0.0), config, head)
     assert loss.item() == 0
+    for grad in torch.autograd.grad(loss, (q, k)):
+        assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_no_queries_at_all(generator):
+    q, k = features(generator)
+    none = targets(generator)
+    none = CorrespondenceTargets(none.query[:, :0], none.label[:, :0], none.weight[:, :0], (H, W))
+    loss = correspondence_loss(q, k, none)
+    assert loss.item() == 0
+    assert all(not g.any() for g in torch.autograd.grad(loss, (q, k)))
 
 
 def test_perfect_attention_costs_nothing():
@@ -68,16 +152,74 @@ def test_perfect_attention_costs_nothing():
     assert correspondence_loss(q, k, wrong).item() > 10
 
 
-def test_half_precision_features_are_compared_in_float32(generator):
+def test_any_precision_outside_float32_inside(generator):
+    q, k = (x.detach().bfloat16().requires_grad_() for x in features(generator))
+    asked = targets(generator)
+    wide = [x.detach().float().requires_grad_() for x in (q, k)]
+    truth = correspondence_loss(*wide, asked)
+    truth_grads = torch.autograd.grad(truth, wide)
+    for context in (torch.autocast("cpu", torch.bfloat16), torch.autocast("cpu", enabled=False)):
+        with context:
+            low = correspondence_loss(q, k, asked)
+        assert low.dtype == torch.float32
+        assert low.item() == pytest.approx(truth.item(), rel=1e-6)
+        for a, b in zip(torch.autograd.grad(low, (q, k)), truth_grads, strict=True):
+            assert a.dtype == torch.bfloat16
+            torch.testing.assert_close(a, b.bfloat16())
+
+
+def test_huge_logits_stay_finite(generator):
+    q, k = (1e4 * x.detach().float().requires_grad_() for x in features(generator))
+    loss = correspondence_loss(q, k, targets(generator))
+    assert loss.isfinite()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (q, k)))
+
+
+def test_renaming_views_and_frames_changes_nothing(generator):
+    q, k = (x.detach() for x in features(generator))
+    asked = targets(generator)
+    truth = correspondence_loss(q, k, asked)
+    views, frames = torch.tensor([2, 0, 1]), torch.tensor([1, 0])
+    cell, own = asked.query % (H * W), asked.own_frame
+    query = (views.argsort()[own // F] * F + frames.argsort()[own % F]) * H * W + cell
+    moved = CorrespondenceTargets(
+        query, asked.label[:, :, views][..., frames], asked.weight[:, :, views][..., frames], (H, W)
+    )
+    again = correspondence_loss(q[:, views][:, :, frames], k[:, views][:, :, frames], moved)
+    torch.testing.assert_close(again, truth)
+
+
+def test_every_layer_has_its_own_loss(generator):
+    first, second = features(generator), features(generator)
+    asked = targets(generator)
+    both = correspondence_loss_per_layer([first, second], asked)
+    single = [correspondence_loss(*taps, asked) for taps in (first, second)]
+    torch.testing.assert_close(both, torch.stack(single))
+
+
+def test_bad_input_is_refused(generator, unchecked):
     q, k = features(generator)
     asked = targets(generator)
-    low = correspondence_loss(q.bfloat16(), k.bfloat16(), asked)
-    assert low.dtype == torch.float32
-    assert low.item() == pytest.approx(correspondence_loss(q, k, asked).item(), rel=0.02)
+    for call, message in (
+        (lambda: correspondence_loss(q.mT, k, asked), "q and k must both be"),
+        (lambda: correspondence_loss(q, k, replace(asked, grid=(W, H))), r"grid of \(5, 3\), features have \(3, 5\)"),
+        (lambda: correspondence_loss(q[:, :2], k[:, :2], asked), r"\(2, 3, 2\), features have \(2, 2, 2\)"),
+        (lambda: correspondence_loss(q, k, asked, MVTRACK4GEN, LogitHead(HEADS)), "logit head goes with heads: mlp"),
+        (lambda: correspondence_loss(q, k, asked, CONFIGS[3], LogitHead(3)), "is for 3 heads, features have 2"),
+        (lambda: correspondence_loss(q, k, asked, CONFIGS[3], LogitHead(HEADS), 3), r"num_reference in \[1, 2\]"),
+        (lambda: correspondence_loss(q, k, replace(asked, distance=None), CONFIGS[-1]), "best_view needs targets with"),
+        (lambda: correspondence_loss_per_layer([], asked), "taps is empty"),
+        (lambda: correspondence_loss_per_layer([(q, k)], asked, MVTRACK4GEN, []), "as many logit heads, got 0"),
+        (lambda: replace(asked, label=asked.label + H * W), r"label must lie in \[0, 14\]"),
+        (lambda: replace(asked, query=asked.query - 999), r"query must lie in \[0, 89\]"),
+        (lambda: features_from_tokens(torch.zeros(1, 90, 7), V, F, (H, W), 2), "width 7 does not divide into 2 heads"),
+        (lambda: features_from_tokens(torch.zeros(1, 89, 8), V, F, (H, W), 2), "tokens are 90, got 89"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
-def test_another_grid_is_refused(generator):
-    q, k = features(generator)
-    asked = CorrespondenceTargets(*[getattr(targets(generator), n) for n in ("query", "label", "weight")], (W, H))
-    with pytest.raises(ValueError, match=r"token grid of \(5, 3\), features have \(3, 5\)"):
-        correspondence_loss(q, k, asked)
+def test_features_of_any_backbone(generator):
+    q, _ = (x.detach() for x in features(generator))
+    tokens = rearrange(q, "b v f h w n d -> b (v f h w) (n d)")
+    assert torch.equal(features_from_tokens(tokens, V, F, (H, W), HEADS), q)

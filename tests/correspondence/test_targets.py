@@ -1,0 +1,176 @@
+"""Targets from tracks and from depth."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.correspondence.counted import CountedWarning
+from mvtrack.correspondence.targets import (
+    CorrespondenceTargets,
+    targets_from_depth,
+    targets_from_tracks,
+)
+from mvtrack.data.test_scenes import CaseSpec, render_case
+from tracking_head import Tracks
+
+V, T, N, PX, SIZE = 2, 5, 7, 4, (12, 20)
+GRID, CELLS, FRAMES = (3, 5), 15, 2
+
+
+def random_tracks(generator, batch: int = 3) -> Tracks:
+    xy = torch.rand(batch, V, T, N, 2, generator=generator) * torch.tensor([20.0, 12.0])
+    visible = torch.rand(batch, V, T, N, generator=generator) < 0.6
+    return Tracks(xy, visible, torch.ones(batch, V, N, dtype=torch.bool))
+
+
+def test_tracks_are_read_at_anchors_and_become_cells(generator):
+    tracks = random_tracks(generator)
+    targets = targets_from_tracks(tracks, SIZE, PX, num_queries=None)
+    assert targets.grid == GRID
+    for b in range(3):
+        rows = [(v, f, n) for v in range(V) for f in range(FRAMES) for n in range(N) if tracks.visible[b, v, 4 * f, n]]
+        for i, (v, f, n) in enumerate(rows):
+            x, y = tracks.xy[b, v, 4 * f, n].tolist()
+            assert targets.query[b, i] == (v * FRAMES + f) * CELLS + int(y // PX) * 5 + int(x // PX)
+            torch.testing.assert_close(targets.query_xy[b, i], tracks.xy[b, v, 4 * f, n])
+            for v2 in range(V):
+                for f2 in range(FRAMES):
+                    seen = tracks.visible[b, v2, 4 * f2, n]
+                    assert targets.weight[b, i, v2, f2] == seen
+                    if seen:
+                        x, y = tracks.xy[b, v2, 4 * f2, n].tolist()
+                        assert targets.label[b, i, v2, f2] == int(y // PX) * 5 + int(x // PX)
+                        torch.testing.assert_close(targets.label_xy[b, i, v2, f2], tracks.xy[b, v2, 4 * f2, n])
+        assert not targets.weight[b, len(rows) :].any()
+
+
+def test_queries_are_drawn_from_a_seed_and_filled_up(generator):
+    tracks = random_tracks(generator)
+    few = targets_from_tracks(tracks, SIZE, PX, num_queries=5, seed=3)
+    assert few.query.shape == (3, 5)
+    assert (few.weight.flatten(2).sum(2) > 0).all()  # each sees at least itself
+    again = targets_from_tracks(tracks, SIZE, PX, num_queries=5, seed=3)
+    other = targets_from_tracks(tracks, SIZE, PX, num_queries=5, seed=4)
+    assert torch.equal(few.query, again.query)
+    assert not torch.equal(few.query, other.query)
+    every = targets_from_tracks(tracks, SIZE, PX, num_queries=None)
+    many = targets_from_tracks(tracks, SIZE, PX, num_queries=1000)
+    assert torch.equal(many.query, every.query)
+
+
+def test_points_that_are_hidden_outside_or_not_finite_ask_for_nothing(generator, unchecked):
+    tracks = random_tracks(generator)
+    xy, seen = tracks.xy.clone(), tracks.visible
+    xy[0, 0, 0, :3] = torch.tensor([[torch.nan, 1], [torch.inf, 1], [1, -torch.inf]])
+    xy[0, 1, 4, :2] = torch.tensor([[20.0, 3.0], [-0.1, 3.0]])
+    bad = targets_from_tracks(replace(tracks, xy=xy), SIZE, PX, num_queries=None)
+    hidden = seen.clone()
+    hidden[0, 0, 0, :3] = False
+    hidden[0, 1, 4, :2] = False
+    clean = targets_from_tracks(replace(tracks, visible=hidden), SIZE, PX, num_queries=None)
+    for name in ("query", "label", "weight", "label_xy"):
+        assert torch.equal(getattr(bad, name), getattr(clean, name)), name
+    gone = targets_from_tracks(replace(tracks, valid=torch.zeros_like(tracks.valid)), SIZE, PX)
+    assert gone.weight.sum() == 0
+    with pytest.raises(ValueError, match="12x20 are not divisible by the token size 8"):
+        targets_from_tracks(tracks, SIZE, 8)
+    with pytest.raises(ValueError, match="must be batched"):
+        targets_from_tracks(Tracks(tracks.xy[0], tracks.visible[0], tracks.valid[0]), SIZE, PX)
+
+
+def test_swapping_views_swaps_the_targets(generator):
+    tracks = random_tracks(generator)
+    swapped = Tracks(tracks.xy.flip(1), tracks.visible.flip(1), tracks.valid.flip(1))
+    a = targets_from_tracks(tracks, SIZE, PX, num_queries=None)
+    b = targets_from_tracks(swapped, SIZE, PX, num_queries=None)
+    half = FRAMES * CELLS
+
+    def rows(t, flipped):
+        query = (t.query + half) % (2 * half) if flipped else t.query
+        label, weight = (x.flip(2) if flipped else x for x in (t.label, t.weight))
+        return [
+            {(int(query[s, i]), *label[s, i].flatten().tolist(), *weight[s, i].flatten().tolist())
+             for i in range(query.shape[1]) if weight[s, i].any()}
+            for s in range(3)
+        ]  # fmt: skip
+
+    assert rows(a, False) == rows(b, True)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A rendered moving scene with exact tracks and depth."""
+    return render_case(CaseSpec(5, "arc_left", 18.0, 0.0, size=(44, 52), num_frames=T), num_points=60).clip
+
+
+def test_depth_and_exact_tracks_agree_on_rendered_scenes(scene):
+    token_px = 4
+    by_depth = targets_from_depth(scene.depth[None], scene.camera[None], token_px)
+    by_track = targets_from_tracks(Tracks.stack([scene.tracks]), (44, 52), token_px, num_queries=None)
+    cells, columns, first = 11 * 13, 13, FRAMES * 11 * 13
+    asked = {int(q): i for i, q in enumerate(by_depth.query[0])}
+    found = []
+    for i, query in enumerate(by_track.query[0].tolist()):
+        frame = query // cells % FRAMES
+        if query < first or by_track.weight[0, i, 0, frame] == 0 or by_depth.weight[0, asked[query], 0, frame] == 0:
+            continue
+        a, b = by_track.label[0, i, 0, frame], by_depth.label[0, asked[query], 0, frame]
+        found.append(max(abs(int(a) // columns - int(b) // columns), abs(int(a) % columns - int(b) % columns)))
+    assert len(found) > 20
+    assert (
+        sum(d <= 1 for d in found) / len(found) > 0.9
+    )  # a track point is anywhere in its token, a depth target central
+
+
+def test_depth_that_is_no_depth_asks_for_nothing(scene, unchecked):
+    depth = scene.depth[None].clone()
+    truth = targets_from_depth(depth, scene.camera[None], 4)
+    depth[:, 1, :, :22] = torch.nan
+    depth[:, 1, :, 22:33] = -1.0
+    depth[:, 1, :, 33:] = torch.inf
+    assert truth.weight.sum() > 50
+    assert targets_from_depth(depth, scene.camera[None], 4).weight.sum() == 0
+    depth = scene.depth[None].clone()
+    depth[:, 0] = torch.nan
+    assert targets_from_depth(depth, scene.camera[None], 4).weight.sum() == 0
+
+
+def test_views_that_share_nothing_are_counted_in_a_warning(caplog, unchecked):
+    pose = torch.eye(4).expand(1, 2, 1, 4, 4).clone()
+    pose[0, 1, 0] = torch.diag(torch.tensor([-1.0, 1, -1, 1]))  # looks the other way
+    camera = Camera(pose, intrinsics_from_fov(60, (8, 8)).expand(1, 2, 1, 3, 3), (8, 8))
+    with caplog.at_level(logging.WARNING):
+        targets = targets_from_depth(torch.full((1, 2, 1, 8, 8), 3.0), camera, 4)
+        for _ in range(4):  # 1, 2, 4, 8, ... are logged, wherever the count stands now
+            targets_from_depth(torch.full((1, 2, 1, 8, 8), 3.0), camera, 4)
+    assert targets.weight.sum() == 0
+    assert targets.label.shape == (1, 4, 2, 1)
+
+
+def test_warnings_are_counted_and_thinned_out(caplog):
+    warning = CountedWarning(logging.getLogger("test"), "%d of %d bad, %d so far")
+    with caplog.at_level(logging.WARNING):
+        for cases in (0, 1, 2, 1, 3, 0):
+            warning.count(cases, 5)
+    assert [r.getMessage() for r in caplog.records] == [
+        "1 of 5 bad, 1 so far",
+        "2 of 5 bad, 3 so far",
+        "3 of 5 bad, 7 so far",
+    ]
+
+
+def test_batching_pads_and_refuses_other_grids(generator, unchecked):
+    a = targets_from_tracks(random_tracks(generator, 1), SIZE, PX, num_queries=3)
+    b = targets_from_tracks(random_tracks(generator, 1), SIZE, PX, num_queries=5)
+    both = CorrespondenceTargets.concatenate([a, b])
+    assert both.query.shape == (2, 5)
+    assert torch.equal(both.label[:1, :3], a.label)
+    assert not both.weight[0, 3:].any()
+    assert torch.equal(both.label_xy[1:], b.label_xy)
+    with pytest.raises(ValueError, match="different token grids"):
+        CorrespondenceTargets.concatenate([a, targets_from_tracks(random_tracks(generator, 1), SIZE, 2)])
+    with pytest.raises(ValueError, match="query, label, weight must be"):
+        replace(a, weight=a.weight[:, :, :1])

@@ -1,0 +1,114 @@
+"""What `loss.correspondence*` in a config does to a training step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvtrack.config import CorrespondenceLossConfig, LossConfig, PointMatchConfig, RunConfig, from_tree
+from mvtrack.correspondence.targets import targets_from_depth, targets_from_tracks
+from mvtrack.data.loader import BatchDataset
+from mvtrack.training.objective import correspondence_targets, losses, prepare
+
+
+@pytest.fixture
+def config(small_run) -> RunConfig:
+    return from_tree(RunConfig, small_run, "small_run")
+
+
+def with_loss(config: RunConfig, **changes) -> RunConfig:
+    return replace(config, loss=replace(config.loss, **changes))
+
+
+def test_a_plain_weight_keeps_its_old_meaning(config, small_model):
+    assert config.loss == LossConfig(correspondence=0.1)
+    batch = BatchDataset(config.data, 0, 2, 2)[0][0]
+    step = prepare(batch, small_model.codec, config)
+    old = targets_from_depth(batch.depth, batch.camera, 4)
+    assert torch.equal(step.targets.label, old.label)
+    assert torch.equal(step.targets.weight, old.weight)
+
+
+@pytest.mark.parametrize("source", ["tracks", "points"])
+def test_targets_are_keyed_by_sample(config, source):
+    settings = with_loss(config, correspondence_targets=source, correspondence_queries=13)
+    together = correspondence_targets(BatchDataset(config.data, 0, 4, 4)[1][0], settings)
+    alone = [correspondence_targets(batch, settings) for batch in BatchDataset(config.data, 0, 4, 1)[1]]
+    assert together.query.shape == (4, 13)
+    assert together.grid == (6, 8)
+    for b, one in enumerate(alone):
+        for name in ("query", "label", "weight"):
+            assert torch.equal(getattr(together, name)[b], getattr(one, name)[0]), name
+    assert len({tuple(row) for row in together.query.tolist()}) == 4
+
+
+def test_tracks_ask_in_all_views_and_frames(config):
+    batch = BatchDataset(config.data, 0, 2, 2)[0][0]
+    every = correspondence_targets(
+        batch, with_loss(config, correspondence_targets="tracks", correspondence_queries=None)
+    )
+    again = targets_from_tracks(batch.tracks, (24, 32), 4, num_queries=None)
+    assert torch.equal(every.query, again.query)
+    assert torch.equal(every.weight, again.weight)
+    assert (every.weight.sum((0, 1)) > 0).all()
+
+
+def test_moving_scenes_are_matched_at_the_same_time_only_where_told(config):
+    batch = BatchDataset(config.data, 0, 2, 2)[0][0]
+    settings = with_loss(
+        config, correspondence_targets="points", correspondence_matches=PointMatchConfig(pairs="same_time")
+    )
+    targets = correspondence_targets(batch, settings)
+    frame = targets.own_frame % 2
+    other_time = torch.arange(2) != frame[..., None]
+    assert not (targets.weight.amax(2) * other_time).any()
+
+
+def test_several_layers_are_averaged_and_logged_apart(config, small_model):
+    batch = BatchDataset(config.data, 0, 2, 2)[0][0]
+    both = with_loss(config, correspondence_layers=(0, 1))
+    step = prepare(batch, small_model.codec, config)
+    parts = losses(small_model.dit, step, both)
+    single = [
+        losses(small_model.dit, step, with_loss(config, correspondence_layers=(i,)))["correspondence"] for i in (0, 1)
+    ]
+    torch.testing.assert_close(parts["correspondence"], (single[0] + single[1]) / 2)
+    torch.testing.assert_close(parts["correspondence_0"], single[0].detach())
+    torch.testing.assert_close(parts["correspondence_1"], single[1].detach())
+    torch.testing.assert_close(parts["total"], parts["flow"] + 0.1 * parts["correspondence"])
+    assert "correspondence_1" not in losses(small_model.dit, step, config)
+
+
+def test_options_reach_the_loss(config, small_model):
+    batch = BatchDataset(config.data, 0, 2, 2)[0][0]
+    step = prepare(batch, small_model.codec, config)
+    default = losses(small_model.dit, step, config)["correspondence"]
+    options = CorrespondenceLossConfig(heads="logit_mean")
+    other = losses(small_model.dit, step, with_loss(config, correspondence_options=options))["correspondence"]
+    assert other != default
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"correspondence_layers": [0, 2]}, r"layer 2 must lie in \[0, 1\]"),
+        ({"correspondence_layers": [1, 0]}, "once, in ascending order"),
+        ({"correspondence_layers": []}, "once, in ascending order"),
+        ({"correspondence": -1.0}, "must not be negative"),
+        ({"correspondence_queries": 0}, "must be at least 1 or null"),
+        ({"correspondence_targets": "flow"}, "must be one of depth, tracks, points"),
+        ({"correspondence_options": {"heads": "mlp"}}, "set prob_mean, per_head or logit_mean"),
+        ({"correspondence_options": {"label_scope": "best_view"}}, "set correspondence_targets: points"),
+        ({"correspondence_matches": {"min_confidence": 0.5}}, "training data does not have"),
+        ({"correspondence_matches": {"cycle_cell": 2}}, "did you mean 'cycle_cells'"),
+    ],
+)
+def test_wrong_settings_name_the_fix(small_run, loss, message):
+    tree = small_run | {"loss": {"correspondence": 0.1} | loss}
+    with pytest.raises(ValueError, match=message):
+        from_tree(RunConfig, tree, "file.yaml")
+
+
+def test_a_layer_that_is_not_there_is_refused(small_model, unchecked):
+    with pytest.raises(ValueError, match=r"tap_layers \(2,\) must lie in \[0, 1\]"):
+        small_model.dit(torch.zeros(1, 2, 2, 12, 6, 8), torch.zeros(1), tap_layers=(2,))
