@@ -1,29 +1,38 @@
-"""`python eval/make_manifest.py FOOTAGE_DIR > mvtrack/evaluation/manifest_v1.json`: draw the pinned set anew.
+"""Draw a pinned test set anew.
+
+    python eval/make_manifest.py FOOTAGE_DIR > mvtrack/evaluation/manifest_v1.json
+    python eval/make_manifest.py --tracking > mvtrack/evaluation/tracking_v1.json
 
 Done once per version: scores of different manifests must not be compared. Raise `VERSION` in
 mvtrack/evaluation/manifest.py with every new one.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.evaluation.manifest import make_manifest
+from mvtrack.evaluation.manifest import make_manifest, make_tracking_manifest
 
 CLIPS_PER_VIDEO = 24
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        sys.stderr.write(__doc__ + "\n")
-        return 2
-    return run_command(_write, "make_manifest")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("footage", nargs="?", type=Path, help="folder of the real videos to cut")
+    which.add_argument("--tracking", action="store_true", help="the set of eval/tracking.py")
+    options = parser.parse_args()
+    return run_command(lambda: _write(options), "make_manifest")
 
 
-def _write() -> None:
-    videos = sorted(Path(sys.argv[1]).glob("*.mp4"))
+def _write(options: argparse.Namespace) -> None:
+    if options.tracking:
+        sys.stdout.write(make_tracking_manifest() + "\n")
+        return
+    videos = sorted(options.footage.glob("*.mp4"))
     if not videos:
-        raise ValueError(f"no .mp4 file in {sys.argv[1]}")
+        raise ValueError(f"no .mp4 file in {options.footage}")
     sys.stdout.write(make_manifest(videos, CLIPS_PER_VIDEO) + "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import yaml
 
-from tracking_head import HeadConfig
+from tracking_head import HeadConfig, TrackLossConfig
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,7 @@ class LossConfig:
     correspondence_targets: target tokens' cells in the reference at the same time by exact depth, visible track points
     in all views and frames (MVTrack4Gen), or nearest 3D points (CAMEO). correspondence_queries: drawn per sample from
     the latter two; null: all.
+    tracking: weight of the tracking head's loss, 0 is off; tracking_points: points followed per sample.
     """
 
     correspondence: float = 0.0
@@ -252,13 +253,19 @@ class LossConfig:
     correspondence_queries: int | None = 1024
     correspondence_options: CorrespondenceLossConfig = field(default_factory=CorrespondenceLossConfig)
     correspondence_matches: PointMatchConfig = field(default_factory=PointMatchConfig)
+    tracking: float = 0.0
+    tracking_points: int = 64
+    tracking_options: TrackLossConfig = field(default_factory=TrackLossConfig)
 
     def __post_init__(self) -> None:
         layers = self.correspondence_layers
         if layers is not None and (not layers or list(layers) != sorted(set(layers))):
             raise ValueError(f"correspondence_layers must name layers once, in ascending order, got {list(layers)}")
-        if self.correspondence < 0:
-            raise ValueError(f"correspondence must not be negative, got {self.correspondence}")
+        if self.correspondence < 0 or self.tracking < 0 or self.tracking_points < 1:
+            raise ValueError(
+                f"correspondence and tracking must not be negative and tracking_points at least 1, got "
+                f"{self.correspondence}, {self.tracking} and {self.tracking_points}"
+            )
         if self.correspondence_queries is not None and self.correspondence_queries < 1:
             raise ValueError(f"correspondence_queries must be at least 1 or null, got {self.correspondence_queries}")
         if self.correspondence_options.label_scope == "best_view" and self.correspondence_targets != "points":
@@ -329,6 +336,11 @@ class RunConfig:
                 raise ValueError(
                     f"bank {bank.root}: size {bank.size} is not divisible by the token size {self.model.rays.token_px}"
                 )
+        if (self.loss.tracking > 0) != (self.model.tracking is not None):
+            raise ValueError(
+                "loss.tracking trains the head that model.tracking describes: set both (model.tracking: {} for the "
+                "defaults), or loss.tracking: 0 and model.tracking: null"
+            )
         last = self.model.dit.num_layers - 1
         for layer in self.loss.correspondence_layers or ():
             if not 0 <= layer <= last:

@@ -51,6 +51,10 @@ class Tracks:
             raise ValueError(f"views() takes unbatched tracks (V, T, N, 2), got {tuple(self.xy.shape)}")
         return Tracks(self.xy[index], self.visible[index], self.valid[index])
 
+    def to(self, device: torch.device) -> "Tracks":
+        """The same on another device."""
+        return Tracks(self.xy.to(device), self.visible.to(device), self.valid.to(device))
+
     @staticmethod
     def stack(items: list["Tracks"]) -> "Tracks":
         """Batch clips that have the same number of views, frames and points."""

@@ -75,6 +75,7 @@ def write_model(config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Te
     path = folder / WEIGHTS_FILE
     aside = path.with_suffix(".partial")
     save_file(state, aside, metadata={"format": FORMAT, "config": json.dumps(to_tree(config))})
+    aside.chmod(0o644)  # safetensors writes files that only their owner may read
     aside.replace(path)
     return path
 

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mvtrack.config import from_tree
 from mvtrack.data.footage import open_footage
 from mvtrack.data.pan_tilt_zoom import PanTiltZoom, fits, pan_tilt_zoom_clip
-from mvtrack.data.test_scenes import CaseSpec, case_specs
+from mvtrack.data.test_scenes import CaseSpec, case_specs, render_case
 from mvtrack.data.video_io import from_bytes
+from mvtrack.metrics.tracking import tap_scores
 from mvtrack.video_clip import Clip
+from tracking_head import Tracks
 
 VERSION = 1
 WIDE_FOV_DEG = 65.0  # nominal: the footage's true field of view is unknown
@@ -50,6 +53,36 @@ def load_manifest() -> Manifest:
     """The manifest that ships with the project."""
     text = resources.files("mvtrack.evaluation").joinpath(f"manifest_v{VERSION}.json").read_text()
     return from_tree(Manifest, json.loads(text), where=f"manifest_v{VERSION}.json")
+
+
+def load_tracking_cases() -> list[CaseSpec]:
+    """The pinned cases of `eval/tracking.py`: rendered scenes in which points move far."""
+    text = resources.files("mvtrack.evaluation").joinpath(f"tracking_v{VERSION}.json").read_text()
+    rows = json.loads(text)["rendered"]
+    return [from_tree(CaseSpec, row, where=f"tracking_v{VERSION}.json[{i}]") for i, row in enumerate(rows)]
+
+
+def make_tracking_manifest(count: int = 32, max_still_delta: float = 0.25) -> str:
+    """The text of a new tracking manifest: the first cases in which leaving points where they are scores too little.
+
+    The choice looks at true tracks only: within TAP-Vid's thresholds of its place in the first frame stays less than
+    `max_still_delta` of what is visible, in either view.
+    """
+    chosen: list[CaseSpec] = []
+    for spec in case_specs(40 * count, first_seed=30_000, size=(64, 64), num_frames=17):
+        if len(chosen) == count:
+            break
+        if still_delta(render_case(spec, num_points=64).clip.tracks, spec.size) <= max_still_delta:
+            chosen.append(spec)
+    rows = ",\n".join(json.dumps(asdict(spec)) for spec in chosen)
+    return f'{{"version": {VERSION},\n"rendered": [\n{rows}\n]}}'
+
+
+def still_delta(tracks: Tracks, size: tuple[int, int]) -> float:
+    """TAP-Vid's delta_avg, averaged over views, of points that stay where they are in the first frame."""
+    asked = replace(tracks, valid=tracks.valid & tracks.visible[:, 0])
+    still = replace(asked, xy=tracks.xy[:, :1].expand_as(tracks.xy))
+    return tap_scores(still, asked, torch.zeros(asked.valid.shape), size).macro()["delta_avg"]
 
 
 def make_manifest(videos: list[Path], clips_per_video: int) -> str:

@@ -1,4 +1,4 @@
-"""One training step's losses: rectified flow on the target views, correspondence on a tapped layer's attention."""
+"""One training step's losses: rectified flow on the target views, correspondence on tapped attention, tracking."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,8 @@ from mvtrack.correspondence.point_matches import points_from_depth, targets_from
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid
 from mvtrack.data.loader import Batch
 from mvtrack.diffusion.flow import add_noise, draw_sigma, training_weight
-from tracking_head import Tracks
+from mvtrack.training.track_task import TrackTask, draw_track_task
+from tracking_head import TrackLoss, Tracks, track_loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Prepared:
     sigma: Float[Tensor, "B"]
     rays: Float[Tensor, "B V f r hr wr"]
     targets: CorrespondenceTargets | None
+    tracking: TrackTask | None = None
 
     def num_tokens(self, config: RunConfig) -> int:
         """Tokens of one sample, all its views."""
@@ -37,7 +39,10 @@ class Prepared:
 
     def to(self, device: torch.device) -> "Prepared":
         moved = {name: getattr(self, name).to(device) for name in ("latents", "noise", "sigma", "rays")}
-        return replace(self, **moved, targets=None if self.targets is None else self.targets.to(device))
+        for name in ("targets", "tracking"):
+            part = getattr(self, name)
+            moved[name] = None if part is None else part.to(device)
+        return replace(self, **moved)
 
 
 @torch.no_grad()
@@ -51,7 +56,12 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
         sigma.append(draw_sigma(config.model.flow, generator))
         noise.append(torch.randn(latents.shape[1:], generator=generator))
     targets = correspondence_targets(batch, config) if config.loss.correspondence > 0 else None
-    return Prepared(latents, torch.stack(noise), torch.stack(sigma), ray_maps(camera, config.model.rays), targets)
+    tracking = None
+    if config.loss.tracking > 0:
+        seeds = [hash_seed(config.train.seed + 2, number) for number in batch.index.tolist()]
+        tracking = draw_track_task(batch.tracks, tuple(batch.video.shape[-2:]), config.loss.tracking_points, seeds)
+    rays = ray_maps(camera, config.model.rays)
+    return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking)
 
 
 def correspondence_targets(batch: Batch, config: RunConfig) -> CorrespondenceTargets:
@@ -91,14 +101,31 @@ def hash_seed(seed: int, number: int) -> int:
 def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> dict[str, Float[Tensor, ""]]:
     """Loss parts, `total` among them. Reference latents stay clean; the flow loss is on target views only.
 
-    `correspondence` is the mean over the tapped layers; several layers are also reported one by one.
+    `correspondence` is the mean over the tapped layers; several layers are also reported one by one, and so are the
+    parts of `tracking`.
     """
     noisy = add_noise(step.latents, step.noise, step.sigma)
     noisy = torch.cat([step.latents[:, :1], noisy[:, 1:]], 1)
     layers = config.loss.correspondence_layers or (config.model.tap_layer,)
     layers = layers if step.targets is not None else ()
-    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers)
-    predicted = output.prediction[:, 1:].float()
+    track = step.tracking and step.tracking.request(config.model.tap_layer, config.model.rays.token_px)
+    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers, track=track)
+    parts = {"flow": _flow_loss(output.prediction[:, 1:].float(), step, config)}
+    total = parts["flow"]
+    if step.targets is not None:
+        by_layer = correspondence_loss_per_layer(output.taps, step.targets, config.loss.correspondence_options)
+        parts["correspondence"] = by_layer.mean()
+        if len(layers) > 1:
+            parts |= {f"correspondence_{i}": loss.detach() for i, loss in zip(layers, by_layer, strict=True)}
+        total = total + config.loss.correspondence * parts["correspondence"]
+    if step.tracking is not None:
+        tracked = track_loss(output.tracks, step.tracking.truth, _width_px(step, config), config.loss.tracking_options)
+        parts |= _named(tracked)
+        total = total + config.loss.tracking * parts["tracking"]
+    return parts | {"total": total}
+
+
+def _flow_loss(predicted: Float[Tensor, "B V f c h w"], step: Prepared, config: RunConfig) -> Float[Tensor, ""]:
     if config.model.flow.prediction == "x0":
         error = predicted - step.latents[:, 1:]
     else:
@@ -106,13 +133,14 @@ def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> 
     per_sample = error.square().flatten(1).mean(1)
     if config.model.flow.weighting == "wan":
         per_sample = per_sample * training_weight(step.sigma, config.model.flow.shift).to(per_sample.device)
-    parts = {"flow": per_sample.mean()}
-    if step.targets is not None:
-        by_layer = correspondence_loss_per_layer(output.taps, step.targets, config.loss.correspondence_options)
-        parts["correspondence"] = by_layer.mean()
-        if len(layers) > 1:
-            parts |= {f"correspondence_{i}": loss.detach() for i, loss in zip(layers, by_layer, strict=True)}
-    total = parts["flow"]
-    if step.targets is not None:
-        total = total + config.loss.correspondence * parts["correspondence"]
-    return parts | {"total": total}
+    return per_sample.mean()
+
+
+def _width_px(step: Prepared, config: RunConfig) -> int:
+    return step.latents.shape[-1] * config.model.codec.stride
+
+
+def _named(loss: TrackLoss) -> dict[str, Float[Tensor, ""]]:
+    """The sum, and its parts for the log."""
+    parts = {f"tracking_{name}": getattr(loss, name).detach() for name in ("position", "visibility", "confidence")}
+    return {"tracking": loss.total} | parts

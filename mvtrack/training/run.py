@@ -103,7 +103,9 @@ def _first_weights(
                 f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec"
             )
         codec.load_state_dict(start.codec.state_dict())
-        return start.dit.named_parameters()
+        started = dict(start.dit.named_parameters())
+        fresh = initial_weights(config.model, config.train.seed)  # for a tracking head that the model did not have
+        return ((name, started.get(name, value)) for name, value in fresh)
     bank = dataset.banks[0]
     views, frames = list(range(bank.recipe.num_views)), slice(0, config.data.num_frames)
     scenes = range(min(CODEC_FIT_SCENES, config.data.banks[0].num_scenes))
