@@ -1,8 +1,8 @@
 """`python benchmarks/correlation.py`: local 4D correlation against "sample then multiply, as peers do", one thread.
 
 The peer's way: feature maps upsampled to every level (not timed), (2 radius + 1)^2 keys per point and frame sampled by
-a 5-D grid_sample, and one dot product per pair of samples. Ratios are of one run; both give the same volumes. Peak
-memory is of fresh processes, beyond inputs and maps. `--small` runs everything in seconds, without targets.
+a 5-D grid_sample, and one dot product per pair of samples. Both give the same volumes. Ratios are of processor time in
+one run. Peak memory is of fresh processes, beyond inputs and maps. `--small` runs all in seconds, without targets.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -85,7 +86,7 @@ def speed(sizes: Sizes) -> dict[str, float]:
             "ours": lambda s=s: clip.ours(s),
             "planar": lambda s=s: clip.planar(s),
         }
-        for name, value in timed_by_turns(ways, sizes.rounds).items():
+        for name, value in timed_by_turns(ways, sizes.rounds, time.process_time).items():
             seconds[name].append(value)
         figures[f"level {s}, peer / ours"] = seconds["peer"][s] / seconds["ours"][s]
     total = {name: sum(values) for name, values in seconds.items()}
@@ -100,7 +101,7 @@ def speed(sizes: Sizes) -> dict[str, float]:
         "bfloat16": lambda: [half.ours(s) for s in levels],
         "softmax": lambda: [smooth.ours(s) for s in levels],
     }
-    taken = timed_by_turns(passes, max(1, sizes.rounds - 2))
+    taken = timed_by_turns(passes, max(1, sizes.rounds - 2), time.process_time)
     figures["all levels forward + backward, peer / ours"] = taken["peer"] / taken["ours"]
     figures["bfloat16, float32 / bfloat16"] = taken["float32"] / taken["bfloat16"]
     figures["bfloat16, largest difference / largest volume"] = relative_gap(half, clip)

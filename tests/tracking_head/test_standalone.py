@@ -16,6 +16,7 @@ from tracking_head import (
     TrackingHead,
     TrackLossConfig,
     Tracks,
+    queries_from_truth,
     track_loss,
 )  # fmt: skip
 
@@ -72,13 +73,6 @@ def random_filters(video: torch.Tensor) -> Features:
     return Features(features, features, TOKEN_PX)
 
 
-def first_visible(truth: Tracks) -> torch.Tensor:
-    """Each point's first visible frame in each view and its place there (V N 3)."""
-    frame = truth.visible.int().argmax(1)
-    xy = truth.xy.gather(1, frame[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
-    return torch.cat([frame[..., None], xy], -1)
-
-
 def test_the_head_learns_to_track_frozen_features():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -91,7 +85,7 @@ def test_the_head_learns_to_track_frozen_features():
     features = [random_filters(video) for video, _ in clips]
     truth = Tracks.stack([tracks for _, tracks in clips])
     q, k = torch.stack([f.q for f in features]), torch.stack([f.k for f in features])
-    query = torch.stack([first_visible(tracks) for _, tracks in clips])
+    query, _ = queries_from_truth(truth)
 
     def score() -> tuple[float, float]:
         """Visible points within 2 px, and visibility guessed right, over both clips."""
