@@ -6,7 +6,7 @@ from tracking_head.frames import anchor_queries, to_video_rate
 from tracking_head.head import Cameras, HeadOutput, TrackingHead
 from tracking_head.losses import TrackLoss, TrackLossConfig, track_loss
 from tracking_head.pyramid import CorrelationConfig
-from tracking_head.queries import Features, Queries
+from tracking_head.queries import Features, Queries, queries_from_truth
 from tracking_head.tracker import SoftTracks, Tracker
 from tracking_head.tracks import Tracks
 
@@ -26,6 +26,7 @@ __all__ = [
     "anchor_queries",
     "correlate",
     "prepare",
+    "queries_from_truth",
     "to_video_rate",
     "track_loss",
 ]

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tracking_head.tracks import Tracks
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -45,7 +47,8 @@ class Queries:
     def _refuse(self, wrong: Bool[Tensor, "*B V N"], expected: str) -> None:
         found = (wrong & self.valid).nonzero()
         if len(found):
-            where = ", ".join(f"{name} {i}" for name, i in zip(("point", "view", "clip"), found[0].flip(0).tolist()))  # noqa: B905
+            names = zip(("point", "view", "clip"), found[0].flip(0).tolist(), strict=False)
+            where = ", ".join(f"{name} {i}" for name, i in names)
             value = tuple(round(x, 3) for x in self.txy[tuple(found[0])].tolist())
             raise ValueError(f"queries need {expected}, got (t, x, y) = {value} for {where} ({len(found)} such)")
 
@@ -90,3 +93,18 @@ class Features:
         if self.size != tuple(queries.size):
             grid = f"{self.q.shape[-4]}x{self.q.shape[-3]} tokens of {self.token_px} px"
             raise ValueError(f"queries must be in images of {self.size} ({grid}), got {tuple(queries.size)}")
+
+
+def queries_from_truth(
+    truth: Tracks, generator: torch.Generator | None = None
+) -> tuple[Float[Tensor, "*B V N 3"], Bool[Tensor, "*B V N"]]:
+    """(frame, x, y) of every point in every view at a random frame in which it is visible there, and whether there is
+    one. Without a generator: at the first such frame (TAP-Vid's "first")."""
+    visible = truth.visible & truth.valid[..., None, :]
+    rank = torch.arange(visible.shape[-2], 0, -1.0)[:, None].expand(visible.shape)
+    if generator is not None:
+        rank = 1 - torch.rand(visible.shape, generator=generator)  # never 0
+    frame = (visible * rank.to(visible.device)).argmax(-2)  # (*B, V, N)
+    index = frame[..., None, :, None].expand(*frame.shape[:-1], 1, frame.shape[-1], 2)
+    xy = truth.xy.gather(-3, index).squeeze(-3)
+    return torch.cat([frame[..., None].to(xy.dtype), xy], -1), visible.any(-2)

@@ -10,9 +10,11 @@ from tracking_head import (
     Queries,
     Tracker,
     TrackingHead,
+    Tracks,
     anchor_queries,
+    queries_from_truth,
     to_video_rate,
-)  # fmt: skip
+)
 
 B, V, T, N, h, w = 2, 3, 3, 5, 2, 7
 TOKEN_PX = 4
@@ -73,6 +75,25 @@ def test_queries_move_to_anchors():
     assert torch.equal(moved[:, 1:], txy[:, 1:])
     with pytest.raises(ValueError, match=r"query frames must lie in \[0, 8\], got 0 to 9"):
         anchor_queries(torch.tensor([[0.0, 1, 1], [9, 1, 1]]), latent_frames=3)
+
+
+def test_queries_from_truth(generator):
+    xy = torch.rand(B, V, 7, N, 2, generator=generator)
+    visible = torch.rand(B, V, 7, N, generator=generator) < 0.4
+    visible[0, 1, :, 2] = False
+    truth = Tracks(xy, visible, torch.rand(B, V, N, generator=generator) < 0.8)
+    first, valid = queries_from_truth(truth)
+    random, same = queries_from_truth(truth, generator)
+    assert torch.equal(valid, same)
+    assert torch.equal(valid, visible.any(2) & truth.valid)
+    different = 0
+    for b, v, n in valid.nonzero().tolist():
+        for txy in (first[b, v, n], random[b, v, n]):
+            assert visible[b, v, int(txy[0]), n]
+            assert torch.equal(txy[1:], xy[b, v, int(txy[0]), n])
+        assert not visible[b, v, : int(first[b, v, n, 0]), n].any()
+        different += int(first[b, v, n, 0] != random[b, v, n, 0])
+    assert different > 3
 
 
 def _txy(view: int, point: int, value: list[float]) -> torch.Tensor:
