@@ -17,7 +17,7 @@ from mvtrack.camera import Camera
 from mvtrack.diffusion.flow import add_noise
 from mvtrack.metrics.tracking import epipolar_error, hidden_here_scores, tap_scores
 from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
-from tracking_head import Features, Queries, Tracker, Tracks
+from tracking_head import Features, Queries, Tracker, Tracks, queries_from_truth
 
 FEATURE_SIGMA = 0.1
 
@@ -59,11 +59,9 @@ def view_features(
 
 def draw_queries(truth: Tracks, size: tuple[int, int], seed: int) -> Queries:
     """One anchor per point and view at which it can be seen; points that a view never shows have no query there."""
-    shown = truth.visible[:, ::TEMPORAL_STRIDE] & truth.valid[:, None]
-    draw = torch.where(shown, torch.rand(shown.shape, generator=torch.Generator().manual_seed(seed)), -1.0)
-    best, frame = draw.max(1)
-    xy = truth.xy[:, ::TEMPORAL_STRIDE].gather(1, frame[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
-    return Queries(torch.cat([frame[..., None].float(), xy], -1), best >= 0, shown.shape[1], size)
+    anchored = truth.frames(slice(None, None, TEMPORAL_STRIDE))
+    txy, valid = queries_from_truth(anchored, torch.Generator().manual_seed(seed))
+    return Queries(txy, valid, anchored.xy.shape[1], size)
 
 
 def track_clip(model: ReshootModel, clip: Clip, seed: int = 0, views_apart: bool = False) -> TrackedClip:

@@ -59,7 +59,7 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
     tracking = None
     if config.loss.tracking > 0:
         seeds = [hash_seed(config.train.seed + 2, number) for number in batch.index.tolist()]
-        tracking = draw_track_task(batch.tracks, tuple(batch.video.shape[-2:]), config.loss.tracking_points, seeds)
+        tracking = draw_track_task(batch.tracks, config.loss.tracking_points, seeds)
     rays = ray_maps(camera, config.model.rays)
     return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking)
 
