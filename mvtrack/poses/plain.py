@@ -39,7 +39,7 @@ class PlainArrays:
     convention: object = None
     unit: object = None
     names: tuple[str, ...] | None = None
-    timestamps_s: Float[Tensor, "T"] | None = None
+    timestamps_s: Float[Tensor, "times"] | None = None
     fps: float | None = None
     distortion: Float[Tensor, "*rows 5"] | None = None
     ignored: list[str] = field(default_factory=list)
