@@ -70,7 +70,7 @@ def undistort(
         step_x = (c * residual[..., 0] - b * residual[..., 1]) / determinant
         step_y = (a * residual[..., 1] - b * residual[..., 0]) / determinant
         ideal = ideal - torch.stack([step_x, step_y], -1)
-        if not (torch.maximum(step_x.abs(), step_y.abs()) > torch.finfo(xy.dtype).eps).any():
+        if not (torch.maximum(step_x.abs(), step_y.abs()) > 8 * torch.finfo(xy.dtype).eps).any():
             break
     (slope, _, _), determinant = _jacobian(ideal, distortion)
     error = (distort(ideal, distortion) - target).abs().amax(-1)

@@ -152,3 +152,13 @@ def test_npz_keeps_everything(tmp_path, odd_lens):
     assert (back.names, back.unit) == (odd_lens.names, "metres")
     assert torch.equal(back.timestamps_s, odd_lens.timestamps_s)
     assert torch.equal(back.camera.c2w, odd_lens.camera.c2w)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_text_of_characters_that_do_not_exist_is_refused(tmp_path, sequence, order):
+    names = np.frombuffer(np.array([0x41, 0x7FFFFFFF, 0x43, 0x44, 0x45], order + "u4").tobytes(), order + "U1")
+    path = tmp_path / "a.npz"
+    fields = {"convention": "opencv c2w raster", "size": (46, 62), "c2w": sequence.camera.c2w.numpy(), "K": np.array(K)}
+    np.savez(path, names=names, **fields)
+    with pytest.raises(ValueError, match="names: holds characters that do not exist"):
+        read_cameras(path)
