@@ -238,3 +238,12 @@ def test_fuzz_for_a_moment(unchecked):
     fuzz = runpy.run_path(str(Path(__file__).with_name("fuzz.py")))["fuzz"]
     counts = fuzz(2.0, seed=3)
     assert counts["met"], counts
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_too_many_frames_are_refused(tmp_path, sequence, read_options, monkeypatch, name):
+    path = write_cameras(tmp_path / "poses", sequence, name)
+    for module in ("parse", "colmap", "colmap_text", "colmap_binary"):
+        monkeypatch.setattr(f"mvtrack.poses.{module}.MAX_FRAMES", 3)
+    with pytest.raises(ValueError, match="expected (1 to|at most) 3"):
+        read_cameras(path, name, **read_options.get(name, {}))

@@ -54,6 +54,8 @@ def test_a_frames_own_intrinsics_and_contradictions(write):
     frames = [{"file_path": f"{i}", "transform_matrix": IDENTITY, "k1": 0.1 * i} for i in range(3)]
     sequence = read_cameras(write(frames))
     assert sequence.distortion.coefficients[:, 0].tolist() == pytest.approx([0, 0.1, 0.2])
+    del frames[2]["k1"]
+    assert read_cameras(write(frames)).distortion.coefficients[:, 0].tolist() == pytest.approx([0, 0.1, 0])
     with pytest.raises(ValueError, match=r"frames\[0\]\.fl_x: is 50 here and 53 for the whole file"):
         read_cameras(write([{"file_path": "a", "transform_matrix": IDENTITY, "fl_x": 50}]))
     with pytest.raises(ValueError, match="camera_angle_x: means a focal length"):
