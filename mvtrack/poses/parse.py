@@ -21,6 +21,7 @@ MAX_FRAMES = 100_000  # nearly an hour at 30 frames a second
 MAX_NUMBER = 1e12
 MAX_SIDE_PX = 100_000
 MAX_NAME = 1024
+_MAX_RUNS = 32  # of digits in a name that count as numbers
 _NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control, surrogate, line and paragraph separator
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
@@ -250,7 +251,7 @@ def natural_order(names: Iterable[str]) -> list[int]:
 
 def _natural_key(text: str) -> list[tuple[int, int, str]]:
     # A run of digits compares by length, then by its text: the value, without converting a million digits.
-    parts = re.split(r"([0-9]+)", text)
+    parts = re.split(r"([0-9]+)", text, maxsplit=_MAX_RUNS)
     return [
         (1, len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (0, 0, part) for index, part in enumerate(parts)
     ]
