@@ -70,10 +70,13 @@ def undistort(
         step_x = (c * residual[..., 0] - b * residual[..., 1]) / determinant
         step_y = (a * residual[..., 1] - b * residual[..., 0]) / determinant
         ideal = ideal - torch.stack([step_x, step_y], -1)
-    _, determinant = _jacobian(ideal, distortion)
+        if not (torch.maximum(step_x.abs(), step_y.abs()) > 8 * torch.finfo(xy.dtype).eps).any():
+            break
+    (slope, _, _), determinant = _jacobian(ideal, distortion)
     error = (distort(ideal, distortion) - target).abs().amax(-1)
     tolerance = 64 * torch.finfo(xy.dtype).eps * (1 + target.abs().amax(-1))
-    found = (error <= tolerance) & (determinant > 0)
+    # Beyond the fold the picture is turned over: there the Jacobian is not positive definite.
+    found = (error <= tolerance) & (determinant > 0) & (slope > 0)
     return torch.where(found[..., None], ideal, torch.full_like(ideal, torch.nan)), found
 
 

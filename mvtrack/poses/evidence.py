@@ -104,17 +104,15 @@ def convention_fits(sequence: CameraSequence, matches: list[Matches], size: tupl
     """
     if sum(len(match.xy_first) for match in matches) < _MIN_POINTS:
         return []
+    K = sequence.camera.resized(size).K
+    ends = [(_ideal(sequence, m.first, m.xy_first, K), _ideal(sequence, m.second, m.xy_second, K)) for m in matches]
     fits = []
     for axes, direction in alternatives(sequence):
         camera = reinterpret(sequence, axes, direction).camera.resized(size)
-        errors = []
-        for match in matches:
-            first, second = camera[match.first], camera[match.second]
-            ends = [
-                _ideal(sequence, i, xy, camera)
-                for i, xy in ((match.first, match.xy_first), (match.second, match.xy_second))
-            ]
-            errors.append(ray_distance(*ends, first, second))
+        errors = [
+            ray_distance(*xy, camera[match.first], camera[match.second])
+            for match, xy in zip(matches, ends, strict=True)
+        ]
         fits.append(Fit(axes, direction, float(torch.cat(errors).nan_to_num(torch.inf, torch.inf).median())))
     return fits
 
@@ -124,9 +122,11 @@ def motion_px(matches: list[Matches]) -> float:
     return float(torch.cat([(m.xy_second - m.xy_first).norm(dim=-1) for m in matches]).median())
 
 
-def _ideal(sequence: CameraSequence, frame: int, xy: Float[Tensor, "N 2"], camera: Camera) -> Float[Tensor, "N 2"]:
+def _ideal(
+    sequence: CameraSequence, frame: int, xy: Float[Tensor, "N 2"], K: Float[Tensor, "T 3 3"]
+) -> Float[Tensor, "N 2"]:
     """Points of the picture without its lens distortion."""
     if sequence.distortion is None:
         return xy
     coefficients = sequence.distortion.per_frame(sequence.num_frames)[frame]
-    return undistort_pixels(xy, camera.K[frame], Distortion(coefficients))[0]
+    return undistort_pixels(xy, K[frame], Distortion(coefficients))[0]

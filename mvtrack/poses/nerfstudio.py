@@ -62,19 +62,23 @@ def read(path: Path, options: ReadOptions, document: dict | None = None) -> Came
     _refuse_other_lenses(document, place)
     frames = items(required(document, "frames", place), place.field("frames"))
     frame_count(len(frames), place.field("frames"))
-    poses, lenses, names, sizes = [], [], [], set()
+    whole = _numbers(document, place)
+    poses, lenses, names, sizes, before = [], [], [], set(), None
     for index, frame in enumerate(frames):
         at = place.field("frames").item(index)
         frame = mapping(frame, at)
         _refuse_other_lenses(frame, at)
         poses.append(_pose(required(frame, "transform_matrix", at), at.field("transform_matrix")))
         names.append(name(required(frame, "file_path", at), at.field("file_path")))
-        values = _merged(document, frame, at)
-        size = _size(values, options, at)
+        own = _numbers(frame, at)
+        if own != before:
+            values = _merged(whole, own, at)
+            size = _size(values, options, at)
+            lens, before = _lens(values, size, at), own
         sizes.add(size)
         if len(sizes) > 1:
             raise at.error(f"the image size changes to {size[1]}x{size[0]} (w x h), expected one size for all frames")
-        lenses.append(_lens(values, size, at))
+        lenses.append(lens)
     fx, fy, cx, cy, *coefficients = torch.tensor(lenses, dtype=torch.float64).unbind(-1)
     moved, note = _applied_transform(document, place, options.undo_applied_transform)
     c2w = axes_to_opencv(torch.tensor(poses, dtype=torch.float64), "opengl")
@@ -98,17 +102,17 @@ def _refuse_other_lenses(tree: dict, place: Place) -> None:
         raise place.field("is_fisheye").error("fisheye lenses are not supported, expected a perspective lens")
 
 
-def _merged(document: dict, frame: dict, place: Place) -> dict[str, float]:
-    """Intrinsics of a frame: those of the file, and its own. Two different values for one field are an error."""
-    values = {}
-    for key in _INTRINSICS:
-        for tree, at in ((document, Place(place.file)), (frame, place)):
-            if key not in tree:
-                continue
-            value = number(tree[key], at.field(key))
-            if values.setdefault(key, value) != value:
-                raise at.field(key).error(f"is {value:g} here and {values[key]:g} for the whole file")
-    return values
+def _numbers(tree: dict, place: Place) -> dict[str, float]:
+    """The intrinsics of a file or of a frame."""
+    return {key: number(tree[key], place.field(key)) for key in _INTRINSICS if key in tree}
+
+
+def _merged(whole: dict[str, float], own: dict[str, float], place: Place) -> dict[str, float]:
+    """Intrinsics of the file and of a frame together. Two different values for one field are an error."""
+    for key, value in own.items():
+        if whole.get(key, value) != value:
+            raise place.field(key).error(f"is {value:g} here and {whole[key]:g} for the whole file")
+    return {**whole, **own}
 
 
 def _size(values: dict[str, float], options: ReadOptions, place: Place) -> tuple[int, int]:

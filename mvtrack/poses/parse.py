@@ -12,15 +12,16 @@ import reprlib
 import stat
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_JSON_BYTES = 16 << 20  # parsing and checking this much stays under about two seconds
 MAX_TEXT_BYTES = 16 << 20
-MAX_FRAMES = 120_000  # more than an hour at 30 frames a second
+MAX_FRAMES = 100_000  # nearly an hour at 30 frames a second
 MAX_NUMBER = 1e12
 MAX_SIDE_PX = 100_000
 MAX_NAME = 1024
+_MAX_RUNS = 32  # of digits in a name that count as numbers
 _NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control, surrogate, line and paragraph separator
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
@@ -41,26 +42,31 @@ def shown_path(path: Path | str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a value stands: the file, then fields, items, lines or frames. Only for errors."""
+class Place(NamedTuple):
+    """Where a value stands: the file, then fields (text), items (numbers) or a line. Only for errors, so made of parts
+    that are put together when one happens."""
 
     file: str
-    at: str = ""
+    parts: tuple[str | int, ...] = ()
 
     def field(self, name: str) -> "Place":
-        shown = name if name.isidentifier() and len(name) <= 60 else show(name)
-        return replace(self, at=f"{self.at}.{shown}" if self.at else shown)
+        return Place(self.file, (*self.parts, name))
 
     def item(self, index: int) -> "Place":
-        return replace(self, at=f"{self.at}[{index}]")
+        return Place(self.file, (*self.parts, index))
 
     def line(self, number: int) -> "Place":
-        return replace(self, at=f"line {number}")
+        return Place(self.file, (f"line {number}",))
 
     def error(self, message: str) -> ValueError:
-        where = f"{self.file}: {self.at}" if self.at else self.file
-        return ValueError(f"{where}: {message}")
+        at = ""
+        for part in self.parts:
+            if isinstance(part, int):
+                at += f"[{part}]"
+            else:
+                plain = part.replace("line ", "", 1).isalnum() or part.isidentifier()
+                at += f"{'.' if at else ''}{part if plain and len(part) <= 60 else show(part)}"
+        return ValueError(f"{self.file}: {at}: {message}" if at else f"{self.file}: {message}")
 
 
 def place_of(path: Path | str) -> Place:
@@ -245,7 +251,7 @@ def natural_order(names: Iterable[str]) -> list[int]:
 
 def _natural_key(text: str) -> list[tuple[int, int, str]]:
     # A run of digits compares by length, then by its text: the value, without converting a million digits.
-    parts = re.split(r"([0-9]+)", text)
+    parts = re.split(r"([0-9]+)", text, maxsplit=_MAX_RUNS)
     return [
         (1, len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (0, 0, part) for index, part in enumerate(parts)
     ]

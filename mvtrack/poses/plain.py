@@ -39,7 +39,7 @@ class PlainArrays:
     convention: object = None
     unit: object = None
     names: tuple[str, ...] | None = None
-    timestamps_s: Float[Tensor, "T"] | None = None
+    timestamps_s: Float[Tensor, "times"] | None = None
     fps: float | None = None
     distortion: Float[Tensor, "*rows 5"] | None = None
     ignored: list[str] = field(default_factory=list)
@@ -101,7 +101,11 @@ def _convention(arrays: PlainArrays, options: ReadOptions, place: Place) -> tupl
             f"does not say what its numbers mean: the field or option convention is needed, such as {CONVENTION!r}"
         )
     in_file = None if stated is None else parse_convention(stated, place.field("convention"))
-    told = None if options.convention is None else parse_convention(options.convention, Place("option", "convention"))
+    told = (
+        None
+        if options.convention is None
+        else parse_convention(options.convention, Place("option").field("convention"))
+    )
     if in_file and told and in_file != told:
         raise place.field("convention").error(f"is {' '.join(in_file)!r}, but the option says {' '.join(told)!r}")
     found = in_file or told

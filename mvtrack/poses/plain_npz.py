@@ -9,6 +9,7 @@ import io
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -151,10 +152,10 @@ def _numbers(values: np.ndarray, shapes: tuple[tuple, ...], place: Place) -> tor
 def _texts(values: np.ndarray, shape: tuple, place: Place) -> list[str]:
     if values.ndim != len(shape) or values.dtype.kind != "U" or values.dtype.itemsize > 4 * MAX_NAME:
         raise place.error(f"expected text of {len(shape)} axes, got {values.dtype} of {values.shape}")
-    try:
-        texts = np.atleast_1d(values).tolist()
-    except ValueError:
-        raise place.error("holds characters that do not exist") from None
+    values = np.atleast_1d(values).astype(values.dtype.newbyteorder("="))
+    if values.size and values.view(np.uint32).max() > sys.maxunicode:  # numpy would fail with a SystemError
+        raise place.error("holds characters that do not exist")
+    texts = values.tolist()
     for index, text in enumerate(texts):
         check_name(text, place.item(index))
     return texts

@@ -67,6 +67,7 @@ def _rows(text: str, place: Place) -> list[list[float]]:
         is_header = number_of_line == 1 and not (tokens and is_number(tokens[0]))
         if not tokens or is_header:
             continue
+        frame_count(len(rows) + 1, place)
         if len(tokens) != COLUMNS:
             raise at.error(f"has {len(tokens)} columns, expected {COLUMNS}")
         row = [text_number(token, at) for token in tokens]

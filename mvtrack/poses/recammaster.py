@@ -42,8 +42,8 @@ def read(path: Path, options: ReadOptions, document: dict | None = None) -> Came
     odd = next((key for key in document if not _FRAME.fullmatch(key)), None)
     if odd is not None:
         raise place.field(odd).error("expected only the fields frame0, frame1, …")
-    if f"frame{count - 1}" not in document:
-        missing = next(i for i in range(count) if f"frame{i}" not in document)
+    missing = next((i for i in range(count) if f"frame{i}" not in document), None)
+    if missing is not None:
         raise place.error(f"frame{missing} is missing among {count} frames")
     camera = _choose(mapping(document["frame0"], place.field("frame0")), options, place.field("frame0"))
     rows = []

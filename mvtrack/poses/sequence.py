@@ -40,7 +40,7 @@ class CameraSequence:
         if len(self.names) != frames:
             raise ValueError(f"a sequence of {frames} cameras needs {frames} names, got {len(self.names)}")
         for index, name in enumerate(self.names):
-            check_name(name, Place("camera sequence", f"names[{index}]"))
+            check_name(name, Place("camera sequence").field("names").item(index))
         if self.timestamps_s is not None and tuple(self.timestamps_s.shape) != (frames,):
             raise ValueError(f"timestamps_s must be ({frames},), got {tuple(self.timestamps_s.shape)}")
         if self.distortion is not None and tuple(self.distortion.coefficients.shape) not in ((5,), (frames, 5)):

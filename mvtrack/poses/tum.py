@@ -51,6 +51,7 @@ def _rows(text: str, place: Place) -> tuple[list[list[float]], list[str]]:
         if not tokens or tokens[0].startswith("#"):
             continue
         at = place.line(number_of_line)
+        frame_count(len(rows) + 1, place)
         if len(tokens) != COLUMNS:
             raise at.error(f"has {len(tokens)} columns, expected {COLUMNS} (timestamp tx ty tz qx qy qz qw)")
         row = [text_number(token, at) for token in tokens]
