@@ -1,0 +1,81 @@
+import argparse
+import shutil
+import socket
+
+import pytest
+import torch
+
+from mvtrack.config import load_config
+from mvtrack.data.video_io import write_video
+from mvtrack.fitting import plan_fit
+from mvtrack.generate import SampleConfig
+from mvtrack.path_language import parse_path
+from mvtrack.path_page import PathPage, quaternion, rotation
+from mvtrack.reshooting import Shot, shot_cameras
+from mvtrack.shot_options import add_shot_arguments, read_shot
+
+pytest.importorskip("viser", reason="the interactive page needs viser: pip install 'mvtrack[page]'")
+pytestmark = pytest.mark.filterwarnings("ignore")  # viser's and its server's own
+
+T = 5
+
+
+@pytest.fixture
+def page(tmp_path):
+    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
+    frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(T, -1, -1, -1)
+    video = write_video(tmp_path / "v.mp4", frames, fps=12.0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = load_config("configs/tiny_wide.yaml").model
+    page = PathPage(video, Shot(parse_path("orbit_right 25")), config, tmp_path / "out/path.json", port=port)
+    yield page
+    page.server.stop()
+
+
+def test_quaternions_there_and_back():
+    poses = parse_path("orbit_right 100; tilt_up 40; roll_left 90").poses(17)
+    for pose in poses:
+        torch.testing.assert_close(rotation(torch.tensor(quaternion(pose[:3, :3]))), pose[:3, :3])
+
+
+def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, tmp_path):
+    """Drag a keyframe, save, read the file back as `--camera`: the same cameras."""
+    pose = page.keys.poses[2].clone()
+    pose[:3, 3] += torch.tensor([0.3, -0.2, 0.1]).double()
+    page.keys = page.keys.moved(2, pose)
+    page.save()
+    parser = argparse.ArgumentParser()
+    add_shot_arguments(parser)
+    arguments = ["--camera", str(page.save_to), "--poses-relative-to", "source"]
+    shot = read_shot(parser.parse_args(arguments), tmp_path / "v.mp4", SampleConfig(1))
+    fit = plan_fit(page.footage.size, load_config("configs/tiny_wide.yaml").model)
+    shown = shot_cameras(Shot(page.path()), page.footage, fit)
+    rendered = shot_cameras(shot, page.footage, fit)
+    torch.testing.assert_close(rendered.c2w, shown.c2w)
+    torch.testing.assert_close(rendered.K, shown.K)
+
+
+@pytest.mark.slow
+def test_in_a_browser(page):
+    """The page opens, shows its controls and the 3D view, and saves when the button is clicked."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    browser_path = shutil.which("chromium")
+    if browser_path is None:
+        pytest.skip("needs the program chromium")
+    flags = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--use-angle=swiftshader",
+             "--enable-unsafe-swiftshader"]  # fmt: skip
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=flags)
+        view = browser.new_page(viewport={"width": 900, "height": 600})
+        view.set_default_timeout(120_000)
+        view.goto(page.url)
+        view.get_by_text("save path").wait_for()
+        view.locator("canvas").first.wait_for()
+        assert "the path is smooth" in view.inner_text("body") or "degrees" in view.inner_text("body")
+        view.get_by_text("save path").click()
+        view.get_by_text("saved; now").wait_for()
+        browser.close()
+    assert page.save_to.exists()
