@@ -1,6 +1,5 @@
 """What is odd about cameras that could be read: each thing that was looked at, as a finding in plain words."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +22,8 @@ _JUMP_DEG = 2.0  # turns below are no jump, however still the rest is
 _ASPECT = 0.01
 _MEET_DEG = 15.0  # axes must differ by this much for the point where they meet to mean something
 _MEET_SPREAD = 0.15  # of the distance: how far the axes may miss that point
-_STILL_PX, _CLEARLY_BETTER, _GOOD_PX = 1.0, 0.6, 1.0
+_STILL_PX, _CLEARLY_BETTER, _WRONG_PX = 1.0, 0.6, 1.0
+_FITS_PX, _FITS_SHARE = 0.5, 0.25  # of what points move: cameras that explain less of it do not fit
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,13 @@ def judge_fits(fits: list[Fit], motion_px: float) -> Finding:
             WARN, "video", f"the picture moves by {motion_px:.2g} px only: nothing can be said about the axes"
         )
     shown = f"points followed in the video are {own.error_px:.2f} px off"
-    if own.error_px > _GOOD_PX and best.error_px < _CLEARLY_BETTER * own.error_px:
+    if own.error_px > _WRONG_PX and best.error_px < _CLEARLY_BETTER * own.error_px:
         equal = [f"{fit.axes} {fit.direction}" for fit in fits if fit.error_px <= best.error_px + 0.05]
         return Finding(
             FAIL, "video", f"{shown} as {own.axes} {own.direction}, {best.error_px:.2f} px as {' or '.join(equal)}: "
             f"read it as that (`mvtrack cameras convert … --read-as '{equal[0]}'`)",
         )  # fmt: skip
-    if not own.error_px <= max(3 * _GOOD_PX, 0.2 * motion_px) or not math.isfinite(own.error_px):
+    if not own.error_px <= max(_FITS_PX, _FITS_SHARE * motion_px):
         return Finding(
             WARN, "video", f"{shown}, of {motion_px:.1f} px that they move, and no other convention fits better"
         )

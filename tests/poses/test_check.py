@@ -11,7 +11,7 @@ from mvtrack.poses import CameraSequence, Distortion
 from mvtrack.poses.conventions import alternatives, reinterpret
 from mvtrack.poses.diagnosis import FAIL, OK, WARN, compare_with_video, diagnose, judge_fits
 from mvtrack.poses.distortion import distort_pixels
-from mvtrack.poses.evidence import Matches, convention_fits, frame_pairs, ray_distance
+from mvtrack.poses.evidence import Fit, Matches, convention_fits, frame_pairs, ray_distance
 
 NAMES = ("opencv c2w", "opengl c2w", "opencv w2c", "opengl w2c", "pytorch3d c2w", "llff c2w", "unreal c2w")
 
@@ -81,6 +81,18 @@ def test_cameras_that_look_away_from_what_they_circle(rotation_about):
     flipped = replace(reinterpret(sequence, "opengl", "c2w"), file_axes="opencv")
     away = found(diagnose(flipped), "axes")
     assert (away.level, "opengl axes would make them look" in away.text) == (WARN, True)
+
+
+@pytest.mark.parametrize(
+    ("errors", "motion", "level"),
+    [
+        ((0.3, 0.4), 1.8, OK), ((1.5, 1.4), 1.8, WARN), ((2.0, 1.9), 12.0, OK), ((4.0, 0.5), 12.0, FAIL),
+        ((0.2, 0.1), 0.4, WARN), ((float("inf"), 9.0), 12.0, FAIL), ((float("inf"),) * 2, 12.0, WARN),
+    ],
+)  # fmt: skip
+def test_verdicts_need_a_clear_difference(errors, motion, level):
+    fits = [Fit("opencv", "c2w", errors[0]), Fit("opengl", "c2w", errors[1])]
+    assert judge_fits(fits, motion).level == level
 
 
 def test_every_alternative_leads_back(sequence):
