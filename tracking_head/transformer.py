@@ -62,7 +62,7 @@ class UpdateTransformer(nn.Module):
         self.to_shift = nn.Linear(config.dim, 2)
         self.to_logits = nn.Linear(config.dim, 2)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.weight.ndim == 2:  # ZeRO-3's parts are filled from outside
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for output in (self.to_shift, self.to_logits):
