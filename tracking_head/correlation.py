@@ -60,18 +60,19 @@ def prepare(
     pattern = "b v t h w n d -> (b v t) h w (n d)"
     levels = pyramid_levels(grid, token_px, config)
     t, xy = _frame_of(query_txy, frames), rearrange(query_txy[..., 1:], "b v n c -> (b v n) c").to(_at_least_float32(q))
-    keys, supports = [], []
+    split = {"n": 1 if joined else heads}
     with torch.autocast(q.device.type, enabled=False):
-        for level, q_map, k_map in zip(
-            levels,
-            level_maps(rearrange(q, pattern), levels, config),
-            level_maps(rearrange(k, pattern).to(dtype), levels, config),
-            strict=True,
-        ):
-            support = sample_support(q_map, xy, t, level, config.radius) / scale
-            split = {"n": 1 if joined else heads}
-            keys.append(rearrange(k_map, "g h w (n d) -> g h w n d", **split))
-            supports.append(rearrange(support.to(dtype), "m p (n d) -> m p n d", **split))
+        q_maps = level_maps(rearrange(q, pattern), levels, config)
+        k_maps = level_maps(rearrange(k, pattern).to(dtype), levels, config)
+        # Levels that share a map must share a tensor: then autograd adds their gradients up in one buffer.
+        views = {id(x): rearrange(x, "g h w (n d) -> g h w n d", **split) for x in k_maps}
+        keys = [views[id(x)] for x in k_maps]
+        supports = [
+            rearrange(
+                (sample_support(x, xy, t, level, config.radius) / scale).to(dtype), "m p (n d) -> m p n d", **split
+            )
+            for x, level in zip(q_maps, levels, strict=True)
+        ]
     return Prepared(tuple(keys), tuple(supports), levels, frames, query_txy.shape[2])
 
 

@@ -1,5 +1,6 @@
 """The multi-view tracking head: query/key features and query points in, tracks after every iteration out."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -97,22 +98,23 @@ class TrackingHead(nn.Module):
         step = max(1, _VOLUME_BYTES // (frames * self.config.correlation.offsets**2 * 4))
         parts = []
         for first in range(0, len(flat), step):
-            arguments = (prepared, flat[first : first + step], first)
-            if self.config.recompute and torch.is_grad_enabled():
-                parts.append(checkpoint(self._embed_volumes, *arguments, use_reentrant=False))
-            else:
-                parts.append(self._embed_volumes(*arguments))
+            levels = [
+                self._recomputed(self._embed_volume, prepared, flat[first : first + step], level, first)
+                for level in range(len(prepared.levels))
+            ]
+            parts.append(torch.cat(levels, -1))
         return rearrange(torch.cat(parts), "(b v n) t c -> b v n t c", b=batch, v=views)
 
-    def _embed_volumes(
-        self, prepared: Prepared, xy: Float[Tensor, "m T 2"], first_point: int
+    def _recomputed(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+        if self.config.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    def _embed_volume(
+        self, prepared: Prepared, xy: Float[Tensor, "m T 2"], level: int, first_point: int
     ) -> Float[Tensor, "m T C"]:
-        dtype = self.correlation_mlp[0].weight.dtype
-        embedded = []
-        for level in range(len(prepared.levels)):
-            volume = correlate(prepared, xy, level, self.config.correlation, first_point)
-            embedded.append(self.correlation_mlp(volume.flatten(-2).to(dtype)))
-        return torch.cat(embedded, -1)
+        volume = correlate(prepared, xy, level, self.config.correlation, first_point)
+        return self.correlation_mlp(volume.flatten(-2).to(self.correlation_mlp[0].weight.dtype))
 
     def tokens(
         self,

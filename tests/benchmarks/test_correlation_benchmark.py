@@ -22,6 +22,6 @@ def test_small_mode_reports_every_figure(monkeypatch, capsys):
         torch.set_num_threads(threads)
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["met"] is True
-    assert line["figures"]["largest difference from the peer's volumes"] < 1e-4
+    assert 0 < line["figures"]["largest difference from the peer's volumes, millionths"] < 20
     assert line["figures"]["level 0, peer / ours"] > 0
     assert line["figures"]["bfloat16, largest difference / largest volume"] < 0.02
