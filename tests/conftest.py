@@ -50,6 +50,16 @@ def unchecked():
 
 
 @pytest.fixture(scope="session")
+def video(tmp_path_factory) -> Path:
+    """A video file of 7 frames, 90x160, with smooth colours that differ everywhere; its name has a space."""
+    from mvtrack.data.video_io import write_video
+
+    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
+    frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(7, -1, -1, -1)
+    return write_video(tmp_path_factory.mktemp("video") / "in put.mp4", frames, fps=12.0)
+
+
+@pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> dict:
     """A run config (as a tree) that trains in seconds: 24x32 pixels, 5 frames, 2 blocks."""
     root = tmp_path_factory.mktemp("bank")

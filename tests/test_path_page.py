@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mvtrack.config import load_config
-from mvtrack.data.video_io import write_video
 from mvtrack.fitting import plan_fit
 from mvtrack.generate import SampleConfig
 from mvtrack.path_language import parse_path
@@ -17,14 +16,9 @@ from mvtrack.shot_options import add_shot_arguments, read_shot
 pytest.importorskip("viser", reason="the interactive page needs viser: pip install 'mvtrack[page]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # viser's and its server's own
 
-T = 5
-
 
 @pytest.fixture
-def page(tmp_path):
-    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
-    frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(T, -1, -1, -1)
-    video = write_video(tmp_path / "v.mp4", frames, fps=12.0)
+def page(video, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,7 +34,7 @@ def test_quaternions_there_and_back():
         torch.testing.assert_close(rotation(torch.tensor(quaternion(pose[:3, :3]))), pose[:3, :3])
 
 
-def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, tmp_path):
+def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video):
     """Drag a keyframe, save, read the file back as `--camera`: the same cameras."""
     pose = page.keys.poses[2].clone()
     pose[:3, 3] += torch.tensor([0.3, -0.2, 0.1]).double()
@@ -49,7 +43,7 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, tmp_pa
     parser = argparse.ArgumentParser()
     add_shot_arguments(parser)
     arguments = ["--camera", str(page.save_to), "--poses-relative-to", "source"]
-    shot = read_shot(parser.parse_args(arguments), tmp_path / "v.mp4", SampleConfig(1))
+    shot = read_shot(parser.parse_args(arguments), video, SampleConfig(1))
     fit = plan_fit(page.footage.size, load_config("configs/tiny_wide.yaml").model)
     shown = shot_cameras(Shot(page.path()), page.footage, fit)
     rendered = shot_cameras(shot, page.footage, fit)

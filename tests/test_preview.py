@@ -8,20 +8,12 @@ from mvtrack.backbone.model import save_model
 from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
-from mvtrack.data.video_io import write_video
 from mvtrack.fitting import plan_fit
 from mvtrack.path_language import parse_path
 from mvtrack.previewing import DepthFile, Warper, flat_depth, preview_file
 from mvtrack.reshooting import Shot, shot_cameras
 
 T = 7
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory):
-    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
-    frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(T, -1, -1, -1)
-    return write_video(tmp_path_factory.mktemp("video") / "v.mp4", frames, fps=12.0)
 
 
 def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from mvtrack import reshoot_file
 from mvtrack.backbone.model import save_model
 from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
-from mvtrack.data.video_io import write_video
 from mvtrack.fitting import plan_fit, still_camera
 from mvtrack.generate import SampleConfig
 from mvtrack.reshooting import Shot, sha256
@@ -20,13 +19,6 @@ from mvtrack.trajectory import PRESETS, CameraPath
 
 ROOT = Path(__file__).parents[1]
 T = 7
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory):
-    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
-    frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(T, -1, -1, -1)
-    return write_video(tmp_path_factory.mktemp("video") / "in put.mp4", frames, fps=12.0)
 
 
 @pytest.fixture(scope="module")

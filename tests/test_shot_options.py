@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.video_io import write_video
 from mvtrack.generate import SampleConfig
 from mvtrack.path_keys import PathKeys
 from mvtrack.path_language import parse_path
@@ -13,11 +12,6 @@ from mvtrack.poses import CameraSequence, write_cameras
 from mvtrack.shot_options import add_shot_arguments, read_shot
 
 T, SIZE = 7, (90, 160)
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory) -> Path:
-    return write_video(tmp_path_factory.mktemp("video") / "v.mp4", torch.zeros(T, 3, *SIZE), fps=12.0)
 
 
 def shot(video: Path, *arguments):
