@@ -31,7 +31,7 @@ def report(figures: dict[str, float], targets: dict[str, tuple[str, float]]) -> 
         name: figures[name] >= bound if op == ">=" else figures[name] <= bound for name, (op, bound) in targets.items()
     }
     line = {
-        "figures": {name: round(value, 4) for name, value in figures.items()},
+        "figures": {name: float(f"{value:.4g}") for name, value in figures.items()},
         "targets": {name: f"{op} {bound}" for name, (op, bound) in targets.items()},
         "met": all(met.values()),
     }
