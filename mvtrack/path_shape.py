@@ -139,6 +139,11 @@ class PosePath:
         if not self.pivot_m > 0:
             raise ValueError(f"the subject's distance must be positive, got {self.pivot_m}")
 
+    def notes(self, num_frames: int) -> list[str]:
+        """What has to be done to the poses for a video of so many frames, in words."""
+        given = len(self.given)
+        return [] if given == num_frames else [f"{given} poses spread evenly over {num_frames} frames by a spline"]
+
     def poses(self, num_frames: int) -> Float[Tensor, "T 4 4"]:
         """Camera-to-world matrices (float64), resampled to a number of frames."""
         return resample_poses(self.given, num_frames)

@@ -24,7 +24,7 @@ from mvtrack.fitting import Fit, plan_fit
 from mvtrack.frusta import draw_frusta
 from mvtrack.metrics.splat import splat
 from mvtrack.path_shape import warn_of_jumps
-from mvtrack.reshooting import Shot, shot_cameras
+from mvtrack.reshooting import Shot, path_notes, shot_cameras
 
 _HEIGHT = 240  # the preview's least height, whatever the model's
 _CHUNK = 16  # frames held at a time
@@ -65,7 +65,8 @@ def preview_file(
         os.replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Preview(out / "preview.mp4", out / "frusta.png", warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m))
+    warnings = [*path_notes(shot.path, footage.num_frames), *warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m)]
+    return Preview(out / "preview.mp4", out / "frusta.png", warnings)
 
 
 class Warper:

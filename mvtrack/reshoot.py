@@ -38,6 +38,8 @@ def _reshoot(options: argparse.Namespace) -> None:
         return
     shot = read_shot(options, options.video, sample)
     outputs = reshoot_file(options.video, shot.path, options.model, options.out, shot, options.overwrite)
+    for note in outputs.notes:
+        sys.stderr.write(f"mvtrack reshoot: {note}\n")
     sys.stdout.write(f"{outputs.side_by_side}\n{outputs.video}\n")
 
 

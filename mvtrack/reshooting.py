@@ -25,6 +25,7 @@ from mvtrack.data.video_io import VideoWriter, to_bytes
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.generate import SampleConfig, generate_stream, own_windows
 from mvtrack.path_language import parse_path
+from mvtrack.path_shape import PosePath
 from mvtrack.trajectory import CameraMotion
 
 DEFAULT_FOV_DEG = 50.0
@@ -55,6 +56,7 @@ class Outputs:
     side_by_side: Path
     cameras: Path
     run: Path
+    notes: tuple[str, ...] = ()  # what had to be done to the input
 
 
 def shipped_model() -> Path:
@@ -88,13 +90,14 @@ def reshoot_file(
     footage = open_footage(video)
     fit = plan_fit(footage.size, model.config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
+    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames)]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
         "torch": torch.__version__,
         "input": {
             "file": str(video), "sha256": sha256(video), "frames": footage.num_frames, "fps": footage.fps,
-            "notes": footage.notes,
+            "notes": notes,
         },
         "fit": asdict(fit),
         "model": {"source": source, "sha256": _model_hash(source), "config": to_tree(model.config)},
@@ -117,6 +120,11 @@ def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
     K[:, :2, :2] *= shot.path.lens(frames).to(K)[:, None, None]
     moved = Camera(source.c2w[:1] @ target, K, source.size, source.scale_known)
     return fit.camera(Camera.stack([source, moved])).to(dtype=torch.float32)
+
+
+def path_notes(path: CameraMotion, num_frames: int) -> list[str]:
+    """What a path of poses needs to fit a video, in words; paths of moves fit any length."""
+    return path.notes(num_frames) if isinstance(path, PosePath) else []
 
 
 def shot_record(shot: Shot) -> dict:
@@ -157,7 +165,8 @@ def _write(
         os.replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Outputs(out, out / "video.mp4", out / "side_by_side.mp4", out / "cameras.json", out / "run.json")
+    files = (out / name for name in ("video.mp4", "side_by_side.mp4", "cameras.json", "run.json"))
+    return Outputs(out, *files, tuple(record["input"]["notes"]))
 
 
 def _stream(

@@ -9,6 +9,7 @@ from mvtrack.generate import SampleConfig
 from mvtrack.path_keys import PathKeys
 from mvtrack.path_language import parse_path
 from mvtrack.poses import CameraSequence, write_cameras
+from mvtrack.reshooting import path_notes
 from mvtrack.shot_options import add_shot_arguments, read_shot
 
 T, SIZE = 7, (90, 160)
@@ -58,7 +59,10 @@ def test_both_files_may_share_a_world(video, tmp_path):
 
 def test_few_poses_are_keyframes(video, tmp_path):
     file = pose_file(tmp_path / "p.json", "pan_left 30", frames=3)
-    torch.testing.assert_close(shot(video, "--camera", file).path.poses(T), parse_path("pan_left 30").poses(T))
+    path = shot(video, "--camera", file).path
+    torch.testing.assert_close(path.poses(T), parse_path("pan_left 30").poses(T))
+    assert path_notes(path, T) == ["3 poses spread evenly over 7 frames by a spline"]
+    assert path_notes(path, 3) == path_notes(parse_path("pan_left"), T) == []
 
 
 @pytest.mark.parametrize(
