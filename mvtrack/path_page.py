@@ -47,7 +47,7 @@ class PathPage:
         self.server = viser.ViserServer("127.0.0.1", port, label="mvtrack: camera path", verbose=False)
         self.server.gui.configure_theme(control_width="large")
         self.server.scene.set_up_direction("-y")
-        self.server.initial_camera.position = tuple(shot.path.pivot_m * np.array([1.1, -0.9, -1.3]))
+        self.server.initial_camera.position = tuple(shot.path.pivot_m * np.array([0.8, -0.6, -0.9]))
         self.server.initial_camera.look_at = (0.0, 0.0, 0.6 * shot.path.pivot_m)
         self._add_widgets()
         self._draw_keys()
