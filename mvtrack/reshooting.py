@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
 from mvtrack.camera import Camera
-from mvtrack.config import to_tree
+from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, copy_audio, open_footage
 from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes

@@ -94,7 +94,8 @@ def small_run(tmp_path_factory) -> dict:
 def small_model(small_run):
     """An untrained model of `small_run`'s architecture with a fitted codec."""
     from mvtrack.backbone.model import build_model
-    from mvtrack.config import RunConfig, from_tree
+    from mvtrack.config import RunConfig
+    from mvtrack.config_tree import from_tree
     from mvtrack.data.loader import open_banks
 
     config = from_tree(RunConfig, small_run, "small_run")

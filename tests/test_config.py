@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mvtrack.config import ModelConfig, RunConfig, from_tree, load_config, to_tree
+from mvtrack.config import ModelConfig, RunConfig, load_config
+from mvtrack.config_tree import from_tree, to_tree
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 

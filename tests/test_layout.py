@@ -10,10 +10,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What each part may import of ours. `backbone` uses the types of diffusion and the taps of correspondence.
-BASE = {"config", "camera", "trajectory", "path_shape", "path_language", "path_keys", "video_clip", "command"}
+BASE = {
+    "config",
+    "config_tree",
+    "camera",
+    "trajectory",
+    "path_shape",
+    "path_language",
+    "path_keys",
+    "video_clip",
+    "command",
+}
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
-    "config": set(),
+    "config_tree": set(),
+    "config": {"config_tree"},
     "command": set(),
     "camera": set(),
     "trajectory": BASE,

@@ -14,7 +14,8 @@ from mvtrack.backbone.codec import VideoCodec, build_codec
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill, initial_weights
 from mvtrack.camera import Camera, path_extent
-from mvtrack.config import ModelConfig, RayConfig, from_tree, to_tree
+from mvtrack.config import ModelConfig, RayConfig
+from mvtrack.config_tree import from_tree, to_tree
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "mvtrack-1"

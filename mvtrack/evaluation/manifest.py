@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvtrack.config import from_tree
+from mvtrack.config_tree import from_tree
 from mvtrack.data.footage import open_footage
 from mvtrack.data.pan_tilt_zoom import PanTiltZoom, fits, pan_tilt_zoom_clip
 from mvtrack.data.test_scenes import CaseSpec, case_specs, render_case

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mvtrack.backbone.codec import VideoCodec
-from mvtrack.config import RunConfig, to_tree
+from mvtrack.config import RunConfig
+from mvtrack.config_tree import to_tree
 from mvtrack.training import distributed
 from mvtrack.training.ema import EMA
 from mvtrack.training.fragments import (

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mvtrack.backbone.model import write_model
-from mvtrack.config import ModelConfig, from_tree
+from mvtrack.config import ModelConfig
+from mvtrack.config_tree import from_tree
 from mvtrack.training.checkpoint import CheckpointReader
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mvtrack.backbone.model import build_model
-from mvtrack.config import ModelConfig, from_tree
+from mvtrack.config import ModelConfig
+from mvtrack.config_tree import from_tree
 from mvtrack.data.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.manifest import load_tracking_cases, still_delta
 from mvtrack.evaluation.tracking import draw_queries, score_model, score_tracks, still, track_clip, view_features

@@ -29,7 +29,7 @@ def footage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manifest(footage) -> Manifest:
-    from mvtrack.config import from_tree
+    from mvtrack.config_tree import from_tree
 
     text = make_manifest([footage / "wide.mp4"], clips_per_video=6)
     whole = from_tree(Manifest, json.loads(text), "made")

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 
 from mvtrack.backbone.model import build_model, load_model, save_model
-from mvtrack.config import LossConfig, RunConfig, from_tree
+from mvtrack.config import LossConfig, RunConfig
+from mvtrack.config_tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.training.objective import losses, prepare
 

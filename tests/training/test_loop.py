@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from mvtrack.backbone.model import build_model, load_model
-from mvtrack.config import RunConfig, from_tree
+from mvtrack.config import RunConfig
+from mvtrack.config_tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.training.ema import EMA
 from mvtrack.training.objective import hash_seed, losses, prepare
