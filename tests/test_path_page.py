@@ -1,7 +1,9 @@
 import argparse
 import shutil
 import socket
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,9 @@ from mvtrack.shot_options import add_shot_arguments, read_shot
 
 pytest.importorskip("viser", reason="the interactive page needs viser: pip install 'mvtrack[page]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # viser's and its server's own
+
+
+T = 7
 
 
 @pytest.fixture
@@ -36,9 +41,13 @@ def test_quaternions_there_and_back():
 
 def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video):
     """Drag a keyframe, save, read the file back as `--camera`: the same cameras."""
-    pose = page.keys.poses[2].clone()
-    pose[:3, 3] += torch.tensor([0.3, -0.2, 0.1]).double()
-    page.keys = page.keys.moved(2, pose)
+    pose = parse_path("tilt_up 7; truck_right 0.4").poses(2)[1]
+    handle = SimpleNamespace(wxyz=quaternion(pose[:3, :3]), position=pose[:3, 3].numpy())
+    before = page._picture.image.copy()
+    page._frame.value = T // 2
+    page._dragged(2, handle)  # what the page calls when a handle was moved
+    torch.testing.assert_close(page.keys.poses[2], pose)
+    assert not np.array_equal(page._picture.image, before)
     page.save()
     parser = argparse.ArgumentParser()
     add_shot_arguments(parser)
