@@ -62,7 +62,7 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
 
 @pytest.mark.slow
 def test_in_a_browser(page):
-    """The page opens, shows its controls and the 3D view, and saves when the button is clicked."""
+    """The page opens, shows its controls and the 3D view, a keyframe can be dragged, and a click saves the path."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     browser_path = shutil.which("chromium")
     if browser_path is None:
@@ -78,7 +78,34 @@ def test_in_a_browser(page):
         view.get_by_text("save path").wait_for()
         view.locator("canvas").first.wait_for()
         assert "the path is smooth" in view.inner_text("body") or "degrees" in view.inner_text("body")
+        _drag_a_keyframe(page, view)
         view.get_by_text("save path").click()
         view.get_by_text("saved; now").wait_for()
         browser.close()
     assert page.save_to.exists()
+
+
+def _drag_a_keyframe(page, view) -> None:
+    """Take the first keyframe's arrow along its x axis where the browser's camera shows it, and pull."""
+    [client] = page.server.get_clients().values()
+    camera, size = client.camera, 1.3 * 0.14 * page.shot.path.pivot_m  # of the handle, as drawn
+    box = view.locator("canvas").first.bounding_box()
+
+    def pixel(point) -> tuple[float, float]:
+        x, y, z = rotation(torch.tensor(camera.wxyz)).numpy().T @ (np.array(point) - camera.position)
+        focal = box["height"] / 2 / np.tan(camera.fov / 2)
+        return box["x"] + box["width"] / 2 + focal * x / z, box["y"] + box["height"] / 2 + focal * y / z
+
+    origin = page.keys.poses[0, :3, 3].clone()
+    start, end = pixel((0.7 * size, 0, 0)), pixel((1.6 * size, 0, 0))
+    view.mouse.move(*start)
+    view.wait_for_timeout(1500)
+    view.mouse.down()
+    for step in np.linspace(0, 1, 6):
+        view.mouse.move(*(np.array(start) + step * (np.array(end) - start)))
+        view.wait_for_timeout(400)
+    view.mouse.up()
+    view.wait_for_timeout(1500)
+    moved = page.keys.poses[0, :3, 3] - origin
+    assert moved[0] > 0.3 * size
+    assert moved[1:].abs().max() < 1e-3
