@@ -1,6 +1,7 @@
 """From features and queries to tracks: the head behind a door that checks what comes in."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,11 +26,18 @@ class Tracker:
     """`tracker(features, queries) -> Tracks`, without gradients.
 
     threshold: a point counts as visible where visibility x confidence exceeds it (MV-TAP's rule and 0.6).
+    interpolation: of positions between anchors, where features stand at some video frames only.
     """
 
-    def __init__(self, head: TrackingHead, threshold: float = 0.6) -> None:
+    def __init__(
+        self,
+        head: TrackingHead,
+        threshold: float = 0.6,
+        interpolation: Literal["linear", "spline"] = "linear",
+    ) -> None:
         self.head = head
         self.threshold = threshold
+        self.interpolation = interpolation
 
     def __call__(
         self, features: Features, queries: Queries, cameras: Cameras | None = None, frame_stride: int = 1
@@ -55,7 +63,8 @@ class Tracker:
         if not batched:
             q, k, txy, valid = q[None], k[None], txy[None], valid[None]
             cameras = None if cameras is None else Cameras(*(x[None] for x in cameras))
-        output = at_video_rate(self.head(q, k, txy, valid, features.token_px, cameras).last(), frame_stride)
+        output = self.head(q, k, txy, valid, features.token_px, cameras).last()
+        output = at_video_rate(output, frame_stride, self.interpolation)
         seen = valid[:, :, None]
         xy = torch.where(seen[..., None], output.xy[0], 0.0)
         visible, confidence = (
@@ -64,9 +73,9 @@ class Tracker:
         return SoftTracks(xy, visible, confidence) if batched else SoftTracks(xy[0], visible[0], confidence[0])
 
 
-def at_video_rate(output: HeadOutput, stride: int) -> HeadOutput:
-    """Positions and logits linearly interpolated from anchors to video frames."""
+def at_video_rate(output: HeadOutput, stride: int, kind: Literal["linear", "spline"]) -> HeadOutput:
+    """Positions interpolated from anchors to video frames as `kind` says, logits linearly."""
     if stride == 1:
         return output
     visible, confidence = (to_video_rate(x[..., None], stride)[..., 0] for x in output[1:])
-    return HeadOutput(to_video_rate(output.xy, stride), visible, confidence)
+    return HeadOutput(to_video_rate(output.xy, stride, kind), visible, confidence)

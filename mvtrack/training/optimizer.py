@@ -11,7 +11,7 @@ from mvtrack.config import OptimConfig
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon on the transformer blocks' matrices, AdamW on everything else, as one optimiser with one state."""
+    """Muon on the matrices inside the blocks and the tracking head, AdamW on everything else, in one state."""
 
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict], config: OptimConfig) -> None:
         if not hasattr(torch.optim, "Muon"):
@@ -76,7 +76,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig, on_cpu: bool = False)
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return name.startswith("blocks.") and _ndim(parameter) == 2
+    """Whether a weight is inside a stack of layers, between hidden units: not an input's, not an output's."""
+    hidden = ("blocks.", "tracking_head.correlation_mlp.", "tracking_head.transformer.layers.")
+    return name.startswith(hidden) and _ndim(parameter) == 2
 
 
 def _ndim(parameter: nn.Parameter) -> int:

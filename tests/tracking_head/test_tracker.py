@@ -66,6 +66,29 @@ def test_video_rate(tracker):
     assert to_video_rate(values[:1]).flatten().tolist() == [0]
 
 
+def test_the_spline_meets_its_anchors_and_follows_smooth_motion_closer():
+    def path(t):
+        return torch.stack([torch.sin(0.7 * t), 0.3 * t + torch.cos(0.5 * t)], -1)[:, None]
+
+    video = torch.arange(0, 21.0) / 5
+    anchors = path(video[::5])
+    spline, linear = (to_video_rate(anchors.double(), 5, kind) for kind in ("spline", "linear"))
+    torch.testing.assert_close(spline[::5], anchors.double(), rtol=0, atol=1e-12)
+    truth = path(video)
+    assert (spline - truth).abs().max() < 0.2 * (linear - truth).abs().max()
+    step = torch.arange(5.0)[:, None, None]  # a straight path stays straight
+    torch.testing.assert_close(to_video_rate(step, 4, "spline").flatten(), torch.arange(17.0) / 4)
+    torch.testing.assert_close(to_video_rate(step[:2], 4, "spline"), to_video_rate(step[:2], 4))
+
+
+def test_the_spline_has_no_kink_and_no_bend_at_the_ends():
+    values = torch.tensor([0.0, 3, -1, 2, 5], dtype=torch.float64)[:, None, None]
+    fine = to_video_rate(values, 1000, "spline").flatten()
+    second = fine.diff().diff() * 1000**2
+    assert second.diff().abs().max() < 0.1
+    assert second[[0, -1]].abs().max() < 0.1
+
+
 def test_queries_move_to_anchors():
     frame = torch.arange(9.0)
     txy = torch.stack([frame, frame + 20, frame + 30], -1)
