@@ -25,18 +25,22 @@ class SoftTracks:
 class Tracker:
     """`tracker(features, queries) -> Tracks`, without gradients.
 
-    threshold: a point counts as visible where visibility x confidence exceeds it (MV-TAP's rule and 0.6).
+    threshold: a point counts as visible where its probability of being visible exceeds it.
+    weigh_confidence: visibility x confidence must exceed it instead (MV-TAP's rule, with 0.6): hides points that are
+        seen but not found, which costs occlusion accuracy.
     interpolation: of positions between anchors, where features stand at some video frames only.
     """
 
     def __init__(
         self,
         head: TrackingHead,
-        threshold: float = 0.6,
-        interpolation: Literal["linear", "spline"] = "linear",
+        threshold: float = 0.5,
+        weigh_confidence: bool = False,
+        interpolation: Literal["linear", "spline"] = "spline",
     ) -> None:
         self.head = head
         self.threshold = threshold
+        self.weigh_confidence = weigh_confidence
         self.interpolation = interpolation
 
     def __call__(
@@ -49,8 +53,8 @@ class Tracker:
         cameras do not belong together.
         """
         soft = self.soft(features, queries, cameras, frame_stride)
-        visible = (soft.visible * soft.confidence > self.threshold) & queries.valid[..., None, :]
-        return Tracks(soft.xy, visible, queries.valid)
+        score = soft.visible * soft.confidence if self.weigh_confidence else soft.visible
+        return Tracks(soft.xy, (score > self.threshold) & queries.valid[..., None, :], queries.valid)
 
     @torch.no_grad()
     def soft(
