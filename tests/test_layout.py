@@ -40,10 +40,11 @@ ALLOWED = {
     "backbone": BASE | MIDDLE,
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
+    "probing": BASE | MIDDLE | {"backbone"},
     "fitting": BASE | MIDDLE,
     "frusta": BASE,
 }
-UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate", "fitting"}
+UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate", "fitting", "probing"}
 ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER}
 ALLOWED |= {part: UPPER | {"reshooting", "frusta"} for part in ("demonstration", "previewing", "shot_options")}
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}

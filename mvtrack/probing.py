@@ -1,0 +1,40 @@
+"""What one layer of a model attends to on a ground-truth clip at given noise levels, for training and evaluation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.backbone.model import ReshootModel, model_cameras
+from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.correspondence.probe import probe_rows
+from mvtrack.correspondence.probe_scores import ProbeSums, sum_scores
+from mvtrack.correspondence.targets import CorrespondenceTargets
+from mvtrack.diffusion.flow import add_noise
+from mvtrack.video_clip import Clip
+
+
+@torch.no_grad()
+def probe_layer(
+    model: ReshootModel,
+    clip: Clip,
+    targets: CorrespondenceTargets,
+    layer: int,
+    sigmas: Float[Tensor, "levels"],
+    seed: int = 0,
+) -> list[ProbeSums]:
+    """Probe one block (counted from 0) at each noise level; a match counts within one token.
+
+    clip: with depth, where the model's scale needs it. targets: of a batch of one. seed: draws the noise, which is the
+    same at every level.
+    """
+    token_px = model.config.rays.token_px
+    latents = model.codec.encode(clip.video[None])
+    camera, _ = model_cameras(clip.camera[None], model.config.rays, None if clip.depth is None else clip.depth[None])
+    rays = ray_maps(camera, model.config.rays)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    found = []
+    for sigma in sigmas:
+        noisy = torch.cat([latents[:, :1], add_noise(latents, noise, sigma[None])[:, 1:]], 1)
+        [tap] = model.dit(noisy, 1000 * sigma[None], rays, tap_layers=(layer,)).taps
+        found.append(sum_scores(probe_rows(*tap, targets, token_px), targets, float(token_px)))
+    return found

@@ -1,0 +1,42 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvtrack.correspondence.targets import targets_from_tracks
+from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.evaluation.attention import AnalysisConfig, analyse
+from mvtrack.evaluation.supervision import TITLES, score, warp_consistency
+from mvtrack.generate import SampleConfig
+from mvtrack.metrics.warp import depth_warp
+from mvtrack.probing import probe_layer
+from tracking_head import Tracks
+
+SPECS = case_specs(2, 5, (24, 32), 5)
+
+
+def test_one_layer_alone_scores_as_in_the_analysis_of_all(small_model):
+    clip = render_case(SPECS[0], num_points=23).clip
+    analysis = analyse(small_model, [clip], AnalysisConfig(steps=3, queries=19, seed=3))
+    targets = targets_from_tracks(Tracks.stack([clip.tracks]), (24, 32), 4, 19, 3)
+    probed = probe_layer(small_model, clip, targets, 1, torch.tensor(analysis.sigmas), seed=3)
+    for step, sums in enumerate(probed):
+        for score_name in ("pck", "alignment_error"):
+            whole = analysis.table("cross_view", score_name)[1, step].item()
+            assert sums.means()["cross_view"][score_name] == pytest.approx(whole, rel=1e-6)
+
+
+def test_warp_consistency_sees_what_the_reference_shows():
+    clip = render_case(SPECS[1]).clip
+    views = clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0]
+    exact = depth_warp(clip.video[0], *views)
+    assert warp_consistency(clip, exact) > 60
+    assert 20 < warp_consistency(clip, clip.video[1]) < 60  # the truth itself, up to resampling
+    assert warp_consistency(clip, exact.roll(5, -1)) < warp_consistency(clip, clip.video[1])
+
+
+def test_every_title_has_a_score(small_model):
+    scores = score(small_model, SPECS[:1], 1, replace(SampleConfig(), steps=1))
+    assert scores.keys() == TITLES.keys()
+    assert 0 <= scores["pck"] <= 1
+    assert all(value == value for value in scores.values())
