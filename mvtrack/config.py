@@ -11,6 +11,7 @@ from typing import Literal
 import yaml
 
 from mvtrack.config_tree import apply_override, from_tree
+from mvtrack.config_views import ViewsConfig
 from tracking_head import HeadConfig, TrackLossConfig
 
 
@@ -28,7 +29,7 @@ class DiTConfig:
     text_dim: int = 4096  # 0: no text branch
     freq_dim: int = 256
     eps: float = 1e-6
-    rope_frames: Literal["concat", "shared"] = "concat"
+    rope_frames: Literal["concat", "shared", "by_view"] = "concat"
     rope_theta: float = 10000.0
     rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
     role_embedding: bool = False  # a learned vector that tells reference from target tokens
@@ -53,6 +54,7 @@ class RayConfig:
 
     scale: what one unit of length means to the model: the reference's median depth, or the larger extent of the two
     camera paths (unknown depth), or the camera's own unit.
+    drop: share of training samples whose rays are all zero, so that sampling can be guided by the camera (CAMEO's 0.1).
     """
 
     token_px: int = 16
@@ -62,8 +64,11 @@ class RayConfig:
     kernel_size: int = 3
     scale: Literal["median_depth", "path_extent", "none"] = "median_depth"
     proj_init: Literal["zero", "normal"] = "zero"
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"rays.drop must lie in [0, 1), got {self.drop}")
         if self.token_px % self.stride:
             raise ValueError(f"rays.stride {self.stride} must divide rays.token_px {self.token_px}")
         if self.kernel_size % 2 == 0:
@@ -105,6 +110,8 @@ class ModelConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     tap_layer: int = 18
     tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
+    logit_heads: tuple[int, ...] = ()  # blocks with CAMEO's MLP over the heads' logits; only the loss needs it
+    views: ViewsConfig | None = None  # null: re-shoots videos; else makes views of still scenes
     sizes: tuple[tuple[int, int], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
     num_frames: int = 81  # length of one window
 
@@ -124,6 +131,10 @@ class ModelConfig:
             raise ValueError(f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {token_px}")
         if not 0 <= self.tap_layer < self.dit.num_layers:
             raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.dit.num_layers - 1}]")
+        if not all(0 <= layer < self.dit.num_layers for layer in self.logit_heads):
+            raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.dit.num_layers - 1}]")
+        if self.views is not None:
+            self.views.check_model(self.num_frames, self.dit.rope_frames, has_tracking=self.tracking is not None)
 
 
 @dataclass(frozen=True)
@@ -343,16 +354,29 @@ class RunConfig:
         for layer in self.loss.correspondence_layers or ():
             if not 0 <= layer <= last:
                 raise ValueError(f"loss.correspondence_layers: layer {layer} must lie in [0, {last}]")
-        if self.loss.correspondence > 0 and self.loss.correspondence_options.heads == "mlp":
-            raise ValueError(
-                "loss.correspondence_options.heads mlp has weights of its own, which a run does not train yet: "
-                "set prob_mean, per_head or logit_mean"
-            )
+        self._check_logit_heads()
+        if self.model.views is not None:
+            self._check_views(self.model.views)
         if self.optim.name == "muon" and (self.train.zero_stage > 0 or self.train.precision == "bf16"):
             raise ValueError(
                 "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "
                 "autocast_bf16, or optim.name: adamw"
             )
+
+    def _check_logit_heads(self) -> None:
+        loss = self.loss
+        used = loss.correspondence > 0 and loss.correspondence_options.heads == "mlp"
+        needed = (loss.correspondence_layers or (self.model.tap_layer,)) if used else ()
+        if needed != self.model.logit_heads:
+            raise ValueError(
+                f"loss.correspondence_options.heads mlp trains one of model.logit_heads for each supervised layer: set "
+                f"model.logit_heads: {list(needed)}, got {list(self.model.logit_heads)}"
+            )
+
+    def _check_views(self, views: ViewsConfig) -> None:
+        views.check_banks(self.data.num_frames, {b.root: (b.static, b.num_views) for b in self.data.banks})
+        if self.loss.correspondence > 0:
+            views.check_loss(self.loss.correspondence_targets, self.loss.correspondence_options.exclude)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

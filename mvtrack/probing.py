@@ -1,7 +1,7 @@
 """What one layer of a model attends to on a ground-truth clip at given noise levels, for training and evaluation."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel, model_cameras
@@ -9,7 +9,7 @@ from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import ProbeSums, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.diffusion.flow import add_noise
+from mvtrack.diffusion.flow import add_noise, keep_references
 from mvtrack.video_clip import Clip
 
 
@@ -21,11 +21,12 @@ def probe_layer(
     layer: int,
     sigmas: Float[Tensor, "levels"],
     seed: int = 0,
+    reference: Bool[Tensor, "1 V f"] | None = None,
 ) -> list[ProbeSums]:
     """Probe one block (counted from 0) at each noise level; a match counts within one token.
 
     clip: with depth, where the model's scale needs it. targets: of a batch of one. seed: draws the noise, which is the
-    same at every level.
+    same at every level. reference: which latent frames stay clean; None: the first view.
     """
     token_px = model.config.rays.token_px
     latents = model.codec.encode(clip.video[None])
@@ -34,7 +35,8 @@ def probe_layer(
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     found = []
     for sigma in sigmas:
-        noisy = torch.cat([latents[:, :1], add_noise(latents, noise, sigma[None])[:, 1:]], 1)
-        [tap] = model.dit(noisy, 1000 * sigma[None], rays, tap_layers=(layer,)).taps
-        found.append(sum_scores(probe_rows(*tap, targets, token_px), targets, float(token_px)))
+        noisy = keep_references(latents, add_noise(latents, noise, sigma[None]), reference)
+        [tap] = model.dit(noisy, 1000 * sigma[None], rays, tap_layers=(layer,), reference=reference).taps
+        rows = probe_rows(*tap, targets, token_px)
+        found.append(sum_scores(rows, targets, float(token_px), reference=reference))
     return found

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = {
     "config",
     "config_tree",
+    "config_views",
     "camera",
     "trajectory",
     "path_shape",
@@ -24,7 +25,8 @@ BASE = {
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
     "config_tree": set(),
-    "config": {"config_tree"},
+    "config_views": set(),
+    "config": {"config_tree", "config_views"},
     "command": set(),
     "camera": set(),
     "trajectory": BASE,

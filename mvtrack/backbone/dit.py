@@ -12,6 +12,7 @@ from mvtrack.backbone.blocks import Block, modulate
 from mvtrack.backbone.ray_encoder import RayEncoder
 from mvtrack.backbone.rope import axis_frequencies, default_pairs, rope_table
 from mvtrack.config import DiTConfig, RayConfig
+from mvtrack.correspondence.logit_head import LogitHead, Projection
 from tracking_head import HeadConfig, HeadOutput, TrackingHead
 
 
@@ -35,19 +36,27 @@ class DiTOutput(NamedTuple):
     prediction: Float[Tensor, "B V f c h w"]
     taps: tuple[Tap, ...]
     tracks: HeadOutput | None = None
+    logit_heads: tuple[Projection, ...] = ()  # of the tapped blocks that have one
 
 
 class WanDiT(nn.Module):
     """Predicts the velocity (or the clean latents, by config) of every view's latents.
 
     Views share one token sequence and one 3D self-attention. The first `num_reference` views are references: clean
-    latents that only lend information. RoPE frames follow roles: `shared` gives every view frames 0 .. f-1,
-    `concat` numbers target views first and references after them (ReCamMaster).
+    latents that only lend information. RoPE frames: `shared` gives every view frames 0 .. f-1, `concat` numbers target
+    views first and references after them (ReCamMaster), `by_view` numbers on from view to view, whatever their roles.
 
     tracking: sizes of the tracking head that travels with the network; without a request it costs nothing.
+    logit_heads: blocks for which a head of the correspondence loss travels with it.
     """
 
-    def __init__(self, config: DiTConfig, rays: RayConfig | None = None, tracking: HeadConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: DiTConfig,
+        rays: RayConfig | None = None,
+        tracking: HeadConfig | None = None,
+        logit_heads: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.config = config
         dim = config.dim
@@ -68,6 +77,7 @@ class WanDiT(nn.Module):
         self.ray_encoder = None if rays is None else RayEncoder(rays, dim)
         self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if config.role_embedding else None
         self.tracking_head = None if tracking is None else TrackingHead(tracking)
+        self.logit_heads = nn.ModuleDict({str(layer): LogitHead(config.num_heads) for layer in logit_heads})
         self.gradient_checkpointing = False
         pairs = config.rope_pairs or default_pairs(dim // config.num_heads)
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
@@ -81,10 +91,12 @@ class WanDiT(nn.Module):
         num_reference: int = 1,
         tap_layers: tuple[int, ...] = (),
         track: TrackRequest | None = None,
+        reference: Bool[Tensor, "B V f"] | None = None,
     ) -> DiTOutput:
         """timestep: 1000 sigma, float32, one per sample. rays: packed ray features, see ray_encoder.py.
 
         tap_layers: blocks (counted from 0) whose q and k are returned, in ascending order. track: points to follow.
+        reference: which latent frames of each sample are references, where these are not the first views.
         """
         if track is not None and self.tracking_head is None:
             raise ValueError("this model has no tracking head: set model.tracking and train one")
@@ -93,9 +105,10 @@ class WanDiT(nn.Module):
             raise ValueError(f"tap_layers {tap_layers} must lie in [0, {len(self.blocks) - 1}]")
         grid = self._token_grid(latents)
         x = self._patchify(latents)
+        if reference is not None and self.config.rope_frames == "concat":
+            raise ValueError("rope_frames concat numbers whole views by role: it cannot take a choice of references")
         if self.role_embedding is not None:
-            roles = (torch.arange(views, device=x.device) < num_reference).long()
-            x = x + self.role_embedding[roles][None, :, None]
+            x = x + self._roles(views, num_reference, reference, cells=grid[0] * grid[1])
         x = rearrange(x, "b v n d -> b (v n) d")
         camera = None if rays is None else self.ray_encoder(rays)
         if camera is not None and camera.shape[1] != x.shape[1]:
@@ -105,7 +118,7 @@ class WanDiT(nn.Module):
         text = None if text is None else self.text_embedding(text)
         rope = self._rope(views, frames, grid, num_reference, x.device)
 
-        taps, tracks = [], None
+        taps, projections, tracks = [], [], None
         for i, block in enumerate(self.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x, heads = checkpoint(block, x, time_mod, rope, text, camera, use_reentrant=False)
@@ -115,13 +128,25 @@ class WanDiT(nn.Module):
             if i in tap_layers or follows:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
                 tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads))
-                taps += [tap] if i in tap_layers else []
+                if i in tap_layers:
+                    taps.append(tap)
+                    projections += [self.logit_heads[str(i)].lend()] if str(i) in self.logit_heads else []
                 tracks = self.tracking_head(*tap, track.txy, track.valid, track.token_px) if follows else tracks
-        return DiTOutput(self._unpatchify(self.head(x, time), views, frames, grid), tuple(taps), tracks)
+        prediction = self._unpatchify(self.head(x, time), views, frames, grid)
+        return DiTOutput(prediction, tuple(taps), tracks, tuple(projections))
 
     @property
     def _dtype(self) -> torch.dtype:
         return self.patch_embedding.weight.dtype
+
+    def _roles(
+        self, views: int, num_reference: int, reference: Bool[Tensor, "B V f"] | None, cells: int
+    ) -> Float[Tensor, "#B V #n D"]:
+        """The role embedding of every token."""
+        if reference is None:
+            roles = (torch.arange(views, device=self.role_embedding.device) < num_reference).long()
+            return self.role_embedding[roles][None, :, None]
+        return self.role_embedding[reference.long()].repeat_interleave(cells, dim=2)
 
     def _token_grid(self, latents: Tensor) -> tuple[int, int]:
         (_, ph, pw), (height, width) = self.config.patch_size, latents.shape[-2:]
@@ -155,6 +180,8 @@ def frame_positions(mode: str, views: int, frames: int, num_reference: int) -> F
     base = torch.arange(frames, dtype=torch.float64)
     if mode == "shared":
         return base.repeat(views)
+    if mode == "by_view":
+        return torch.arange(views * frames, dtype=torch.float64)
     targets = views - num_reference
     order = [targets + v if v < num_reference else v - num_reference for v in range(views)]
     return torch.cat([base + slot * frames for slot in order])

@@ -17,7 +17,7 @@ from mvtrack.config import ModelConfig
 def empty_dit(config: ModelConfig) -> WanDiT:
     """The architecture without storage (meta tensors)."""
     with torch.device("meta"):
-        return WanDiT(config.dit, config.rays, config.tracking)
+        return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads)
 
 
 def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:

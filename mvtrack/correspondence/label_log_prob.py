@@ -5,12 +5,12 @@ row and head, and computes the logits again, block by block, in the backward pas
 plain PyTorch in checkpointed chunks; it is the reference and carries the MLP head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
@@ -147,7 +147,7 @@ def label_log_prob_checkpointed(
     k: Float[Tensor, "B S C heads d"],
     rows: Rows,
     scale: float,
-    logit_head: nn.Module | None = None,
+    logit_head: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "any R"]:
     """What `label_log_prob` gives, by plain autograd; with a logit head one row of log-probabilities for all heads."""
     tokens, place = torch.unique(_flat_tokens(rows.query, rows.counts, q.shape), return_inverse=True)
@@ -177,7 +177,7 @@ def _chunk(
     place: Int[Tensor, "n"],
     label: Int[Tensor, "n"],
     scale: float,
-    logit_head: nn.Module | None,
+    logit_head: Callable[[Tensor], Tensor] | None,
 ) -> Float[Tensor, "any n"]:
     dtype = _compute_dtype(asked, keys)
     with torch.autocast(asked.device.type, enabled=False):

@@ -1,16 +1,38 @@
 """CAMEO's projection head: one learned distribution out of the logits of all heads (CAMEO §3.3, summary §4)."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
+class Projection(NamedTuple):
+    """A logit head's weights as plain tensors of the autograd graph, and what they do to logits.
+
+    A loss can use them after the network's forward pass, when ZeRO-3 has put the parameters themselves away.
+    """
+
+    weight_in: Float[Tensor, "4H H"]
+    bias_in: Float[Tensor, "4H"]
+    weight_out: Float[Tensor, "1 4H"]
+    bias_out: Float[Tensor, "1"]
+
+    @property
+    def num_heads(self) -> int:
+        return self.weight_in.shape[1]
+
+    def __call__(self, logits: Float[Tensor, "*rows H"]) -> Float[Tensor, "*rows"]:
+        """One logit from those of all heads, computed in their dtype, whatever the weights are stored in."""
+        w_in, b_in, w_out, b_out = (x.to(logits.dtype) for x in self)
+        return F.linear(F.gelu(F.linear(logits, w_in, b_in)), w_out, b_out)[..., 0]
+
+
 class LogitHead(nn.Module):
     """Pointwise MLP over the head axis, H -> 4H -> GELU -> 1, shared by all queries, keys and frames.
 
-    Computes in the dtype of the logits, whatever its weights are stored in. The last bias cancels in the softmax; it is
-    kept so that CAMEO's weights load.
+    The last bias cancels in the softmax; it is kept so that CAMEO's weights load.
     """
 
     def __init__(self, num_heads: int, seed: int = 0) -> None:
@@ -18,12 +40,18 @@ class LogitHead(nn.Module):
         self.num_heads = num_heads
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.mlp = nn.Sequential(_Linear(num_heads, 4 * num_heads), nn.GELU(), _Linear(4 * num_heads, 1))
+            self.mlp = nn.ModuleDict({"0": _Lender(num_heads, 4 * num_heads), "2": _Lender(4 * num_heads, 1)})
+
+    def lend(self) -> Projection:
+        """Copies of the weights, with gradients back to them."""
+        return Projection(*self.mlp["0"](), *self.mlp["2"]())
 
     def forward(self, logits: Float[Tensor, "*rows H"]) -> Float[Tensor, "*rows"]:
-        return self.mlp(logits)[..., 0]
+        return self.lend()(logits)
 
 
-class _Linear(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+class _Lender(nn.Linear):
+    """A linear layer whose forward pass hands out its weights: a call, so that ZeRO-3 gathers them first."""
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.weight.clone(), self.bias.clone()

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.config import CorrespondenceLossConfig
 from mvtrack.correspondence.label_log_prob import label_log_prob, label_log_prob_checkpointed
-from mvtrack.correspondence.logit_head import LogitHead
+from mvtrack.correspondence.logit_head import LogitHead, Projection
 from mvtrack.correspondence.rows import labelled_rows
 from mvtrack.correspondence.targets import CorrespondenceTargets
 
@@ -26,19 +26,21 @@ def correspondence_loss(
     k: Float[Tensor, "B V f h w heads d"],
     targets: CorrespondenceTargets,
     config: CorrespondenceLossConfig = MVTRACK4GEN,
-    logit_head: LogitHead | None = None,
+    logit_head: LogitHead | Projection | None = None,
     num_reference: int = 1,
+    reference: Bool[Tensor, "B V f"] | None = None,
 ) -> Float[Tensor, ""]:
     """Weighted mean of -log p(label), p the softmax of q k^T / sqrt(d) over the h w keys of one (view, frame).
 
     q and k are what enters the attention (after its norm and position encoding), on one device with the targets.
     float32 inside and out (float64 for float64 features), also under autocast. Nothing asked: 0, with zero gradients.
-    num_reference is read by the reduction `ref_plus_tgt` only, logit_head by heads `mlp` only.
+    logit_head is read by heads `mlp` only. num_reference (the first views) or else `reference` (these frames of each
+    sample) say which queries lie in references; read by the reduction `ref_plus_tgt` only.
 
     Raises ValueError when q, k, targets and logit head do not fit each other or the config.
     """
     log_prob = label_log_prob_checkpointed if config.heads == "mlp" else label_log_prob
-    return _loss(q, k, targets, config, logit_head, num_reference, log_prob)
+    return _loss(q, k, targets, config, logit_head, num_reference, reference, log_prob)
 
 
 def correspondence_loss_reference(
@@ -46,19 +48,21 @@ def correspondence_loss_reference(
     k: Float[Tensor, "B V f h w heads d"],
     targets: CorrespondenceTargets,
     config: CorrespondenceLossConfig = MVTRACK4GEN,
-    logit_head: LogitHead | None = None,
+    logit_head: LogitHead | Projection | None = None,
     num_reference: int = 1,
+    reference: Bool[Tensor, "B V f"] | None = None,
 ) -> Float[Tensor, ""]:
     """`correspondence_loss` by plain autograd in checkpointed chunks: slower, can be differentiated twice."""
-    return _loss(q, k, targets, config, logit_head, num_reference, label_log_prob_checkpointed)
+    return _loss(q, k, targets, config, logit_head, num_reference, reference, label_log_prob_checkpointed)
 
 
 def correspondence_loss_per_layer(
     taps: Sequence[tuple[Tensor, Tensor]],
     targets: CorrespondenceTargets,
     config: CorrespondenceLossConfig = MVTRACK4GEN,
-    logit_heads: Sequence[LogitHead] | None = None,
+    logit_heads: Sequence[LogitHead | Projection] | None = None,
     num_reference: int = 1,
+    reference: Bool[Tensor, "B V f"] | None = None,
 ) -> Float[Tensor, "L"]:
     """The loss of each layer's (q, k), each with its own logit head. CAMEO's expectation over layers is the mean.
 
@@ -70,7 +74,10 @@ def correspondence_loss_per_layer(
     if len(heads) != len(taps):
         raise ValueError(f"{len(taps)} layers need as many logit heads, got {len(heads)}")
     return torch.stack(
-        [correspondence_loss(q, k, targets, config, h, num_reference) for (q, k), h in zip(taps, heads, strict=True)]
+        [
+            correspondence_loss(q, k, targets, config, head, num_reference, reference)
+            for (q, k), head in zip(taps, heads, strict=True)
+        ]
     )
 
 
@@ -79,8 +86,9 @@ def _loss(
     k: Tensor,
     targets: CorrespondenceTargets,
     config: CorrespondenceLossConfig,
-    logit_head: LogitHead | None,
+    logit_head: LogitHead | Projection | None,
     num_reference: int,
+    reference: Bool[Tensor, "B V f"] | None,
     log_prob: Callable[..., Float[Tensor, "any R"]],
 ) -> Float[Tensor, ""]:
     check_features(q, k, targets)
@@ -90,7 +98,7 @@ def _loss(
     if config.heads == "logit_mean":  # the mean of the heads' dot products is one dot product of the full width
         q, k = (rearrange(x, "b v f h w n d -> b v f h w 1 (n d)") for x in (q, k))
         scale = scale / num_heads
-    rows = labelled_rows(targets, config, num_reference)
+    rows = labelled_rows(targets, config, num_reference, reference)
     queries = rearrange(q, "b v f h w n d -> b (v f h w) n d")
     keys = rearrange(k, "b v f h w n d -> b (v f) (h w) n d")
     extra = (logit_head,) if config.heads == "mlp" else ()
@@ -119,7 +127,7 @@ def check_features(q: Tensor, k: Tensor, targets: CorrespondenceTargets) -> None
         raise ValueError(f"targets are for (batch, views, latent frames) {asked}, features have {tuple(q.shape[:3])}")
 
 
-def _check_head(q: Tensor, config: CorrespondenceLossConfig, logit_head: LogitHead | None) -> None:
+def _check_head(q: Tensor, config: CorrespondenceLossConfig, logit_head: LogitHead | Projection | None) -> None:
     if (config.heads == "mlp") != (logit_head is not None):
         raise ValueError(f"a logit head goes with heads: mlp and with nothing else, got heads: {config.heads}")
     if logit_head is not None and logit_head.num_heads != q.shape[-2]:

@@ -9,11 +9,17 @@ from mvtrack.correspondence.label_log_prob import Rows
 from mvtrack.correspondence.targets import CorrespondenceTargets
 
 
-def labelled_rows(targets: CorrespondenceTargets, config: CorrespondenceLossConfig, num_reference: int = 1) -> Rows:
+def labelled_rows(
+    targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig,
+    num_reference: int = 1,
+    reference: Bool[Tensor, "B V f"] | None = None,
+) -> Rows:
     """The rows with a share in the loss, grouped by sample and key frame. All shares of a full batch sum to 1
     (`ref_plus_tgt`: to 2).
 
-    num_reference: views 0 .. num_reference - 1 are references; read by the reduction `ref_plus_tgt` only.
+    num_reference: views 0 .. num_reference - 1 are references; reference: or these frames of each sample. Read by the
+    reduction `ref_plus_tgt` only.
     Raises ValueError for `best_view` without distances and for num_reference outside [1, V - 1].
     """
     views, frames = targets.label.shape[2:]
@@ -23,9 +29,9 @@ def labelled_rows(targets: CorrespondenceTargets, config: CorrespondenceLossConf
     if config.reduction == "weighted_mean":
         share = _normalised(weight, config.average)
     else:
-        if not 1 <= num_reference < views:
+        if reference is None and not 1 <= num_reference < views:
             raise ValueError(f"ref_plus_tgt needs num_reference in [1, {views - 1}], got {num_reference}")
-        is_reference = (own < num_reference * frames)[..., None, None]
+        is_reference = in_reference(targets, num_reference, reference)[..., None, None]
         share = _normalised(weight * is_reference, config.average) + _normalised(weight * ~is_reference, config.average)
     total = share.sum()
     if config.label_scope == "best_view":
@@ -36,6 +42,16 @@ def labelled_rows(targets: CorrespondenceTargets, config: CorrespondenceLossConf
     counts = torch.bincount((sample * views + view) * frames + frame, minlength=len(share) * views * frames)
     query, label = targets.query[sample, index].long(), targets.label[where].long()
     return Rows(query, label, share[where], tuple(counts.tolist()), total - share.sum())
+
+
+def in_reference(
+    targets: CorrespondenceTargets, num_reference: int = 1, reference: Bool[Tensor, "B V f"] | None = None
+) -> Bool[Tensor, "B Q"]:
+    """Whether each query lies in a reference: in the first views, or in the frames that `reference` marks."""
+    own = targets.own_frame
+    if reference is None:
+        return own < num_reference * targets.label.shape[3]
+    return reference.flatten(1).gather(1, own)
 
 
 def _asked(own: Tensor, views: int, frames: int, exclude: str) -> Bool[Tensor, "B Q V f"]:

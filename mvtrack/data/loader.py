@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mvtrack.camera import Camera
-from mvtrack.config import DataConfig
+from mvtrack.config import DataConfig, ViewsConfig
 from mvtrack.data.bank import Bank, BankRecipe
 from mvtrack.data.scene import SceneStyle
 from mvtrack.video_clip import Clip
@@ -19,7 +19,7 @@ from tracking_head import Tracks
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one size; view 0 of each is the reference."""
+    """Clips of one size; view 0 of each is the reference, or the first one."""
 
     video: Float[Tensor, "B V T 3 H W"]
     camera: Camera  # (B, V, T)
@@ -59,10 +59,20 @@ def open_banks(config: DataConfig) -> list[Bank]:
 
 
 class BatchDataset(Dataset):
-    """Item `step` is this rank's list of micro-batches of that step."""
+    """Item `step` is this rank's list of micro-batches of that step.
+
+    A sample is two synchronised views; with `views` it is that many views of a still scene, or one path through it.
+    """
 
     def __init__(
-        self, config: DataConfig, seed: int, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1
+        self,
+        config: DataConfig,
+        seed: int,
+        batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        views: ViewsConfig | None = None,
     ) -> None:
         per_rank, rest = divmod(batch_size, world)
         if rest or per_rank % micro_batch_size:
@@ -71,6 +81,7 @@ class BatchDataset(Dataset):
                 f"train.micro_batch_size {micro_batch_size}: change one of them, or the number of ranks"
             )
         self.config, self.seed, self.batch_size, self.micro = config, seed, batch_size, micro_batch_size
+        self.views = views
         self.first, self.per_rank = rank * per_rank, per_rank
         self.banks = open_banks(config)
         share = np.array([bank.share for bank in config.banks])
@@ -90,10 +101,16 @@ class BatchDataset(Dataset):
         bank, settings = self.banks[which], self.config.banks[which]
         oldest = int(step * settings.new_scenes_per_step)
         scene = oldest + int(rng.integers(settings.num_scenes))
-        views = [int(v) for v in rng.permutation(settings.num_views)[:2]]
+        views = self._draw_views(rng, settings.num_views)
         start = int(rng.integers(settings.num_frames - self.config.num_frames + 1))
         clip = bank.clip(scene, views, slice(start, start + self.config.num_frames))
         return augment(clip, rng, self.config)
+
+    def _draw_views(self, rng: np.random.Generator, num_views: int) -> list[int]:
+        if self.views is not None and self.views.encoding == "path":
+            return [int(rng.integers(1, num_views))]  # view 0 may stand still
+        count = 2 if self.views is None else self.views.count
+        return [int(v) for v in rng.permutation(num_views)[:count]]
 
 
 def augment(clip: Clip, rng: np.random.Generator, config: DataConfig) -> Clip:

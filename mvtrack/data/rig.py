@@ -34,7 +34,7 @@ class RigStyle:
 def sample_cameras(
     rng: np.random.Generator, num_views: int, num_frames: int, size: tuple[int, int], style: RigStyle
 ) -> Camera:
-    """Cameras (V, T) of one scene, view 0 the reference."""
+    """Cameras (V, T) of one scene, view 0 the reference. With one frame, every view stands where its path would end."""
     focal = math.exp(rng.uniform(*np.log(style.focal)))
     first, pivot_m = base_pose(rng, focal * size[1] / max(size))
     reference = first @ reference_motion(rng, pivot_m, num_frames, style)
@@ -137,7 +137,7 @@ def _rotation_only(
     """A virtual pan-tilt-zoom view: the reference's centre, another direction and focal length over time."""
     num_frames = len(reference)
     begin = rng.uniform(0, 0.8) if rng.uniform() < 0.5 else 0.0
-    progress = torch.linspace(begin, 1, num_frames, dtype=torch.float64)
+    progress = torch.linspace(begin, 1, num_frames, dtype=torch.float64) if num_frames > 1 else torch.ones(1).double()
     angle = rng.uniform(-1, 1, 2) * np.array([0.7, 0.4]) * style.max_angle_deg * min(1.0, 1.1 / focal)
     pan = CameraPath("pan_right", amount=float(angle[0])).poses_at(progress)
     tilt = CameraPath("tilt_up", amount=float(angle[1])).poses_at(progress)

@@ -7,7 +7,7 @@ timestep = 1000 sigma. Everything is float32 or wider; sigma is one value per sa
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.config import FlowConfig
@@ -59,6 +59,15 @@ def add_noise(
     """x_sigma of every sample."""
     s = _broadcast(sigma, x0)
     return (1 - s) * x0 + s * noise
+
+
+def keep_references(
+    clean: Float[Tensor, "B V f c h w"], noisy: Float[Tensor, "B V f c h w"], reference: Bool[Tensor, "B V f"] | None
+) -> Float[Tensor, "B V f c h w"]:
+    """Noisy latents with the references' clean ones in their places; None: the first view is the reference."""
+    if reference is None:
+        return torch.cat([clean[:, :1], noisy[:, 1:]], 1)
+    return torch.where(reference[..., None, None, None], clean, noisy)
 
 
 def velocity_from_x0(x0: Tensor, noisy: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:

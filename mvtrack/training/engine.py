@@ -73,7 +73,8 @@ def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDi
         import deepspeed
 
         with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(config, distributed.world_size())):
-            dit = WanDiT(config.model.dit, config.model.rays, config.model.tracking)
+            model = config.model
+            dit = WanDiT(model.dit, model.rays, model.tracking, model.logit_heads)
     else:
         dit = empty_dit(config.model).to_empty(device="cpu")
     fill(dit, weights)

@@ -41,7 +41,8 @@ def train(config: RunConfig, resume: str | None = None, accept_changes: bool = F
         reader = choose_checkpoint(run_dir, resume)
         if reader:
             refuse_changes(config, reader, accept_changes)
-        dataset = BatchDataset(config.data, settings.seed, settings.batch_size, settings.micro_batch_size, rank, world)
+        sizes = settings.batch_size, settings.micro_batch_size
+        dataset = BatchDataset(config.data, settings.seed, *sizes, rank, world, config.model.views)
         own_group = not torch.distributed.is_initialized()
         start_distributed(settings.timeout_s)
         heartbeat = Heartbeat(run_dir, rank)

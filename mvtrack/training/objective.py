@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.backbone.codec import VideoCodec
@@ -16,7 +16,7 @@ from mvtrack.correspondence.loss import correspondence_loss_per_layer
 from mvtrack.correspondence.point_matches import points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid
 from mvtrack.data.loader import Batch
-from mvtrack.diffusion.flow import add_noise, draw_sigma, training_weight
+from mvtrack.diffusion.flow import add_noise, draw_sigma, keep_references, training_weight
 from mvtrack.training.track_task import TrackTask, draw_track_task
 from tracking_head import TrackLoss, Tracks, track_loss
 
@@ -31,6 +31,7 @@ class Prepared:
     rays: Float[Tensor, "B V f r hr wr"]
     targets: CorrespondenceTargets | None
     tracking: TrackTask | None = None
+    reference: Bool[Tensor, "B V f"] | None = None  # which latent frames are references; None: the first view
 
     def num_tokens(self, config: RunConfig) -> int:
         """Tokens of one sample, all its views."""
@@ -39,7 +40,7 @@ class Prepared:
 
     def to(self, device: torch.device) -> "Prepared":
         moved = {name: getattr(self, name).to(device) for name in ("latents", "noise", "sigma", "rays")}
-        for name in ("targets", "tracking"):
+        for name in ("targets", "tracking", "reference"):
             part = getattr(self, name)
             moved[name] = None if part is None else part.to(device)
         return replace(self, **moved)
@@ -61,7 +62,32 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
         seeds = [hash_seed(config.train.seed + 2, number) for number in batch.index.tolist()]
         tracking = draw_track_task(batch.tracks, config.loss.tracking_points, seeds)
     rays = ray_maps(camera, config.model.rays)
-    return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking)
+    if config.model.rays.drop > 0:
+        rays = rays * keeps_camera(batch, config)[:, None, None, None, None, None]
+    reference = None if config.model.views is None else draw_references(batch, latents.shape[1:3], config)
+    return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking, reference)
+
+
+def keeps_camera(batch: Batch, config: RunConfig) -> Bool[Tensor, "B"]:
+    """False for the samples that learn without cameras, drawn by (seed, global sample number)."""
+    draws = [_uniform(config.train.seed + 3, number) for number in batch.index.tolist()]
+    return torch.tensor(draws) >= config.model.rays.drop
+
+
+def draw_references(batch: Batch, shape: tuple[int, int], config: RunConfig) -> Bool[Tensor, "B V f"]:
+    """How many of each sample's views are given, drawn by (seed, global sample number). They come first.
+
+    shape: (V, f), F views of one latent frame or one path of F latent frames.
+    """
+    choices = config.model.views.references
+    draws = [_uniform(config.train.seed + 4, number) for number in batch.index.tolist()]
+    counts = torch.tensor([choices[int(draw * len(choices))] for draw in draws])
+    return (torch.arange(shape[0] * shape[1]) < counts[:, None]).unflatten(1, shape)
+
+
+def _uniform(seed: int, number: int) -> float:
+    """A number in [0, 1) of one sample."""
+    return torch.rand((), generator=torch.Generator().manual_seed(hash_seed(seed, number))).item()
 
 
 def correspondence_targets(batch: Batch, config: RunConfig) -> CorrespondenceTargets:
@@ -99,21 +125,26 @@ def hash_seed(seed: int, number: int) -> int:
 
 
 def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> dict[str, Float[Tensor, ""]]:
-    """Loss parts, `total` among them. Reference latents stay clean; the flow loss is on target views only.
+    """Loss parts, `total` among them. Reference latents stay clean; the flow loss is on the targets only.
 
     `correspondence` is the mean over the tapped layers; several layers are also reported one by one, and so are the
     parts of `tracking`.
     """
-    noisy = add_noise(step.latents, step.noise, step.sigma)
-    noisy = torch.cat([step.latents[:, :1], noisy[:, 1:]], 1)
+    noisy = keep_references(step.latents, add_noise(step.latents, step.noise, step.sigma), step.reference)
     layers = config.loss.correspondence_layers or (config.model.tap_layer,)
     layers = layers if step.targets is not None else ()
     track = step.tracking and step.tracking.request(config.model.tap_layer, config.model.rays.token_px)
-    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers, track=track)
-    parts = {"flow": _flow_loss(output.prediction[:, 1:].float(), step, config)}
+    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers, track=track, reference=step.reference)
+    parts = {"flow": _flow_loss(output.prediction.float(), step, config)}
     total = parts["flow"]
     if step.targets is not None:
-        by_layer = correspondence_loss_per_layer(output.taps, step.targets, config.loss.correspondence_options)
+        by_layer = correspondence_loss_per_layer(
+            output.taps,
+            step.targets,
+            config.loss.correspondence_options,
+            output.logit_heads or None,
+            reference=step.reference,
+        )
         parts["correspondence"] = by_layer.mean()
         if len(layers) > 1:
             parts |= {f"correspondence_{i}": loss.detach() for i, loss in zip(layers, by_layer, strict=True)}
@@ -126,11 +157,12 @@ def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> 
 
 
 def _flow_loss(predicted: Float[Tensor, "B V f c h w"], step: Prepared, config: RunConfig) -> Float[Tensor, ""]:
-    if config.model.flow.prediction == "x0":
-        error = predicted - step.latents[:, 1:]
+    wanted = step.latents if config.model.flow.prediction == "x0" else step.noise - step.latents
+    if step.reference is None:
+        per_sample = (predicted[:, 1:] - wanted[:, 1:]).square().flatten(1).mean(1)
     else:
-        error = predicted - (step.noise[:, 1:] - step.latents[:, 1:])
-    per_sample = error.square().flatten(1).mean(1)
+        error = (predicted - wanted).square().mean((3, 4, 5)) * ~step.reference  # (B, V, f)
+        per_sample = error.sum((1, 2)) / (~step.reference).sum((1, 2))
     if config.model.flow.weighting == "wan":
         per_sample = per_sample * training_weight(step.sigma, config.model.flow.shift).to(per_sample.device)
     return per_sample.mean()

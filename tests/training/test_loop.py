@@ -47,7 +47,7 @@ def test_a_perfect_prediction_has_no_flow_loss(one_step, prediction):
     config = replace(config, model=replace(config.model, flow=flow))
     answer = step.latents if prediction == "x0" else step.noise - step.latents
 
-    def perfect(noisy, timestep, rays, tap_layers, track=None):
+    def perfect(noisy, timestep, rays, tap_layers, track=None, reference=None):
         torch.testing.assert_close(noisy[:, 0], step.latents[:, 0])  # the reference stays clean
         torch.testing.assert_close(timestep, 1000 * step.sigma)
         return model.dit(noisy, timestep, rays, tap_layers=tap_layers)._replace(prediction=answer)
@@ -59,7 +59,7 @@ def test_reference_outputs_are_not_supervised(one_step):
     config, model, step = one_step
     step.latents.requires_grad_(False)
 
-    def zero_target(noisy, timestep, rays, tap_layers, track=None):
+    def zero_target(noisy, timestep, rays, tap_layers, track=None, reference=None):
         out = model.dit(noisy, timestep, rays, tap_layers=tap_layers)
         prediction = torch.cat([out.prediction[:, :1] + 100, step.latents[:, 1:]], 1)
         return out._replace(prediction=prediction)
