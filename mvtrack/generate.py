@@ -20,15 +20,18 @@ from mvtrack.video_clip import padded_length
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How a video is sampled. guidance: scale of text guidance; 1 switches it off."""
+    """How a video is sampled. guidance, camera_guidance: scales of text and camera guidance; 1 switches them off."""
 
     steps: int = 8
     guidance: float = 1.0
     seed: int = 0
+    camera_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"sampling steps must be at least 1, got {self.steps}")
+        if self.guidance != 1 and self.camera_guidance != 1:
+            raise ValueError("guidance and camera_guidance cannot be combined: set one of them to 1")
 
 
 @torch.no_grad()
@@ -50,6 +53,9 @@ def generate(
     on_step: called after every sampling step. Raises ValueError on shapes the model cannot take.
     """
     sample = sample or SampleConfig()
+    if model.config.views is not None:
+        raise ValueError("this model makes views of still scenes, it cannot re-shoot videos: use generate_views")
+    check_guidance(model, sample)
     if camera.shape != (2, len(reference)):
         raise ValueError(f"camera must be (2, {len(reference)}): reference and target, got {tuple(camera.shape)}")
     if camera.size != tuple(reference.shape[-2:]):
@@ -63,10 +69,13 @@ def generate(
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
         predicted = _velocity(model, clean, x, sigma, rays, text)
-        if sample.guidance == 1:
-            return predicted
-        unguided = _velocity(model, clean, x, sigma, rays, negative_text)
-        return unguided + sample.guidance * (predicted - unguided)
+        if sample.guidance != 1:
+            unguided = _velocity(model, clean, x, sigma, rays, negative_text)
+            return unguided + sample.guidance * (predicted - unguided)
+        if sample.camera_guidance != 1:
+            unguided = _velocity(model, clean, x, sigma, torch.zeros_like(rays), text)
+            return unguided + sample.camera_guidance * (predicted - unguided)
+        return predicted
 
     latents = noise
     for latents in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):  # noqa: B007  (the last is used)
@@ -75,10 +84,18 @@ def generate(
     return model.codec.decode(latents)[0, 0].clamp(-1, 1)
 
 
+def check_guidance(model: ReshootModel, sample: SampleConfig) -> None:
+    """Raise ValueError for guidance by the camera of a model that never learned to do without."""
+    if sample.camera_guidance != 1 and model.config.rays.drop == 0:
+        raise ValueError(
+            "camera_guidance needs a model that was trained with cameras left out (model.rays.drop): set it to 1"
+        )
+
+
 def _velocity(
     model: ReshootModel, clean: Tensor, noisy: Tensor, sigma: Float[Tensor, "B"], rays: Tensor, text: Tensor | None
 ) -> Tensor:
-    with _autocast(noisy.device):
+    with matmul_precision(noisy.device):
         output = model.dit(
             torch.cat([clean, noisy], 1), 1000 * sigma, rays, None if text is None else text[None]
         ).prediction[:, 1:]
@@ -86,7 +103,7 @@ def _velocity(
     return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
 
 
-def _autocast(device: torch.device):
+def matmul_precision(device: torch.device):
     """bfloat16 matrix products where the processor has them; elsewhere plain float32."""
     if device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return torch.autocast(device.type, torch.bfloat16)

@@ -43,10 +43,13 @@ ALLOWED = {
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
     "probing": BASE | MIDDLE | {"backbone"},
+    "generate_views": BASE | MIDDLE | {"backbone", "decoder", "generate"},
+    "still_views": BASE | MIDDLE | {"backbone", "decoder", "generate", "generate_views", "probing"},
     "fitting": BASE | MIDDLE,
     "frusta": BASE,
 }
-UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate", "fitting", "probing"}
+UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate", "fitting"}
+UPPER |= {"generate_views", "probing", "still_views"}
 ALLOWED |= {"training": UPPER, "evaluation": UPPER, "reshooting": UPPER}
 ALLOWED |= {part: UPPER | {"reshooting", "frusta"} for part in ("demonstration", "previewing", "shot_options")}
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}

@@ -43,6 +43,14 @@ class ProbeSums:
                 out[kind] = {"rows": int(self.rows[i])} | {n: float(x / self.rows[i]) for n, x in values.items()}
         return out
 
+    def over_all_kinds(self) -> dict[str, float]:
+        """PCK and alignment error (nats) of all rows together, whatever their kind. NaN without a row."""
+        rows = self.rows.sum()
+        return {
+            "pck": float(self.correct.sum() / rows),
+            "alignment_error": float(self.nll.mean(0).sum() / rows),
+        }
+
     def alignment_error_per_head(self, kind: str = "cross_view") -> list[float]:
         """Mean -log p(true cell) of each head, nats; CAMEO's alignment error. NaN without a row."""
         i = KINDS.index(kind)

@@ -12,7 +12,7 @@ import torch
 from mvtrack.camera import Camera
 from mvtrack.data.point_tracks import sample_tracks
 from mvtrack.data.renderer import render
-from mvtrack.data.rig import RigStyle, amount_of, base_pose, intrinsics_path, reference_motion
+from mvtrack.data.rig import RigStyle, amount_of, base_pose, intrinsics_path, reference_motion, sample_cameras
 from mvtrack.data.scene import SceneStyle, sample_scene
 from mvtrack.trajectory import PRESETS, CameraPath
 from mvtrack.video_clip import Clip
@@ -63,6 +63,15 @@ def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
         tracks=sample_tracks(scene, true, rendered, num_points, rng)[0] if num_points else None,
     )
     return RenderedCase(spec, clip, mirrored)
+
+
+def render_still_scene(seed: int, num_views: int, num_frames: int, size: tuple[int, int]) -> Clip:
+    """Views of a still scene that no bank holds; with several frames, paths through it."""
+    rng = np.random.default_rng([_STREAM, 2, seed])
+    scene = sample_scene(rng, num_frames, SceneStyle(static=True))
+    camera = sample_cameras(rng, num_views, num_frames, size, RigStyle())
+    rendered = render(scene, camera)
+    return Clip(rendered.video.float() / 127.5 - 1, camera, key=f"still-{seed}", depth=rendered.depth)
 
 
 def case_specs(count: int, first_seed: int, size: tuple[int, int], num_frames: int) -> list[CaseSpec]:

@@ -122,6 +122,8 @@ def _validate(run: Run) -> bool:
         run.log.scalars(run.progress.step, report.scores)
         for name, video in report.videos.items():
             run.log.video(run.progress.step, name, video)
+        for name, picture in report.pictures.items():
+            run.log.picture(run.progress.step, name, picture)
     score, best = report.scores["validation/psnr_db"], run.progress.best_psnr_db
     improved = best is None or score > best
     if improved:

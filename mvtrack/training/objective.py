@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mvtrack.backbone.codec import VideoCodec
@@ -63,24 +63,24 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
         tracking = draw_track_task(batch.tracks, config.loss.tracking_points, seeds)
     rays = ray_maps(camera, config.model.rays)
     if config.model.rays.drop > 0:
-        rays = rays * keeps_camera(batch, config)[:, None, None, None, None, None]
-    reference = None if config.model.views is None else draw_references(batch, latents.shape[1:3], config)
+        rays = rays * keeps_camera(batch.index, config)[:, None, None, None, None, None]
+    reference = None if config.model.views is None else draw_references(batch.index, tuple(latents.shape[1:3]), config)
     return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking, reference)
 
 
-def keeps_camera(batch: Batch, config: RunConfig) -> Bool[Tensor, "B"]:
+def keeps_camera(index: Int[Tensor, "B"], config: RunConfig) -> Bool[Tensor, "B"]:
     """False for the samples that learn without cameras, drawn by (seed, global sample number)."""
-    draws = [_uniform(config.train.seed + 3, number) for number in batch.index.tolist()]
+    draws = [_uniform(config.train.seed + 3, number) for number in index.tolist()]
     return torch.tensor(draws) >= config.model.rays.drop
 
 
-def draw_references(batch: Batch, shape: tuple[int, int], config: RunConfig) -> Bool[Tensor, "B V f"]:
+def draw_references(index: Int[Tensor, "B"], shape: tuple[int, int], config: RunConfig) -> Bool[Tensor, "B V f"]:
     """How many of each sample's views are given, drawn by (seed, global sample number). They come first.
 
     shape: (V, f), F views of one latent frame or one path of F latent frames.
     """
     choices = config.model.views.references
-    draws = [_uniform(config.train.seed + 4, number) for number in batch.index.tolist()]
+    draws = [_uniform(config.train.seed + 4, number) for number in index.tolist()]
     counts = torch.tensor([choices[int(draw * len(choices))] for draw in draws])
     return (torch.arange(shape[0] * shape[1]) < counts[:, None]).unflatten(1, shape)
 

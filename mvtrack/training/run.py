@@ -23,6 +23,7 @@ from mvtrack.training.objective import losses, prepare
 from mvtrack.training.run_dir import Heartbeat, record_attempt
 from mvtrack.training.run_log import RunLog
 from mvtrack.training.validation import Validator
+from mvtrack.training.view_validation import ViewValidator
 
 CODEC_FIT_SCENES = 64  # the codec is fitted on the first scenes of the first bank
 
@@ -37,7 +38,7 @@ class Run:
     codec: VideoCodec
     ema: EMA
     guard: FiniteGuard
-    validator: Validator
+    validator: Validator | ViewValidator
     heartbeat: Heartbeat
     log: RunLog | None  # rank 0 only
     progress: Progress
@@ -82,7 +83,8 @@ def set_up(config: RunConfig, dataset: BatchDataset, reader: CheckpointReader | 
     save_frozen(run_dir / "checkpoints", engine.module)
     ema = EMA(engine, config.train.ema_decay)
     guard = FiniteGuard(config, progress.skipped)
-    run = Run(config, dataset, engine, codec, ema, guard, Validator(config), heartbeat, log, progress)
+    validator = Validator(config) if config.model.views is None else ViewValidator(config)
+    run = Run(config, dataset, engine, codec, ema, guard, validator, heartbeat, log, progress)
     if reader:
         _materialise_optimizer(run)
         reader.restore(engine, ema)

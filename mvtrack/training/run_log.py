@@ -52,6 +52,13 @@ class RunLog:
         # SummaryWriter.add_video would need moviepy to make the same bytes
         self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
+    def picture(self, step: int, name: str, picture: Float[Tensor, "3 h w"]) -> None:
+        """A picture with values in [0, 1]: a PNG under samples/, and in TensorBoard."""
+        path = self._samples / f"step_{step:07d}_{name.replace('/', '_')}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        imageio.imwrite(path, to_bytes(2 * picture[None] - 1)[0])
+        self._board.add_image(name, picture.clamp(0, 1).cpu().numpy(), step)
+
     def close(self) -> None:
         self._lines.close()
         self._board.close()

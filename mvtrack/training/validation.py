@@ -1,6 +1,6 @@
 """Validation by generating: a few unseen rendered clips, re-shot along the true and the mirrored path."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +23,8 @@ _VIDEOS = 2  # clips shown in TensorBoard
 @dataclass(frozen=True)
 class ValidationReport:
     scores: dict[str, float]  # means over all ranks
-    videos: dict[str, Float[Tensor, "T 3 h w"]]  # reference, generated and truth side by side, in [0, 1]
+    videos: dict[str, Float[Tensor, "T 3 h w"]] = field(default_factory=dict)  # reference, generated, truth, in [0, 1]
+    pictures: dict[str, Float[Tensor, "3 h w"]] = field(default_factory=dict)  # the same of still scenes
 
 
 class Validator:

@@ -98,7 +98,7 @@ def test_options_reach_the_loss(config, small_model):
         ({"correspondence": -1.0}, "must not be negative"),
         ({"correspondence_queries": 0}, "must be at least 1 or null"),
         ({"correspondence_targets": "flow"}, "must be one of depth, tracks, points"),
-        ({"correspondence_options": {"heads": "mlp"}}, "set prob_mean, per_head or logit_mean"),
+        ({"correspondence_options": {"heads": "mlp"}}, r"set model.logit_heads: \[1\], got \[\]"),
         ({"correspondence_options": {"label_scope": "best_view"}}, "set correspondence_targets: points"),
         ({"correspondence_matches": {"min_confidence": 0.5}}, "training data does not have"),
         ({"correspondence_matches": {"cycle_cell": 2}}, "did you mean 'cycle_cells'"),

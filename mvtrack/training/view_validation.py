@@ -1,0 +1,57 @@
+"""Validation of models for still scenes: unseen views generated, and the alignment of the supervised layer."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.config import RunConfig
+from mvtrack.generate import SampleConfig
+from mvtrack.still_views import StillCase, alignment, score_views, still_cases
+from mvtrack.training import distributed
+from mvtrack.training.validation import STEPS, VALIDATION_SEED, ValidationReport
+
+
+class ViewValidator:
+    """Holds this rank's share of the rendered scenes between validations; they are made at the first one.
+
+    Every rank has equally many (the last ones are repeated), because at ZeRO stage 3 forward passes are collective.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.layer = (config.loss.correspondence_layers or (config.model.tap_layer,))[0]
+        self._cases: list[StillCase] | None = None
+
+    def run(self, model: ReshootModel) -> ValidationReport:
+        """Score a model on all scenes. Collective."""
+        rows, pictures, sums = [], [], None
+        for case in self._share():
+            score = score_views(model, case, SampleConfig(STEPS))
+            rows.append((score.psnr_db, score.psnr_db - score.other_db))
+            pictures.append(_strip(case, score.made))
+            found = alignment(model, case, self.layer, self.config.loss.correspondence_matches)
+            sums = found if sums is None else sums + found
+        means = dict(zip(("psnr_db", "true_minus_other_db"), np.mean(rows, 0).tolist(), strict=True))
+        means |= sums.over_all_kinds()
+        scores = {f"validation/{name}": value for name, value in means.items()}
+        picture = {"validation/views": torch.cat(pictures, 1)} if distributed.rank() == 0 else {}
+        return ValidationReport(distributed.mean_over_ranks(scores), pictures=picture)
+
+    def _share(self) -> list[StillCase]:
+        if self._cases is None:
+            size, count = self.config.data.banks[0].size, self.config.train.validate_clips
+            cases = still_cases(self.config.model.views, size, count, VALIDATION_SEED)
+            rank, world = distributed.rank(), distributed.world_size()
+            each = -(-len(cases) // world)
+            self._cases = [cases[min(i * world + rank, len(cases) - 1)] for i in range(each)]
+        return self._cases
+
+
+def _strip(case: StillCase, made: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "3 h w"]:
+    """The true views in a row, below them the given and the generated ones, three times as large; values in [0, 1]."""
+    lower = torch.cat([case.images[: case.num_given], made])
+    rows = [torch.cat(list(row), 2) for row in (case.images, lower)]
+    picture = (torch.cat(rows, 1).clamp(-1, 1) + 1) / 2
+    return picture.repeat_interleave(3, 1).repeat_interleave(3, 2)
