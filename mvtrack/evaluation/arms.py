@@ -101,3 +101,46 @@ def plot_pairs(
         axes.margins(x=0.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def read_curves(metrics: Path, names: list[str]) -> dict[str, list[float]]:
+    """What a run's metrics.jsonl says about some scores: `step`, and each score at these steps."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [row for row in rows if all(name in row for name in names)]
+    if not rows:
+        raise ValueError(f"{metrics} has no line with {', '.join(names)}")
+    return {name: [row[name] for row in rows] for name in ("step", *names)}
+
+
+def curve_table(runs: dict[str, list[dict[str, list[float]]]], titles: dict[str, tuple[str, str]]) -> str:
+    """Markdown: each score by step, mean ± standard deviation over the runs (seeds) of each arm."""
+    steps = next(iter(runs.values()))[0]["step"]
+    lines = ["| | " + " | ".join(f"step {step}" for step in steps) + " |", "|" + "---|" * (len(steps) + 1)]
+    for name, (title, form) in titles.items():
+        for arm, curves in runs.items():
+            cells = []
+            for values in zip(*(curve[name] for curve in curves), strict=True):
+                figure = spread(list(values))
+                cells.append(format(figure["mean"], form) + ("" if len(values) < 2 else f" ± {figure['sd']:{form}}"))
+            lines.append("| " + " | ".join([f"{title}, {arm}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def plot_curves(path: Path, runs: dict[str, list[dict[str, list[float]]]], titles: dict[str, tuple[str, str]]) -> None:
+    """A PNG: one panel a score over steps, thin lines the seeds, thick lines the arms' means."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * min(2, len(titles)), 3.0 * math.ceil(len(titles) / 2)), layout="constrained")
+    for i, (name, (title, _)) in enumerate(titles.items()):
+        axes = figure.add_subplot(math.ceil(len(titles) / 2), min(2, len(titles)), i + 1)
+        for colour, (arm, curves) in zip(("tab:gray", "tab:blue"), runs.items(), strict=True):
+            for curve in curves:
+                axes.plot(curve["step"], curve[name], color=colour, linewidth=0.8, alpha=0.5)
+            mean = np.mean([curve[name] for curve in curves], 0)
+            axes.plot(curves[0]["step"], mean, "o-", color=colour, linewidth=2, markersize=3, label=f"{arm} the loss")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,120 @@
+"""`python eval/static.py --model FOLDER`: views of unseen still scenes, given some of their views (the static case).
+
+Scores the generated views beside a copy of the first given view and the mean colour, with the true cameras and with
+wrong ones, and the alignment of the tapped layer. Writes static.json, static.md and contact sheets to look at.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.command import run_command
+from mvtrack.config import PointMatchConfig
+from mvtrack.data.contact_sheet import contact_sheet
+from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.generate import SampleConfig
+from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.reshooting import sha256
+from mvtrack.still_views import StillCase, alignment, score_views, still_cases
+
+_FIRST_SEED = 20_000  # validation's scenes have smaller seeds
+_ON_A_SHEET = 12
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a model for still scenes")
+    parser.add_argument("--out", type=Path, default=Path("outputs/static"), help="folder for table and sheets")
+    parser.add_argument("--cases", type=int, default=24, help="rendered scenes; the numbers of given views take turns")
+    parser.add_argument("--steps", type=int, default=8, help="sampling steps")
+    parser.add_argument("--camera-guidance", type=float, default=1.0, help="1: off; CAMEO samples with 2")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    options = parser.parse_args()
+    return run_command(lambda: _run(options), "static", options.debug)
+
+
+def _run(options: argparse.Namespace) -> None:
+    model = load_model(options.model)
+    if model.config.views is None:
+        raise ValueError(f"{options.model} re-shoots videos: score it with eval/yardstick.py")
+    if options.cases < 1:
+        raise ValueError(f"--cases must be at least 1, got {options.cases}")
+    sample = SampleConfig(options.steps, seed=options.seed, camera_guidance=options.camera_guidance)
+    cases = still_cases(model.config.views, model.config.sizes[0], options.cases, _FIRST_SEED)
+    rows, sheet = [], {}
+    for case in tqdm(cases, desc="still scenes", unit="scene"):
+        numbers, made = _score(model, case, sample)
+        rows.append(numbers)
+        label = f"{case.clip.key}, {case.num_reference} given: {numbers['psnr_db']:.1f} dB"
+        sheet[f"{label}, copy {numbers['copy_db']:.1f}"] = {
+            "truth": case.images,
+            "given, then made": torch.cat([case.images[: case.num_given], made]),
+        }
+    summary = _summary(rows)
+    record = {
+        "mvtrack": metadata.version("mvtrack"),
+        "model": {"folder": options.model, "sha256": sha256(Path(options.model) / "model.safetensors")},
+        "sample": asdict(sample),
+        "layer": model.config.tap_layer,
+        "summary": summary,
+        "cases": rows,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "static.json").write_text(json.dumps(record, indent=1))
+    (options.out / "static.md").write_text(_table(summary) + "\n")
+    step = 1 if model.config.views.encoding == "images" else 4
+    labels = list(sheet)
+    for i in range(0, len(labels), _ON_A_SHEET):
+        part = {label: sheet[label] for label in labels[i : i + _ON_A_SHEET]}
+        frames = list(range(0, len(cases[0].images), step))
+        contact_sheet(options.out / f"views_{i // _ON_A_SHEET}.png", part, frames)
+    sys.stdout.write(_table(summary) + f"\nWrote {options.out}.\n")
+
+
+def _score(model: ReshootModel, case: StillCase, sample: SampleConfig) -> tuple[dict, torch.Tensor]:
+    score = score_views(model, case, sample)
+    given, truth = case.images[: case.num_given], case.images[case.num_given :]
+    aligned = alignment(model, case, model.config.tap_layer, PointMatchConfig(max_spacings=2.0), sample.seed)
+    numbers = {
+        "given": case.num_reference,
+        "psnr_db": score.psnr_db,
+        "true_minus_other_db": score.psnr_db - score.other_db,
+        "copy_db": psnr(given[:1].expand_as(truth), truth),
+        "mean_colour_db": psnr(given.mean((0, 2, 3), keepdim=True).expand_as(truth), truth),
+        "gradient_energy": gradient_energy(score.made) / gradient_energy(truth),
+        **aligned.over_all_kinds(),
+    }
+    return numbers, score.made
+
+
+def _summary(rows: list[dict]) -> dict[str, dict]:
+    """Means with intervals by the number of given views, and over all."""
+    groups = {"all": rows}
+    for given in sorted({row["given"] for row in rows}):
+        groups[f"{given} given"] = [row for row in rows if row["given"] == given]
+    names = [name for name in rows[0] if name != "given"]
+    return {
+        group: {name: mean_interval([row[name] for row in members]) for name in names}
+        for group, members in groups.items()
+    }
+
+
+def _table(summary: dict[str, dict]) -> str:
+    names = list(summary["all"])
+    lines = ["| | " + " | ".join([*names, "scenes"]) + " |", "|" + "---|" * (len(names) + 2)]
+    for group, figures in summary.items():
+        cells = [f"{figures[n]['mean']:.3f} ({figures[n]['low']:.3f} to {figures[n]['high']:.3f})" for n in names]
+        lines.append("| " + " | ".join([group, *cells, str(figures[names[0]]["count"])]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
