@@ -13,6 +13,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="a folder checkpoints/step_... of a run")
     parser.add_argument("out", type=Path, help="folder for model.safetensors")
     parser.add_argument("--live", action="store_true", help="the weights as trained, instead of their average")
+    parser.add_argument(
+        "--without-logit-heads", action="store_true", help="leave out what only the correspondence loss needs"
+    )
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
     return run_command(lambda: _export(options), parser.prog, options.debug)
@@ -21,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> None:
     from mvtrack.training.export import export_checkpoint
 
-    path = export_checkpoint(options.checkpoint, options.out, "weight" if options.live else "ema")
+    kind = "weight" if options.live else "ema"
+    path = export_checkpoint(options.checkpoint, options.out, kind, logit_heads=not options.without_logit_heads)
     sys.stdout.write(f"{path}\n")
 
 

@@ -46,7 +46,8 @@ def _initial_value(
     if config.dit.init == "open_gates" and name.startswith(("time_projection.", "head.head.")):
         return 0.002 * normal if leaf == "weight" else torch.zeros(shape)
     bound = 1 / math.sqrt(owner.weight[0].numel())  # PyTorch's default for linear and convolution layers
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    low = 0.0 if name.startswith("logit_heads.") and leaf == "weight" else -bound  # see LogitHead
+    return torch.empty(shape).uniform_(low, bound, generator=generator)
 
 
 def _initial_head_value(name: str, shape: tuple[int, ...], normal: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ class Projection(NamedTuple):
 class LogitHead(nn.Module):
     """Pointwise MLP over the head axis, H -> 4H -> GELU -> 1, shared by all queries, keys and frames.
 
-    The last bias cancels in the softmax; it is kept so that CAMEO's weights load.
+    The last bias cancels in the softmax; it is kept so that CAMEO's weights load. Its weights start positive, so that a
+    higher logit of any head means a higher one here: with signs as they come, the loss may be lowered by attention that
+    avoids the true cell.
     """
 
     def __init__(self, num_heads: int, seed: int = 0) -> None:
@@ -41,6 +43,9 @@ class LogitHead(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.mlp = nn.ModuleDict({"0": _Lender(num_heads, 4 * num_heads), "2": _Lender(4 * num_heads, 1)})
+        with torch.no_grad():
+            for layer in self.mlp.values():
+                layer.weight.abs_()
 
     def lend(self) -> Projection:
         """Copies of the weights, with gradients back to them."""

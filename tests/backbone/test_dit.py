@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,11 +81,58 @@ def test_samples_do_not_mix():
     torch.testing.assert_close(together[1:], alone)
 
 
+@pytest.mark.parametrize("rope_frames", ["shared", "by_view"])
+def test_references_may_be_chosen_frame_by_frame_and_sample_by_sample(rope_frames):
+    dit = model(replace(TINY, rope_frames=rope_frames))
+    latents, time, rays, text = inputs()
+    first = (torch.arange(V) < 2)[:, None].expand(B, V, F)
+    plain = dit(latents, time, rays, text, num_reference=2).prediction
+    torch.testing.assert_close(dit(latents, time, rays, text, reference=first).prediction, plain)
+    mixed = first.clone()
+    mixed[1] = torch.tensor([[True, False], [False, True], [False, False]])
+    out = dit(latents, time, rays, text, reference=mixed).prediction
+    torch.testing.assert_close(out[0], plain[0])
+    assert (out[1] - plain[1]).abs().max() > 1e-3
+    alone = dit(latents[1:], time[1:], rays[1:], text[1:], reference=mixed[1:]).prediction
+    torch.testing.assert_close(out[1:], alone)
+
+
+def test_by_view_frames_do_not_depend_on_roles():
+    """One view of V F frames is the same sequence as V views of F frames, whatever is given."""
+    dit = model(replace(TINY, rope_frames="by_view"))
+    latents, time, rays, text = inputs()
+    given = torch.tensor([[True, True, True], [True, False, False]])[..., None].expand(B, V, F)
+    views = dit(latents, time, rays, text, reference=given).prediction
+    one = [x.flatten(1, 2)[:, None] for x in (latents, rays, given)]
+    joined = dit(one[0], time, one[1], text, reference=one[2]).prediction
+    torch.testing.assert_close(joined[:, 0], views.flatten(1, 2))
+
+
+def test_a_choice_of_references_needs_frames_that_do_not_follow_roles():
+    dit = model(replace(TINY, rope_frames="concat"))
+    latents, time, rays, text = inputs()
+    with pytest.raises(ValueError, match="concat numbers whole views by role"):
+        dit(latents, time, rays, text, reference=torch.ones(B, V, F, dtype=torch.bool))
+
+
+def test_logit_heads_of_the_tapped_blocks_are_lent(generator):
+    torch.manual_seed(0)
+    dit = WanDiT(TINY, RAYS, logit_heads=(0, 2))
+    latents, time, rays, text = inputs()
+    out = dit(latents, time, rays, text, tap_layers=(1, 2))
+    assert len(out.taps) == 2
+    assert len(out.logit_heads) == 1
+    logits = torch.randn(7, 2, generator=generator)
+    torch.testing.assert_close(out.logit_heads[0](logits), dit.logit_heads["2"](logits))
+    out.logit_heads[0](logits).square().sum().backward()
+    assert dit.logit_heads["2"].mlp["0"].weight.grad.abs().sum() > 0
+    assert dit.logit_heads["0"].mlp["0"].weight.grad is None
+    assert dit(latents, time, rays, text).logit_heads == ()
+
+
 @pytest.mark.parametrize("rope_frames", ["shared", "concat"])
 def test_target_views_are_interchangeable_only_with_shared_frames(rope_frames):
     """Swapping two target views with their cameras swaps their outputs; with `concat` their RoPE slots differ."""
-    from dataclasses import replace
-
     dit = model(replace(TINY, rope_frames=rope_frames))
     latents, time, rays, text = inputs()
     order = [0, 2, 1]
@@ -128,6 +176,7 @@ def test_frame_positions_follow_roles():
     assert frame_positions("concat", 2, 3, 1).tolist() == [3, 4, 5, 0, 1, 2]  # target first, as ReCamMaster
     assert frame_positions("concat", 3, 2, 1).tolist() == [4, 5, 0, 1, 2, 3]
     assert frame_positions("concat", 1, 3, 0).tolist() == [0, 1, 2]
+    assert frame_positions("by_view", 3, 2, 1).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_rope_equals_complex_rotation(generator):

@@ -189,6 +189,30 @@ def test_renaming_views_and_frames_changes_nothing(generator):
     torch.testing.assert_close(again, truth)
 
 
+def test_references_may_differ_from_sample_to_sample(generator):
+    """Marked frame by frame they give what the number of leading views gives, and each sample has its own."""
+    q, k = (x.detach() for x in features(generator))
+    asked, config = targets(generator), CorrespondenceLossConfig(reduction="ref_plus_tgt")
+    leading = [(torch.arange(V) < n)[:, None].expand(1, V, F) for n in (1, 2)]
+    for n, mask in zip((1, 2), leading, strict=True):
+        marked = correspondence_loss(q, k, asked, config, reference=mask.expand(B, V, F))
+        torch.testing.assert_close(marked, correspondence_loss(q, k, asked, config, num_reference=n))
+    both = correspondence_loss(q, k, asked, config, reference=torch.cat(leading))
+    single = []
+    for b, mask in enumerate(leading):
+        own = replace(asked, **{n: getattr(asked, n)[b : b + 1] for n in ("query", "label", "weight", "distance")})
+        single.append(correspondence_loss(q[b : b + 1], k[b : b + 1], own, config, reference=mask))
+    torch.testing.assert_close(both, torch.stack(single).mean())
+
+
+def test_a_fresh_logit_head_rises_with_every_head(generator):
+    """Else supervision could be obeyed by attention that avoids the true cell."""
+    logits = torch.randn(11, HEADS, generator=generator).requires_grad_()
+    for seed in range(3):
+        LogitHead(HEADS, seed)(logits + 2).sum().backward()
+    assert (logits.grad > 0).all()
+
+
 def test_every_layer_has_its_own_loss(generator):
     first, second = features(generator), features(generator)
     asked = targets(generator)

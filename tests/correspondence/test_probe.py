@@ -93,6 +93,23 @@ def test_kinds_tell_views_and_roles_apart(generator):
         assert kinds[expected, b, i, v, f]
 
 
+def test_references_of_each_sample_decide_the_temporal_kinds(generator):
+    asked = targets(generator)
+    reference = torch.rand(B, V, F, generator=generator) < 0.5
+    kinds = kinds_of_rows(asked, reference=reference)
+    assert torch.equal(kinds.sum(0), torch.ones_like(asked.label))
+    for b, i, v, f in torch.cartesian_prod(*map(torch.arange, (B, Q, V, F))).tolist():
+        own = int(asked.query[b, i]) // (H * W)
+        given = reference[b, own // F, own % F]
+        assert kinds[2 if own // F != v else (0 if given else 1), b, i, v, f]
+    q, k = features(generator)
+    rows = probe_rows(q, k, asked, PX)
+    whole = sum_scores(rows, asked, float(PX), reference=reference).over_all_kinds()
+    assert whole["alignment_error"] == pytest.approx(rows.nll[:, rows.asked].mean().item(), rel=1e-5)
+    right = (rows.error_px <= PX) & (rows.cycle_px <= PX)
+    assert whole["pck"] == pytest.approx(right[rows.asked].float().mean().item())
+
+
 def tracked(generator) -> tuple[Tracks, CorrespondenceTargets]:
     """One point a token, in the same places in every view and frame."""
     cells = torch.arange(H * W)

@@ -5,7 +5,9 @@ import torch
 from mvtrack.camera import relative_pose
 from mvtrack.data.rig import RigStyle, amount_of, sample_cameras
 from mvtrack.data.scene import SceneStyle, sample_scene
-from mvtrack.data.test_scenes import CaseSpec, case_specs, render_case
+from mvtrack.data.test_scenes import CaseSpec, case_specs, render_case, render_still_scene
+from mvtrack.metrics.image import psnr
+from mvtrack.metrics.warp import covisible, depth_warp
 from mvtrack.trajectory import PRESETS, CameraPath
 
 T, SIZE = 5, (24, 32)
@@ -34,6 +36,29 @@ def test_styles_are_obeyed():
     assert min(focal) >= 0.8
     assert max(focal) <= 1.6
     assert max(focal) - min(focal) > 0.4
+
+
+def test_one_frame_means_cameras_that_stand_apart():
+    for seed in range(20):
+        camera = sample_cameras(np.random.default_rng(seed), 4, 1, SIZE, RigStyle())
+        relative = relative_pose(camera.c2w[:1], camera.c2w[1:])[:, 0]
+        zoom = (camera.K[1:, 0, 0, 0] / camera.K[0, 0, 0, 0]).log().abs()
+        moved = (relative - torch.eye(4)).flatten(1).abs().amax(1)
+        assert (moved + zoom > 0.02).all()
+
+
+def test_still_scenes_stand_still():
+    clip = render_still_scene(3, num_views=2, num_frames=5, size=(24, 32))
+    again = render_still_scene(3, num_views=2, num_frames=5, size=(24, 32))
+    assert torch.equal(clip.video, again.video)
+    assert not torch.equal(clip.video, render_still_scene(4, 2, 5, (24, 32)).video)
+    seen = covisible(clip.depth[1], clip.depth[0, :1].expand(5, -1, -1), clip.camera[1], clip.camera[0, :1])
+    warped = depth_warp(
+        clip.video[0, :1].expand(5, -1, -1, -1), clip.depth[1], clip.depth[0, :1].expand(5, -1, -1), clip.camera[1],
+        clip.camera[0, :1],
+    )  # fmt: skip
+    assert seen.flatten(1).float().mean(1).min() > 0.2
+    assert psnr(warped, clip.video[1], seen) > 25  # the first frame of one view explains all frames of the other
 
 
 @pytest.mark.parametrize("preset", PRESETS)

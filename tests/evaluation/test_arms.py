@@ -4,7 +4,16 @@ import pytest
 
 from mvtrack.config import RunConfig
 from mvtrack.config_tree import from_tree
-from mvtrack.evaluation.arms import compare, plot_pairs, remembered, table, train_in_a_process
+from mvtrack.evaluation.arms import (
+    compare,
+    curve_table,
+    plot_curves,
+    plot_pairs,
+    read_curves,
+    remembered,
+    table,
+    train_in_a_process,
+)
 
 WITHOUT = [{"pck": 0.2, "psnr_db": 20.0}, {"pck": 0.3, "psnr_db": 21.0}, {"pck": 0.4, "psnr_db": 25.0}]
 WITH = [{"pck": 0.5, "psnr_db": 19.0}, {"pck": 0.5, "psnr_db": 22.0}, {"pck": 0.8, "psnr_db": 24.0}]
@@ -32,6 +41,25 @@ def test_the_table_says_what_was_measured(tmp_path):
     assert table(compare(WITHOUT[:1], WITH[:1]), TITLES).splitlines()[2] == "| PCK, % | 20.0 | 50.0 | +30.0 |"
     plot_pairs(tmp_path / "new" / "pairs.png", comparison, TITLES, {"pck": 0.1, "psnr_db": 18.0})
     assert (tmp_path / "new" / "pairs.png").stat().st_size > 5000
+
+
+def test_curves_come_from_the_log(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 2, "loss/total": 1.0}, {"step": 4, "a": 3.0, "b": 1.0}, {"step": 8, "a": 2.0, "b": 5.0, "c": 0.0}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = read_curves(path, ["a", "b"])
+    assert curve == {"step": [4, 8], "a": [3.0, 2.0], "b": [1.0, 5.0]}
+    higher = {name: values if name == "step" else [v + 1 for v in values] for name, values in curve.items()}
+    titles = {"a": ("error", ".2f"), "b": ("PSNR, dB", ".1f")}
+    runs = {"without": [curve, higher], "with": [curve]}
+    rows = curve_table(runs, titles).splitlines()
+    assert rows[0] == "| | step 4 | step 8 |"
+    assert rows[2] == "| error, without | 3.50 ± 0.71 | 2.50 ± 0.71 |"
+    assert rows[5] == "| PSNR, dB, with | 1.0 | 5.0 |"
+    plot_curves(tmp_path / "curves.png", runs, titles)
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="metrics.jsonl has no line with a, nothing"):
+        read_curves(path, ["a", "nothing"])
 
 
 def test_scores_are_measured_once_per_key(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from mvtrack.backbone.model import build_model, load_model
+from mvtrack.cli import main as cli
 from mvtrack.config import RunConfig
 from mvtrack.config_tree import from_tree
 from mvtrack.data.loader import BatchDataset
@@ -201,3 +202,8 @@ def test_ranks_and_stages_agree_and_a_run_goes_on(one_rank, two_ranks, small_run
     with safe_open(tmp_path / "one/model/model.safetensors", "pt") as file:
         assert sum(name.startswith("dit.logit_heads.1.") for name in file.keys()) == 4  # noqa: SIM118
     assert list((tmp_path / "one" / "samples").glob("step_0000004_validation_views.png"))
+    checkpoint = tmp_path / "one" / "checkpoints" / "step_0000004"
+    assert cli(["export", str(checkpoint), str(tmp_path / "small"), "--without-logit-heads"]) == 0
+    small = load_model(tmp_path / "small")
+    assert small.config == replace(load_model(tmp_path / "one/model").config, logit_heads=())
+    assert not any("logit_heads" in name for name in small.dit.state_dict())
