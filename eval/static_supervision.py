@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     }
     (options.out / "static_supervision.json").write_text(json.dumps(record, indent=1))
     text = curve_table(runs, _CURVES)
-    text += f"\n\nWeight {config.loss.correspondence}, mean ± standard deviation over {options.seeds} seeds, "
+    text += f"\n\nWeight {config.loss.correspondence}, mean ± standard deviation over seeds ({options.seeds}), "
     text += f"{options.scenes} unseen scenes."
     (options.out / "static_supervision.md").write_text(text + "\n")
     plot_curves(options.out / "static_supervision.png", runs, _CURVES)

@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> None:
     (options.out / "supervision.json").write_text(json.dumps(record, indent=1))
     text = table(comparison, TITLES, scores["base"])
     text += f"\n\nLayer {layer}, weight {config.loss.correspondence}, {options.steps} steps, mean ± standard deviation "
-    text += f"over {options.seeds} seeds, {options.cases} rendered cases of the pinned set."
+    text += f"over seeds ({options.seeds}), {options.cases} rendered cases of the pinned set."
     (options.out / "supervision.md").write_text(text + "\n")
     plot_pairs(options.out / "supervision.png", comparison, TITLES, scores["base"])
     sys.stdout.write(text + "\n" + json.dumps({k: record[k] for k in ("figures", "targets", "met")}) + "\n")
