@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from bench import report, timed_by_turns
 from einops import rearrange
 
-from mvtrack.backbone.blocks import attend
+from mvtrack.backbone.attention import attend
 
 HEADS, DIM = 3, 64
 
@@ -19,7 +19,7 @@ def main() -> int:
         q, k, v = (torch.randn(1, tokens, HEADS, DIM, dtype=torch.bfloat16).requires_grad_() for _ in range(3))
 
         def ours(q=q, k=k, v=v) -> None:
-            attend(q, k, v).sum().backward()
+            attend(q, k, v, "cpu").sum().backward()
 
         def fused(q=q, k=k, v=v) -> None:
             F.scaled_dot_product_attention(*(rearrange(x, "b n h d -> b h n d") for x in (q, k, v))).sum().backward()

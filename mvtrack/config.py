@@ -14,17 +14,24 @@ from mvtrack.config_tree import apply_override, from_tree
 from mvtrack.config_views import ViewsConfig
 from tracking_head import HeadConfig, TrackLossConfig
 
+AttentionKernel = Literal["auto", "cpu", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"]
+
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Sizes of the transformer; defaults are Wan2.1-T2V-1.3B."""
+    """Sizes and branches of the transformer; defaults are Wan2.1-T2V-1.3B.
+
+    Branches of released checkpoints: ReCamMaster's `pose_encoder` (poses into self-attention's input) and `projector`
+    (on its output); `control_adapter` (maps of the camera's rays, Wan-Fun's) and, on its tokens, ReDirector's
+    `rope_phases`; `image_dim`, the width of CLIP's image tokens.
+    """
 
     dim: int = 1536
     ffn_dim: int = 8960
     num_heads: int = 12
     num_layers: int = 30
     patch_size: tuple[int, int, int] = (1, 2, 2)
-    in_channels: int = 16
+    in_channels: int = 16  # more than the codec's: the missing ones are zero
     out_channels: int = 16
     text_dim: int = 4096  # 0: no text branch
     freq_dim: int = 256
@@ -34,8 +41,17 @@ class DiTConfig:
     rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
     role_embedding: bool = False  # a learned vector that tells reference from target tokens
     init: Literal["wan", "open_gates"] = "wan"
+    pose_encoder: bool = False
+    projector: bool = False
+    control_adapter: bool = False
+    rope_phases: bool = False
+    image_dim: int = 0  # 0: no image branch
 
     def __post_init__(self) -> None:
+        if self.rope_phases and not self.control_adapter:
+            raise ValueError("dit.rope_phases turn with the adapter's camera tokens: set dit.control_adapter: true")
+        if self.image_dim and not self.text_dim:
+            raise ValueError("dit.image_dim is a branch of the attention to text: it needs dit.text_dim")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(f"dit.dim {self.dim} must divide into an even width for {self.num_heads} dit.num_heads")
         if self.rope_pairs is not None and sum(self.rope_pairs) != self.dim // self.num_heads // 2:
@@ -81,6 +97,20 @@ class RayConfig:
 
 
 @dataclass(frozen=True)
+class NativeCameraConfig:
+    """How a released checkpoint's own camera branch is driven; lengths are metres.
+
+    origin: poses are relative to the reference's first frame, or to each view's own first frame.
+    pose_view: whose pose a token gets: the target's (reference tokens too, ReCamMaster), or its own view's.
+    map_order: which three channels of a Plücker map come first, the moment or the direction.
+    """
+
+    origin: Literal["reference", "own"] = "reference"
+    pose_view: Literal["target", "own"] = "target"
+    map_order: Literal["moment_first", "direction_first"] = "moment_first"
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """Video to latents. `pca`: a linear codec on space-time patches for tiny models; fitted, not trained."""
 
@@ -106,6 +136,7 @@ class ModelConfig:
 
     dit: DiTConfig = field(default_factory=DiTConfig)
     rays: RayConfig = field(default_factory=RayConfig)
+    native_camera: NativeCameraConfig = field(default_factory=NativeCameraConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     tap_layer: int = 18
@@ -121,10 +152,10 @@ class ModelConfig:
                 raise ValueError(f"sizes {size} is not divisible by the token size {self.rays.token_px}")
         if not self.sizes or (self.num_frames - 1) % 4:
             raise ValueError(f"sizes must not be empty and num_frames must be 4n + 1, got {self.num_frames}")
-        if self.codec.channels != self.dit.in_channels or self.codec.channels != self.dit.out_channels:
+        if self.codec.channels > self.dit.in_channels or self.codec.channels != self.dit.out_channels:
             raise ValueError(
-                f"codec.channels {self.codec.channels} must equal dit.in_channels {self.dit.in_channels} "
-                f"and dit.out_channels {self.dit.out_channels}"
+                f"codec.channels {self.codec.channels} must equal dit.out_channels {self.dit.out_channels} and not "
+                f"exceed dit.in_channels {self.dit.in_channels}"
             )
         token_px = self.codec.stride * self.dit.patch_size[1]
         if self.rays.token_px != token_px:
@@ -293,8 +324,11 @@ class TrainConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0  # bf16 keeps float32 masters, so its stage 0 runs as stage 1
     offload_optimizer: bool = False  # optimiser state and update on the CPU; stages 1 to 3
     offload_parameters: bool = False  # weights too; stage 3
-    gradient_checkpointing: bool = False
-    compile: bool = False  # torch.compile each transformer block
+    gradient_checkpointing: bool = False  # recompute transformer blocks in the backward pass
+    checkpoint_blocks: int | None = None  # only so many, from the first; null: all
+    checkpoint_keep: Literal["nothing", "attention"] = "nothing"  # of a recomputed block: the output of self-attention
+    attention: AttentionKernel = "auto"
+    compile: bool = False  # torch.compile the transformer block
     ema_decay: float = 0.999
     on_nonfinite: Literal["stop", "skip"] = "stop"  # skip: leave the update out on all ranks, and count it
     max_skipped: int = 20  # stop after so many
@@ -323,6 +357,10 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.checkpoint_blocks is not None and self.checkpoint_blocks < 0:
+            raise ValueError(f"train.checkpoint_blocks must not be negative, got {self.checkpoint_blocks}")
+        if not self.gradient_checkpointing and (self.checkpoint_blocks is not None or self.checkpoint_keep != "nothing"):
+            raise ValueError("train.checkpoint_blocks and checkpoint_keep need train.gradient_checkpointing: true")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
         if self.offload_parameters and (self.zero_stage != 3 or not self.offload_optimizer):

@@ -1,17 +1,16 @@
-"""One Wan transformer block: modulated self-attention with a camera input, cross-attention to text, feed-forward."""
+"""One Wan transformer block with switches: text, image, this project's camera rays, and what ReCamMaster and
+ReDirector add to it. Parameter names are those of the released checkpoints.
+"""
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.backbone.rope import apply_rope
-
-PLAIN_SCORES_LIMIT = 2**26  # 128 MiB of bfloat16 scores
-CACHED_SCORES = 2**20 * 3 // 2  # scores in one piece: 3 MiB of bfloat16
+from mvtrack.backbone.attention import attend
+from mvtrack.backbone.rope import add_phase, apply_phase, apply_rope, default_pairs
+from mvtrack.config import DiTConfig
 
 
 class RMSNorm(nn.Module):
@@ -28,34 +27,34 @@ class RMSNorm(nn.Module):
 
 
 class Heads(NamedTuple):
-    """Query and key handed to attention, after normalisation and RoPE, heads split."""
+    """Query and key handed to attention, after normalisation and RoPE (and its phases), heads split."""
 
     q: Float[Tensor, "B N H d"]
     k: Float[Tensor, "B N H d"]
 
 
-def attend(
-    q: Float[Tensor, "B N H d"], k: Float[Tensor, "B M H d"], v: Float[Tensor, "B M H d"]
-) -> Float[Tensor, "B N D"]:
-    """Softmax attention by a fused kernel that never materialises the scores.
+class Conditions(NamedTuple):
+    """What every block is given beside the tokens; None where the model has no such branch.
 
-    One exception: bfloat16 on a CPU with few tokens, where plain matrix products on pieces that stay in the cache
-    are 2-4 times faster than PyTorch's fused kernel (`benchmarks/attention_cpu.py`).
+    camera: this project's ray features. poses: ReCamMaster's, one row per view and frame (N is a multiple of M).
+    control: ReDirector's camera tokens. image: CLIP's tokens, embedded.
     """
-    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (q, k, v))
-    row_scores = q.shape[0] * q.shape[1] * k.shape[2]
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and row_scores * q.shape[2] <= PLAIN_SCORES_LIMIT:
-        rows = max(64, CACHED_SCORES // row_scores)
-        with torch.autocast("cpu", enabled=False):
-            pieces = (q * q.shape[-1] ** -0.5).split(rows, dim=2)
-            out = torch.cat([(piece @ k.mT).softmax(-1) @ v for piece in pieces], dim=2)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v)
-    return rearrange(out, "b h n d -> b n (h d)")
+
+    time: Float[Tensor, "B 6 D"]
+    rope: tuple[Tensor, Tensor]
+    text: Float[Tensor, "B L D"] | None = None
+    camera: Float[Tensor, "B N D"] | None = None
+    poses: Float[Tensor, "B M 12"] | None = None
+    control: Float[Tensor, "B N D"] | None = None
+    image: Float[Tensor, "B I D"] | None = None
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+    """phase_pairs > 0 adds ReDirector's rotary camera phases (RoCE): tokens' own rotations of their row and column
+    pairs, one set for query and key, one that is taken from the value and given back to the output.
+    """
+
+    def __init__(self, dim: int, num_heads: int, eps: float, phase_pairs: int = 0) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)
@@ -64,17 +63,31 @@ class SelfAttention(nn.Module):
         self.o = nn.Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
+        if phase_pairs:
+            self.rope_phase_qk = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
+            self.rope_phase_vo = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
 
-    def forward(self, x: Float[Tensor, "B N D"], rope: tuple[Tensor, Tensor]) -> tuple[Float[Tensor, "B N D"], Heads]:
-        q, k, v = (
-            t.unflatten(-1, (self.num_heads, -1)) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x))
-        )
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: tuple[Tensor, Tensor], kernel: str, control: Tensor | None = None
+    ) -> tuple[Float[Tensor, "B N D"], Heads]:
+        q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)))
+        if control is None:
+            q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
+            return self.o(attend(q, k, v, kernel)), Heads(q, k)
+        phase_qk, phase_vo = (self._split(p(control)).float() for p in (self.rope_phase_qk, self.rope_phase_vo))
+        rope = add_phase(*rope, phase_qk)
         q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-        return self.o(attend(q, k, v)), Heads(q, k)
+        attended = self.o(attend(q, k, apply_phase(v, -phase_vo), kernel))
+        return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k)
+
+    def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:
+        return x.unflatten(-1, (self.num_heads, -1))
 
 
 class CrossAttention(nn.Module):
-    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+    """Attention to text; has_image adds attention of the same queries to image tokens, summed before the output."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float, has_image: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)
@@ -83,13 +96,24 @@ class CrossAttention(nn.Module):
         self.o = nn.Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
+        if has_image:
+            self.k_img = nn.Linear(dim, dim)
+            self.v_img = nn.Linear(dim, dim)
+            self.norm_k_img = RMSNorm(dim, eps)
 
-    def forward(self, x: Float[Tensor, "B N D"], text: Float[Tensor, "B L D"]) -> Float[Tensor, "B N D"]:
-        q, k, v = (
-            t.unflatten(-1, (self.num_heads, -1))
-            for t in (self.norm_q(self.q(x)), self.norm_k(self.k(text)), self.v(text))
-        )
-        return self.o(attend(q.to(v.dtype), k.to(v.dtype), v))
+    def forward(
+        self, x: Float[Tensor, "B N D"], text: Float[Tensor, "B L D"], kernel: str, image: Tensor | None = None
+    ) -> Float[Tensor, "B N D"]:
+        q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(text)), self.v(text)))
+        q = q.to(v.dtype)
+        attended = attend(q, k.to(v.dtype), v, kernel)
+        if image is not None:
+            k, v = self._split(self.norm_k_img(self.k_img(image))), self._split(self.v_img(image))
+            attended = attended + attend(q, k.to(v.dtype), v, kernel)
+        return self.o(attended)
+
+    def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:
+        return x.unflatten(-1, (self.num_heads, -1))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -98,40 +122,50 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Wan's block with Wan's parameter names; `camera_proj` is this project's Plücker input (MVTrack4Gen eq. 10).
-
-    has_text=False leaves the cross-attention out; has_camera=False leaves the camera projection out.
+    """Wan's block. `camera_proj` is this project's Plücker input (MVTrack4Gen eq. 10), left out without has_camera;
+    `cam_encoder` and `projector` are ReCamMaster's, `rope_phase_*` ReDirector's, `*_img` Wan-Fun's.
     """
 
-    def __init__(
-        self, dim: int, ffn_dim: int, num_heads: int, eps: float, has_text: bool = True, has_camera: bool = True
-    ) -> None:
+    def __init__(self, config: DiTConfig, has_camera: bool = True) -> None:
         super().__init__()
+        dim, heads, eps = config.dim, config.num_heads, config.eps
+        pairs = config.rope_pairs or default_pairs(dim // heads)
         self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
-        self.self_attn = SelfAttention(dim, num_heads, eps)
-        if has_text:
+        self.self_attn = SelfAttention(dim, heads, eps, sum(pairs[1:]) if config.rope_phases else 0)
+        if config.pose_encoder:
+            self.cam_encoder = nn.Linear(12, dim)
+        self.projector = nn.Linear(dim, dim) if config.projector else None
+        if config.text_dim > 0:
             self.norm3 = nn.LayerNorm(dim, eps=eps)
-            self.cross_attn = CrossAttention(dim, num_heads, eps)
+            self.cross_attn = CrossAttention(dim, heads, eps, config.image_dim > 0)
         self.norm2 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         if has_camera:
             self.camera_proj = nn.Linear(dim, dim)
+        self.uses_phases = config.rope_phases
 
     def forward(
-        self,
-        x: Float[Tensor, "B N D"],
-        time: Float[Tensor, "B 6 D"],
-        rope: tuple[Tensor, Tensor],
-        text: Float[Tensor, "B L D"] | None = None,
-        camera: Float[Tensor, "B N D"] | None = None,
+        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str
     ) -> tuple[Float[Tensor, "B N D"], Heads]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time).chunk(6, dim=1)
+        """kernel: how attention is computed, see attention.py."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + given.time).chunk(6, dim=1)
         h = modulate(self.norm1(x), shift1, scale1)
-        if camera is not None:
-            h = h + self.camera_proj(camera)
-        attended, heads = self.self_attn(h, rope)
+        if given.camera is not None:
+            h = h + self.camera_proj(given.camera)
+        if given.poses is not None:
+            h = _add_per_frame(h, self.cam_encoder(given.poses))
+        attended, heads = self.self_attn(h, given.rope, kernel, given.control if self.uses_phases else None)
+        if self.projector is not None:
+            attended = self.projector(attended)
         x = x + gate1 * attended
-        if text is not None:
-            x = x + self.cross_attn(self.norm3(x), text)
+        if given.text is not None:
+            x = x + self.cross_attn(self.norm3(x), given.text, kernel, given.image)
         return x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2)), heads
+
+
+def _add_per_frame(x: Float[Tensor, "B N D"], rows: Float[Tensor, "B M D"]) -> Float[Tensor, "B N D"]:
+    """Add one vector to all tokens of each view's frame."""
+    return (x.unflatten(1, (rows.shape[1], -1)) + rows[:, :, None]).flatten(1, 2)

@@ -6,12 +6,14 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mvtrack.backbone.blocks import Block, modulate
+from mvtrack.backbone.attention import choose_kernel
+from mvtrack.backbone.blocks import Block, Conditions, modulate
+from mvtrack.backbone.branches import ADAPTER_STRIDE, ControlAdapter, ImageEmbedding, NativeInputs
+from mvtrack.backbone.checkpointing import Checkpointing, run_block
 from mvtrack.backbone.ray_encoder import RayEncoder
 from mvtrack.backbone.rope import axis_frequencies, default_pairs, rope_table
-from mvtrack.config import DiTConfig, RayConfig
+from mvtrack.config import AttentionKernel, DiTConfig, RayConfig
 from mvtrack.correspondence.logit_head import LogitHead, Projection
 from tracking_head import HeadConfig, HeadOutput, TrackingHead
 
@@ -42,6 +44,8 @@ class DiTOutput(NamedTuple):
 class WanDiT(nn.Module):
     """Predicts the velocity (or the clean latents, by config) of every view's latents.
 
+    Wan2.1, ReCamMaster and ReDirector are configs of this one class (presets.py).
+
     Views share one token sequence and one 3D self-attention. The first `num_reference` views are references: clean
     latents that only lend information. RoPE frames: `shared` gives every view frames 0 .. f-1, `concat` numbers target
     views first and references after them (ReCamMaster), `by_view` numbers on from view to view, whatever their roles.
@@ -69,16 +73,18 @@ class WanDiT(nn.Module):
             )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(
-            Block(dim, config.ffn_dim, config.num_heads, config.eps, has_text, rays is not None)
-            for _ in range(config.num_layers)
-        )
+        self.img_emb = ImageEmbedding(config.image_dim, dim) if config.image_dim else None
+        self.control_adapter = ControlAdapter(dim, config.patch_size[1]) if config.control_adapter else None
+        self.blocks = nn.ModuleList(Block(config, rays is not None) for _ in range(config.num_layers))
         self.head = Head(dim, patch_values * config.out_channels, config.eps)
         self.ray_encoder = None if rays is None else RayEncoder(rays, dim)
         self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if config.role_embedding else None
         self.tracking_head = None if tracking is None else TrackingHead(tracking)
         self.logit_heads = nn.ModuleDict({str(layer): LogitHead(config.num_heads) for layer in logit_heads})
-        self.gradient_checkpointing = False
+        self.checkpointing: Checkpointing | None = None
+        self.attention: AttentionKernel = "auto"
+        self._kernels: dict[tuple, str] = {}
+        self._run_block = run_block
         pairs = config.rope_pairs or default_pairs(dim // config.num_heads)
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
 
@@ -92,11 +98,13 @@ class WanDiT(nn.Module):
         tap_layers: tuple[int, ...] = (),
         track: TrackRequest | None = None,
         reference: Bool[Tensor, "B V f"] | None = None,
+        native: NativeInputs | None = None,
     ) -> DiTOutput:
         """timestep: 1000 sigma, float32, one per sample. rays: packed ray features, see ray_encoder.py.
 
         tap_layers: blocks (counted from 0) whose q and k are returned, in ascending order. track: points to follow.
         reference: which latent frames of each sample are references, where these are not the first views.
+        native: inputs of a released checkpoint's own branches; a model that has them cannot do without.
         """
         if track is not None and self.tracking_head is None:
             raise ValueError("this model has no tracking head: set model.tracking and train one")
@@ -114,16 +122,20 @@ class WanDiT(nn.Module):
         if camera is not None and camera.shape[1] != x.shape[1]:
             raise ValueError(f"ray maps make {camera.shape[1]} tokens, latents make {x.shape[1]}")
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self._dtype))
-        time_mod = self.time_projection(time).unflatten(-1, (6, -1))
-        text = None if text is None else self.text_embedding(text)
-        rope = self._rope(views, frames, grid, num_reference, x.device)
+        conditions = Conditions(
+            time=self.time_projection(time).unflatten(-1, (6, -1)),
+            rope=self._rope(views, frames, grid, num_reference, x.device),
+            text=self._embed_text(text),
+            camera=camera,
+            **self._native_branches(native or NativeInputs(), latents),
+        )
+        x = x if conditions.control is None else x + conditions.control
+        kernel = self.attention_kernel(x.device, x.shape[1])
 
         taps, projections, tracks = [], [], None
         for i, block in enumerate(self.blocks):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, heads = checkpoint(block, x, time_mod, rope, text, camera, use_reentrant=False)
-            else:
-                x, heads = block(x, time_mod, rope, text, camera)
+            keep = None if self.checkpointing is None else self.checkpointing.kept_by(i)
+            x, heads = self._run_block(block, x, conditions, kernel, keep)
             follows = track is not None and i == track.layer
             if i in tap_layers or follows:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
@@ -132,8 +144,56 @@ class WanDiT(nn.Module):
                     taps.append(tap)
                     projections += [self.logit_heads[str(i)].lend()] if str(i) in self.logit_heads else []
                 tracks = self.tracking_head(*tap, track.txy, track.valid, track.token_px) if follows else tracks
+            del heads  # not to be held while the next block runs
         prediction = self._unpatchify(self.head(x, time), views, frames, grid)
         return DiTOutput(prediction, tuple(taps), tracks, tuple(projections))
+
+    def attention_kernel(self, device: torch.device, tokens: int) -> str:
+        """The kernel that attention runs on for so many tokens (all views): `self.attention`, or what "auto" finds.
+
+        Chosen for a device and precision when first asked for. Raises ValueError where only PyTorch's fallback, which
+        writes all scores to memory, would work.
+        """
+        training = torch.is_grad_enabled()
+        autocast = torch.is_autocast_enabled(device.type) if device.type != "meta" else False
+        dtype = torch.get_autocast_dtype(device.type) if autocast else self._dtype
+        key = (self.attention, device.type, dtype, training, tokens)
+        if key not in self._kernels:
+            heads, width = self.config.num_heads, self.config.dim // self.config.num_heads
+            self._kernels[key] = choose_kernel(self.attention, device, dtype, heads, width, tokens, training)
+        return self._kernels[key]
+
+    def compile_blocks(self) -> None:
+        """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working."""
+        self._run_block = torch.compile(run_block, dynamic=False)
+
+    def _embed_text(self, text: Tensor | None) -> Tensor | None:
+        if (text is None) != (self.config.text_dim == 0):
+            have = "needs text (of the empty caption, if there is none)" if text is None else "has no text branch"
+            raise ValueError(f"this model {have}: dit.text_dim is {self.config.text_dim}")
+        return None if text is None else self.text_embedding(text)
+
+    def _native_branches(self, native: NativeInputs, latents: Tensor) -> dict[str, Tensor | None]:
+        """Fields of `Conditions` from the inputs of a released checkpoint's branches."""
+        config, (views, frames) = self.config, latents.shape[1:3]
+        wanted = {"poses": config.pose_encoder, "maps": config.control_adapter, "image": config.image_dim > 0}
+        for name, has in wanted.items():
+            if has != (getattr(native, name) is not None):
+                raise ValueError(f"this model {'needs' if has else 'has no use for'} native.{name}: see docs/backbones.md")
+        control = poses = image = None
+        if config.pose_encoder:
+            if native.poses.shape[1:3] != (views, frames):
+                raise ValueError(f"native.poses must be for {views} x {frames} frames, got {tuple(native.poses.shape)}")
+            poses = native.poses.to(self._dtype).flatten(1, 2)
+        if config.control_adapter:
+            size = tuple(s * ADAPTER_STRIDE for s in latents.shape[-2:])
+            if native.maps.shape[1:3] != (views, frames) or tuple(native.maps.shape[-2:]) != size:
+                expected = (len(latents), views, frames, native.maps.shape[3], *size)
+                raise ValueError(f"native.maps must be {expected}, got {tuple(native.maps.shape)}")
+            control = self.control_adapter(native.maps)
+        if config.image_dim:
+            image = self.img_emb(native.image)
+        return {"poses": poses, "control": control, "image": image}
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -155,9 +215,11 @@ class WanDiT(nn.Module):
         return height // ph, width // pw
 
     def _patchify(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V n D"]:
+        if latents.shape[3] != self.config.out_channels:
+            raise ValueError(f"latents must have {self.config.out_channels} channels, got {latents.shape[3]}")
         _, ph, pw = self.config.patch_size
         patches = rearrange(latents, "b v f c (h p) (w q) -> b v (f h w) (c p q)", p=ph, q=pw)
-        weight = self.patch_embedding.weight.flatten(1)
+        weight = self.patch_embedding.weight.flatten(1)[:, : patches.shape[-1]]  # further channels would be zero
         return nn.functional.linear(patches.to(weight.dtype), weight, self.patch_embedding.bias)
 
     def _unpatchify(

@@ -43,6 +43,10 @@ def _initial_value(
         return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
     if ".camera_proj." in name and config.rays.proj_init == "zero":
         return torch.zeros(shape)
+    if ".cam_encoder." in name or ".rope_phase_" in name:  # new branches leave their base as it is
+        return torch.zeros(shape)
+    if ".projector." in name:
+        return torch.eye(shape[0]) if leaf == "weight" else torch.zeros(shape)
     if config.dit.init == "open_gates" and name.startswith(("time_projection.", "head.head.")):
         return 0.002 * normal if leaf == "weight" else torch.zeros(shape)
     bound = 1 / math.sqrt(owner.weight[0].numel())  # PyTorch's default for linear and convolution layers

@@ -44,9 +44,33 @@ def rope_table(
 
 
 def apply_rope(
-    x: Float[Tensor, "B N H d"], cos: Float[Tensor, "N pairs"], sin: Float[Tensor, "N pairs"]
+    x: Float[Tensor, "B N H d"], cos: Float[Tensor, "*table pairs"], sin: Float[Tensor, "*table pairs"]
 ) -> Float[Tensor, "B N H d"]:
-    """Rotate interleaved channel pairs (2i, 2i + 1) of every head. Computed in float32, returned in x's dtype."""
+    """Rotate interleaved channel pairs (2i, 2i + 1) of every head. Computed in float32, returned in x's dtype.
+
+    cos, sin: one row per token, (N, pairs), or one per sample, token and head, (B, N, H, pairs).
+    """
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]
+    if cos.ndim == 2:
+        cos, sin = cos[:, None], sin[:, None]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+
+
+def add_phase(
+    cos: Float[Tensor, "N pairs"], sin: Float[Tensor, "N pairs"], phase: Float[Tensor, "B N H s"]
+) -> tuple[Float[Tensor, "B N H pairs"], Float[Tensor, "B N H pairs"]]:
+    """Tables turned further by a phase (radians) of each token and head. It turns the last s pairs, rows and columns;
+    the frame pairs before them stay.
+    """
+    frame = cos.shape[-1] - phase.shape[-1]
+    c, s = cos[:, None, frame:], sin[:, None, frame:]
+    turned = c * phase.cos() - s * phase.sin(), s * phase.cos() + c * phase.sin()
+    still = (table[:, None, :frame].expand(*phase.shape[:3], -1) for table in (cos, sin))
+    cos, sin = (torch.cat(parts, -1) for parts in zip(still, turned, strict=True))
+    return cos, sin
+
+
+def apply_phase(x: Float[Tensor, "B N H d"], phase: Float[Tensor, "B N H s"]) -> Float[Tensor, "B N H d"]:
+    """Rotate the last s channel pairs of every head by a phase (radians) and leave the others."""
+    frame, spatial = x.split([x.shape[-1] - 2 * phase.shape[-1], 2 * phase.shape[-1]], -1)
+    return torch.cat([frame, apply_rope(spatial, phase.cos(), phase.sin())], -1)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 
+from mvtrack.backbone.checkpointing import Checkpointing
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill
 from mvtrack.config import RunConfig
@@ -79,10 +80,11 @@ def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDi
         dit = empty_dit(config.model).to_empty(device="cpu")
     fill(dit, weights)
     freeze(dit, config.optim.trainable)
-    dit.gradient_checkpointing = config.train.gradient_checkpointing
+    if config.train.gradient_checkpointing:
+        dit.checkpointing = Checkpointing(config.train.checkpoint_blocks, config.train.checkpoint_keep)
+    dit.attention = config.train.attention
     if config.train.compile:
-        for block in dit.blocks:
-            block.compile(dynamic=False)  # few sizes: each gets code of its own
+        dit.compile_blocks()
     return dit
 
 

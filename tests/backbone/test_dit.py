@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from mvtrack.backbone.checkpointing import Checkpointing
 from mvtrack.backbone.dit import WanDiT, frame_positions
 from mvtrack.backbone.rope import apply_rope, axis_frequencies, default_pairs, rope_table
 from mvtrack.config import DiTConfig, RayConfig
@@ -162,7 +163,7 @@ def test_checkpointing_changes_nothing():
     grads = []
     for checkpointing in (False, True):
         dit = model()
-        dit.gradient_checkpointing = checkpointing
+        dit.checkpointing = Checkpointing() if checkpointing else None
         out = dit(latents, time, rays, text, tap_layers=(1,))
         (out.prediction.square().mean() + out.taps[0].q.square().mean()).backward()
         grads.append({n: p.grad for n, p in dit.named_parameters() if p.grad is not None})
