@@ -359,7 +359,9 @@ class TrainConfig:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         if self.checkpoint_blocks is not None and self.checkpoint_blocks < 0:
             raise ValueError(f"train.checkpoint_blocks must not be negative, got {self.checkpoint_blocks}")
-        if not self.gradient_checkpointing and (self.checkpoint_blocks is not None or self.checkpoint_keep != "nothing"):
+        if not self.gradient_checkpointing and (
+            self.checkpoint_blocks is not None or self.checkpoint_keep != "nothing"
+        ):
             raise ValueError("train.checkpoint_blocks and checkpoint_keep need train.gradient_checkpointing: true")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")

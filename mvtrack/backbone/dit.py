@@ -179,7 +179,9 @@ class WanDiT(nn.Module):
         wanted = {"poses": config.pose_encoder, "maps": config.control_adapter, "image": config.image_dim > 0}
         for name, has in wanted.items():
             if has != (getattr(native, name) is not None):
-                raise ValueError(f"this model {'needs' if has else 'has no use for'} native.{name}: see docs/backbones.md")
+                raise ValueError(
+                    f"this model {'needs' if has else 'has no use for'} native.{name}: see docs/backbones.md"
+                )
         control = poses = image = None
         if config.pose_encoder:
             if native.poses.shape[1:3] != (views, frames):

@@ -19,8 +19,6 @@ REDIRECTOR_1_3B = replace(FUN_CAMERA_1_3B, rope_phases=True)
 
 # What this project adds to a released model; it starts at zero effect.
 OURS = ("ray_encoder.*", "blocks.*.camera_proj.*", "tracking_head.*")
-RECAMMASTER_BRANCHES = ("blocks.*.cam_encoder.*", "blocks.*.projector.*")
-REDIRECTOR_BRANCHES = ("blocks.*.self_attn.rope_phase_*",)
 
 
 def _released(dit: DiTConfig, native_camera: NativeCameraConfig | None = None) -> ModelConfig:
