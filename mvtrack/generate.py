@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.model import ReshootModel, model_cameras
+from mvtrack.backbone.native_cameras import native_inputs
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.camera import Camera
 from mvtrack.diffusion.flow import euler_steps, velocity_from_x0
@@ -44,12 +46,14 @@ def generate(
     scene_depth: float | None = None,
     text: Float[Tensor, "L t"] | None = None,
     negative_text: Float[Tensor, "L t"] | None = None,
+    image: Float[Tensor, "M c"] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """Generate the target view of one window.
 
     reference: RGB in [-1, 1], 4n + 1 frames. camera: (2, T), the reference's cameras, then the target's.
     depth: z-depth of the reference where known; scene_depth: else the distance of the subject, in the camera's unit.
+    image: CLIP's tokens of the reference's first frame, for models with an image branch.
     on_step: called after every sampling step. Raises ValueError on shapes the model cannot take.
     """
     sample = sample or SampleConfig()
@@ -65,15 +69,17 @@ def generate(
     clean = model.codec.encode(reference[None, None])
     scaled, _ = model_cameras(camera, model.config.rays, None if depth is None else depth[None], scene_depth)
     rays = ray_maps(scaled, model.config.rays)[None]
+    tokens = None if image is None else image[None]
+    native = native_inputs(camera[None], model.config.dit, model.config.native_camera, tokens)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed))
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
-        predicted = _velocity(model, clean, x, sigma, rays, text)
+        predicted = _velocity(model, clean, x, sigma, rays, native, text)
         if sample.guidance != 1:
-            unguided = _velocity(model, clean, x, sigma, rays, negative_text)
+            unguided = _velocity(model, clean, x, sigma, rays, native, negative_text)
             return unguided + sample.guidance * (predicted - unguided)
         if sample.camera_guidance != 1:
-            unguided = _velocity(model, clean, x, sigma, torch.zeros_like(rays), text)
+            unguided = _velocity(model, clean, x, sigma, torch.zeros_like(rays), native, text)
             return unguided + sample.camera_guidance * (predicted - unguided)
         return predicted
 
@@ -93,12 +99,17 @@ def check_guidance(model: ReshootModel, sample: SampleConfig) -> None:
 
 
 def _velocity(
-    model: ReshootModel, clean: Tensor, noisy: Tensor, sigma: Float[Tensor, "B"], rays: Tensor, text: Tensor | None
+    model: ReshootModel,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: Float[Tensor, "B"],
+    rays: Tensor,
+    native: NativeInputs | None,
+    text: Tensor | None,
 ) -> Tensor:
     with matmul_precision(noisy.device):
-        output = model.dit(
-            torch.cat([clean, noisy], 1), 1000 * sigma, rays, None if text is None else text[None]
-        ).prediction[:, 1:]
+        text = None if text is None else text[None]
+        output = model.dit(torch.cat([clean, noisy], 1), 1000 * sigma, rays, text, native=native).prediction[:, 1:]
     output = output.float()
     return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
 

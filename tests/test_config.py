@@ -40,7 +40,7 @@ def test_overrides_reach_nested_keys(file):
         ("train.precision=fp16", "precision must be one of fp32, bf16, autocast_bf16, got 'fp16'"),
         ("optim.betas=[0.9]", "betas must have 2 entries, got 1"),
         ("model.tap_layer=2", r"tap_layer 2 must lie in \[0, 1\]"),
-        ("model.codec.channels=9", "codec.channels 9 must equal dit.in_channels 12"),
+        ("model.codec.channels=9", "codec.channels 9 must equal dit.out_channels 12"),
         ("model.rays.token_px=8", "rays.token_px 8 must be codec.stride x dit.patch_size = 4"),
         ("model.sizes=[[24, 30]]", "not divisible by the token size 4"),
         ("data.num_frames=9", "data.num_frames 9 exceeds the 7 frames of bank"),

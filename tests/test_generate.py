@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.backbone.model import load_model, save_model
+from mvtrack.backbone.model import build_model, load_model, save_model
 from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.generate import SampleConfig, generate, generate_long, generate_stream, windows
 from mvtrack.trajectory import CameraPath
@@ -35,6 +35,29 @@ def test_the_world_may_be_moved_and_scaled(small_model):
     moved = replace(camera, c2w=world @ camera.c2w).scaled(torch.tensor([3.0]))
     again = generate(small_model, reference, moved, SampleConfig(2), scene_depth=12.0)
     torch.testing.assert_close(again, plain, atol=2e-2, rtol=0)  # bfloat16 products
+
+
+def test_a_recammaster_model_follows_its_own_pose_input(small_model):
+    """Poses reach it without this project's rays: its released convention leaves out where the target starts."""
+    reference, camera = inputs()
+    config = replace(small_model.config, dit=replace(small_model.config.dit, pose_encoder=True, projector=True))
+    outputs = {}
+    for origin in ("own", "reference"):
+        native = replace(config.native_camera, origin=origin)
+        model = build_model(replace(config, native_camera=native))
+        model = replace(model, codec=small_model.codec)
+        for name, parameter in model.dit.named_parameters():
+            if ".cam_encoder." in name:
+                torch.nn.init.normal_(parameter)
+            elif ".camera_proj." in name:
+                torch.nn.init.zeros_(parameter)
+        for shift in (0.0, 1.0):
+            moved = camera.c2w.clone()
+            moved[1, :, 0, 3] += shift
+            shot = replace(camera, c2w=moved)
+            outputs[origin, shift] = generate(model, reference, shot, SampleConfig(1), scene_depth=4.0)
+    assert torch.equal(outputs["own", 0.0], outputs["own", 1.0])
+    assert not torch.equal(outputs["reference", 0.0], outputs["reference", 1.0])
 
 
 def test_steps_are_announced(small_model):

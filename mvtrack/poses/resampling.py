@@ -68,8 +68,8 @@ def rotation_vector(matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3"]:
 
 
 def _nearest_rotation(matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
-    """Matrices with skewed rows become the nearest rotation. Rows that are perpendicular and nearly of unit length stay,
-    as in SciPy's conversion, which ReDirector's numbers come from: the difference is 1e-8.
+    """Matrices with skewed rows become the nearest rotation. Perpendicular rows of nearly unit length stay, as in
+    SciPy's conversion, which ReDirector's numbers come from; the difference is 1e-8.
     """
     eye = torch.eye(3, dtype=matrix.dtype)
     off = (matrix @ matrix.mT - eye).abs()

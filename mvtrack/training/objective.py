@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.codec import VideoCodec
 from mvtrack.backbone.dit import DiTOutput
 from mvtrack.backbone.model import model_cameras
+from mvtrack.backbone.native_cameras import native_inputs
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.config import RunConfig
 from mvtrack.correspondence.loss import correspondence_loss_per_layer
@@ -32,6 +34,7 @@ class Prepared:
     targets: CorrespondenceTargets | None
     tracking: TrackTask | None = None
     reference: Bool[Tensor, "B V f"] | None = None  # which latent frames are references; None: the first view
+    native: NativeInputs | None = None
 
     def num_tokens(self, config: RunConfig) -> int:
         """Tokens of one sample, all its views."""
@@ -43,6 +46,8 @@ class Prepared:
         for name in ("targets", "tracking", "reference"):
             part = getattr(self, name)
             moved[name] = None if part is None else part.to(device)
+        if self.native is not None:
+            moved["native"] = NativeInputs(*(None if part is None else part.to(device) for part in self.native))
         return replace(self, **moved)
 
 
@@ -65,7 +70,8 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
     if config.model.rays.drop > 0:
         rays = rays * keeps_camera(batch.index, config)[:, None, None, None, None, None]
     reference = None if config.model.views is None else draw_references(batch.index, tuple(latents.shape[1:3]), config)
-    return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking, reference)
+    native = native_inputs(batch.camera, config.model.dit, config.model.native_camera)
+    return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking, reference, native)
 
 
 def keeps_camera(index: Int[Tensor, "B"], config: RunConfig) -> Bool[Tensor, "B"]:
@@ -134,7 +140,8 @@ def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> 
     layers = config.loss.correspondence_layers or (config.model.tap_layer,)
     layers = layers if step.targets is not None else ()
     track = step.tracking and step.tracking.request(config.model.tap_layer, config.model.rays.token_px)
-    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers, track=track, reference=step.reference)
+    given = {"track": track, "reference": step.reference, "native": step.native}
+    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers, **given)
     parts = {"flow": _flow_loss(output.prediction.float(), step, config)}
     total = parts["flow"]
     if step.targets is not None:

@@ -33,8 +33,10 @@ def recammaster_rows(cameras, origin):
     return rows[1]
 
 
-@pytest.mark.parametrize(("file", "prefix", "count"), [("data/recammaster/camera_extrinsics.json", "", 10),
-                                                       ("golden/backbones/cameras_synthetic.json", "syn_", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "prefix", "count"),
+    [("data/recammaster/camera_extrinsics.json", "", 10), ("golden/backbones/cameras_synthetic.json", "syn_", 3)],
+)
 def test_golden_poses_of_inference(shared, golden, file, prefix, count):
     for number in range(count):
         camera = read_cameras(shared(file), camera=number + 1, **LENS).camera

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from mvtrack.backbone.model import build_model, load_model
+from mvtrack.camera import relative_pose
 from mvtrack.config import RunConfig
 from mvtrack.config_tree import from_tree
 from mvtrack.data.loader import BatchDataset
@@ -47,7 +48,7 @@ def test_a_perfect_prediction_has_no_flow_loss(one_step, prediction):
     config = replace(config, model=replace(config.model, flow=flow))
     answer = step.latents if prediction == "x0" else step.noise - step.latents
 
-    def perfect(noisy, timestep, rays, tap_layers, track=None, reference=None):
+    def perfect(noisy, timestep, rays, tap_layers, **_):
         torch.testing.assert_close(noisy[:, 0], step.latents[:, 0])  # the reference stays clean
         torch.testing.assert_close(timestep, 1000 * step.sigma)
         return model.dit(noisy, timestep, rays, tap_layers=tap_layers)._replace(prediction=answer)
@@ -59,7 +60,7 @@ def test_reference_outputs_are_not_supervised(one_step):
     config, model, step = one_step
     step.latents.requires_grad_(False)
 
-    def zero_target(noisy, timestep, rays, tap_layers, track=None, reference=None):
+    def zero_target(noisy, timestep, rays, tap_layers, **_):
         out = model.dit(noisy, timestep, rays, tap_layers=tap_layers)
         prediction = torch.cat([out.prediction[:, :1] + 100, step.latents[:, 1:]], 1)
         return out._replace(prediction=prediction)
@@ -74,6 +75,20 @@ def test_total_is_the_weighted_sum(one_step):
     torch.testing.assert_close(parts["total"], expected)
     off = replace(config, loss=replace(config.loss, correspondence=0.0))
     assert "correspondence" not in losses(model.dit, replace(step, targets=None), off)
+
+
+def test_a_released_models_own_cameras_reach_the_loss(config):
+    """ReCamMaster's branches train on the batch's cameras, relative to the reference's first frame."""
+    dit = replace(config.model.dit, pose_encoder=True, projector=True)
+    config = replace(config, model=replace(config.model, dit=dit))
+    dataset = BatchDataset(config.data, 0, 2, 2)
+    model, batch = fitted_model(config, dataset), dataset[0][0]
+    step = prepare(batch, model.codec, config)
+    expected = relative_pose(batch.camera.c2w[:, 0, 0], batch.camera.c2w[:, 1, 4])[:, :3].flatten(1)
+    torch.testing.assert_close(step.native.poses[:, 1, 1], expected.float(), atol=1e-5, rtol=0)
+    assert torch.equal(step.to(torch.device("cpu")).native.poses, step.native.poses)
+    losses(model.dit, step, config)["total"].backward()
+    assert all(block.cam_encoder.weight.grad.abs().sum() > 0 for block in model.dit.blocks)
 
 
 def test_noise_is_keyed_by_sample(config):

@@ -1,0 +1,106 @@
+"""What a recomputed block keeps, and compiled blocks."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mvtrack.backbone.checkpointing import Checkpointing
+from mvtrack.backbone.dit import WanDiT
+from mvtrack.config import DiTConfig, RayConfig
+
+LAYERS, TOKENS = 3, 2 * 3 * 2 * 3
+CONFIG = DiTConfig(
+    dim=24, ffn_dim=28, num_heads=2, num_layers=LAYERS, in_channels=5, out_channels=5, text_dim=11, freq_dim=10,
+)  # fmt: skip
+
+
+def model() -> WanDiT:
+    torch.manual_seed(0)
+    dit = WanDiT(CONFIG, RayConfig(token_px=4, stride=2))
+    for parameter in dit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return dit
+
+
+def inputs():
+    g = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 2, 3, 5, 4, 6, generator=g)
+    rays = torch.randn(2, 2, 3, 24, 4, 6, generator=g)
+    return latents, torch.tensor([300.0, 700.0]), rays, torch.randn(2, 7, 11, generator=g)
+
+
+class AttentionCounter(TorchDispatchMode):
+    """Counts attention kernels by the number of keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward, self.backward = {}, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if "scaled_dot_product" in name:
+            counts, keys = (self.backward, args[2]) if "backward" in name else (self.forward, args[1])
+            counts[keys.shape[2]] = counts.get(keys.shape[2], 0) + 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "self_runs", "cross_runs"),
+    [
+        (None, LAYERS, LAYERS),
+        (Checkpointing(), 2 * LAYERS, 2 * LAYERS),
+        (Checkpointing(blocks=1), LAYERS + 1, LAYERS + 1),
+        (Checkpointing(keep="attention"), LAYERS, 2 * LAYERS),
+        (Checkpointing(blocks=2, keep="attention"), LAYERS, LAYERS + 2),
+    ],
+)
+def test_what_is_recomputed(checkpointing, self_runs, cross_runs):
+    dit = model()
+    dit.checkpointing = checkpointing
+    dit(*inputs())  # tries the attention kernel
+    with AttentionCounter() as count:
+        dit(*inputs()).prediction.square().mean().backward()
+    assert count.forward == {TOKENS: self_runs, 7: cross_runs}
+    assert count.backward == {TOKENS: LAYERS, 7: LAYERS}
+
+
+def kept_bytes(checkpointing) -> int:
+    """Bytes that the graph holds between forward and backward, parameters and inputs left out."""
+    dit, given = model(), inputs()
+    dit.checkpointing = checkpointing
+    own = {p.untyped_storage().data_ptr() for p in [*dit.parameters(), *given]}
+    held = {}
+
+    def pack(x):
+        if x.untyped_storage().data_ptr() not in own:
+            held[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        dit(*given).prediction.sum()
+    return sum(x.untyped_storage().nbytes() for x in held.values())
+
+
+def test_recomputed_blocks_hold_less():
+    everything, half, nothing = (kept_bytes(c) for c in (None, Checkpointing(blocks=2), Checkpointing()))
+    assert everything > 1.5 * half
+    assert half > 1.5 * nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [None, Checkpointing(), Checkpointing(keep="attention")])
+def test_compiled_blocks_compute_the_same(checkpointing):
+    results = []
+    for compiled in (False, True):
+        dit = model()
+        dit.checkpointing = checkpointing
+        if compiled:
+            dit.compile_blocks()
+        out = dit(*inputs(), tap_layers=(0, 2))
+        (out.prediction.square().mean() + out.taps[1].k.square().mean()).backward()
+        with torch.no_grad():
+            again = dit(*inputs()).prediction
+        grads = [p.grad for p in dit.parameters()]
+        results.append([out.prediction, again, *out.taps[0], *out.taps[1], *grads])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-4)
