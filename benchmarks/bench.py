@@ -1,10 +1,12 @@
 """What benchmarks share: timing by turns, and the closing JSON line."""
 
+import gc
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def timed_by_turns(
@@ -23,6 +25,20 @@ def timed_by_turns(
             function()
             seconds[name].append(clock() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """Peak resident memory of this process while `work` runs, less what it held before. Linux only."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status_mib("VmRSS")
+    work()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def report(figures: dict[str, float], targets: dict[str, tuple[str, float]]) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from mvtrack.backbone.blocks import Block, Conditions, Heads
+from mvtrack.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Checkpointing:
     def kept_by(self, layer: int) -> str | None:
         """What block `layer` keeps, None if it is not recomputed at all."""
         return self.keep if self.blocks is None or layer < self.blocks else None
+
+
+def checkpointing_of(config: TrainConfig) -> Checkpointing | None:
+    """What a run's settings ask for."""
+    return Checkpointing(config.checkpoint_blocks, config.checkpoint_keep) if config.gradient_checkpointing else None
 
 
 def run_block(

@@ -171,7 +171,7 @@ class WanDiT(nn.Module):
         if (text is None) != (self.config.text_dim == 0):
             have = "needs text (of the empty caption, if there is none)" if text is None else "has no text branch"
             raise ValueError(f"this model {have}: dit.text_dim is {self.config.text_dim}")
-        return None if text is None else self.text_embedding(text)
+        return None if text is None else self.text_embedding(text.to(self._dtype))
 
     def _native_branches(self, native: NativeInputs, latents: Tensor) -> dict[str, Tensor | None]:
         """Fields of `Conditions` from the inputs of a released checkpoint's branches."""

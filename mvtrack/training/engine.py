@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 
-from mvtrack.backbone.checkpointing import Checkpointing
+from mvtrack.backbone.checkpointing import checkpointing_of
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill
 from mvtrack.config import RunConfig
@@ -80,8 +80,7 @@ def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDi
         dit = empty_dit(config.model).to_empty(device="cpu")
     fill(dit, weights)
     freeze(dit, config.optim.trainable)
-    if config.train.gradient_checkpointing:
-        dit.checkpointing = Checkpointing(config.train.checkpoint_blocks, config.train.checkpoint_keep)
+    dit.checkpointing = checkpointing_of(config.train)
     dit.attention = config.train.attention
     if config.train.compile:
         dit.compile_blocks()

@@ -35,6 +35,7 @@ class Prepared:
     tracking: TrackTask | None = None
     reference: Bool[Tensor, "B V f"] | None = None  # which latent frames are references; None: the first view
     native: NativeInputs | None = None
+    text: Float[Tensor, "B L t"] | None = None
 
     def num_tokens(self, config: RunConfig) -> int:
         """Tokens of one sample, all its views."""
@@ -43,7 +44,7 @@ class Prepared:
 
     def to(self, device: torch.device) -> "Prepared":
         moved = {name: getattr(self, name).to(device) for name in ("latents", "noise", "sigma", "rays")}
-        for name in ("targets", "tracking", "reference"):
+        for name in ("targets", "tracking", "reference", "text"):
             part = getattr(self, name)
             moved[name] = None if part is None else part.to(device)
         if self.native is not None:
@@ -141,7 +142,7 @@ def losses(dit: Callable[..., DiTOutput], step: Prepared, config: RunConfig) -> 
     layers = layers if step.targets is not None else ()
     track = step.tracking and step.tracking.request(config.model.tap_layer, config.model.rays.token_px)
     given = {"track": track, "reference": step.reference, "native": step.native}
-    output = dit(noisy, 1000 * step.sigma, step.rays, tap_layers=layers, **given)
+    output = dit(noisy, 1000 * step.sigma, step.rays, step.text, tap_layers=layers, **given)
     parts = {"flow": _flow_loss(output.prediction.float(), step, config)}
     total = parts["flow"]
     if step.targets is not None:

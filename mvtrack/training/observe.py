@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mvtrack.backbone.checkpointing import checkpointing_of
 from mvtrack.backbone.flops import training_flops
 from mvtrack.config import RunConfig
 from mvtrack.training import distributed
@@ -68,8 +69,8 @@ class Meter:
         for name, value in parts.items():
             self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
         self.tokens += samples * tokens
-        recompute = self.config.train.gradient_checkpointing
-        self.flops += samples * training_flops(self.config.model.dit, tokens, recompute=recompute)
+        checkpointing = checkpointing_of(self.config.train)
+        self.flops += samples * training_flops(self.config.model.dit, tokens, checkpointing=checkpointing)
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""

@@ -48,7 +48,7 @@ def test_a_perfect_prediction_has_no_flow_loss(one_step, prediction):
     config = replace(config, model=replace(config.model, flow=flow))
     answer = step.latents if prediction == "x0" else step.noise - step.latents
 
-    def perfect(noisy, timestep, rays, tap_layers, **_):
+    def perfect(noisy, timestep, rays, text, tap_layers, **_):
         torch.testing.assert_close(noisy[:, 0], step.latents[:, 0])  # the reference stays clean
         torch.testing.assert_close(timestep, 1000 * step.sigma)
         return model.dit(noisy, timestep, rays, tap_layers=tap_layers)._replace(prediction=answer)
@@ -60,7 +60,7 @@ def test_reference_outputs_are_not_supervised(one_step):
     config, model, step = one_step
     step.latents.requires_grad_(False)
 
-    def zero_target(noisy, timestep, rays, tap_layers, **_):
+    def zero_target(noisy, timestep, rays, text, tap_layers, **_):
         out = model.dit(noisy, timestep, rays, tap_layers=tap_layers)
         prediction = torch.cat([out.prediction[:, :1] + 100, step.latents[:, 1:]], 1)
         return out._replace(prediction=prediction)

@@ -325,13 +325,19 @@ def test_gradient_norms_do_not_depend_on_the_stage(one_rank, two_ranks, job, sta
 
 
 def test_flop_counts_by_hand():
+    from mvtrack.backbone.checkpointing import Checkpointing
     from mvtrack.backbone.flops import forward_flops, training_flops
     from mvtrack.config import DiTConfig
 
     config = DiTConfig()
     assert forward_flops(config, 65_520, 512, camera=False) == pytest.approx(961e12, rel=0.01)  # Wan 1.3B, two views
     assert training_flops(config, 100) == 3 * forward_flops(config, 100)
-    assert training_flops(config, 100, recompute=True) == 4 * forward_flops(config, 100)
+    assert training_flops(config, 100, checkpointing=Checkpointing()) == 4 * forward_flops(config, 100)
+    half = training_flops(config, 100, checkpointing=Checkpointing(blocks=config.num_layers // 2))
+    assert half == 3.5 * forward_flops(config, 100)
+    attention = config.num_layers * 4 * 100 * 100 * config.dim
+    kept = training_flops(config, 100, checkpointing=Checkpointing(keep="attention"))
+    assert kept == 4 * forward_flops(config, 100) - attention
 
 
 @pytest.mark.slow
