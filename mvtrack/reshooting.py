@@ -156,6 +156,7 @@ def _write(
                 for frame in side_by_side({"reference": reference, f"re-shot: {shot.path.label}": made}):
                     double.append(frame)
         record["audio"] = _add_audio(aside / "video.mp4", footage)
+        record["attention"] = model.dit.chosen_kernels
         record["seconds"] = round(time.monotonic() - began, 3)
         record["output"] = {"size": fit.content, "encoded_size": single.size, "fps": footage.fps}
         (aside / "cameras.json").write_text(json.dumps(camera_record(cameras, footage.fps), indent=1))

@@ -47,6 +47,7 @@ def test_three_lines_of_python(video, small_model, tmp_path):
     assert record["shot"]["path"]["label"] == "arc_left"
     assert record["fit"]["source"] == [90, 160]
     assert record["audio"] == "none: the input has no sound"
+    assert set(record["attention"].values()) == {"cpu"}
     cameras = json.loads(outputs.cameras.read_text())
     reference, target = (torch.tensor(view["c2w"]) for view in cameras["views"])
     torch.testing.assert_close(reference, torch.eye(4).expand(T, 4, 4))

@@ -17,7 +17,7 @@ class Checkpointing:
     """blocks: how many, from the first, are recomputed in the backward pass; None: all.
 
     keep: what such a block remembers. `attention` keeps the output of self-attention (as large as the block's input)
-    and so spares the backward pass the most expensive part of the recomputation: 82 % of it at full size.
+    and so spares the backward pass four fifths of the arithmetic of recomputing, at full size.
     """
 
     blocks: int | None = None

@@ -163,6 +163,11 @@ class WanDiT(nn.Module):
             self._kernels[key] = choose_kernel(self.attention, device, dtype, heads, width, tokens, training)
         return self._kernels[key]
 
+    @property
+    def chosen_kernels(self) -> dict[str, str]:
+        """The attention kernel of every precision that was asked for so far, for reports."""
+        return {str(key[2]).removeprefix("torch."): kernel for key, kernel in self._kernels.items()}
+
     def compile_blocks(self) -> None:
         """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working."""
         self._run_block = torch.compile(run_block, dynamic=False)

@@ -7,12 +7,14 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 
+from mvtrack.backbone.attention import choose_kernel
 from mvtrack.backbone.checkpointing import checkpointing_of
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill
 from mvtrack.config import RunConfig
 from mvtrack.training import distributed
 from mvtrack.training.optimizer import build_optimizer, freeze
+from mvtrack.video_clip import num_latent_frames
 
 
 def effective_stage(config: RunConfig) -> int:
@@ -66,6 +68,19 @@ def start_distributed(timeout_s: int) -> None:
             port = os.environ["MASTER_PORT"]
             raise ValueError(f"port {port} is in use: pass another --master_port to the launcher") from error
         raise
+
+
+def training_kernel(config: RunConfig) -> str:
+    """The attention kernel that this run will use on this rank, before anything is built.
+
+    Raises ValueError where the wanted one does not work, or none but PyTorch's fallback that writes all scores.
+    """
+    dit, token_px = config.model.dit, config.model.rays.token_px
+    cells = max(height * width for height, width in (bank.size for bank in config.data.banks)) // token_px**2
+    tokens = 2 * num_latent_frames(config.data.num_frames) * cells
+    dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
+    width = dit.dim // dit.num_heads
+    return choose_kernel(config.train.attention, distributed.device(), dtype, dit.num_heads, width, tokens, True)
 
 
 def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDiT:

@@ -17,7 +17,7 @@ from mvtrack.data.loader import Batch, BatchDataset
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
-from mvtrack.training.engine import build_dit, build_engine
+from mvtrack.training.engine import build_dit, build_engine, training_kernel
 from mvtrack.training.guard import FiniteGuard
 from mvtrack.training.objective import losses, prepare
 from mvtrack.training.run_dir import Heartbeat, record_attempt
@@ -71,9 +71,9 @@ class Run:
 def set_up(config: RunConfig, dataset: BatchDataset, reader: CheckpointReader | None, heartbeat: Heartbeat) -> Run:
     """Build a run on this rank. Collective."""
     run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
-    log = None
+    log, kernel = None, training_kernel(config)
     if distributed.rank() == 0:
-        record_attempt(run_dir, config, progress.step, distributed.world_size())
+        record_attempt(run_dir, config, progress.step, distributed.world_size(), kernel)
         log = RunLog(run_dir, config, progress.step)
         fill_banks(dataset, config)
     distributed.barrier()

@@ -59,8 +59,11 @@ def is_running(run_dir: Path) -> bool:
         return False
 
 
-def record_attempt(run_dir: Path, config: RunConfig, first_step: int, world_size: int) -> None:
-    """Add a line to attempts.jsonl (when, from which step, command, code, environment), and the config beside it."""
+def record_attempt(run_dir: Path, config: RunConfig, first_step: int, world_size: int, attention: str) -> None:
+    """Add a line to attempts.jsonl (when, from which step, command, code, environment), and the config beside it.
+
+    attention: the kernel that was chosen.
+    """
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "first_step": first_step,
@@ -70,6 +73,7 @@ def record_attempt(run_dir: Path, config: RunConfig, first_step: int, world_size
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "attention": attention,
         "config": to_tree(config),
     }
     with (run_dir / "attempts.jsonl").open("a") as file:

@@ -283,6 +283,7 @@ def test_a_run_directory_tells_its_story(finished):
     [attempt] = [json.loads(line) for line in (run_dir / "attempts.jsonl").read_text().splitlines()]
     assert attempt["world_size"] == 2
     assert attempt["packages"]["deepspeed"]
+    assert attempt["attention"] == "cpu"
     assert attempt["config"]["train"]["batch_size"] == 2
     assert yaml.safe_load((run_dir / "config.yaml").read_text()) == attempt["config"]
     row = next(r for r in metrics(finished) if "loss/total" in r)
