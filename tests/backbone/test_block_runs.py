@@ -100,6 +100,8 @@ def test_compiled_blocks_compute_the_same():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, worker], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
-    differences = json.loads(run.stdout.splitlines()[-1])
-    assert set(differences) == {"None", "nothing", "attention"}
-    assert max(differences.values()) < 1e-4
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert max(found["differences"].values()) < 1e-4
+    assert found["attention_runs"]["None"] == 2 * LAYERS  # self and cross
+    assert found["attention_runs"]["nothing"] == 4 * LAYERS
+    assert found["attention_runs"]["attention"] in (2 * LAYERS, 3 * LAYERS)  # the compiler may keep the cross one too

@@ -52,6 +52,18 @@ def reference(one_rank, small_run, tmp_path_factory):
     return tree
 
 
+def test_a_released_models_branches_train_alike_recomputed_and_partitioned(one_rank, two_ranks, job, small_run):
+    """ReCamMaster's branches: a whole model on one rank, and stage 3 on two with each way to recompute blocks."""
+    dit = small_run["model"]["dit"] | {"pose_encoder": True, "projector": True}
+    plain = job("plain", model__dit=dit, **COMMON)
+    assert one_rank.train(plain) == [None]
+    for keep in ("nothing", "attention"):
+        recompute = {"train__gradient_checkpointing": True, "train__checkpoint_keep": keep}
+        tree = job(keep, model__dit=dit, train__zero_stage=3, **recompute, **COMMON)
+        assert two_ranks.train(tree) == [None, None]
+        assert losses(tree) == pytest.approx(losses(plain), abs=1e-5)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("micro", [1, 2])
 def test_two_ranks_train_like_one(two_ranks, job, reference, stage, micro):
