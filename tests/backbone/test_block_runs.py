@@ -102,6 +102,5 @@ def test_compiled_blocks_compute_the_same():
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout.splitlines()[-1])
     assert max(found["differences"].values()) < 1e-4
-    assert found["attention_runs"]["None"] == 2 * LAYERS  # self and cross
-    assert found["attention_runs"]["nothing"] == 4 * LAYERS
-    assert found["attention_runs"]["attention"] in (2 * LAYERS, 3 * LAYERS)  # the compiler may keep the cross one too
+    # self and cross once; both again; only the cross one again
+    assert found["attention_runs"] == {"None": 2 * LAYERS, "nothing": 4 * LAYERS, "attention": 3 * LAYERS}
