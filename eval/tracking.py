@@ -1,8 +1,9 @@
 """`python eval/tracking.py --model FOLDER --out FOLDER`: how well a model's tracking head follows points in both views.
 
 Scores the rendered cases of the pinned tracking set: TAP-Vid's scores averaged over views, the error of points that one
-view hides and the other shows, epipolar error; beside the head with its views kept apart and points that never move.
-Writes tracking.json, tracking.csv and tracking.md.
+view hides and the other shows, epipolar error; beside the head with its views kept apart, with other views that belong
+to another clip, and points that never move. Then the target view alone, when points are given in the reference only and
+their starts are found by attention, or by true depth. Writes tracking.json, tracking.csv and tracking.md.
 """
 
 import argparse
@@ -20,8 +21,11 @@ from mvtrack.command import run_command
 from mvtrack.data.test_scenes import render_case
 from mvtrack.evaluation.manifest import load_tracking_cases
 from mvtrack.evaluation.statistics import mean_interval
-from mvtrack.evaluation.tracking import score_model
+from mvtrack.evaluation.tracking import follow_reference, score_model
+from mvtrack.evaluation.tracking_pictures import tracking_sheet
 from mvtrack.reshooting import sha256
+from mvtrack.tracking.following import attention_starts
+from mvtrack.tracking.scene import require_head
 
 _POINTS = 64
 _TARGETS = {"delta_avg": 0.60, "average_jaccard": 0.40}
@@ -33,6 +37,9 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="folder of a model with a tracking head")
     parser.add_argument("--out", default="outputs/tracking", help="folder for the tables")
     parser.add_argument("--clips", type=int, help="only the first so many of the pinned cases")
+    parser.add_argument(
+        "--pictures", type=int, default=0, metavar="N", help="also draw the first N cases: tracking.png"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args()
@@ -44,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
     specs = load_tracking_cases()[: options.clips]
     clips = [render_case(spec, num_points=_POINTS).clip for spec in tqdm(specs, desc="rendering", unit="clip")]
     with tqdm(total=len(clips), desc="tracking", unit="clip") as bar:
-        _, rows = score_model(model, clips, options.seed, bar.update)
+        tracked, rows = score_model(model, clips, options.seed, bar.update)
     summary = {who: _means(scores) for who, scores in rows.items()}
     record = {
         "mvtrack": metadata.version("mvtrack"),
@@ -58,10 +65,14 @@ def _run(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "tracking.json").write_text(json.dumps(record, indent=1))
     with (out / "tracking.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["clip", "who", *summary["model"]])
+        names = dict.fromkeys(name for scores in rows.values() for name in scores[0])
+        writer = csv.DictWriter(file, ["clip", "who", *names])
+        writer.writeheader()
         for who, scores in rows.items():
-            writer.writerows([clip.key, who, *row.values()] for clip, row in zip(clips, scores, strict=True))
+            writer.writerows({"clip": clip.key, "who": who} | row for clip, row in zip(clips, scores, strict=True))
+    if options.pictures:
+        tracker, chosen = require_head(model), tracked[: options.pictures]
+        tracking_sheet(out / "tracking.png", [follow_reference(tracker, one, attention_starts) for one in chosen])
     table = _table(summary)
     (out / "tracking.md").write_text(table + "\n")
     sys.stdout.write(f"{table}\n{json.dumps(_verdict(summary))}\n")
@@ -74,7 +85,13 @@ def _means(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _table(summary: dict) -> str:
-    names = list(summary["model"])
+    """One table of all views, and one of the target view alone."""
+    kinds = [{who: s for who, s in summary.items() if who.startswith("target view") == kind} for kind in (False, True)]
+    return "\n\n".join(_part(kind) for kind in kinds)
+
+
+def _part(summary: dict) -> str:
+    names = dict.fromkeys(name for scores in summary.values() for name in scores)
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for who, scores in summary.items():
         cells = [f"{s['mean']:.3f} ({s['low']:.3f} to {s['high']:.3f})" if (s := scores.get(n)) else "-" for n in names]

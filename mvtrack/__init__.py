@@ -4,7 +4,7 @@ from mvtrack.camera import Camera
 from mvtrack.trajectory import CameraPath
 from mvtrack.video_clip import Clip
 
-__all__ = ["Camera", "CameraPath", "Clip", "load_model", "reshoot_file"]
+__all__ = ["Camera", "CameraPath", "Clip", "load_model", "reshoot_file", "track_files"]
 
 
 def __getattr__(name: str):
@@ -13,6 +13,10 @@ def __getattr__(name: str):
         from mvtrack.reshooting import reshoot_file
 
         return reshoot_file
+    if name == "track_files":
+        from mvtrack.track_job import track_files
+
+        return track_files
     if name == "load_model":
         from mvtrack.backbone.model import load_model
 

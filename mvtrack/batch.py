@@ -6,14 +6,14 @@ import json
 import os
 import sys
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvtrack.backbone.model import ReshootModel, load_model
 from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mvtrack.generate import SampleConfig
 from mvtrack.reshooting import reshoot_file, sha256, shipped_model, shot_record
-from mvtrack.shot_options import read_shot
+from mvtrack.shot_options import read_shot, track_plan
 
 _COLUMNS = ("video", "camera", "out", "amount", "speed", "fov", "seed")
 
@@ -72,7 +72,7 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
 
 def _do(job: Job, model: ReshootModel, model_folder: Path, sample: SampleConfig) -> tuple[str, str | None]:
     try:
-        shot = read_shot(job.options, job.video, SampleConfig(sample.steps, sample.guidance, job.seed))
+        shot = read_shot(job.options, job.video, replace(sample, seed=job.seed), track_plan(job.options))
         record = job.out / "run.json"
         if record.exists() and not job.options.overwrite:
             before = json.loads(record.read_text())

@@ -2,11 +2,12 @@
 
 import sys
 
-from mvtrack import cameras, demo, export, preview, reshoot, runs, train
+from mvtrack import cameras, demo, export, preview, reshoot, runs, track, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
     "preview": (preview.main, "see a camera path before rendering it"),
+    "track": (track.main, "follow points through a video and other views of its scene"),
     "cameras": (cameras.main, "inspect, convert and check pose files"),
     "train": (train.main, "train or fine-tune a model"),
     "runs": (runs.main, "list training runs on disk"),

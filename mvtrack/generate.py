@@ -6,6 +6,7 @@ Everything that makes pictures calls this: `reshoot`, validation during training
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -48,13 +49,15 @@ def generate(
     negative_text: Float[Tensor, "L t"] | None = None,
     image: Float[Tensor, "M c"] | None = None,
     on_step: Callable[[], None] | None = None,
+    on_latents: Callable[[Float[Tensor, "V f c h w"]], None] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """Generate the target view of one window.
 
     reference: RGB in [-1, 1], 4n + 1 frames. camera: (2, T), the reference's cameras, then the target's.
     depth: z-depth of the reference where known; scene_depth: else the distance of the subject, in the camera's unit.
-    image: CLIP's tokens of the reference's first frame, for models with an image branch.
-    on_step: called after every sampling step. Raises ValueError on shapes the model cannot take.
+    image: CLIP's tokens of the reference's first frame, for models with an image branch. on_step: called after every
+    sampling step. on_latents: gets the reference's clean latents and the generated ones. Raises ValueError on shapes
+    the model cannot take.
     """
     sample = sample or SampleConfig()
     if model.config.views is not None:
@@ -87,6 +90,8 @@ def generate(
     for latents in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):  # noqa: B007  (the last is used)
         if on_step:
             on_step()
+    if on_latents:
+        on_latents(torch.cat([clean, latents], 1)[0])
     return model.codec.decode(latents)[0, 0].clamp(-1, 1)
 
 
@@ -148,21 +153,26 @@ def generate_stream(
     spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
     on_step: Callable[[], None] | None = None,
+    on_latents: Callable[[int, Float[Tensor, "V f c h w"]], None] | None = None,
 ) -> Iterator[Float[Tensor, "n 3 H W"]]:
     """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
 
     read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `own_windows`.
     Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
-    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
+    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. on_latents: see `generate`; it gets
+    the window's number first.
     """
     spans = spans or own_windows(model, camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
-    for (start, stop), after in zip(spans, [*spans[1:], None], strict=True):
+    for number, ((start, stop), after) in enumerate(zip(spans, [*spans[1:], None], strict=True)):
         length = padded_length(stop - start)
         reference = read(start, stop)
         reference = torch.cat([reference, reference[-1:].expand(length - len(reference), -1, -1, -1)])
         index = torch.arange(start, start + length).clamp_max(stop - 1)
-        part = generate(model, reference, camera[:, index], sample, scene_depth=scene_depth, on_step=on_step)
+        keep = partial(on_latents, number) if on_latents else None
+        part = generate(
+            model, reference, camera[:, index], sample, scene_depth=scene_depth, on_step=on_step, on_latents=keep
+        )
         part = part[: stop - start]
         if held is not None:
             part[: len(held)] = part[: len(held)] * _rising(len(held)) + held

@@ -3,13 +3,10 @@
 The cameras are `shot_cameras`, the very ones that the render uses.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,9 +17,11 @@ from mvtrack.config import ModelConfig
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter
+from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit, plan_fit
 from mvtrack.frusta import draw_frusta
 from mvtrack.metrics.splat import splat
+from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.path_shape import warn_of_jumps
 from mvtrack.reshooting import Shot, path_notes, shot_cameras
 
@@ -45,26 +44,17 @@ def preview_file(
     depth: a .npy or .npz file with z-depth (T, H, W) or (H, W) in the path's unit; None warps a flat picture standing
     at the subject's distance. config: of the model that will render, for the picture's shape.
     """
-    if out.exists() and not overwrite:
-        raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
+    refuse_existing(out, overwrite)
     footage = open_footage(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     warper = Warper(footage, fit, depth, shot.path.pivot_m)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        aside.mkdir()
+    with new_folder(out) as aside:
         with VideoWriter(aside / "preview.mp4", footage.fps) as writer:
             for reference, warped in warper.pairs(cameras):
                 for frame in side_by_side({"source": reference, f"preview: {shot.path.label}": warped}):
                     writer.append(frame)
         draw_frusta(aside / "frusta.png", cameras, shot.path.pivot_m)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     warnings = [*path_notes(shot.path, footage.num_frames), *warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m)]
     return Preview(out / "preview.mp4", out / "frusta.png", warnings)
 
@@ -116,47 +106,3 @@ def flat_depth(camera: Camera, first: Camera, distance: float) -> Float[Tensor, 
     rays = camera_rays(pixel_grid(camera.size).to(camera.K), camera.K) @ camera.c2w[:3, :3].T
     depth = ((point - camera.c2w[:3, 3]) @ normal) / (rays @ normal)
     return torch.where(depth > 0, depth, torch.inf)
-
-
-class DepthFile:
-    """z-depth maps from a file, one per frame or one for all, at any resolution of the source's aspect."""
-
-    def __init__(self, path: Path, footage: Footage) -> None:
-        self.maps = _load(path)
-        if self.maps.ndim == 2:
-            self.maps = self.maps[None]
-        if self.maps.ndim != 3 or len(self.maps) not in (1, footage.num_frames):
-            raise ValueError(
-                f"{path} must hold depth (H, W) or ({footage.num_frames}, H, W), one map a frame; got "
-                f"{tuple(self.maps.shape)}"
-            )
-        aspect = self.maps.shape[2] / self.maps.shape[1] / (footage.size[1] / footage.size[0])
-        if abs(aspect - 1) > 0.02:
-            raise ValueError(f"{path} is {self.maps.shape[2]}x{self.maps.shape[1]}: another aspect than the video's")
-        if not (np.isfinite(self.maps) & (self.maps > 0)).any():
-            raise ValueError(f"{path} holds no depth that is positive and finite")
-
-    def read(self, frame: int, fit: Fit) -> Float[Tensor, "H W"]:
-        """The map of a frame, fitted as the picture is (nearest pixel: depths do not blend)."""
-        depth = torch.from_numpy(np.array(self.maps[min(frame, len(self.maps) - 1)], dtype=np.float32))
-        scaled = torch.nn.functional.interpolate(depth[None, None], fit.scaled, mode="nearest-exact")[0, 0]
-        (top, left), (height, width), (above, before) = fit.cut, fit.content, fit.place
-        inner = scaled[top : top + height, left : left + width]
-        out = torch.full(fit.model, torch.nan)
-        out[above : above + height, before : before + width] = inner
-        return out
-
-
-def _load(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise ValueError(f"depth file {path} does not exist")
-    try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        names = list(loaded.files)
-        if "depth" in names or len(names) == 1:
-            return loaded["depth" if "depth" in names else names[0]]
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from error
-    raise ValueError(f"{path} holds several arrays ({', '.join(names)}); name one of them `depth`")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.shot_options import add_shot_arguments, read_shot
+from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, track_plan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
         "video", type=Path, help="video file, GIF, image, folder of images; a folder of videos or a CSV"
     )
     add_shot_arguments(parser)
+    add_track_arguments(parser)
     parser.add_argument("--model", help="folder with model.safetensors; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     parser.add_argument("--steps", type=int, default=8, help="sampling steps")
@@ -36,11 +37,12 @@ def _reshoot(options: argparse.Namespace) -> None:
     if is_batch(options.video):
         reshoot_batch(options.video, options, sample)
         return
-    shot = read_shot(options, options.video, sample)
+    shot = read_shot(options, options.video, sample, track_plan(options))
     outputs = reshoot_file(options.video, shot.path, options.model, options.out, shot, options.overwrite)
     for note in outputs.notes:
         sys.stderr.write(f"mvtrack reshoot: {note}\n")
-    sys.stdout.write(f"{outputs.side_by_side}\n{outputs.video}\n")
+    for path in (outputs.side_by_side, outputs.video, *outputs.tracks):
+        sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":

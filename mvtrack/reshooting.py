@@ -3,10 +3,9 @@
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
@@ -24,8 +23,10 @@ from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.generate import SampleConfig, generate_stream, own_windows
+from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.path_language import parse_path
 from mvtrack.path_shape import PosePath
+from mvtrack.tracking.reshot import ReshotTracks, TrackPlan
 from mvtrack.trajectory import CameraMotion
 
 DEFAULT_FOV_DEG = 50.0
@@ -37,6 +38,7 @@ class Shot:
 
     path: the camera path, relative to the source's first frame. source: the source's own cameras (T,) at its own size
     where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
+    tracks: points to follow through the source and the result.
     """
 
     path: CameraMotion
@@ -45,6 +47,7 @@ class Shot:
     fit: FitMode = "crop"
     size: tuple[int, int] | None = None
     sample: SampleConfig = SampleConfig()
+    tracks: TrackPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,19 @@ class Outputs:
     cameras: Path
     run: Path
     notes: tuple[str, ...] = ()  # what had to be done to the input
+    tracks: tuple[Path, ...] = ()  # where points were asked for: tracks.npz, tracks.csv and videos
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A shot with everything it needs, checked."""
+
+    shot: Shot
+    footage: Footage
+    fit: Fit
+    cameras: Camera  # (2, T) for the model's picture
+    model: ReshootModel
+    tracks: ReshotTracks | None
 
 
 def shipped_model() -> Path:
@@ -82,14 +98,14 @@ def reshoot_file(
     shot = replace(shot, path=path) if shot else Shot(path)
     video = Path(video)
     out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
-    if out.exists() and not overwrite:
-        raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
+    refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model())
     if not isinstance(model, ReshootModel):
         model = load_model(model or shipped_model())
     footage = open_footage(video)
     fit = plan_fit(footage.size, model.config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
+    tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m)
     notes = [*footage.notes, *path_notes(shot.path, footage.num_frames)]
     record = {
         "command": "reshoot",
@@ -100,10 +116,10 @@ def reshoot_file(
             "notes": notes,
         },
         "fit": asdict(fit),
-        "model": {"source": source, "sha256": _model_hash(source), "config": to_tree(model.config)},
+        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
         "shot": shot_record(shot),
     }  # fmt: skip
-    return _write(out, shot, footage, fit, cameras, model, record)
+    return _write(out, _Job(shot, footage, fit, cameras, model, tracks), record)
 
 
 def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
@@ -130,51 +146,44 @@ def path_notes(path: CameraMotion, num_frames: int) -> list[str]:
 def shot_record(shot: Shot) -> dict:
     """A shot as plain values."""
     path = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asdict(shot.path).items()}
-    return {
+    record = {
         "path": path | {"label": shot.path.label},
         "source": "given" if shot.source else f"still, {shot.fov_deg:g} degrees wide",
         "subject_distance": shot.path.pivot_m,
         "sample": asdict(shot.sample),
     }
+    return record | ({"tracks": shot.tracks.record()} if shot.tracks else {})
 
 
-def _write(
-    out: Path, shot: Shot, footage: Footage, fit: Fit, cameras: Camera, model: ReshootModel, record: dict
-) -> Outputs:
-    """Write everything beside the final folder, then rename it into place."""
-    began = time.monotonic()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        aside.mkdir()
-        with ExitStack() as stack:
-            single = stack.enter_context(VideoWriter(aside / "video.mp4", footage.fps))
-            double = stack.enter_context(VideoWriter(aside / "side_by_side.mp4", footage.fps))
-            for reference, made in _stream(shot, footage, fit, cameras, model):
-                for frame in to_bytes(made):
-                    single.append(frame)
-                for frame in side_by_side({"reference": reference, f"re-shot: {shot.path.label}": made}):
-                    double.append(frame)
+def _write(out: Path, job: _Job, record: dict) -> Outputs:
+    """Write everything into the new folder."""
+    began, footage = time.monotonic(), job.footage
+    with new_folder(out) as aside:
+        with job.tracks or nullcontext():
+            with ExitStack() as stack:
+                single = stack.enter_context(VideoWriter(aside / "video.mp4", footage.fps))
+                double = stack.enter_context(VideoWriter(aside / "side_by_side.mp4", footage.fps))
+                for reference, made in _stream(job):
+                    for frame in to_bytes(made):
+                        single.append(frame)
+                    for frame in side_by_side({"reference": reference, f"re-shot: {job.shot.path.label}": made}):
+                        double.append(frame)
+            tracks, track_notes = job.tracks.write(aside, aside / "video.mp4") if job.tracks else ([], [])
+        record["input"]["notes"] += track_notes
         record["audio"] = _add_audio(aside / "video.mp4", footage)
         record["attention"] = model.dit.chosen_kernels
         record["seconds"] = round(time.monotonic() - began, 3)
-        record["output"] = {"size": fit.content, "encoded_size": single.size, "fps": footage.fps}
-        (aside / "cameras.json").write_text(json.dumps(camera_record(cameras, footage.fps), indent=1))
+        record["output"] = {"size": job.fit.content, "encoded_size": single.size, "fps": footage.fps}
+        (aside / "cameras.json").write_text(json.dumps(camera_record(job.cameras, footage.fps), indent=1))
         (aside / "run.json").write_text(json.dumps(record, indent=1))
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     files = (out / name for name in ("video.mp4", "side_by_side.mp4", "cameras.json", "run.json"))
-    return Outputs(out, *files, tuple(record["input"]["notes"]))
+    return Outputs(out, *files, tuple(record["input"]["notes"]), tuple(out / path.name for path in tracks))
 
 
-def _stream(
-    shot: Shot, footage: Footage, fit: Fit, cameras: Camera, model: ReshootModel
-) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
+def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
     """Reference and generated frames, trimmed to the content, in order."""
-    spans = own_windows(model, footage.num_frames)
+    shot, footage, fit = job.shot, job.footage, job.fit
+    spans = own_windows(job.model, footage.num_frames)
     kept: dict[int, Tensor] = {}
 
     def read(start: int, stop: int) -> Tensor:
@@ -187,7 +196,8 @@ def _stream(
 
     at = 0
     with tqdm(total=len(spans) * shot.sample.steps, desc=f"re-shooting, {shot.path.label}", unit="step") as bar:
-        pieces = generate_stream(model, read, cameras, shot.sample, spans, shot.path.pivot_m, bar.update)
+        keep = job.tracks.keep if job.tracks else None
+        pieces = generate_stream(job.model, read, job.cameras, shot.sample, spans, shot.path.pivot_m, bar.update, keep)
         for made in pieces:
             reference = torch.stack([kept[i] for i in range(at, at + len(made))])
             at += len(made)
@@ -227,7 +237,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _model_hash(source: str) -> str | None:
+def model_hash(source: str) -> str | None:
+    """Digest of a model's weights by its folder or file; None for a model that was given in memory."""
     path = Path(source)
     path = path / WEIGHTS_FILE if path.is_dir() else path
     return sha256(path) if path.is_file() else None

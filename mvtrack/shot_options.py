@@ -13,6 +13,8 @@ from mvtrack.generate import SampleConfig
 from mvtrack.path_language import ComposedPath, Move, Segment, parse_path
 from mvtrack.path_shape import PosePath
 from mvtrack.poses.arguments import add_read_arguments, read_arguments
+from mvtrack.tracking.points import HELP
+from mvtrack.tracking.reshot import TrackPlan
 from mvtrack.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
 
 
@@ -41,15 +43,37 @@ def add_shot_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="HxW", help="size of the result instead of the model's own")
 
 
-def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig):
+def add_track_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """--tracks and --depth, for the commands that follow points."""
+    group = parser.add_argument_group("the points to follow")
+    group.add_argument("--tracks", metavar="POINTS", required=required, help=f"follow points of the video: {HELP}")
+    group.add_argument(
+        "--depth", type=Path, metavar="FILE",
+        help="z-depth of the video (.npy or .npz, one map a frame): points are projected into other views with it, "
+        "instead of being found there by attention",
+    )  # fmt: skip
+
+
+def track_plan(options: argparse.Namespace) -> TrackPlan | None:
+    """What --tracks and --depth ask for. Raises ValueError for depth without points."""
+    if options.tracks is None:
+        if options.depth is not None:
+            raise ValueError("--depth is for the points that --tracks follows: give --tracks too")
+        return None
+    return TrackPlan(options.tracks, options.depth)
+
+
+def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig, tracks: TrackPlan | None = None):
     """Build a `Shot` from parsed options. Raises ValueError that names the option."""
     from mvtrack.reshooting import Shot
 
     source = _source_cameras(options, video)
-    return Shot(camera_path(options, source), options.fov, source, options.fit, _size(options.size), sample)
+    path = camera_path(options, source)
+    return Shot(path, options.fov, source, options.fit, picture_size(options.size), sample, tracks)
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def picture_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) of --size."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
@@ -109,24 +133,30 @@ def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | No
 
 def _source_cameras(options: argparse.Namespace, video: Path) -> Camera | None:
     """The source's cameras for every frame, at the video's own size."""
-    if options.source_cameras is None:
-        return None
+    return None if options.source_cameras is None else video_cameras(options, str(options.source_cameras), video)
+
+
+def video_cameras(options: argparse.Namespace, file: str, video: Path) -> Camera:
+    """A video's cameras (T,) from a pose file, at the video's own size; `file:view` names a view of a cameras.json.
+
+    Raises ValueError for another number of frames or another aspect.
+    """
     from mvtrack.data.footage import open_footage
     from mvtrack.poses import read_cameras
 
-    camera, footage = (
-        read_cameras(options.source_cameras, **read_arguments(options, "pose-")).camera,
-        open_footage(video),
-    )
+    arguments, (name, _, view) = read_arguments(options, "pose-"), file.rpartition(":")
+    if name and not Path(file).exists():
+        file, arguments = name, arguments | {"view": view}
+    camera, footage = read_cameras(Path(file), **arguments).camera, open_footage(video)
     if camera.shape[0] != footage.num_frames:
         raise ValueError(
-            f"{options.source_cameras} holds {camera.shape[0]} cameras, {video} has {footage.num_frames} frames: "
-            f"one camera a frame is needed"
+            f"{file} holds {camera.shape[0]} cameras, {video} has {footage.num_frames} frames: one camera a frame is "
+            "needed"
         )
     aspect = camera.size[1] / camera.size[0] / (footage.size[1] / footage.size[0])
     if abs(aspect - 1) > 0.01:
         raise ValueError(
-            f"{options.source_cameras} is for pictures of {camera.size[1]}x{camera.size[0]}, {video} is "
+            f"{file} is for pictures of {camera.size[1]}x{camera.size[0]}, {video} is "
             f"{footage.size[1]}x{footage.size[0]}: the aspects differ"
         )
     return camera.resized(footage.size).to(dtype=torch.float64)

@@ -103,3 +103,18 @@ def small_model(small_run):
     bank = open_banks(config.data)[0]
     model.codec.fit([bank.clip(n, [0, 1], slice(0, 5)).video for n in range(3)], config.model.codec.whitening)
     return model
+
+
+@pytest.fixture(scope="session")
+def tracking_model(small_run, small_model):
+    """The same with an untrained tracking head."""
+    from mvtrack.backbone.model import ReshootModel, build_model
+    from mvtrack.config import ModelConfig
+    from mvtrack.config_tree import from_tree
+
+    head = {
+        "dim": 16, "heads": 2, "layers": 1, "virtual_tracks": 3, "iterations": 2, "correlation_dim": 6,
+        "correlation_hidden": 10, "correlation": {"levels": 2, "radius": 1, "base_stride_px": 2},
+    }  # fmt: skip
+    config = from_tree(ModelConfig, small_run["model"] | {"tracking": head}, "model")
+    return ReshootModel(config, build_model(config, seed=4).dit, small_model.codec)

@@ -95,6 +95,21 @@ def test_one_window_is_plain_generation(small_model):
     torch.testing.assert_close(long, generate(small_model, reference, camera, SampleConfig(2), scene_depth=4.0))
 
 
+def test_latents_are_handed_out_before_they_are_decoded(small_model):
+    """Of every window: the reference as it is encoded, and what decodes to the generated frames."""
+    reference, camera = inputs(8)
+    kept: dict[int, torch.Tensor] = {}
+    spans = [(0, 5), (4, 8)]
+    pieces = generate_stream(
+        small_model, lambda a, b: reference[a:b], camera, SampleConfig(1), spans, 4.0, on_latents=kept.__setitem__
+    )
+    made = torch.cat(list(pieces))
+    assert list(kept) == [0, 1]
+    assert torch.equal(kept[0][:1], small_model.codec.encode(reference[None, None, :5])[0])
+    decoded = small_model.codec.decode(kept[0][None, 1:])[0, 0].clamp(-1, 1)
+    torch.testing.assert_close(decoded[:4], made[:4])
+
+
 @pytest.mark.parametrize(
     ("spans", "expected"),
     [
@@ -108,7 +123,7 @@ def test_windows_are_cross_faded(small_model, monkeypatch, spans, expected):
 
     numbers = iter(range(10))
 
-    def answer(model, reference, camera, sample, scene_depth, on_step):
+    def answer(model, reference, camera, sample, scene_depth, on_step, on_latents):
         return torch.full_like(reference, float(next(numbers)))
 
     monkeypatch.setattr(module, "generate", answer)
@@ -121,7 +136,7 @@ def test_a_stream_holds_one_window_at_a_time(small_model, monkeypatch):
     """Frames are asked for window by window and given out as soon as they are final."""
     import mvtrack.generate as module
 
-    def echo(model, reference, camera, sample, scene_depth, on_step):
+    def echo(model, reference, camera, sample, scene_depth, on_step, on_latents):
         return reference
 
     monkeypatch.setattr(module, "generate", echo)

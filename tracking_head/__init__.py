@@ -1,7 +1,9 @@
-"""Multi-view point tracking from query/key features of any backbone. Needs torch and einops only."""
+"""Multi-view point tracking from query/key features of any backbone. Needs torch and einops only;
+files of its own are read and written with safetensors."""
 
 from tracking_head.config import HeadConfig
 from tracking_head.correlation import correlate, prepare
+from tracking_head.files import load_head, save_head
 from tracking_head.frames import anchor_queries, to_video_rate
 from tracking_head.head import Cameras, HeadOutput, TrackingHead
 from tracking_head.losses import TrackLoss, TrackLossConfig, track_loss
@@ -25,8 +27,10 @@ __all__ = [
     "Tracks",
     "anchor_queries",
     "correlate",
+    "load_head",
     "prepare",
     "queries_from_truth",
+    "save_head",
     "to_video_rate",
     "track_loss",
 ]

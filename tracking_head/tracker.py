@@ -53,8 +53,11 @@ class Tracker:
         cameras do not belong together.
         """
         soft = self.soft(features, queries, cameras, frame_stride)
-        score = soft.visible * soft.confidence if self.weigh_confidence else soft.visible
-        return Tracks(soft.xy, (score > self.threshold) & queries.valid[..., None, :], queries.valid)
+        return Tracks(soft.xy, (self.score(soft) > self.threshold) & queries.valid[..., None, :], queries.valid)
+
+    def score(self, soft: SoftTracks) -> Float[Tensor, "*B V T N"]:
+        """What must exceed `threshold` for a point to count as visible."""
+        return soft.visible * soft.confidence if self.weigh_confidence else soft.visible
 
     @torch.no_grad()
     def soft(

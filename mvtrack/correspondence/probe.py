@@ -96,7 +96,7 @@ def _probe_sample(q: Tensor, k: Tensor, sample: _Sample, token_px: int) -> tuple
     at_label = torch.zeros_like(log_sum)
     match, confidence = torch.zeros_like(sample.label), torch.zeros(count, frames, dtype=dtype, device=q.device)
     for s in range(frames):
-        for part, logits in _blocks(tokens, sample.query[active], keys[s]):
+        for part, logits in row_logits(tokens, sample.query[active], keys[s]):
             rows = active[part]
             log_sum[:, rows, s] = own = logits.logsumexp(-1)
             at_label[:, rows, s] = logits.gather(-1, sample.label[rows, s].expand(num_heads, -1)[..., None])[..., 0]
@@ -123,13 +123,13 @@ def _match_back(
     token = frame * cells + match[index, frame]
     for i in sample.own.unique().tolist():
         mine = (sample.own[index] == i).nonzero()[:, 0]
-        for part, logits in _blocks(tokens, token[mine], keys[i]):
+        for part, logits in row_logits(tokens, token[mine], keys[i]):
             rows = mine[part]
             back[index[rows], frame[rows]] = logits.softmax(-1).mean(0).argmax(-1)
     return back
 
 
-def _blocks(
+def row_logits(
     tokens: Float[Tensor, "N heads d"], rows: Int[Tensor, "n"], keys: Float[Tensor, "C heads d"]
 ) -> Iterator[tuple[slice, Float[Tensor, "heads m C"]]]:
     """Logits of some tokens' rows against one key frame, a bounded number of rows at a time."""

@@ -4,57 +4,36 @@ Features come from one forward on the true videos at a low noise level, as after
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.dit import Tap
-from mvtrack.backbone.model import ReshootModel, model_cameras
-from mvtrack.backbone.ray_encoder import ray_maps
-from mvtrack.camera import Camera
-from mvtrack.diffusion.flow import add_noise
+from mvtrack.backbone.model import ReshootModel
 from mvtrack.metrics.tracking import epipolar_error, hidden_here_scores, tap_scores
+from mvtrack.tracking.features import view_features
+from mvtrack.tracking.following import FeatureSource, FindStarts, Follower, Query, attention_starts
+from mvtrack.tracking.scene import require_head
+from mvtrack.tracking.starts import Starts, starts_by_depth
+from mvtrack.tracking.windows import Windows
 from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
 from tracking_head import Features, Queries, Tracker, Tracks, queries_from_truth
-
-FEATURE_SIGMA = 0.1
 
 
 @dataclass(frozen=True)
 class TrackedClip:
-    """A clip's predicted and true tracks at video rate, and at which video frame each point was asked for."""
+    """A clip's predicted and true tracks at video rate, and at which video frame each point was asked for.
+
+    features, queries: what the head was given.
+    """
 
     clip: Clip
     predicted: Tracks
     truth: Tracks
     query_frame: Float[Tensor, "V N"]
-
-
-@torch.no_grad()
-def view_features(
-    model: ReshootModel,
-    video: Float[Tensor, "V T 3 H W"],
-    camera: Camera,
-    depth: Float[Tensor, "V T H W"] | None = None,
-    scene_depth: float | None = None,
-    sigma: float = FEATURE_SIGMA,
-    seed: int = 0,
-) -> Features:
-    """Queries and keys of the tapped block for videos of one scene, the first one the clean reference.
-
-    video: RGB in [-1, 1], 4n + 1 frames. camera: (V, T). depth, scene_depth: see `model_cameras`.
-    """
-    latents = model.codec.encode(video[None])
-    scaled, _ = model_cameras(camera, model.config.rays, depth, scene_depth)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-    level = torch.tensor([sigma])
-    noisy = torch.cat([latents[:, :1], add_noise(latents, noise, level)[:, 1:]], 1)
-    layer = model.config.tap_layer
-    output = model.dit(noisy, 1000 * level, ray_maps(scaled, model.config.rays)[None], tap_layers=(layer,))
-    tap: Tap = output.taps[0]
-    return Features(tap.q[0], tap.k[0], model.config.rays.token_px)
+    features: Features
+    queries: Queries
 
 
 def draw_queries(truth: Tracks, size: tuple[int, int], seed: int) -> Queries:
@@ -64,33 +43,85 @@ def draw_queries(truth: Tracks, size: tuple[int, int], seed: int) -> Queries:
     return Queries(txy, valid, anchored.xy.shape[1], size)
 
 
-def track_clip(model: ReshootModel, clip: Clip, seed: int = 0, views_apart: bool = False) -> TrackedClip:
-    """Follow the clip's true points from random visible anchors.
+def track_clip(model: ReshootModel, clip: Clip, seed: int = 0) -> TrackedClip:
+    """Follow the clip's true points from random visible anchors, both views at once.
 
-    views_apart: track each view on its own, so that nothing passes between them. Raises ValueError for a model without
-    a tracking head.
+    Raises ValueError for a model without a tracking head.
     """
-    if model.dit.tracking_head is None:
-        raise ValueError("this model has no tracking head: train one (model.tracking and loss.tracking in the config)")
-    size = tuple(clip.video.shape[-2:])
+    tracker = require_head(model)
     features = view_features(model, clip.video, clip.camera, clip.depth, seed=seed)
-    queries = draw_queries(clip.tracks, size, seed)
-    tracker = Tracker(model.dit.tracking_head)
-    if views_apart:
-        parts = [
-            tracker(*_one_view(features, queries, v), frame_stride=TEMPORAL_STRIDE) for v in range(len(clip.video))
-        ]
-        predicted = Tracks(*(torch.cat([getattr(p, n) for p in parts]) for n in ("xy", "visible", "valid")))
-    else:
-        predicted = tracker(features, queries, frame_stride=TEMPORAL_STRIDE)
+    queries = draw_queries(clip.tracks, tuple(clip.video.shape[-2:]), seed)
+    predicted = tracker(features, queries, frame_stride=TEMPORAL_STRIDE)
     truth = Tracks(clip.tracks.xy, clip.tracks.visible, clip.tracks.valid & queries.valid)
-    return TrackedClip(clip, predicted, truth, queries.txy[..., 0] * TEMPORAL_STRIDE)
+    return TrackedClip(clip, predicted, truth, queries.txy[..., 0] * TEMPORAL_STRIDE, features, queries)
 
 
-def _one_view(features: Features, queries: Queries, view: int) -> tuple[Features, Queries]:
-    part = slice(view, view + 1)
-    alone = Queries(queries.txy[part], queries.valid[part], queries.num_frames, queries.size)
-    return Features(features.q[part], features.k[part], features.token_px), alone
+def track_apart(tracker: Tracker, tracked: TrackedClip) -> Tracks:
+    """The same queries with each view on its own, so that nothing passes between them in the head."""
+    views = range(len(tracked.clip.video))
+    return _stack([tracker(*_views(tracked, [v]), frame_stride=TEMPORAL_STRIDE) for v in views])
+
+
+def track_shuffled(tracker: Tracker, tracked: TrackedClip, other: TrackedClip) -> Tracks:
+    """The same queries, but whenever one view is tracked, the others are those of another clip."""
+    found = []
+    for v in range(len(tracked.clip.video)):
+        mine, theirs = _views(tracked, [v]), _views(other, [w for w in range(len(other.clip.video)) if w != v])
+        features = Features(*(torch.cat([getattr(f, n) for f in (mine[0], theirs[0])]) for n in "qk"), mine[0].token_px)
+        txy, valid = (torch.cat([getattr(q, n) for q in (mine[1], theirs[1])]) for n in ("txy", "valid"))
+        both = tracker(features, replace(mine[1], txy=txy, valid=valid), frame_stride=TEMPORAL_STRIDE)
+        found.append(both.views([0]))
+    return _stack(found)
+
+
+def _views(tracked: TrackedClip, views: list[int]) -> tuple[Features, Queries]:
+    features, queries = tracked.features, tracked.queries
+    part = replace(queries, txy=queries.txy[views], valid=queries.valid[views])
+    return Features(features.q[views], features.k[views], features.token_px), part
+
+
+def _stack(views: list[Tracks]) -> Tracks:
+    return Tracks(*(torch.cat([getattr(view, name) for view in views]) for name in ("xy", "visible", "valid")))
+
+
+def follow_reference(tracker: Tracker, tracked: TrackedClip, find_starts: FindStarts) -> TrackedClip:
+    """Follow the reference's queries alone into every view, as a user has them; starts elsewhere have to be found.
+
+    Points that the reference never shows are left out; `predicted.valid` says which were found.
+    """
+    clip, asked = tracked.clip, tracked.queries.valid[0]
+    txy = tracked.queries.txy[0, asked]
+    windows = Windows(((0, clip.num_frames),))
+    source = FeatureSource(windows, len(clip.video), tracked.queries.size, lambda _: (tracked.features, None))
+    query = Query(torch.zeros(len(txy), dtype=torch.long), txy)
+    predicted = Follower(tracker, source, query, find_starts).follow().tracks
+    truth = Tracks(clip.tracks.xy[:, :, asked], clip.tracks.visible[:, :, asked], clip.tracks.valid[:, asked])
+    frame = (txy[:, 0] * TEMPORAL_STRIDE).expand(len(clip.video), -1)
+    return replace(tracked, predicted=predicted, truth=truth, query_frame=frame)
+
+
+def true_depth_starts(clip: Clip) -> FindStarts:
+    """Starts projected with the clip's true depth; occlusion in the other views by their true depth."""
+    anchors = slice(None, None, TEMPORAL_STRIDE)
+
+    def find(window: int, features: Features, txy: Float[Tensor, "n 3"], source: int) -> Starts:
+        depth = clip.depth[:, anchors]
+        return starts_by_depth(txy, depth[source], clip.camera[:, anchors], source, depth)
+
+    return find
+
+
+def target_scores(followed: TrackedClip) -> dict[str, float]:
+    """TAP-Vid's scores of the views in which nothing was asked, over all frames; a point that was not found is a miss.
+
+    found: share of the points found among those that the view ever shows.
+    """
+    size, targets = tuple(followed.clip.video.shape[-2:]), list(range(1, len(followed.clip.video)))
+    predicted, truth = followed.predicted.views(targets), followed.truth.views(targets)
+    frame = followed.query_frame[targets]
+    scores = tap_scores(predicted, truth, frame, size, frames="all", found=predicted.valid).macro()
+    shown = truth.visible.any(1) & truth.valid
+    return scores | {"found": float(predicted.valid[shown].float().mean())}
 
 
 def still(tracked: TrackedClip) -> Tracks:
@@ -118,15 +149,41 @@ def score_tracks(tracked: TrackedClip, predicted: Tracks) -> dict[str, float]:
 def score_model(
     model: ReshootModel, clips: list[Clip], seed: int = 0, on_clip: Callable[[], None] | None = None
 ) -> tuple[list[TrackedClip], dict[str, list[dict[str, float]]]]:
-    """Every clip's tracks, and scores per clip of the model and of the baseline that never moves a point."""
-    tracked, rows = [], {"model": [], "model, views apart": [], "points stay where they were": []}
+    """Every clip's tracks, and scores per clip of the model beside what they are to be compared with.
+
+    Rows that begin with `target view` are of the other way to ask: in the reference alone. Their first one, with the
+    true starts, is the same prediction as the model's own row, scored alike.
+    """
+    tracker, tracked = require_head(model), []
+    rows: dict[str, list[dict[str, float]]] = {}
     for i, clip in enumerate(clips):
-        one = track_clip(model, clip, seed + i)
-        tracked.append(one)
-        rows["model"].append(score_tracks(one, one.predicted))
-        alone = track_clip(model, clip, seed + i, views_apart=True)
-        rows["model, views apart"].append(score_tracks(one, alone.predicted))
-        rows["points stay where they were"].append(score_tracks(one, still(one)))
+        tracked.append(track_clip(model, clip, seed + i))
+    for i, one in enumerate(tracked):
+        ways = {
+            "model": one.predicted,
+            "model, views apart": track_apart(tracker, one),
+            "model, other views of another clip": track_shuffled(tracker, one, tracked[i - 1]),
+            "points stay where they were": still(one),
+        }
+        targets = {
+            "target view, true starts": _asked_in_reference(one),
+            "target view, starts by attention": follow_reference(tracker, one, attention_starts),
+            "target view, starts by true depth": follow_reference(tracker, one, true_depth_starts(one.clip)),
+        }
+        for who, predicted in ways.items():
+            rows.setdefault(who, []).append(score_tracks(one, predicted))
+        for who, followed in targets.items():
+            rows.setdefault(who, []).append(target_scores(followed))
         if on_clip:
             on_clip()
     return tracked, rows
+
+
+def _asked_in_reference(tracked: TrackedClip) -> TrackedClip:
+    """The points that the reference asked for, as they were followed with a true start in every view."""
+    asked = tracked.queries.valid[0]
+    truth = tracked.clip.tracks
+    part = Tracks(truth.xy[:, :, asked], truth.visible[:, :, asked], truth.valid[:, asked])
+    predicted = tracked.predicted
+    predicted = Tracks(predicted.xy[:, :, asked], predicted.visible[:, :, asked], predicted.valid[:, asked])
+    return replace(tracked, predicted=predicted, truth=part, query_frame=tracked.query_frame[:, asked])

@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from mvtrack.backbone.model import write_model
+from mvtrack.backbone.model import load_model, write_model
 from mvtrack.config import ModelConfig
 from mvtrack.config_tree import from_tree
-from mvtrack.training.checkpoint import CheckpointReader
+from mvtrack.training.checkpoint import CheckpointReader, checkpoints
+from tracking_head.files import write_head
+
+_HEAD = "tracking_head."
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, kind: str = "ema", logit_heads: bool = True) -> Path:
@@ -27,3 +30,23 @@ def export_checkpoint(checkpoint: Path, folder: Path, kind: str = "ema", logit_h
     record = {"step": progress.step, "weights": kind, "best_validation_psnr_db": progress.best_psnr_db}
     (folder / "training.json").write_text(json.dumps(record))
     return path
+
+
+def export_head(source: Path, out: Path, kind: str = "ema") -> Path:
+    """Write the tracking head alone, of a checkpoint, of a run's newest checkpoint, or of a model (folder or file).
+
+    Raises ValueError where there is no head.
+    """
+    saved = checkpoints(source / "checkpoints")
+    if saved or (source / "state.json").is_file():
+        reader = CheckpointReader(saved[-1] if saved else source)
+        config = from_tree(ModelConfig, reader.state.config["model"], where=str(reader.folder / "state.json"))
+        weights = dict(reader.weights(kind))
+    else:
+        model = load_model(source)
+        config, weights = model.config, model.dit.state_dict()
+    if config.tracking is None:
+        raise ValueError(f"{source} has no tracking head (model.tracking is null in its config)")
+    return write_head(
+        config.tracking, {k.removeprefix(_HEAD): v for k, v in weights.items() if k.startswith(_HEAD)}, out
+    )

@@ -1,20 +1,26 @@
 from dataclasses import replace
 
+import cv2
 import pytest
 import torch
 
-from mvtrack.backbone.model import build_model
-from mvtrack.config import ModelConfig
-from mvtrack.config_tree import from_tree
 from mvtrack.data.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.manifest import load_tracking_cases, still_delta
-from mvtrack.evaluation.tracking import draw_queries, score_model, score_tracks, still, track_clip, view_features
+from mvtrack.evaluation.tracking import (
+    draw_queries,
+    follow_reference,
+    score_model,
+    score_tracks,
+    still,
+    target_scores,
+    track_clip,
+    track_shuffled,
+    true_depth_starts,
+)
+from mvtrack.evaluation.tracking_pictures import tracking_sheet
+from mvtrack.tracking.features import view_features
+from mvtrack.tracking.scene import require_head
 from tracking_head import Tracks
-
-HEAD = {
-    "dim": 16, "heads": 2, "layers": 1, "virtual_tracks": 3, "iterations": 2, "correlation_dim": 6,
-    "correlation_hidden": 10, "correlation": {"levels": 2, "radius": 1, "base_stride_px": 2},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +28,10 @@ def clip():
     return render_case(CaseSpec(5, "arc_left", 20.0, 0.0, (24, 32), 5), num_points=13).clip
 
 
-@pytest.fixture(scope="module")
-def model(small_run, clip):
-    config = from_tree(ModelConfig, small_run["model"] | {"tracking": HEAD}, "model")
-    model = build_model(config, seed=4)
-    model.codec.fit([clip.video], 0.5)
-    return model
-
-
-def test_features_stand_at_the_anchors(model, clip):
-    features = view_features(model, clip.video, clip.camera, clip.depth)
+def test_features_stand_at_the_anchors(tracking_model, clip):
+    features = view_features(tracking_model, clip.video, clip.camera, clip.depth)
     assert features.q.shape == features.k.shape == (2, 2, 6, 8, 2, 12)
-    again = view_features(model, clip.video, clip.camera, clip.depth)
+    again = view_features(tracking_model, clip.video, clip.camera, clip.depth)
     assert torch.equal(features.q, again.q)
 
 
@@ -45,8 +43,8 @@ def test_queries_lie_on_visible_points(clip):
         assert clip.tracks.xy[v, 4 * int(frame), n].tolist() == [x, y]
 
 
-def test_tracks_come_at_video_rate_and_an_oracle_scores_one(model, clip):
-    tracked = track_clip(model, clip)
+def test_tracks_come_at_video_rate_and_an_oracle_scores_one(tracking_model, clip):
+    tracked = track_clip(tracking_model, clip)
     assert tracked.predicted.xy.shape == clip.tracks.xy.shape
     oracle = score_tracks(tracked, replace(tracked.truth))
     assert oracle["delta_avg"] == oracle["average_jaccard"] == oracle["occlusion_accuracy"] == 1
@@ -57,12 +55,41 @@ def test_tracks_come_at_video_rate_and_an_oracle_scores_one(model, clip):
     assert score_tracks(tracked, resting)["delta_avg"] < 1
 
 
-def test_scores_of_a_model_stand_beside_the_baselines(model, clip):
-    tracked, rows = score_model(model, [clip])
-    assert len(tracked) == 1
-    assert list(rows) == ["model", "model, views apart", "points stay where they were"]
-    names = {tuple(scores[0]) for scores in rows.values()}
-    assert len(names) == 1
+def test_scores_of_a_model_stand_beside_what_they_are_compared_with(tracking_model, clip):
+    other = render_case(CaseSpec(6, "pan_left", 15.0, 0.0, (24, 32), 5), num_points=13).clip
+    tracked, rows = score_model(tracking_model, [clip, other])
+    assert len(tracked) == 2
+    assert list(rows) == [
+        "model", "model, views apart", "model, other views of another clip", "points stay where they were",
+        "target view, true starts", "target view, starts by attention", "target view, starts by true depth",
+    ]  # fmt: skip
+    for who, scores in rows.items():
+        assert len(scores) == 2
+        assert list(scores[0]) == list(rows["target view, true starts" if who.startswith("target") else "model"][0])
+    assert rows["target view, starts by true depth"][0]["found"] > 0.5
+
+
+def test_another_clip_beside_a_view_changes_it_and_its_own_does_not(tracking_model, clip):
+    """Shuffling with the clip itself is tracking both views at once; with another clip it is not."""
+    tracker = require_head(tracking_model)
+    one = track_clip(tracking_model, clip)
+    same = track_shuffled(tracker, one, one)
+    torch.testing.assert_close(same.xy[0], one.predicted.xy[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(same.xy[1], one.predicted.xy[1], atol=1e-4, rtol=1e-4)
+    other = track_clip(tracking_model, render_case(CaseSpec(6, "pan_left", 15.0, 0.0, (24, 32), 5), num_points=13).clip)
+    assert not torch.allclose(track_shuffled(tracker, one, other).xy, one.predicted.xy, atol=1e-4)
+
+
+def test_target_scores_of_an_oracle_are_one_and_of_nothing_found_zero(tracking_model, clip):
+    tracker = require_head(tracking_model)
+    followed = follow_reference(tracker, track_clip(tracking_model, clip), true_depth_starts(clip))
+    assert followed.truth.valid.shape == (2, int(followed.queries.valid[0].sum()))
+    oracle = target_scores(replace(followed, predicted=replace(followed.truth, valid=followed.truth.valid)))
+    assert oracle == {"delta_avg": 1, "average_jaccard": 1, "occlusion_accuracy": 1, "found": 1}
+    nothing = replace(followed.predicted, valid=torch.zeros_like(followed.predicted.valid))
+    missed = target_scores(replace(followed, predicted=nothing))
+    assert missed["delta_avg"] == missed["average_jaccard"] == missed["found"] == 0
+    assert missed["occlusion_accuracy"] == pytest.approx(1 - followed.truth.visible[1].float().mean().item())
 
 
 def test_a_model_without_a_head_is_refused(small_model, clip):
@@ -82,3 +109,12 @@ def test_points_that_stay_score_one_where_nothing_moves():
     xy = torch.rand(2, 1, 7, 2).expand(2, 5, 7, 2) * 20
     tracks = Tracks(xy, torch.ones(2, 5, 7, dtype=torch.bool), torch.ones(2, 7, dtype=torch.bool))
     assert still_delta(tracks, (24, 32)) == 1
+
+
+def test_the_sheet_shows_every_view_at_three_frames(tracking_model, clip, tmp_path):
+    tracker = require_head(tracking_model)
+    followed = follow_reference(tracker, track_clip(tracking_model, clip), true_depth_starts(clip))
+    tracking_sheet(tmp_path / "sheet.png", [followed, followed])
+    picture = cv2.imread(str(tmp_path / "sheet.png"))
+    assert picture.shape[1] == 2 * 3 * 320
+    assert picture.shape[0] == 240 + 2 * 24  # titles, the clip's name, its frames (one row: both clips are one)

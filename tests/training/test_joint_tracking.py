@@ -10,10 +10,12 @@ import torch
 from safetensors import safe_open
 
 from mvtrack.backbone.model import build_model, load_model, save_model
+from mvtrack.cli import main as cli
 from mvtrack.config import LossConfig, RunConfig
 from mvtrack.config_tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.training.objective import losses, prepare
+from tracking_head import load_head
 
 HEAD = {
     "dim": 16, "heads": 2, "layers": 1, "virtual_tracks": 3, "iterations": 2, "correlation_dim": 6,
@@ -138,3 +140,20 @@ def test_a_head_joins_a_trained_model(one_rank, tree, small_model, tmp_path):
     made, before = load_model(tmp_path / "run/model"), dict(small_model.dit.named_parameters())
     kept = [name for name, _ in made.dit.named_parameters() if not name.startswith("tracking_head.")]
     assert all(torch.equal(made.dit.get_parameter(name), before[name]) for name in kept)
+    of_run, of_model = tmp_path / "of_run", tmp_path / "of_model.safetensors"
+    assert cli(["export", str(tmp_path / "run"), str(of_run), "--part", "tracking_head"]) == 0
+    assert cli(["export", str(tmp_path / "run/model"), str(of_model), "--part", "tracking_head"]) == 0
+    for path in (of_run, of_model):
+        alone = load_head(path)
+        assert alone.config == made.config.tracking
+        for name, value in made.dit.tracking_head.state_dict().items():
+            assert torch.equal(alone.state_dict()[name], value)
+
+
+def test_a_model_without_a_head_has_none_to_export(small_model, tmp_path, capsys):
+    save_model(small_model, tmp_path / "m")
+    assert cli(["export", str(tmp_path / "m"), str(tmp_path / "h"), "--part", "tracking_head"]) == 2
+    assert "has no tracking head (model.tracking is null in its config)" in capsys.readouterr().err
+    assert cli(["export", str(tmp_path), str(tmp_path / "h"), "--part", "tracking_head"]) == 2
+    assert "no model at" in capsys.readouterr().err
+    assert not (tmp_path / "h").exists()

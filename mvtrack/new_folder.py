@@ -1,0 +1,29 @@
+"""Folders of results that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Raises ValueError where there is something that may not be replaced."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into; it takes that name, and the place of what is there, when the block ends well
+    and goes when it fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        aside.mkdir()
+        yield aside
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""`python mvtrack/track.py a.mp4 b.mp4 --tracks grid:20`; the same as `mvtrack track`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mvtrack.command import run_command
+from mvtrack.fitting import FIT_MODES
+from mvtrack.poses.arguments import add_read_arguments
+from mvtrack.shot_options import add_track_arguments
+from mvtrack.trajectory import PIVOT_M
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, check, follow; prints where the results are."""
+    parser = argparse.ArgumentParser(
+        prog="mvtrack track", description="Follow points of a video through it and through other videos of the scene."
+    )
+    parser.add_argument("videos", type=Path, nargs="+", help="the video with the points, then other views of the scene")
+    add_track_arguments(parser, required=True)
+    group = parser.add_argument_group("the cameras")
+    group.add_argument(
+        "--cameras", nargs="+", metavar="FILE",
+        help="a pose file per video, in one world; FILE:VIEW of a file with several views; none: all stand still "
+        "at one place",
+    )  # fmt: skip
+    group.add_argument("--fov", type=float, default=50.0, help="horizontal field of view of still cameras, degrees")
+    group.add_argument(
+        "--subject-distance", type=float, default=PIVOT_M, metavar="M",
+        help="distance of the subject in metres, or in the pose files' unit (default 4)",
+    )  # fmt: skip
+    add_read_arguments(parser.add_argument_group("what pose files do not say"), "pose-")
+    parser.add_argument("--fit", choices=FIT_MODES, default="pad", help="how the picture meets the model's sizes")
+    parser.add_argument("--size", metavar="HxW", help="size at which the model looks, instead of its own")
+    parser.add_argument("--model", help="folder of a model with a tracking head; default: the model that ships")
+    parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<first video>_tracks")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _track(options), parser.prog, options.debug)
+
+
+def _track(options: argparse.Namespace) -> None:
+    from mvtrack.shot_options import picture_size, track_plan, video_cameras
+    from mvtrack.track_job import TrackOptions, track_files
+
+    cameras = None
+    if options.cameras is not None:
+        if len(options.cameras) != len(options.videos):
+            raise ValueError(
+                f"--cameras names {len(options.cameras)} files for {len(options.videos)} videos: give one of each"
+            )
+        cameras = tuple(video_cameras(options, *pair) for pair in zip(options.cameras, options.videos, strict=True))
+    how = TrackOptions(cameras, options.fov, options.subject_distance, options.fit, picture_size(options.size))
+    done = track_files(options.videos, track_plan(options), options.model, options.out, how, options.overwrite)
+    for note in done.notes:
+        sys.stderr.write(f"mvtrack track: {note}\n")
+    for path in done.files:
+        sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Tracks of a re-shot video: latents are kept while it is generated, and followed when it is done."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.camera import Camera
+from mvtrack.data.footage import Footage, open_footage
+from mvtrack.depth_file import DepthFile
+from mvtrack.fitting import Fit
+from mvtrack.generate import own_windows
+from mvtrack.tracking.following import attention_starts
+from mvtrack.tracking.outputs import write_tracks
+from mvtrack.tracking.points import read_points
+from mvtrack.tracking.product import VideoTracks, depth_starts, track_points
+from mvtrack.tracking.scene import KeptLatents, latent_source, require_head
+from mvtrack.tracking.windows import Windows
+
+VIEWS = ("reference", "reshot")
+
+
+@dataclass(frozen=True)
+class TrackPlan:
+    """points: what `--tracks` names. depth: z-depth of the first video, to project points into the other views; None:
+    they are found there by attention."""
+
+    points: str
+    depth: Path | None = None
+
+    def record(self) -> dict:
+        """The plan as plain values."""
+        return {"points": self.points, "depth": None if self.depth is None else str(self.depth)}
+
+
+class ReshotTracks(KeptLatents):
+    """A context manager that keeps latents (`keep`) while a video is generated; `write` then tracks and draws.
+
+    cameras: (2, T) for the model's picture. Raises ValueError before anything is generated: for a model without a head,
+    and for points or depth that cannot be used.
+    """
+
+    def __init__(
+        self, plan: TrackPlan, model: ReshootModel, footage: Footage, fit: Fit, cameras: Camera, scene_depth: float
+    ) -> None:
+        self.tracker = require_head(model)
+        self.points = read_points(plan.points, footage.num_frames, fit)
+        windows = Windows(tuple(own_windows(model, footage.num_frames)))
+        self.find_starts = attention_starts
+        if plan.depth is not None:
+            depth = DepthFile(plan.depth, footage)
+            self.find_starts = depth_starts(lambda frame: depth.read(frame, fit), cameras, windows, len(VIEWS))
+        self.source = latent_source(model, self.read, cameras, windows, scene_depth)
+        self.footage, self.fit = footage, fit
+
+    def write(self, folder: Path, video: Path) -> tuple[list[Path], list[str]]:
+        """Follow the points through the source and the generated `video`; returns files and notes."""
+        fits = [self.fit, generated_fit(self.fit)]
+        with tqdm(desc="tracking", unit="window") as bar:
+            tracks = track_points(
+                self.tracker, self.source, self.points, self.footage, fits, self.find_starts, progress(bar)
+            )
+        views = dict(zip(VIEWS, (self.footage, open_footage(video)), strict=True))
+        return write_tracks(folder, tracks, views), track_notes(self.points.notes, tracks)
+
+
+def generated_fit(fit: Fit) -> Fit:
+    """How a generated video, trimmed to its content, lies in the model's picture."""
+    return Fit(fit.mode, fit.content, fit.content, (0, 0), fit.content, fit.place, fit.model)
+
+
+def progress(bar: tqdm):
+    """A callback for `track_points` that moves a progress bar."""
+
+    def advance(total: int) -> None:
+        bar.total = total
+        bar.update()
+
+    return advance
+
+
+def track_notes(of_points: tuple[str, ...], tracks: VideoTracks) -> list[str]:
+    """Everything that happened to the points on the way."""
+    return [*of_points, *tracks.notes()]

@@ -1,0 +1,98 @@
+"""Where the features of a scene's windows come from: video files, or the latents that generating leaves behind."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.camera import Camera
+from mvtrack.data.footage import Footage
+from mvtrack.fitting import Fit
+from mvtrack.tracking.features import latent_features, view_features
+from mvtrack.tracking.following import FeatureSource
+from mvtrack.tracking.windows import Windows
+from mvtrack.video_clip import padded_length
+from tracking_head import Cameras, Tracker
+
+
+def require_head(model: ReshootModel) -> Tracker:
+    """The model's tracking head. Raises ValueError where it has none."""
+    if model.dit.tracking_head is None:
+        raise ValueError(
+            "this model has no tracking head: train one (model.tracking and loss.tracking in the config), or give "
+            "--model a folder of one that has"
+        )
+    return Tracker(model.dit.tracking_head)
+
+
+def footage_source(
+    model: ReshootModel, footage: list[Footage], fits: list[Fit], camera: Camera, windows: Windows, scene_depth: float
+) -> FeatureSource:
+    """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture."""
+
+    def read(window: int) -> tuple:
+        start, stop = windows.spans[window]
+        views = [fit.apply(film.read(start, stop, fit.scaled)) for film, fit in zip(footage, fits, strict=True)]
+        video = torch.stack(views)
+        missing = padded_length(stop - start) - (stop - start)
+        video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
+        part = _window_camera(camera, start, stop)
+        return view_features(model, video, part, scene_depth=scene_depth), _head_cameras(model, camera, windows, window)
+
+    return FeatureSource(windows, len(footage), camera.size, read)
+
+
+class KeptLatents:
+    """Latents of every generated window, in files of a temporary folder: a long video has many. A context manager."""
+
+    def keep(self, window: int, latents: Float[Tensor, "V f c h w"]) -> None:
+        """Store a window's clean reference latents and final generated ones."""
+        save_file({"latents": latents.contiguous()}, self._path(window))
+
+    def read(self, window: int) -> Float[Tensor, "V f c h w"]:
+        """What was kept of a window."""
+        return load_file(self._path(window))["latents"]
+
+    def _path(self, window: int) -> Path:
+        return Path(self._folder.name) / f"{window:06d}.safetensors"
+
+    def __enter__(self) -> "KeptLatents":
+        self._folder = tempfile.TemporaryDirectory(prefix="mvtrack-latents-")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._folder.cleanup()
+
+
+def latent_source(
+    model: ReshootModel,
+    latents: Callable[[int], Float[Tensor, "V f c h w"]],
+    camera: Camera,
+    windows: Windows,
+    scene_depth: float,
+) -> FeatureSource:
+    """Windows as they were generated. camera: (V, T) for the model's picture."""
+
+    def read(window: int) -> tuple:
+        part = _window_camera(camera, *windows.spans[window])
+        features = latent_features(model, latents(window), part, scene_depth=scene_depth)
+        return features, _head_cameras(model, camera, windows, window)
+
+    return FeatureSource(windows, camera.shape[0], camera.size, read)
+
+
+def _window_camera(camera: Camera, start: int, stop: int) -> Camera:
+    return camera[:, torch.arange(start, start + padded_length(stop - start)).clamp_max(stop - 1)]
+
+
+def _head_cameras(model: ReshootModel, camera: Camera, windows: Windows, window: int) -> Cameras | None:
+    """Cameras at a window's anchors, where the head takes any."""
+    if model.config.tracking.camera == "none":
+        return None
+    at = camera[:, windows.anchors(window)]
+    return Cameras(at.c2w, at.K)
