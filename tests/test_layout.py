@@ -41,7 +41,8 @@ ALLOWED = {
     "correspondence": BASE,
     "metrics": BASE,
     "data": BASE,
-    "backbone": BASE | MIDDLE,
+    "weights": BASE,
+    "backbone": BASE | MIDDLE | {"weights"},
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
     "probing": BASE | MIDDLE | {"backbone"},
@@ -51,7 +52,7 @@ ALLOWED = {
     "depth_file": BASE | MIDDLE | {"fitting"},
     "frusta": BASE,
 }
-UPPER = BASE | MIDDLE | {"poses", "backbone", "decoder", "generate", "fitting", "depth_file"}
+UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
 UPPER |= {"generate_views", "probing", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
 ALLOWED |= {part: UPPER | {"tracking"} for part in ("evaluation", "reshooting")}

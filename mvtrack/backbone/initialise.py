@@ -5,7 +5,7 @@ So the same seed gives the same model however it is built: at once, on many rank
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,14 @@ def empty_dit(config: ModelConfig) -> WanDiT:
         return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads)
 
 
-def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Name and first value (float32, CPU) of every parameter, in the model's order."""
+def initial_weights(
+    config: ModelConfig, seed: int, names: Container[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and first value (float32, CPU) of every parameter, in the model's order, or of those in `names`."""
     owners = dict(empty_dit(config).named_modules())
     for name, parameter in owners[""].named_parameters():
+        if names is not None and name not in names:
+            continue
         owner_name, _, leaf = name.rpartition(".")
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + (seed << 32))
         yield name, _initial_value(name, leaf, owners[owner_name], tuple(parameter.shape), config, generator)

@@ -1,0 +1,42 @@
+"""The one place that imports DiffSynth: Wan's VAE, text encoder, tokenizer and image encoder.
+
+The import takes seconds and pulls many packages, so it happens when a part is needed and not before. Where the compiled
+operators of torchvision do not load (a build for CUDA beside a CPU build of PyTorch), its Python half cannot be imported
+either, and with it DiffSynth, which needs none of these operators for these models: only their schemas are declared.
+"""
+
+import importlib
+import importlib.util
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+OPERATORS = ("nms", "qnms")
+_declared: list[torch.library.Library] = []  # an operator lives as long as its library object
+
+
+def diffsynth_module(name: str) -> ModuleType:
+    """`diffsynth.models.<name>`. Raises ValueError with the command that installs it."""
+    if importlib.util.find_spec("diffsynth") is None:
+        raise ValueError("Wan's VAE and encoders need the package diffsynth: pip install 'mvtrack[wan]'")
+    declare_torchvision_operators()
+    with warnings.catch_warnings():  # of the packages that DiffSynth imports
+        warnings.simplefilter("ignore")
+        return importlib.import_module(f"diffsynth.models.{name}")
+
+
+def declare_torchvision_operators() -> None:
+    """Declare the operators that torchvision's Python half expects, where its compiled half does not load."""
+    spec = importlib.util.find_spec("torchvision")
+    if _declared or spec is None or hasattr(torch.ops.torchvision, OPERATORS[0]):
+        return
+    try:
+        for compiled in Path(spec.origin).parent.glob("_C*.so"):
+            torch.ops.load_library(str(compiled))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in OPERATORS:
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
