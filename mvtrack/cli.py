@@ -2,7 +2,7 @@
 
 import sys
 
-from mvtrack import cameras, demo, export, preview, reshoot, runs, track, train
+from mvtrack import cameras, convert, demo, export, preview, reshoot, runs, track, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
@@ -11,7 +11,8 @@ COMMANDS = {
     "cameras": (cameras.main, "inspect, convert and check pose files"),
     "train": (train.main, "train or fine-tune a model"),
     "runs": (runs.main, "list training runs on disk"),
-    "export": (export.main, "write a training checkpoint as one model file"),
+    "convert": (convert.main, "make a model from released weights of any layout"),
+    "export": (export.main, "write a checkpoint or model as one file of any layout"),
     "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
 }
 

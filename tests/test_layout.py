@@ -62,7 +62,7 @@ ALLOWED |= {
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
 ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
-ENTRIES = {"train", "reshoot", "preview", "cameras", "demo", "runs", "export", "track", "cli", "__init__"}
+ENTRIES = {"train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli", "__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

@@ -89,4 +89,8 @@ class PCACodec(nn.Module):
 
 def build_codec(config: CodecConfig) -> VideoCodec:
     """The codec a config asks for, not yet fitted or loaded."""
+    if config.kind == "wan_vae":
+        from mvtrack.backbone.wan_vae import WanVAECodec
+
+        return WanVAECodec(config)
     return PCACodec(config)

@@ -107,7 +107,10 @@ def read_config(folder: Path | str) -> ModelConfig:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r})")
+        raise ValueError(
+            f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r}): released "
+            f"weights become a model by `mvtrack convert {path} OUT`"
+        )
     return from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
 
 

@@ -1,9 +1,11 @@
-"""From a checkpoint to one model file that `reshoot --model` and `train.init_from` take."""
+"""From a checkpoint or a model to one model file, in this project's layout or another's."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+from mvtrack.backbone.interchange import write_diffusers, write_official
 from mvtrack.backbone.model import load_model, write_model
 from mvtrack.config import ModelConfig
 from mvtrack.config_tree import from_tree
@@ -12,12 +14,18 @@ from tracking_head.files import write_head
 
 _HEAD = "tracking_head."
 
+Layout = Literal["mvtrack", "official", "diffusers"]
+LAYOUTS = {"mvtrack": write_model, "official": write_official, "diffusers": write_diffusers}
 
-def export_checkpoint(checkpoint: Path, folder: Path, kind: str = "ema", logit_heads: bool = True) -> Path:
+
+def export_checkpoint(
+    checkpoint: Path, folder: Path, kind: str = "ema", logit_heads: bool = True, layout: Layout = "mvtrack"
+) -> Path:
     """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config; returns the file.
 
     logit_heads: False leaves out the heads of the correspondence loss, which sampling does not need. Step and
-    validation score go beside the file, into training.json.
+    validation score go beside the file, into training.json. layout: see `interchange`; "mvtrack" is what `reshoot --model`
+    and `train.init_from` take.
     """
     reader = CheckpointReader(checkpoint)
     config = from_tree(ModelConfig, reader.state.config["model"], where=str(checkpoint / "state.json"))
@@ -25,7 +33,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, kind: str = "ema", logit_h
     if not logit_heads:
         config = replace(config, logit_heads=())
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("logit_heads.")}
-    path = write_model(config, weights, reader.codec(), folder)
+    path = LAYOUTS[layout](config, weights, reader.codec(), folder)
     progress = reader.state.progress
     record = {"step": progress.step, "weights": kind, "best_validation_psnr_db": progress.best_psnr_db}
     (folder / "training.json").write_text(json.dumps(record))
@@ -50,3 +58,9 @@ def export_head(source: Path, out: Path, kind: str = "ema") -> Path:
     return write_head(
         config.tracking, {k.removeprefix(_HEAD): v for k, v in weights.items() if k.startswith(_HEAD)}, out
     )
+
+
+def export_model(model: Path, folder: Path, layout: Layout) -> Path:
+    """Write a model of this project in another layout; returns the file."""
+    loaded = load_model(model)
+    return LAYOUTS[layout](loaded.config, loaded.dit.state_dict(), loaded.codec.state_dict(), folder)

@@ -1,0 +1,168 @@
+import importlib.util
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mvtrack.backbone.codec import VideoCodec, build_codec
+from mvtrack.backbone.wan_vae import LATENT_MEAN, LATENT_STD
+from mvtrack.config import CodecConfig
+
+needs_diffsynth = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
+
+
+@pytest.fixture(scope="module")
+def peer():
+    """DiffSynth's own module, with random weights of width 4; its encoder and decoder are lively."""
+    from mvtrack.backbone.diffsynth_parts import diffsynth_module
+
+    module = diffsynth_module("wan_video_vae")
+    vae = module.WanVideoVAE.__new__(module.WanVideoVAE)  # without the full-size network that its constructor makes
+    torch.nn.Module.__init__(vae)
+    vae.scale = [torch.tensor(LATENT_MEAN), 1 / torch.tensor(LATENT_STD)]
+    vae.upsampling_factor, vae.z_dim = 8, 16
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        vae.model = module.VideoVAE_(dim=4).eval().requires_grad_(False)
+        for name, parameter in vae.model.named_parameters():
+            if "proj" in name or "to_qkv" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        for head in (vae.model.encoder.head, vae.model.decoder.head):
+            head[-1].weight.mul_(5)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def weights(peer, tmp_path_factory):
+    """The peer's weights as a release has them: official names."""
+    path = tmp_path_factory.mktemp("vae") / "Wan2.1_VAE.pth"
+    torch.save(peer.model.state_dict(), path)
+    return path
+
+
+def codec(weights, **settings) -> VideoCodec:
+    return build_codec(CodecConfig(kind="wan_vae", channels=16, stride=8, weights=str(weights), **settings))
+
+
+def waves(*shape: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(2)
+    coarse = torch.randn(*shape[:-2], 3, 4, generator=g).flatten(0, -4)
+    fine = torch.nn.functional.interpolate(coarse, shape[-2:], mode="bicubic", align_corners=False)
+    return fine.view(shape).clamp(-1, 1)
+
+
+@needs_diffsynth
+def test_golden_vae(shared, tmp_path):
+    file = safe_open(shared("golden/backbones/vae.safetensors"), "pt")
+    state = {k[2:]: file.get_tensor(k) for k in file.keys() if k.startswith("w.")}  # noqa: SIM118
+    assert len(state) == 194
+    save_file(state, tmp_path / "vae.safetensors")  # with DiffSynth's leading `model.`
+    ours = codec(tmp_path / "vae.safetensors")
+    assert isinstance(ours, VideoCodec)
+    given = {name: file.get_tensor(name).transpose(1, 2)[:, None] for name in file.keys() if name[0] in "io"}  # noqa: SIM118
+    latents = ours.encode(given["in.video"])
+    torch.testing.assert_close(latents, given["out.latents"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.decode(given["out.latents"]), given["out.video"], atol=5e-5, rtol=0)
+    torch.testing.assert_close(ours.decode(given["in.latents"]), given["out.video_from_latents"], atol=5e-5, rtol=0)
+
+
+@needs_diffsynth
+def test_samples_and_views_of_a_batch_do_not_mix(weights):
+    ours, video = codec(weights, tile=(2, 3), tile_stride=(2, 2)), waves(2, 2, 5, 3, 16, 32)
+    latents = ours.encode(video)
+    assert latents.shape == (2, 2, 2, 16, 2, 4)
+    assert torch.equal(ours.encode(video[1:, 1:]), latents[1:, 1:])
+    decoded = ours.decode(latents)
+    assert decoded.shape == video.shape
+    assert torch.equal(ours.decode(latents[:1, 1:]), decoded[:1, 1:])
+    assert (latents[0, 0] - latents[1, 1]).abs().max() > 0.1
+
+
+@needs_diffsynth
+@pytest.mark.parametrize(("tile", "stride"), [((3, 4), (2, 3)), ((5, 3), None)])
+def test_tiles_are_the_peers(peer, weights, tile, stride):
+    ours, video = codec(weights, tile=tile, tile_stride=stride), waves(1, 1, 5, 3, 32, 40)
+    chosen = {"tiled": True, "tile_size": tile, "tile_stride": stride or (3, 2)}
+    latents = ours.encode(video)
+    theirs = peer.encode(video[:, 0].transpose(1, 2), "cpu", **chosen)
+    torch.testing.assert_close(latents[:, 0].transpose(1, 2), theirs, atol=2e-5, rtol=0)
+    theirs = peer.decode(theirs, "cpu", **chosen)
+    torch.testing.assert_close(ours.decode(latents)[:, 0].transpose(1, 2), theirs, atol=1e-4, rtol=0)
+    assert (latents - codec(weights).encode(video)).abs().max() > 1e-3
+
+
+@needs_diffsynth
+def test_streams_give_what_whole_videos_give(weights):
+    ours, video = codec(weights), waves(9, 3, 24, 32)
+    latents = ours.encode(video[None, None])[0, 0]
+    streamed = list(ours.encode_stream(iter([video[:3], video[3:4], video[4:]])))
+    assert [len(piece) for piece in streamed] == [1, 1, 1]
+    assert torch.equal(torch.cat(streamed), latents)
+    decoded = list(ours.decode_stream(iter([latents[:2], latents[2:]])))
+    assert [len(piece) for piece in decoded] == [1, 4, 4]
+    assert torch.equal(torch.cat(decoded), ours.decode(latents[None, None])[0, 0])
+    with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 8; nearest are 5 and 9"):
+        list(ours.encode_stream([video[:8]]))
+
+
+@needs_diffsynth
+def test_encoding_is_causal_and_a_picture_is_a_video_of_one_frame(weights):
+    ours, video = codec(weights), waves(1, 1, 9, 3, 24, 32)
+    whole = ours.encode(video)
+    torch.testing.assert_close(ours.encode(video[:, :, :5]), whole[:, :, :2])
+    torch.testing.assert_close(ours.encode(video[:, :, :1]), whole[:, :, :1])
+    assert ours.decode(whole[:, :, :1]).shape == (1, 1, 1, 3, 24, 32)
+
+
+@needs_diffsynth
+def test_bfloat16_is_near_and_results_stay_float32(weights):
+    video = waves(1, 1, 5, 3, 24, 32)
+    exact, half = codec(weights).encode(video), codec(weights, precision="bfloat16").encode(video)
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).std() < 0.05 * exact.std()
+
+
+def test_bad_input_is_named():
+    ours = codec("nowhere/Wan2.1_VAE.pth")
+    with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 8"):
+        ours.encode(torch.zeros(1, 1, 8, 3, 24, 32))
+    with pytest.raises(ValueError, match="24x36 is not divisible by the codec's stride 8"):
+        ours.encode(torch.zeros(1, 1, 5, 3, 24, 36))
+    with pytest.raises(ValueError, match="this VAE have 16 channels, got 5"):
+        ours.decode(torch.zeros(1, 1, 2, 5, 3, 4))
+    with pytest.raises(ValueError, match="weights nowhere/Wan2.1_VAE.pth do not exist"):
+        ours.encode(torch.zeros(1, 1, 1, 3, 8, 8))
+    assert ours.state_dict() == {}
+
+
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, released_vae):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"need the package diffsynth: pip install 'mvtrack\[wan\]'"):
+        codec(released_vae).encode(torch.zeros(1, 1, 1, 3, 8, 8))
+
+
+@pytest.fixture
+def released_vae(tmp_path):
+    names = {"encoder.conv1.weight": (4, 3, 3, 3, 3), "conv2.weight": (16, 16, 1, 1, 1)}
+    names |= {"decoder.middle.0.residual.0.gamma": (16, 1, 1, 1)}
+    torch.save({name: torch.zeros(shape) for name, shape in names.items()}, tmp_path / "Wan2.1_VAE.pth")
+    return tmp_path / "Wan2.1_VAE.pth"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "pca", "tile": (3, 4)}, "are for codec.kind: wan_vae"),
+        ({"kind": "wan_vae", "weights": "x"}, "channels 16 and codec.stride 8, got 32 and 4"),
+        ({"kind": "wan_vae", "channels": 16, "stride": 8}, "needs codec.weights"),
+        ({"kind": "wan_vae", "channels": 16, "stride": 8, "weights": "x", "tile_stride": (2, 2)}, "needs codec.tile"),
+        (
+            {"kind": "wan_vae", "channels": 16, "stride": 8, "weights": "x", "tile": (3, 4), "tile_stride": (2, 5)},
+            r"tile_stride \(2, 5\) must lie in \[1, codec.tile\]",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CodecConfig(**settings)
