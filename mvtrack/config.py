@@ -12,6 +12,7 @@ import yaml
 
 from mvtrack.config_tree import apply_override, from_tree
 from mvtrack.config_views import ViewsConfig
+from mvtrack.encoder_config import CodecConfig, ImageConfig, TextConfig
 from tracking_head import HeadConfig, TrackLossConfig
 
 AttentionKernel = Literal["auto", "cpu", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"]
@@ -111,36 +112,6 @@ class NativeCameraConfig:
 
 
 @dataclass(frozen=True)
-class CodecConfig:
-    """Video to latents. `pca`: a linear codec on space-time patches for tiny models; fitted, not trained.
-
-    `wan_vae`: Wan2.1's VAE. weights: a file, folder or hub id; they stay there and are not copied into model files.
-    tile: (rows, columns) of latents that are coded at once, every tile_stride, to save memory; null: whole pictures.
-    """
-
-    kind: Literal["pca", "wan_vae"] = "pca"
-    channels: int = 32
-    stride: int = 4
-    whitening: float = 0.5  # latents are divided by sd^whitening: 0 keeps PCA's scale, 1 whitens
-    weights: str | None = None
-    tile: tuple[int, int] | None = None
-    tile_stride: tuple[int, int] | None = None  # null: half a tile
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if self.kind == "pca" and (self.weights or self.tile or self.tile_stride or self.precision != "float32"):
-            raise ValueError("codec.weights, tile, tile_stride and precision are for codec.kind: wan_vae")
-        if self.kind == "wan_vae" and (self.channels, self.stride) != (16, 8):
-            raise ValueError(f"wan_vae has codec.channels 16 and codec.stride 8, got {self.channels} and {self.stride}")
-        if self.kind == "wan_vae" and not self.weights:
-            raise ValueError("codec.kind wan_vae needs codec.weights: a file, a folder or Wan-AI/Wan2.1-T2V-1.3B")
-        if self.tile_stride and not self.tile:
-            raise ValueError("codec.tile_stride needs codec.tile")
-        if self.tile and not all(0 < s <= t for t, s in zip(self.tile, self.tile_stride or (1, 1), strict=True)):
-            raise ValueError(f"codec.tile_stride {self.tile_stride} must lie in [1, codec.tile], {self.tile}")
-
-
-@dataclass(frozen=True)
 class FlowConfig:
     """Rectified flow (method §2)."""
 
@@ -158,6 +129,8 @@ class ModelConfig:
     rays: RayConfig = field(default_factory=RayConfig)
     native_camera: NativeCameraConfig = field(default_factory=NativeCameraConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    text: TextConfig | None = None  # what turns captions into text features; null: features are given
+    image: ImageConfig | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
     tap_layer: int = 18
     tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
@@ -176,6 +149,10 @@ class ModelConfig:
             raise ValueError(
                 f"codec.channels {self.codec.channels} must equal dit.out_channels {self.dit.out_channels} and not "
                 f"exceed dit.in_channels {self.dit.in_channels}"
+            )
+        if (self.text and not self.dit.text_dim) or (self.image and not self.dit.image_dim):
+            raise ValueError(
+                "text and image are encoders for dit.text_dim and dit.image_dim: set them null where that is 0"
             )
         token_px = self.codec.stride * self.dit.patch_size[1]
         if self.rays.token_px != token_px:

@@ -14,6 +14,7 @@ BASE = {
     "config",
     "config_tree",
     "config_views",
+    "encoder_config",
     "camera",
     "trajectory",
     "path_shape",
@@ -27,7 +28,8 @@ MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
     "config_tree": set(),
     "config_views": set(),
-    "config": {"config_tree", "config_views"},
+    "encoder_config": set(),
+    "config": {"config_tree", "config_views", "encoder_config"},
     "command": set(),
     "new_folder": set(),
     "camera": set(),

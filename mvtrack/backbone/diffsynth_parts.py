@@ -1,8 +1,8 @@
 """The one place that imports DiffSynth: Wan's VAE, text encoder, tokenizer and image encoder.
 
 The import takes seconds and pulls many packages, so it happens when a part is needed and not before. Where the compiled
-operators of torchvision do not load (a build for CUDA beside a CPU build of PyTorch), its Python half cannot be imported
-either, and with it DiffSynth, which needs none of these operators for these models: only their schemas are declared.
+operators of torchvision do not load (a build for CUDA beside a CPU build of PyTorch), its Python half cannot be
+imported either, nor can DiffSynth, which needs none of these operators for these models: their schemas are declared.
 """
 
 import importlib

@@ -9,8 +9,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from mvtrack.config import CodecConfig, DiTConfig, FlowConfig, ModelConfig, NativeCameraConfig, RayConfig
+from mvtrack.encoder_config import WAN_REPOSITORY, ImageConfig, TextConfig
 
-WAN_REPOSITORY = "Wan-AI/Wan2.1-T2V-1.3B"  # its VAE and text encoder serve all of them
 WAN_1_3B = DiTConfig()
 WAN_14B = DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 RECAMMASTER_1_3B = replace(WAN_1_3B, rope_frames="concat", pose_encoder=True, projector=True)
@@ -29,6 +29,8 @@ def _released(dit: DiTConfig, native_camera: NativeCameraConfig | None = None) -
         rays=RayConfig(token_px=16, stride=4, scale="median_depth", proj_init="zero"),
         native_camera=native_camera or NativeCameraConfig(),
         codec=CodecConfig(kind="wan_vae", channels=16, stride=8, weights=WAN_REPOSITORY),
+        text=TextConfig(),
+        image=ImageConfig() if dit.image_dim else None,
         flow=FlowConfig(shift=5.0, prediction="velocity", weighting="wan"),
         tap_layer=dit.num_layers * 3 // 5,
     )

@@ -24,8 +24,8 @@ def export_checkpoint(
     """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config; returns the file.
 
     logit_heads: False leaves out the heads of the correspondence loss, which sampling does not need. Step and
-    validation score go beside the file, into training.json. layout: see `interchange`; "mvtrack" is what `reshoot --model`
-    and `train.init_from` take.
+    validation score go beside the file, into training.json. layout: see `interchange`; "mvtrack" is what
+    `reshoot --model` and `train.init_from` take.
     """
     reader = CheckpointReader(checkpoint)
     config = from_tree(ModelConfig, reader.state.config["model"], where=str(checkpoint / "state.json"))

@@ -1,0 +1,72 @@
+"""The weights that the project can use: where they come from, what they must hash to, their licence, what needs them.
+
+A value that nobody looked up is null, never a guess.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from mvtrack.config_tree import from_tree
+from mvtrack.weights.fingerprint import sha256
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One file. source: a hub id, or the address that the file lies under. sha256: the digest, or its first digits
+    where only those are published. licence, non_commercial: None where nobody has read them.
+    """
+
+    name: str
+    part: str
+    source: str
+    file: str
+    bytes: int | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    non_commercial: bool | None = None
+    needed_by: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def from_hub(self) -> bool:
+        return "://" not in self.source
+
+
+@cache
+def registry() -> dict[str, WeightsEntry]:
+    """All entries by name."""
+    text = resources.files("mvtrack").joinpath("weights/registry.json").read_text()
+    entries = [from_tree(WeightsEntry, tree, "weights/registry.json") for tree in json.loads(text)["weights"]]
+    return {entry.name: entry for entry in entries}
+
+
+def needed_by(user: str) -> list[WeightsEntry]:
+    """What a preset, metric or command needs, by the words that the registry uses for it."""
+    return [entry for entry in registry().values() if user in entry.needed_by]
+
+
+def cached_file(entry: WeightsEntry) -> Path | None:
+    """Where the hub's cache holds an entry; None if it does not. No network."""
+    if not entry.from_hub:
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = try_to_load_from_cache(entry.source, entry.file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def problem_with(path: Path, entry: WeightsEntry, hash_it: bool = True) -> str | None:
+    """What is wrong with a file that should be an entry's; None if nothing is. hash_it: read it all."""
+    size = path.stat().st_size
+    if entry.bytes is not None and size != entry.bytes:
+        return f"{path} has {size} bytes, {entry.name} has {entry.bytes}: download it again"
+    if hash_it and entry.sha256 is not None:
+        found = sha256(path)
+        if not found.startswith(entry.sha256):
+            return f"{path} has SHA-256 {found[:16]}..., {entry.name} has {entry.sha256[:16]}...: it is another file"
+    return None

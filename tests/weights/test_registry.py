@@ -1,0 +1,41 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from mvtrack.backbone.presets import PRESETS
+from mvtrack.weights.registry import WeightsEntry, needed_by, problem_with, registry
+
+
+def test_entries_are_whole_and_hashes_are_hashes():
+    for name, entry in registry().items():
+        assert entry.name == name
+        assert entry.source
+        assert entry.file
+        assert entry.needed_by
+        assert entry.sha256 is None or re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", entry.sha256)
+        assert entry.licence or entry.note, f"{name} says nothing about its licence"
+        assert (entry.non_commercial is None) == (entry.licence is None)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_knows_what_it_needs(name):
+    parts = {entry.part for entry in needed_by(f"preset {name}")}
+    config = PRESETS[name]
+    assert parts == {"dit", "vae", "text", "tokenizer"} | ({"image"} if config.image else set())
+    sources = {entry.part: entry.source for entry in needed_by(f"preset {name}")}
+    assert sources["vae"] == config.codec.weights
+    assert sources["text"] == sources["tokenizer"] == config.text.weights
+    assert config.image is None or sources["image"] == config.image.weights
+
+
+def test_a_wrong_file_is_named(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"hello")
+    digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello", from sha256sum
+    entry = WeightsEntry("w", "dit", "a/b", "w.pth", 5, digest)
+    assert problem_with(path, entry) is None
+    assert problem_with(path, replace(entry, sha256=digest[:8], bytes=None)) is None
+    assert "has 5 bytes, w has 7: download it again" in problem_with(path, replace(entry, bytes=7))
+    assert "it is another file" in problem_with(path, replace(entry, sha256="0" * 64))
+    assert problem_with(path, replace(entry, sha256="0" * 64), hash_it=False) is None
