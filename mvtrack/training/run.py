@@ -108,11 +108,17 @@ def _first_weights(
         started = dict(start.dit.named_parameters())
         fresh = initial_weights(config.model, config.train.seed)  # for a tracking head that the model did not have
         return ((name, started.get(name, value)) for name, value in fresh)
+    if config.model.codec.kind == "pca":  # a VAE comes with its weights
+        _fit_codec(codec, config, dataset)
+    return initial_weights(config.model, config.train.seed)
+
+
+def _fit_codec(codec: VideoCodec, config: RunConfig, dataset: BatchDataset) -> None:
+    """Set the codec from the first scenes of the first bank."""
     bank = dataset.banks[0]
     views, frames = list(range(bank.recipe.num_views)), slice(0, config.data.num_frames)
     scenes = range(min(CODEC_FIT_SCENES, config.data.banks[0].num_scenes))
     codec.fit([bank.clip(n, views, frames).video for n in scenes], config.model.codec.whitening)
-    return initial_weights(config.model, config.train.seed)
 
 
 def _materialise_optimizer(run: Run) -> None:

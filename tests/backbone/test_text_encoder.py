@@ -1,5 +1,4 @@
 import importlib.util
-import json
 
 import pytest
 import torch
@@ -12,47 +11,8 @@ from mvtrack.weights.naming import TEXT_TRANSFORMERS
 from mvtrack.weights.sources import open_part
 
 needs_diffsynth = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
-WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "ball", "rolls", "down", "the", "hill"]
-DIM, HEADS, BUCKETS = 12, 3, 8
+DIM, HEADS, BUCKETS, VOCABULARY = 12, 3, 8, 10  # of the fixture's encoder
 LENGTH = 7
-
-
-@pytest.fixture(scope="module")
-def umt5(tmp_path_factory):
-    """A folder as Wan's release has it: a tiny encoder of random weights and a tokenizer of ten words."""
-    folder = tmp_path_factory.mktemp("umt5")
-    g = torch.Generator().manual_seed(5)
-    shapes = {"token_embedding.weight": (len(WORDS), DIM), "norm.weight": (DIM,)}
-    for i in range(2):
-        block = {f"attn.{x}": (15, DIM) for x in "qkv"} | {"attn.o": (DIM, 15), "norm1": (DIM,), "norm2": (DIM,)}
-        block |= {"pos_embedding.embedding": (BUCKETS, HEADS), "ffn.gate.0": (17, DIM)}
-        block |= {"ffn.fc1": (17, DIM), "ffn.fc2": (DIM, 17)}
-        shapes |= {f"blocks.{i}.{name}.weight": shape for name, shape in block.items()}
-    state = {name: torch.randn(shape, generator=g) / 2 for name, shape in shapes.items()}
-    torch.save(state, folder / "models_t5_umt5-xxl-enc-bf16.pth")
-    tokens = folder / "google/umt5-xxl"
-    tokens.mkdir(parents=True)
-    end = {"id": "</s>", "ids": [1], "tokens": ["</s>"]}
-    tokenizer = {
-        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "decoder": None,
-        "added_tokens": [
-            {"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-             "special": True}
-            for i, word in enumerate(WORDS[:3])
-        ],
-        "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"</s>": end},
-        },
-        "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(WORDS)}, "unk_token": "<unk>"},
-    }  # fmt: skip
-    (tokens / "tokenizer.json").write_text(json.dumps(tokenizer))
-    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (tokens / "tokenizer_config.json").write_text(json.dumps(names | {"tokenizer_class": "PreTrainedTokenizerFast"}))
-    return folder
 
 
 @pytest.fixture
@@ -128,7 +88,7 @@ def test_transformers_layout_gives_the_same_features(umt5, tmp_path):
     save_file({TEXT_TRANSFORMERS.from_official(k): v for k, v in official.items()}, folder / "model.safetensors")
     theirs = transformers.UMT5EncoderModel(
         transformers.UMT5Config(
-            vocab_size=len(WORDS), d_model=DIM, d_kv=5, d_ff=17, num_layers=2, num_heads=HEADS, dropout_rate=0.0,
+            vocab_size=VOCABULARY, d_model=DIM, d_kv=5, d_ff=17, num_layers=2, num_heads=HEADS, dropout_rate=0.0,
             relative_attention_num_buckets=BUCKETS, feed_forward_proj="gated-gelu",
         )
     ).eval()  # fmt: skip

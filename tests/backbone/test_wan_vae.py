@@ -6,39 +6,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mvtrack.backbone.codec import VideoCodec, build_codec
-from mvtrack.backbone.wan_vae import LATENT_MEAN, LATENT_STD
 from mvtrack.config import CodecConfig
 
 needs_diffsynth = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
-
-
-@pytest.fixture(scope="module")
-def peer():
-    """DiffSynth's own module, with random weights of width 4; its encoder and decoder are lively."""
-    from mvtrack.backbone.diffsynth_parts import diffsynth_module
-
-    module = diffsynth_module("wan_video_vae")
-    vae = module.WanVideoVAE.__new__(module.WanVideoVAE)  # without the full-size network that its constructor makes
-    torch.nn.Module.__init__(vae)
-    vae.scale = [torch.tensor(LATENT_MEAN), 1 / torch.tensor(LATENT_STD)]
-    vae.upsampling_factor, vae.z_dim = 8, 16
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        vae.model = module.VideoVAE_(dim=4).eval().requires_grad_(False)
-        for name, parameter in vae.model.named_parameters():
-            if "proj" in name or "to_qkv" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        for head in (vae.model.encoder.head, vae.model.decoder.head):
-            head[-1].weight.mul_(5)
-    return vae
-
-
-@pytest.fixture(scope="module")
-def weights(peer, tmp_path_factory):
-    """The peer's weights as a release has them: official names."""
-    path = tmp_path_factory.mktemp("vae") / "Wan2.1_VAE.pth"
-    torch.save(peer.model.state_dict(), path)
-    return path
 
 
 def codec(weights, **settings) -> VideoCodec:
@@ -68,8 +38,8 @@ def test_golden_vae(shared, tmp_path):
 
 
 @needs_diffsynth
-def test_samples_and_views_of_a_batch_do_not_mix(weights):
-    ours, video = codec(weights, tile=(2, 3), tile_stride=(2, 2)), waves(2, 2, 5, 3, 16, 32)
+def test_samples_and_views_of_a_batch_do_not_mix(wan_vae_file):
+    ours, video = codec(wan_vae_file, tile=(2, 3), tile_stride=(2, 2)), waves(2, 2, 5, 3, 16, 32)
     latents = ours.encode(video)
     assert latents.shape == (2, 2, 2, 16, 2, 4)
     assert torch.equal(ours.encode(video[1:, 1:]), latents[1:, 1:])
@@ -81,20 +51,20 @@ def test_samples_and_views_of_a_batch_do_not_mix(weights):
 
 @needs_diffsynth
 @pytest.mark.parametrize(("tile", "stride"), [((3, 4), (2, 3)), ((5, 3), None)])
-def test_tiles_are_the_peers(peer, weights, tile, stride):
-    ours, video = codec(weights, tile=tile, tile_stride=stride), waves(1, 1, 5, 3, 32, 40)
+def test_tiles_are_the_peers(wan_vae_peer, wan_vae_file, tile, stride):
+    ours, video = codec(wan_vae_file, tile=tile, tile_stride=stride), waves(1, 1, 5, 3, 32, 40)
     chosen = {"tiled": True, "tile_size": tile, "tile_stride": stride or (3, 2)}
     latents = ours.encode(video)
-    theirs = peer.encode(video[:, 0].transpose(1, 2), "cpu", **chosen)
+    theirs = wan_vae_peer.encode(video[:, 0].transpose(1, 2), "cpu", **chosen)
     torch.testing.assert_close(latents[:, 0].transpose(1, 2), theirs, atol=2e-5, rtol=0)
-    theirs = peer.decode(theirs, "cpu", **chosen)
+    theirs = wan_vae_peer.decode(theirs, "cpu", **chosen)
     torch.testing.assert_close(ours.decode(latents)[:, 0].transpose(1, 2), theirs, atol=1e-4, rtol=0)
-    assert (latents - codec(weights).encode(video)).abs().max() > 1e-3
+    assert (latents - codec(wan_vae_file).encode(video)).abs().max() > 1e-3
 
 
 @needs_diffsynth
-def test_streams_give_what_whole_videos_give(weights):
-    ours, video = codec(weights), waves(9, 3, 24, 32)
+def test_streams_give_what_whole_videos_give(wan_vae_file):
+    ours, video = codec(wan_vae_file), waves(9, 3, 24, 32)
     latents = ours.encode(video[None, None])[0, 0]
     streamed = list(ours.encode_stream(iter([video[:3], video[3:4], video[4:]])))
     assert [len(piece) for piece in streamed] == [1, 1, 1]
@@ -107,8 +77,8 @@ def test_streams_give_what_whole_videos_give(weights):
 
 
 @needs_diffsynth
-def test_encoding_is_causal_and_a_picture_is_a_video_of_one_frame(weights):
-    ours, video = codec(weights), waves(1, 1, 9, 3, 24, 32)
+def test_encoding_is_causal_and_a_picture_is_a_video_of_one_frame(wan_vae_file):
+    ours, video = codec(wan_vae_file), waves(1, 1, 9, 3, 24, 32)
     whole = ours.encode(video)
     torch.testing.assert_close(ours.encode(video[:, :, :5]), whole[:, :, :2])
     torch.testing.assert_close(ours.encode(video[:, :, :1]), whole[:, :, :1])
@@ -116,9 +86,9 @@ def test_encoding_is_causal_and_a_picture_is_a_video_of_one_frame(weights):
 
 
 @needs_diffsynth
-def test_bfloat16_is_near_and_results_stay_float32(weights):
+def test_bfloat16_is_near_and_results_stay_float32(wan_vae_file):
     video = waves(1, 1, 5, 3, 24, 32)
-    exact, half = codec(weights).encode(video), codec(weights, precision="bfloat16").encode(video)
+    exact, half = codec(wan_vae_file).encode(video), codec(wan_vae_file, precision="bfloat16").encode(video)
     assert half.dtype == torch.float32
     assert 0 < (half - exact).std() < 0.05 * exact.std()
 

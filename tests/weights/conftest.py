@@ -52,4 +52,6 @@ def diffusers():
     with warnings.catch_warnings():  # of the packages that it imports
         warnings.simplefilter("ignore")
         package = pytest.importorskip("diffusers", reason="diffusers is not installed")
-        return SimpleNamespace(VAE=package.AutoencoderKLWan, DiT=package.WanTransformer3DModel)
+        from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers as convert_vae
+
+        return SimpleNamespace(VAE=package.AutoencoderKLWan, DiT=package.WanTransformer3DModel, convert_vae=convert_vae)

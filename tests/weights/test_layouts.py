@@ -54,7 +54,10 @@ def test_golden_vae_names_go_there_and_back(released):
 def test_golden_vae_names_and_shapes_are_those_of_diffusers(released, diffusers):
     with torch.device("meta"):
         theirs = diffusers.VAE(base_dim=96, z_dim=16).state_dict()
-    ours = released("wan2.1_vae").renamed(VAE_DIFFUSERS.from_official).shapes
+    checkpoint = released("wan2.1_vae")
+    converted = diffusers.convert_vae({name: name for name in checkpoint.shapes})
+    assert {VAE_DIFFUSERS.from_official(official): official for official in checkpoint.shapes} == converted
+    ours = checkpoint.renamed(VAE_DIFFUSERS.from_official).shapes
     assert ours == {name: tuple(value.shape) for name, value in theirs.items()}
 
 
