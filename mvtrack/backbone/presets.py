@@ -19,7 +19,7 @@ FUN_CAMERA_1_3B = replace(WAN_1_3B, rope_frames="shared", in_channels=32, contro
 REDIRECTOR_1_3B = replace(FUN_CAMERA_1_3B, rope_phases=True)
 
 # What this project adds to a released model; it starts at zero effect.
-OURS = ("ray_encoder.*", "blocks.*.camera_proj.*", "tracking_head.*")
+OURS = ("ray_encoder.*", "blocks.*.camera_proj.*", "tracking_head.*", "logit_heads.*")
 
 
 def _released(dit: DiTConfig, native_camera: NativeCameraConfig | None = None) -> ModelConfig:

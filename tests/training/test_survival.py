@@ -309,6 +309,11 @@ def test_a_checkpoint_can_be_exported(finished, tmp_path, capsys):
         torch.testing.assert_close(live[name], tensor)
     averaged = load_model(Path(finished["train"]["run_dir"]) / "model").dit.state_dict()
     assert any(not torch.equal(averaged[name], live[name]) for name in live)
+    assert cli(["export", str(newest), str(tmp_path / "official"), "--layout", "official"]) == 0
+    assert cli(["convert", str(tmp_path / "official"), str(tmp_path / "again")]) == 0
+    again = load_model(tmp_path / "again").dit.state_dict()
+    assert all(torch.equal(value, averaged[name]) for name, value in again.items())
+    capsys.readouterr()
     assert cli(["export", str(tmp_path), str(tmp_path / "x")]) == 2
     assert "is not a checkpoint: it has no state.json" in capsys.readouterr().err
 
