@@ -57,7 +57,7 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
     for job in jobs:
         if folders.count(job.out) > 1:
             raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
-    model_folder = Path(options.model) if options.model else shipped_model()
+    model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
     model, results = load_model(model_folder), []
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:

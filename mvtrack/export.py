@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--layout", choices=("mvtrack", "official", "diffusers"), default="mvtrack",
         help="official: Wan's names, for ComfyUI and DiffSynth; diffusers: a folder for WanTransformer3DModel",
     )  # fmt: skip
+    parser.add_argument("--half", action="store_true", help="store the network in float16: half the bytes")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
     return run_command(lambda: _export(options), parser.prog, options.debug)
@@ -37,7 +38,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.part == "tracking_head":
         path = export_head(options.source, options.out, kind)
     elif is_checkpoint or options.live or options.layout == "mvtrack":
-        path = export_checkpoint(options.source, options.out, kind, heads, options.layout)
+        path = export_checkpoint(options.source, options.out, kind, heads, options.layout, options.half)
     else:
         path = export_model(options.source, options.out, options.layout)
     sys.stdout.write(f"{path}\n")

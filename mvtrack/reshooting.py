@@ -75,9 +75,10 @@ class _Job:
     tracks: ReshotTracks | None
 
 
-def shipped_model() -> Path:
-    """Folder of the tiny model that comes with the package."""
-    return Path(str(resources.files("mvtrack").joinpath("shipped/tiny")))
+def shipped_model(tracking: bool = False) -> Path:
+    """Folder of the tiny model that comes with the package. tracking: of the one that also follows points."""
+    name = "tiny_tracking" if tracking else "tiny"
+    return Path(str(resources.files("mvtrack").joinpath("shipped", name)))
 
 
 def reshoot_file(
@@ -99,9 +100,9 @@ def reshoot_file(
     video = Path(video)
     out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
     refuse_existing(out, overwrite)
-    source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model())
+    source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
     if not isinstance(model, ReshootModel):
-        model = load_model(model or shipped_model())
+        model = load_model(source)
     footage = open_footage(video)
     fit = plan_fit(footage.size, model.config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)

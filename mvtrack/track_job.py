@@ -70,9 +70,9 @@ def track_files(
     paths = [Path(video) for video in videos]
     out = Path(out) if out else Path("outputs") / f"{paths[0].stem}_tracks"
     refuse_existing(out, overwrite)
-    source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model())
+    source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
     if not isinstance(model, ReshootModel):
-        model = load_model(model or shipped_model())
+        model = load_model(source)
     tracker = require_head(model)
     footage = _open_together(paths)
     fits = _fits(footage, model, options)

@@ -67,10 +67,14 @@ def save_model(model: ReshootModel, folder: Path | str) -> Path:
     return write_model(model.config, model.dit.state_dict(), model.codec.state_dict(), folder)
 
 
-def write_model(config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Tensor], folder: Path | str) -> Path:
-    """Write a model file from state dicts. Written aside and renamed."""
+def write_model(
+    config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Tensor], folder: Path | str, half: bool = False
+) -> Path:
+    """Write a model file from state dicts. Written aside and renamed. half: the transformer's weights in float16, which
+    `load_model` widens again: half the bytes, three digits of every weight."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    dit = {k: v.half() for k, v in dit.items()} if half else dit
     state = {f"dit.{k}": v for k, v in dit.items()} | {f"codec.{k}": v for k, v in codec.items()}
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     path = folder / WEIGHTS_FILE
@@ -82,7 +86,7 @@ def write_model(config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Te
 
 
 def load_model(folder: Path | str) -> ReshootModel:
-    """Rebuild a saved model. Accepts the folder or the file.
+    """Rebuild a saved model. Accepts the folder or the file. float16 is taken as a way to store float32.
 
     Raises ValueError that names the file when it is missing, is no safetensors file, or holds another architecture.
     """
@@ -93,6 +97,7 @@ def load_model(folder: Path | str) -> ReshootModel:
     model = ReshootModel(config, empty_dit(config), build_codec(config.codec))
     for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
         part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        part = {k: v.float() if v.dtype == torch.float16 else v for k, v in part.items()}
         _load_strictly(module, part, path)
     model.dit.eval()
     return model

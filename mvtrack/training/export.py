@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,18 @@ LAYOUTS = {"mvtrack": write_model, "official": write_official, "diffusers": writ
 
 
 def export_checkpoint(
-    checkpoint: Path, folder: Path, kind: str = "ema", logit_heads: bool = True, layout: Layout = "mvtrack"
+    checkpoint: Path,
+    folder: Path,
+    kind: str = "ema",
+    logit_heads: bool = True,
+    layout: Layout = "mvtrack",
+    half: bool = False,
 ) -> Path:
     """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config; returns the file.
 
     logit_heads: False leaves out the heads of the correspondence loss, which sampling does not need. Step and
     validation score go beside the file, into training.json. layout: see `interchange`; "mvtrack" is what
-    `reshoot --model` and `train.init_from` take.
+    `reshoot --model` and `train.init_from` take. half: store float16 there (`write_model`).
     """
     reader = CheckpointReader(checkpoint)
     config = from_tree(ModelConfig, reader.state.config["model"], where=str(checkpoint / "state.json"))
@@ -33,7 +39,10 @@ def export_checkpoint(
     if not logit_heads:
         config = replace(config, logit_heads=())
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("logit_heads.")}
-    path = LAYOUTS[layout](config, weights, reader.codec(), folder)
+    if half and layout != "mvtrack":
+        raise ValueError(f"float16 goes with layout mvtrack, not {layout}: leave one of them out")
+    write = partial(write_model, half=True) if half else LAYOUTS[layout]
+    path = write(config, weights, reader.codec(), folder)
     progress = reader.state.progress
     record = {"step": progress.step, "weights": kind, "best_validation_psnr_db": progress.best_psnr_db}
     (folder / "training.json").write_text(json.dumps(record))
