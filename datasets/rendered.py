@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that render")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     return run_command(lambda: _render(options), "rendered", options.debug)
 
 

@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=1600, help="at most so many scenes of each bank are used")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings of all runs")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     return run_command(lambda: _run(options), "supervision", options.debug)
 
 

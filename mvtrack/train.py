@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, help="set by the launcher")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # overrides may stand anywhere
     work = _launch if (options.ranks or options.hostfile) and "RANK" not in os.environ else _train
     return run_command(lambda: work(options), parser.prog, options.debug)
 
