@@ -65,7 +65,10 @@ ALLOWED |= {
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
 ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
-ENTRIES = {"train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli", "__init__"}
+ALLOWED["query_pair"] = UPPER | {"reshooting"}
+ALLOWED["query_attention"] = UPPER | {"query_pair"}
+ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}
+ENTRIES |= {"__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

@@ -46,7 +46,8 @@ def attention_row(
     """
     _check(tuple(q.shape[:4]), token, q.shape[4], heads)
     query, keys = (q[token], k) if heads is None else (q[token][list(heads)], k[..., list(heads), :])
-    logits = torch.einsum("nd,vfhwnd->nvfhw", query.float(), keys.float()) / math.sqrt(q.shape[-1])
+    with torch.autocast(q.device.type, enabled=False):
+        logits = torch.einsum("nd,vfhwnd->nvfhw", query.float(), keys.float()) / math.sqrt(q.shape[-1])
     joint = rearrange(logits, "n v f h w -> n (v f h w)").softmax(-1).mean(0)
     per_frame = rearrange(logits, "n v f h w -> n v f (h w)").softmax(-1).mean(0)
     return AttentionRow(joint.view(logits.shape[1:]), per_frame.view(logits.shape[1:]))

@@ -51,9 +51,7 @@ class Correlation:
     count: int
 
 
-def correlate(
-    errors: Float[Tensor, "samples layers"], quality: dict[str, list[float]]
-) -> dict[str, list[Correlation]]:
+def correlate(errors: Float[Tensor, "samples layers"], quality: dict[str, list[float]]) -> dict[str, list[Correlation]]:
     """Per quality and layer: does a lower alignment error go with a better picture? Then r is positive (CAMEO's sign).
 
     Samples whose error is NaN are left out. Raises ValueError when fewer than three are left.

@@ -34,9 +34,7 @@ def test_counts_equal_those_by_hand(scene, generator, monkeypatch):
     expected = torch.zeros(3, len(ANGLE_EDGES_DEG) - 1)
     for b in range(B):
         for i in range(Q):
-            view, time, cell = (
-                int(x) for x in torch.unravel_index(targets.query[b, i], (V, F, CELLS))
-            )
+            view, time, cell = (int(x) for x in torch.unravel_index(targets.query[b, i], (V, F, CELLS)))
             start = points[b, view, time, cell]
             for v in range(V):
                 if v == view or targets.weight[b, i, v, time] == 0 or start.isnan().any():
