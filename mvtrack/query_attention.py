@@ -21,7 +21,7 @@ from mvtrack.backbone.model import ReshootModel
 from mvtrack.backbone.visiting import check_layer, visiting_layers
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
-from mvtrack.data.attention_overlay import Looks, attention_sheet, token_centres, token_heat
+from mvtrack.data.attention_overlay import Looks, attention_sheet, shown_frames, token_centres, token_heat
 from mvtrack.data.footage import Footage
 from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.fitting import Fit
@@ -29,8 +29,6 @@ from mvtrack.generate import generate, own_windows
 from mvtrack.noised import noised_videos
 from mvtrack.query_pair import VIEWS, Pair
 from mvtrack.video_clip import TEMPORAL_STRIDE, padded_length
-
-_SHOWN = 6  # frames of the sheet
 
 
 @dataclass(frozen=True)
@@ -248,15 +246,6 @@ def _seen(
         for v, name in enumerate(VIEWS)
     }
     return Seen(looks, [frames[i] for i in shown], numbers)
-
-
-def shown_frames(count: int, wanted: int) -> list[int]:
-    """At most six of `count` latent frames, evenly spread, `wanted` among them."""
-    if count <= _SHOWN:
-        return list(range(count))
-    even = torch.linspace(0, count - 1, _SHOWN).round().long()
-    even[(even - wanted).abs().argmin()] = wanted
-    return even.tolist()
 
 
 def write_seen(folder: Path, seen: Seen, model: Path | str) -> Path:

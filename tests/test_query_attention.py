@@ -25,7 +25,6 @@ from mvtrack.query_attention import (
     chosen_step,
     follow_query,
     place_query,
-    shown_frames,
 )
 from mvtrack.query_pair import pair_of_result, pair_of_shot
 from mvtrack.reshooting import Shot
@@ -113,18 +112,12 @@ def test_another_layer_or_noise_gives_other_attention(result, small_model):
         assert a.sum().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_windows_steps_and_frames():
+def test_windows_and_steps():
     spans = [(0, 17), (13, 30), (20, 37)]
     assert [best_window(spans, t)[0] for t in (0, 12, 14, 16, 23, 29, 36)] == [0, 0, 0, 13, 13, 20, 20]
     assert chosen_step(Lens(), 8, 3.0)[0] == 4
     assert chosen_step(Lens(noise_level=1.0), 8, 3.0) == (0, 1.0)
     assert chosen_step(Lens(noise_level=0.1), 8, 3.0)[0] == 7
-    assert shown_frames(5, 3) == [0, 1, 2, 3, 4]
-    for wanted in range(21):
-        shown = shown_frames(21, wanted)
-        assert len(set(shown)) == 6
-        assert wanted in shown
-        assert shown == sorted(shown)
 
 
 @pytest.mark.parametrize(("fit", "low", "high"), [("crop", 18.6047, 137.6744), ("pad", 0, 160), ("stretch", 0, 160)])

@@ -10,7 +10,7 @@ from mvtrack.correspondence.probe import ProbedRows
 from mvtrack.correspondence.probe_scores import precision_3d
 from mvtrack.correspondence.targets import CorrespondenceTargets
 
-ANGLE_EDGES_DEG = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 180.0)
+ANGLE_EDGES_DEG = (0.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 180.0)
 _QUERIES = 256  # whose distances to all tokens of a frame exist at a time
 
 

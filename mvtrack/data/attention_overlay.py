@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -13,6 +14,7 @@ from mvtrack.data.video_io import to_bytes
 
 _WIDTH = 256  # of one picture on the sheet
 _GAP = 6
+_SHOWN = 6  # frames side by side
 _QUERY, _TRUTH, _PEAK = (255, 40, 200), (60, 255, 60), (255, 255, 255)  # RGB
 _STRENGTH = 0.85  # of the colour where attention is highest
 
@@ -44,6 +46,15 @@ def token_heat(maps: Float[Tensor, "*b h w"], size: tuple[int, int]) -> Float[Te
 def token_centres(index: Int[Tensor, "*b 2"], token_px: int) -> Float[Tensor, "*b 2"]:
     """Raster (x, y) of tokens given as (row, column)."""
     return (index.flip(-1) + 0.5) * token_px
+
+
+def shown_frames(count: int, wanted: int) -> list[int]:
+    """At most six of `count` latent frames, evenly spread, `wanted` among them."""
+    if count <= _SHOWN:
+        return list(range(count))
+    even = torch.linspace(0, count - 1, _SHOWN).round().long()
+    even[(even - wanted).abs().argmin()] = wanted
+    return even.tolist()
 
 
 def attention_sheet(

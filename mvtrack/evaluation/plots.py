@@ -26,15 +26,17 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Curves:
-    """One line per layer, `values` (layers, points) over `x`. level: a dashed line at this height, with its name."""
+    """One line per layer, `values` (layers, points) over `x`, from left to right as given; NaN leaves a gap.
+
+    dashed: a line to compare with, and its name.
+    """
 
     title: str
     x: list[float]
     values: Float[np.ndarray, "layers points"]
     x_name: str
     y_name: str
-    level: tuple[float, str] | None = None
-    falling: bool = False  # x runs from high to low
+    dashed: tuple[str, list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ByLayer:
     values: dict[str, list[float]]
     intervals: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)  # a word above each bar
+    x_name: str = "layer"
 
 
 def draw_heat_maps(path: Path, rows: list[list[HeatMap]]) -> None:
@@ -74,7 +77,7 @@ def _write_numbers(plot, heat: HeatMap, image) -> None:
     for (i, j), value in np.ndenumerate(heat.values):
         red, green, blue, _ = image.cmap(image.norm(value))
         ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-        plot.text(j, i, short(value), ha="center", va="center", fontsize=6.5, color=ink)
+        plot.text(j, i, short(float(value)), ha="center", va="center", fontsize=6.5, color=ink)
 
 
 def short(value: float) -> str:
@@ -94,11 +97,9 @@ def draw_curves(path: Path, panels: list[Curves]) -> None:
         colours = _layer_colours(len(panel.values))
         for line, colour in zip(panel.values, colours, strict=True):
             plot.plot(panel.x, line, color=colour, linewidth=1.6, marker="o", markersize=2.5)
-        if panel.level is not None:
-            plot.axhline(panel.level[0], color="#606060", linewidth=1, linestyle="--", label=panel.level[1])
+        if panel.dashed is not None:
+            plot.plot(panel.x, panel.dashed[1], color="#606060", linewidth=1, linestyle="--", label=panel.dashed[0])
             plot.legend(fontsize=7, loc="best")
-        if panel.falling:
-            plot.invert_xaxis()
         _name_lines(plot, panel, colours)
         plot.grid(alpha=0.25)
         plot.tick_params(labelsize=8)
@@ -115,16 +116,20 @@ def _layer_colours(count: int) -> list:
 
 def _name_lines(plot, panel: Curves, colours: list) -> None:
     """The layer's number beside each line's end, pushed apart; of many lines only the three highest."""
-    order = np.argsort(panel.values[:, -1])
+    known = [np.flatnonzero(np.isfinite(line)) for line in panel.values]
+    ends = {i: (panel.x[k[-1]], float(panel.values[i, k[-1]])) for i, k in enumerate(known) if len(k)}
+    order = sorted(ends, key=lambda i: ends[i][1])
     named = order if len(order) <= _NAMED else order[-3:]
     low, high = plot.get_ylim()
     gap, last = 0.045 * (high - low), -np.inf
     for i in named:
-        at = last = max(float(panel.values[i, -1]), last + gap)
+        last = max(ends[i][1], last + gap)
         text = f"layer {i}" if i == named[-1] else str(i)
-        place = (panel.x[-1], at)
+        place = (ends[i][0], last)
         plot.annotate(text, place, (5, 0), textcoords="offset points", color=colours[i], fontsize=8, va="center")
-    plot.margins(x=0.12)
+    first, last = panel.x[0], panel.x[-1]
+    reach = last - first or 1
+    plot.set_xlim(first - 0.05 * reach, last + 0.2 * reach)  # room for the names
 
 
 def draw_by_layer(path: Path, panels: list[ByLayer]) -> None:
@@ -134,7 +139,7 @@ def draw_by_layer(path: Path, panels: list[ByLayer]) -> None:
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     for plot, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         plot.set_title(panel.title, fontsize=10)
-        plot.set_xlabel("layer", fontsize=9)
+        plot.set_xlabel(panel.x_name, fontsize=9)
         plot.set_ylabel(panel.y_name, fontsize=9)
         width = 0.8 / len(panel.values)
         for n, (name, values) in enumerate(panel.values.items()):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.data.attention_overlay import Looks, _share, attention_sheet, token_centres, token_heat
+from mvtrack.data.attention_overlay import Looks, _share, attention_sheet, shown_frames, token_centres, token_heat
 from mvtrack.data.panels import LABEL_PX
 
 V, N, H, W = 2, 3, 20, 32
@@ -68,3 +68,12 @@ def test_heat_lies_over_its_tokens():
 @pytest.mark.parametrize(("part", "text"), [(0.4, "40.0 %"), (3e-4, "under 0.1 %")])
 def test_small_shares_are_not_called_nothing(part, text):
     assert _share(part) == f"{text} of the attention"
+
+
+def test_shown_frames_are_spread_and_hold_the_wanted_one():
+    assert shown_frames(5, 3) == [0, 1, 2, 3, 4]
+    for wanted in range(21):
+        shown = shown_frames(21, wanted)
+        assert len(set(shown)) == 6
+        assert wanted in shown
+        assert shown == sorted(shown)
