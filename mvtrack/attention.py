@@ -44,13 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _attention(options: argparse.Namespace, changed: list[str]) -> None:
     from tqdm import tqdm
 
+    from mvtrack.new_folder import refuse_existing
     from mvtrack.query_attention import Query, follow_query, write_seen
 
     query, lens = Query.parse(options.query, options.view), _lens(options)
     pair, source, model = _pair_and_model(options, changed)
     out = options.out or Path("outputs") / f"attention_{options.video.stem}_{pair.label}"
-    if out.exists() and not options.overwrite:
-        raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
+    refuse_existing(out, options.overwrite)
     steps = 0 if pair.generated else pair.sample.steps
     with tqdm(total=steps, desc=f"re-shooting, {pair.label}", unit="step", disable=steps == 0) as bar:
         seen = follow_query(model, pair, query, lens, bar.update)

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.dit import DiTOutput
 from mvtrack.backbone.model import ReshootModel, model_cameras
+from mvtrack.backbone.native_cameras import native_inputs
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.camera import Camera
 from mvtrack.diffusion.flow import add_noise
@@ -20,13 +22,14 @@ class NoisedVideos:
     latents: Float[Tensor, "1 V f c h w"]
     noise: Float[Tensor, "1 V f c h w"]
     rays: Float[Tensor, "1 V f r hr wr"]
+    native: NativeInputs | None = None
 
     @torch.no_grad()
     def forward(self, model: ReshootModel, sigma: float) -> DiTOutput:
         """Run the transformer once with the target views at noise level `sigma`."""
         level = torch.tensor([sigma])
         noisy = torch.cat([self.latents[:, :1], add_noise(self.latents, self.noise, level)[:, 1:]], 1)
-        return model.dit(noisy, 1000 * level, self.rays)
+        return model.dit(noisy, 1000 * level, self.rays, native=self.native)
 
 
 @torch.no_grad()
@@ -42,4 +45,5 @@ def noised_videos(
     latents = model.codec.encode(video[None])
     scaled, _ = model_cameras(camera[None], model.config.rays, None if depth is None else depth[None], scene_depth)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-    return NoisedVideos(latents, noise, ray_maps(scaled, model.config.rays))
+    native = native_inputs(camera[None], model.config.dit, model.config.native_camera)
+    return NoisedVideos(latents, noise, ray_maps(scaled, model.config.rays), native)

@@ -6,8 +6,6 @@ sampling itself; a generated video that exists is noised to the same level and s
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from mvtrack.data.footage import Footage
 from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.fitting import Fit
 from mvtrack.generate import generate, own_windows
+from mvtrack.new_folder import new_folder
 from mvtrack.noised import noised_videos
 from mvtrack.query_pair import VIEWS, Pair
 from mvtrack.video_clip import TEMPORAL_STRIDE, padded_length
@@ -259,16 +258,8 @@ def write_seen(folder: Path, seen: Seen, model: Path | str) -> Path:
         f"({n['query']['x']:g}, {n['query']['y']:g}) of the {n['query']['view']} view's frame {n['query']['frame']}: "
         f"layer {n['layer']}, {heads}, sigma {n['sigma']:.2f} (step {n['step']}), attention of {n['attention_of']}"
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        aside.mkdir()
+    with new_folder(folder) as aside:
         sheet = attention_sheet(title, seen.looks, list(VIEWS), seen.frames)
         cv2.imwrite(str(aside / "attention.png"), sheet[..., ::-1])
         (aside / "attention.json").write_text(json.dumps({"model": str(model), **n}, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder / "attention.png"

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.backbone.model import WEIGHTS_FILE
 from mvtrack.camera import Camera
 from mvtrack.config import ModelConfig
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.fitting import Fit, plan_fit
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import Shot, sha256, shot_cameras
+from mvtrack.reshooting import Shot, model_hash, sha256, shot_cameras
 
 VIEWS = ("reference", "generated")
 _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more
@@ -75,10 +74,10 @@ def model_of_result(folder: Path) -> Path:
     """The folder of the model that made a result. Raises ValueError when it cannot be told, or has changed."""
     record = _read(folder / "run.json").get("model", {})
     source = Path(record.get("source", "given"))
-    file = source / WEIGHTS_FILE if source.is_dir() else source
-    if not file.is_file():
+    digest = model_hash(str(source))
+    if digest is None:
         raise ValueError(f"{folder} was made by the model {source}, which is not there: pass --model")
-    if sha256(file) != record.get("sha256"):
+    if digest != record.get("sha256"):
         raise ValueError(f"the model {source} has changed since {folder} was made: pass --model to use it all the same")
     return source
 

@@ -97,8 +97,10 @@ def analyse(
     """Probe every layer at every noise level on clips with tracks (and depth, where the model's scale needs it).
 
     on_step: called after each forward. Raises ValueError for clips without tracks, or in which no kind of
-    correspondence occurs.
+    correspondence occurs, and for a model of still scenes.
     """
+    if model.config.views is not None:
+        raise ValueError("this model makes views of still scenes, here videos are analysed: use eval/static.py")
     token_px = model.config.rays.token_px
     threshold = config.threshold_px or float(token_px)
     sigmas = sampling_sigmas(config.steps, model.config.flow.shift)[:-1].tolist()

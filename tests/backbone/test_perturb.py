@@ -35,14 +35,14 @@ def test_identity_hands_each_token_its_own_value(small_model, generator):
     attention = small_model.dit.blocks[1].self_attn
     q, k, v = torch.randn(3, 1, 11, 2, 12, generator=generator).unbind(0)
     with perturbed_attention(small_model.dit, 1, "identity"):
-        assert torch.equal(attention.attend(q, k, v), v.flatten(2))
+        assert torch.equal(attention.attend(q, k, v, "cpu"), v.flatten(2))
 
 
 def test_own_view_equals_a_mask_on_the_scores(small_model, generator):
     attention, tokens = small_model.dit.blocks[0].self_attn, 7
     q, k, v = torch.randn(3, 2, V * tokens, 2, 12, generator=generator).unbind(0)
     with perturbed_attention(small_model.dit, 0, "own_view", views=V):
-        found = attention.attend(q, k, v)
+        found = attention.attend(q, k, v, "cpu")
     view = torch.arange(V * tokens) // tokens
     scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / 12**0.5
     expected = scores.masked_fill(view[:, None] != view, -torch.inf).softmax(-1)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from mvtrack.backbone.model import model_cameras
 from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.config_views import ViewsConfig
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks
@@ -159,6 +161,9 @@ def test_clips_that_cannot_be_judged_are_refused(small_model, clips, unchecked):
     still = [clip.frames(slice(0, 1)) for clip in clips]
     with pytest.raises(ValueError, match="2 clips hold no reference_temporal, target_temporal correspondence"):
         analyse(small_model, still, config)
+    views = replace(small_model, config=replace(small_model.config, views=ViewsConfig(), num_frames=1))
+    with pytest.raises(ValueError, match="views of still scenes"):
+        analyse(views, clips, config)
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         AnalysisConfig(steps=0)
     with pytest.raises(ValueError, match="must be positive, got -1 and None px"):
