@@ -1,7 +1,8 @@
-"""`python eval/correspondence.py --model FOLDER --out FOLDER`: which layers match points, at which noise level.
+"""`python eval/correspondence.py --model FOLDER ... --out FOLDER`: which layers match points, at which noise level.
 
-Renders clips with exact tracks, noises them to every level of a sampling run and probes each layer's attention. Writes
-attention.json, attention.md, heat_maps.png and curves.png, and names the layer to tap.
+Renders clips with exact tracks, noises them to every level of a sampling run and probes each layer's attention; with
+--pictures it also generates them and asks whether better aligned attention goes with better pictures, with --perturb
+what they lose without one layer's attention. Several models, or runs with their checkpoints, show how alignment grows.
 """
 
 import argparse
@@ -12,24 +13,39 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+import cv2
 from tqdm import tqdm
 
-from mvtrack.backbone.model import load_model
+from mvtrack.backbone.model import ReshootModel
 from mvtrack.command import run_command
 from mvtrack.data.test_scenes import case_specs, render_case
-from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.evaluation.attention_report import as_record, summary, write_curves, write_heat_maps
+from mvtrack.evaluation import attention_report as report
+from mvtrack.evaluation.attention import Analysis, AnalysisConfig, analyse
+from mvtrack.evaluation.attention_growth import Stage, growth_record, growth_table, write_growth
+from mvtrack.evaluation.attention_overlays import example_sheet
+from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
+from mvtrack.generate import SampleConfig
 from mvtrack.reshooting import sha256, shipped_model
+from mvtrack.training.model_sources import ModelSource, model_sources
+from mvtrack.video_clip import Clip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=str(shipped_model()), help="default: the shipped tiny model")
-    parser.add_argument("--out", default="outputs/correspondence", help="folder for the tables and pictures")
+    parser.add_argument("--model", nargs="+", type=Path, default=[shipped_model()], metavar="FOLDER",
+                        help="model folders, checkpoints or runs; default: the shipped tiny model")  # fmt: skip
+    parser.add_argument("--weights", choices=("ema", "weight"), default="ema", help="of checkpoints: averaged or live")
+    parser.add_argument("--out", default="outputs/correspondence", type=Path, help="folder for tables and pictures")
     parser.add_argument("--clips", type=int, default=16, help="rendered clips of the model's own size and length")
     parser.add_argument("--steps", type=int, default=10, help="noise levels")
     parser.add_argument("--queries", type=int, default=256, help="track points drawn per clip")
     parser.add_argument("--threshold-px", type=float, help="how near is right; default: one token")
+    parser.add_argument("--near", type=float, metavar="M", help="how near is right in space, in the clips' unit; "
+                        "default: 4 %% of the reference's median depth")  # fmt: skip
+    parser.add_argument("--pictures", action="store_true", help="generate every clip: alignment against PSNR and SSIM")
+    parser.add_argument("--perturb", type=int, default=0, metavar="N", help="perturb each layer on the first N clips")
+    parser.add_argument("--sample-steps", type=int, default=8, help="of generated pictures")
+    parser.add_argument("--overlays", type=int, default=3, metavar="N", help="attention of one query in N clips")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args()
@@ -39,29 +55,82 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.clips < 1:
         raise ValueError(f"--clips must be at least 1, got {options.clips}")
-    began, model = time.monotonic(), load_model(options.model)
-    config = AnalysisConfig(options.steps, options.queries, options.threshold_px, options.seed)
-    size, num_frames = model.config.sizes[0], model.config.num_frames
-    specs = case_specs(options.clips, 0, size, num_frames)
-    clips = [render_case(spec, num_points=options.queries).clip for spec in tqdm(specs, desc="rendering", unit="clip")]
-    with tqdm(total=options.clips * options.steps, desc="probing", unit="forward") as bar:
+    if options.pictures and options.clips < 3:
+        raise ValueError(f"--pictures needs at least 3 --clips to correlate, got {options.clips}")
+    config = AnalysisConfig(
+        options.steps, options.queries, options.threshold_px, near_m=options.near, seed=options.seed
+    )
+    sources, stages, clips = model_sources(options.model), [], {}
+    for source in sources:
+        model = source.load(options.weights)
+        shape = model.config.sizes[0], model.config.num_frames
+        if shape not in clips:
+            specs = tqdm(case_specs(options.clips, 0, *shape), desc="rendering", unit="clip")
+            clips[shape] = [render_case(spec, num_points=options.queries).clip for spec in specs]
+        out = options.out if len(sources) == 1 else options.out / source.name
+        stages.append(_one(source, model, clips[shape], config, out, options))
+    if len(stages) > 1:
+        (options.out / "growth.json").write_text(json.dumps(growth_record(stages), indent=1))
+        (options.out / "growth.md").write_text(growth_table(stages) + "\n")
+        write_growth(options.out / "growth.png", stages)
+        sys.stdout.write(f"{growth_table(stages)}\nWrote {options.out / 'growth.png'}.\n")
+
+
+def _one(
+    source: ModelSource, model: ReshootModel, clips: list[Clip], config: AnalysisConfig, out: Path,
+    options: argparse.Namespace,
+) -> Stage:  # fmt: skip
+    """Everything about one model, written to a folder of its own."""
+    began = time.monotonic()
+    with tqdm(total=len(clips) * config.steps, desc=f"probing {source.name}", unit="forward") as bar:
         analysis = analyse(model, clips, config, bar.update)
+    seconds = {"probing": round(time.monotonic() - began, 1)}
+    out.mkdir(parents=True, exist_ok=True)
+    sample = SampleConfig(options.sample_steps, seed=options.seed)
+    quality = found = harm = None
+    if options.pictures:
+        with tqdm(total=len(clips), desc="generating", unit="clip") as bar:
+            quality = picture_quality(model, clips, sample, bar.update)
+        found = correlate(analysis.alignment_error_per_clip(), quality)
+        report.write_correlations(out / "correlation.png", found)
+    if options.perturb:
+        chosen = clips[: options.perturb]
+        with tqdm(total=len(chosen) * (1 + 2 * len(model.dit.blocks)), desc="perturbing", unit="video") as bar:
+            harm = measure_harm(model, chosen, sample, bar.update)
+        report.write_harm(out / "perturbation.png", harm)
+    _pictures(analysis, model, clips[: options.overlays], config, out)
     record = {
         "mvtrack": metadata.version("mvtrack"),
-        "model": {"folder": options.model, "sha256": sha256(Path(options.model) / "model.safetensors")},
+        "model": {"path": str(source.path), "sha256": sha256(source.weights), "step": source.step},
         "config": asdict(config),
         "clips": len(clips),
-        **as_record(analysis),
+        **report.as_record(analysis),
+        "sample": asdict(sample),
+        "quality": quality,
+        "correlation": None if found is None else report.correlation_record(found),
+        "perturbation": None if harm is None else report.harm_record(harm),
         "tapped_now": model.config.tap_layer,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": seconds | {"all": round(time.monotonic() - began, 1)},
     }
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    table = report.summary(analysis, found, harm)
     (out / "attention.json").write_text(json.dumps(record, indent=1))
-    (out / "attention.md").write_text(summary(analysis) + "\n")
-    write_heat_maps(out / "heat_maps.png", analysis)
-    write_curves(out / "curves.png", analysis)
-    sys.stdout.write(summary(analysis) + f"\nThe model is tapped at layer {model.config.tap_layer}. Wrote {out}.\n")
+    (out / "attention.md").write_text(table + "\n")
+    tapped = f"The model is tapped at layer {model.config.tap_layer}."
+    sys.stdout.write(f"{table}\n{tapped} Took {record['seconds']['all']} s. Wrote {out}.\n")
+    return Stage(source.name, source.step, analysis, quality)
+
+
+def _pictures(analysis: Analysis, model: ReshootModel, clips: list[Clip], config: AnalysisConfig, out: Path) -> None:
+    report.write_heat_maps(out / "heat_maps.png", analysis)
+    report.write_heads(out / "heads.png", analysis)
+    report.write_curves(out / "curves.png", analysis)
+    if analysis.space is not None:
+        near = f"{100 * config.near_share:g} % of the depth" if config.near_m is None else f"{config.near_m:g} units"
+        report.write_space(out / "space.png", analysis, near)
+    sigma = analysis.sigmas[len(analysis.sigmas) // 2]
+    for i, clip in enumerate(clips):
+        sheet = example_sheet(model, clip, analysis.layer_to_tap(), sigma, config.seed + i)
+        cv2.imwrite(str(out / f"overlay_{i}.png"), sheet[..., ::-1])
 
 
 if __name__ == "__main__":

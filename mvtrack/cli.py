@@ -2,12 +2,13 @@
 
 import sys
 
-from mvtrack import cameras, convert, demo, export, preview, reshoot, runs, track, train
+from mvtrack import attention, cameras, convert, demo, export, preview, reshoot, runs, track, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
     "preview": (preview.main, "see a camera path before rendering it"),
     "track": (track.main, "follow points through a video and other views of its scene"),
+    "attention": (attention.main, "draw where a point of one view looks in both"),
     "cameras": (cameras.main, "inspect, convert and check pose files"),
     "train": (train.main, "train or fine-tune a model"),
     "runs": (runs.main, "list training runs on disk"),

@@ -46,8 +46,22 @@ class Fit:
         left, top = self.cut[1] - self.place[1], self.cut[0] - self.place[0]
         return camera.resized(self.scaled).cropped(left, top, self.model)
 
-    def undo(self, frames: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T 3 H W"]:
-        """Generated frames without what was padded."""
+    def to_picture(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Raster coordinates of the source, in the model's picture (outside `content` for what was cut off)."""
+        factor, shift = self._map(xy)
+        return xy * factor + shift
+
+    def to_source(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Raster coordinates of the model's picture, in the source."""
+        factor, shift = self._map(xy)
+        return (xy - shift) / factor
+
+    def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        factor = like.new_tensor([self.scaled[1] / self.source[1], self.scaled[0] / self.source[0]])
+        return factor, like.new_tensor([self.place[1] - self.cut[1], self.place[0] - self.cut[0]])
+
+    def undo(self, frames: Float[Tensor, "*any h w"]) -> Float[Tensor, "*any H W"]:
+        """Generated frames, or maps as large, without what was padded."""
         (height, width), (top, left) = self.content, self.place
         return frames[..., top : top + height, left : left + width]
 

@@ -172,7 +172,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
             tracks, track_notes = job.tracks.write(aside, aside / "video.mp4") if job.tracks else ([], [])
         record["input"]["notes"] += track_notes
         record["audio"] = _add_audio(aside / "video.mp4", footage)
-        record["attention"] = model.dit.chosen_kernels
+        record["attention"] = job.model.dit.chosen_kernels
         record["seconds"] = round(time.monotonic() - began, 3)
         record["output"] = {"size": job.fit.content, "encoded_size": single.size, "fps": footage.fps}
         (aside / "cameras.json").write_text(json.dumps(camera_record(job.cameras, footage.fps), indent=1))

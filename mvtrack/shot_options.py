@@ -18,11 +18,11 @@ from mvtrack.tracking.reshot import TrackPlan
 from mvtrack.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
 
 
-def add_shot_arguments(parser: argparse.ArgumentParser) -> None:
+def add_shot_arguments(parser: argparse.ArgumentParser, camera_required: bool = True) -> None:
     """--camera and everything that says what it means."""
     group = parser.add_argument_group("the shot")
     group.add_argument(
-        "--camera", metavar="PATH", required=True,
+        "--camera", metavar="PATH", required=camera_required,
         help=f"a preset ({', '.join(PRESETS)}), a path such as 'arc_left 30deg; dolly_in 0.5 ease', or a pose file",
     )  # fmt: skip
     group.add_argument("--amount", type=float, help="of a single move: degrees, metres, or a lens factor")

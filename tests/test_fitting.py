@@ -28,6 +28,16 @@ def test_the_pictures_and_the_cameras_agree(source, mode):
     assert fit.undo(fit.apply(frames)).shape[-2:] == fit.content
 
 
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+def test_points_go_where_the_cameras_say_and_back(mode):
+    source = (90, 211)
+    fit, camera = plan_fit(source, CONFIG, mode), still_camera(50.0, source, 1)
+    xy = torch.tensor([[7.0, 11.0], [199.5, 83.25]])
+    landed, _ = project(unproject(xy, torch.tensor([3.0, 5.0]), camera[0]), fit.camera(camera)[0])
+    torch.testing.assert_close(fit.to_picture(xy), landed, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(fit.to_source(fit.to_picture(xy)), xy)
+
+
 def test_crop_covers_and_pad_keeps_everything():
     crop, pad = plan_fit((90, 160), CONFIG, "crop", (64, 64)), plan_fit((90, 160), CONFIG, "pad", (64, 64))
     assert crop.scaled == (64, 114)

@@ -47,6 +47,7 @@ ALLOWED = {
     "backbone": BASE | MIDDLE | {"weights"},
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
+    "noised": BASE | MIDDLE | {"backbone"},
     "probing": BASE | MIDDLE | {"backbone"},
     "generate_views": BASE | MIDDLE | {"backbone", "decoder", "generate"},
     "still_views": BASE | MIDDLE | {"backbone", "decoder", "generate", "generate_views", "probing"},
@@ -55,7 +56,7 @@ ALLOWED = {
     "frusta": BASE,
 }
 UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
-UPPER |= {"generate_views", "probing", "still_views"}
+UPPER |= {"generate_views", "noised", "probing", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
 ALLOWED |= {part: UPPER | {"tracking"} for part in ("evaluation", "reshooting")}
 ALLOWED |= {
@@ -64,7 +65,10 @@ ALLOWED |= {
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
 ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
-ENTRIES = {"train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli", "__init__"}
+ALLOWED["query_pair"] = UPPER | {"reshooting"}
+ALLOWED["query_attention"] = UPPER | {"query_pair"}
+ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}
+ENTRIES |= {"__init__"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

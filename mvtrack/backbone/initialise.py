@@ -29,7 +29,7 @@ def initial_weights(
         if names is not None and name not in names:
             continue
         owner_name, _, leaf = name.rpartition(".")
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + (seed << 32))
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))  # only 32 bits of a seed count
         yield name, _initial_value(name, leaf, owners[owner_name], tuple(parameter.shape), config, generator)
 
 

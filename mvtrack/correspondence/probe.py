@@ -47,11 +47,13 @@ def probe_rows(
     token_px: int,
 ) -> ProbedRows:
     """Measure one layer. token_px: edge of a token in pixels. Beyond q and k it needs memory for some rows only.
+    float32 inside, under autocast too.
 
     Raises ValueError when q, k and targets do not fit each other.
     """
     check_features(q, k, targets)
-    out = [_probe_sample(q[b], k[b], _sample(targets, b), token_px) for b in range(len(q))]
+    with torch.autocast(q.device.type, enabled=False):
+        out = [_probe_sample(q[b], k[b], _sample(targets, b), token_px) for b in range(len(q))]
     shape = targets.label.shape[2:]
     columns = [torch.stack(c, -3).unflatten(-1, shape) for c in zip(*out, strict=True)]
     return ProbedRows(*columns)

@@ -4,24 +4,27 @@ Ground-truth clips are noised to every level of a sampling run; while the transf
 keys are probed and dropped, so one layer's features are held at a time and never an attention map.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.dit import WanDiT
-from mvtrack.backbone.model import ReshootModel, model_cameras
-from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.correspondence.features import features_from_tokens
+from mvtrack.correspondence.point_matches import points_from_depth, token_points
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums, kinds_of_rows, sum_scores
+from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_truth, sum_space
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks
-from mvtrack.diffusion.flow import add_noise, sampling_sigmas
+from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.metrics.correspondence import harmonic_mean
-from mvtrack.video_clip import Clip
+from mvtrack.noised import NoisedVideos, noised_videos
+from mvtrack.video_clip import Clip, anchor_frames, num_latent_frames
 from tracking_head import Tracks
 
 SCORES = ("pck", "attention_score", "confidence_score")
@@ -32,28 +35,41 @@ class AnalysisConfig:
     """steps: noise levels, those of a sampling run of so many steps. queries: track points drawn per clip.
 
     threshold_px: for PCK and its cycle check; None: one token, which are the paper's 16 pixels at its size.
+    near_share: how near in space a match must come, as a share of the median depth of the reference's first frame;
+    0.04 is CAMEO's 2 cm for an object half a metre away. near_m: the same in the clips' own unit, instead.
     """
 
     steps: int = 10
     queries: int = 256
     threshold_px: float | None = None
+    near_share: float = 0.04
+    near_m: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.queries < 1:
             raise ValueError(f"steps and queries must be at least 1, got {self.steps} and {self.queries}")
+        near = self.near_share if self.near_m is None else self.near_m
+        if not near > 0 or (self.threshold_px is not None and not self.threshold_px > 0):
+            raise ValueError(f"distances that count as near must be positive, got {near} and {self.threshold_px} px")
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Sums of every layer and noise level over all clips. unmoved_pck: the PCK of matching every point with its own
-    place, per kind: what a layer that only knows positions would get.
+    """Sums of every clip, layer and noise level. unmoved_pck: the PCK of matching every point with its own place, per
+    kind: what a layer that only knows positions would get. space: over the clips with depth, None without any.
     """
 
     sigmas: list[float]
-    sums: list[list[ProbeSums]]  # layer, step
+    by_clip: list[list[list[ProbeSums]]]  # clip, layer, step
+    space: list[list[SpaceSums]] | None  # layer, step
     unmoved_pck: dict[str, float]
     threshold_px: float
+
+    @cached_property
+    def sums(self) -> list[list[ProbeSums]]:
+        """Over all clips: layer, step."""
+        return _over_clips(self.by_clip)
 
     def table(self, kind: str, score: str) -> Float[Tensor, "layers steps"]:
         """One score by layer and step: pck, attention_score, confidence_score, alignment_error or harmonic_mean."""
@@ -63,6 +79,11 @@ class Analysis:
 
     def alignment_error_per_head(self, kind: str = "cross_view") -> Float[Tensor, "layers steps heads"]:
         return torch.tensor([[sums.alignment_error_per_head(kind) for sums in row] for row in self.sums])
+
+    def alignment_error_per_clip(self, kind: str = "cross_view") -> Float[Tensor, "clips layers"]:
+        """Mean over heads and noise levels; NaN for a clip without a row of this kind."""
+        errors = [[[s.alignment_error_per_head(kind) for s in steps] for steps in clip] for clip in self.by_clip]
+        return torch.tensor(errors, dtype=torch.float64).mean((2, 3))
 
     def layer_to_tap(self, kind: str = "cross_view") -> int:
         """The layer with the best harmonic mean, averaged over the noise levels (counted from 0)."""
@@ -76,59 +97,84 @@ def analyse(
     """Probe every layer at every noise level on clips with tracks (and depth, where the model's scale needs it).
 
     on_step: called after each forward. Raises ValueError for clips without tracks, or in which no kind of
-    correspondence occurs.
+    correspondence occurs, and for a model of still scenes.
     """
+    if model.config.views is not None:
+        raise ValueError("this model makes views of still scenes, here videos are analysed: use eval/static.py")
     token_px = model.config.rays.token_px
     threshold = config.threshold_px or float(token_px)
-    sigmas = sampling_sigmas(config.steps, model.config.flow.shift)[:-1]
-    layers = range(len(model.dit.blocks))
-    sums: list[list[ProbeSums | None]] = [[None] * config.steps for _ in layers]
+    sigmas = sampling_sigmas(config.steps, model.config.flow.shift)[:-1].tolist()
+    by_clip, space = [], []
     unmoved, rows = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
     for number, clip in enumerate(clips):
-        if clip.tracks is None:
-            raise ValueError(f"clip {clip.key or number} has no tracks: correspondences are measured against them")
-        size = tuple(clip.video.shape[-2:])
-        targets = targets_from_tracks(Tracks.stack([clip.tracks]), size, token_px, config.queries, config.seed + number)
+        targets = clip_targets(clip, token_px, config.queries, config.seed + number)
         right, count = _unmoved(targets, threshold)
         unmoved, rows = unmoved + right, rows + count
-        latents = model.codec.encode(clip.video[None])
-        depth = None if clip.depth is None else clip.depth[None]
-        camera, _ = model_cameras(clip.camera[None], model.config.rays, depth)
-        rays = ray_maps(camera, model.config.rays)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(config.seed + number))
-        for step, sigma in enumerate(sigmas):
-            noisy = torch.cat([latents[:, :1], add_noise(latents, noise, sigma[None])[:, 1:]], 1)
-
-            def visit(layer: int, q: Tensor, k: Tensor, step=step, targets=targets, latents=latents) -> None:
-                split = (latents.shape[1], latents.shape[2], targets.grid, q.shape[2])
-                q, k = (features_from_tokens(x.flatten(2), *split) for x in (q, k))
-                found = sum_scores(probe_rows(q, k, targets, token_px), targets, threshold)
-                sums[layer][step] = found if sums[layer][step] is None else sums[layer][step] + found
-
-            with visiting_layers(model.dit, visit):
-                model.dit(noisy, 1000 * sigma[None], rays)
+        videos = noised_videos(model, clip.video, clip.camera, clip.depth, seed=config.seed + number)
+        judge = _Judge(targets, _space_truth(clip, targets, config), token_px, threshold)
+        levels = []
+        for sigma in sigmas:
+            levels.append(judge.all_layers(model, videos, sigma))
             if on_step:
                 on_step()
+        by_clip.append([[sums for sums, _ in steps] for steps in zip(*levels, strict=True)])
+        if judge.truth is not None:
+            space.append([[sums for _, sums in steps] for steps in zip(*levels, strict=True)])
     if not clips or (rows == 0).any():
         missing = [kind for kind, n in zip(KINDS, rows, strict=True) if n == 0]
         raise ValueError(f"{len(clips)} clips hold no {', '.join(missing)} correspondence: use longer or other clips")
     shares = dict(zip(KINDS, (unmoved / rows).tolist(), strict=True))
-    return Analysis(sigmas.tolist(), sums, shares, threshold)
+    return Analysis(sigmas, by_clip, _over_clips(space) if space else None, shares, threshold)
 
 
-@contextmanager
-def visiting_layers(dit: WanDiT, visit: Callable[[int, Tensor, Tensor], None]) -> Iterator[None]:
-    """While open, `visit(layer, q, k)` is called as each block has run; q and k are (B, N, heads, d)."""
+@dataclass(frozen=True)
+class _Judge:
+    """What one clip's attention is measured against."""
 
-    def hook(layer: int):
-        return lambda _module, _inputs, output: visit(layer, output[1].q, output[1].k)
+    targets: CorrespondenceTargets
+    truth: SpaceTruth | None
+    token_px: int
+    threshold_px: float
 
-    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(dit.blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def all_layers(
+        self, model: ReshootModel, videos: NoisedVideos, sigma: float
+    ) -> list[tuple[ProbeSums, SpaceSums | None]]:
+        """Sums of every layer in one forward."""
+        found, (views, frames) = [], videos.latents.shape[1:3]
+
+        def visit(_layer: int, q: Tensor, k: Tensor) -> None:
+            q, k = (features_from_tokens(x.flatten(2), views, frames, self.targets.grid, x.shape[2]) for x in (q, k))
+            rows = probe_rows(q, k, self.targets, self.token_px)
+            in_space = None if self.truth is None else sum_space(rows, self.targets, self.truth)
+            found.append((sum_scores(rows, self.targets, self.threshold_px), in_space))
+
+        with visiting_layers(model.dit, visit):
+            videos.forward(model, sigma)
+        return found
+
+
+def _over_clips(tables: list[list[list]]) -> list[list]:
+    """Sums of [clip][layer][step] over the clips."""
+    return [[reduce(add, cells) for cells in zip(*layers, strict=True)] for layers in zip(*tables, strict=True)]
+
+
+def clip_targets(clip: Clip, token_px: int, num_queries: int, seed: int) -> CorrespondenceTargets:
+    """A batch of one: tokens of visible track points. Raises ValueError for a clip without tracks."""
+    if clip.tracks is None:
+        raise ValueError(f"clip {clip.key or seed} has no tracks: correspondences are measured against them")
+    return targets_from_tracks(Tracks.stack([clip.tracks]), tuple(clip.video.shape[-2:]), token_px, num_queries, seed)
+
+
+def _space_truth(clip: Clip, targets: CorrespondenceTargets, config: AnalysisConfig) -> SpaceTruth | None:
+    if clip.depth is None:
+        return None
+    anchors = anchor_frames(num_latent_frames(clip.num_frames))
+    camera, depth = clip.camera[None, :, anchors], clip.depth[None, :, anchors]
+    points = points_from_depth(depth, camera)
+    place, valid = token_points(points, points.isfinite().all(3), targets.grid, resize="nearest")
+    place = torch.where(valid[..., None], place, torch.nan)
+    near = config.near_m or config.near_share * float(clip.depth[0, 0].median())
+    return space_truth(targets, place, camera.c2w[..., :3, 3], torch.tensor([near]))
 
 
 def _unmoved(targets: CorrespondenceTargets, threshold_px: float) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:

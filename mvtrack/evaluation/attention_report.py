@@ -1,24 +1,45 @@
-"""The analysis of attention as numbers (JSON) and pictures: layer x noise level heat maps, and curves."""
+"""The analysis of attention as numbers (JSON), a table, and charts."""
 
+import math
 from pathlib import Path
 
-import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvtrack.correspondence.probe_scores import KINDS
-from mvtrack.data.panels import LABEL_PX, write_text
+from mvtrack.correspondence.space_scores import ANGLE_EDGES_DEG
 from mvtrack.evaluation.attention import SCORES, Analysis
+from mvtrack.evaluation.attention_quality import Correlation, Harm
+from mvtrack.evaluation.plots import (
+    ByLayer,
+    Curves,
+    HeatMap,
+    draw_by_layer,
+    draw_curves,
+    draw_heat_maps,
+)
+from mvtrack.evaluation.statistics import mean_interval
 
-_CELL, _MARGIN, _GAP = (34, 46), 42, 18  # pixels: (height, width) of a cell, room for axis labels, between maps
-_TITLE_PX = 232  # the longest title
-_SHOWN = (*SCORES, "harmonic_mean", "alignment_error")
+SHOWN = (*SCORES, "harmonic_mean", "alignment_error")
+_KIND_TITLES = {
+    "reference_temporal": "within the reference",
+    "target_temporal": "within the target",
+    "cross_view": "across views",
+}
+_SCORE_TITLES = {
+    "pck": "PCK",
+    "attention_score": "attention score",
+    "confidence_score": "confidence",
+    "harmonic_mean": "harmonic mean",
+    "alignment_error": "alignment error, nats",
+}
+_QUALITY_TITLES = {"psnr_db": "PSNR", "ssim": "SSIM"}
+_HARM_TITLES = {"identity": "attention replaced by identity", "own_view": "cross-view part removed"}
 
 
 def as_record(analysis: Analysis) -> dict:
-    """Everything measured, for JSON: tables are [layer][step]."""
-    tables = {kind: {name: _rounded(analysis.table(kind, name)) for name in _SHOWN} for kind in KINDS}
+    """Everything probed, for JSON: tables are [layer][step]."""
+    tables = {kind: {name: _rounded(analysis.table(kind, name)) for name in SHOWN} for kind in KINDS}
     rows = {kind: analysis.sums[0][0].means()[kind]["rows"] for kind in KINDS}
     return {
         "sigmas": [round(s, 5) for s in analysis.sigmas],
@@ -26,21 +47,65 @@ def as_record(analysis: Analysis) -> dict:
         "rows": rows,
         "unmoved_pck": {kind: round(value, 5) for kind, value in analysis.unmoved_pck.items()},
         "tables": tables,
-        "cross_view_alignment_error_per_head": _rounded(analysis.alignment_error_per_head()),
+        "alignment_error_per_head": {kind: _rounded(analysis.alignment_error_per_head(kind)) for kind in KINDS},
+        "alignment_error_per_clip": _rounded(analysis.alignment_error_per_clip()),
+        "precision_in_space": _space_record(analysis),
         "layer_to_tap": analysis.layer_to_tap(),
     }
 
 
+def _space_record(analysis: Analysis) -> dict | None:
+    """By angle bin, over noise levels: rows, the share of them that a perfect matcher gets near, and each layer's."""
+    if analysis.space is None:
+        return None
+    by_layer = [
+        [sum(getattr(s, name) for s in steps) for name in ("rows", "near", "reachable")] for steps in analysis.space
+    ]
+    rows, _, reachable = by_layer[0]
+    return {
+        "angle_edges_deg": list(ANGLE_EDGES_DEG),
+        "rows": [int(n) for n in rows / len(analysis.sigmas)],
+        "reachable": _rounded(reachable / rows),
+        "precision": [_rounded(near / rows) for _, near, _ in by_layer],
+    }
+
+
+def correlation_record(found: dict[str, list[Correlation]]) -> dict:
+    """r, p and count by quality and layer; None where one of both did not vary."""
+    return {
+        name: [{"r": _known(c.r), "p": _known(c.p), "count": c.count} for c in layers] for name, layers in found.items()
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.5g}")
+
+
+def harm_record(harm: Harm) -> dict:
+    """Mean PSNR undisturbed and by how much it falls, by kind and layer, with 95 % intervals over clips."""
+    drops = {kind: [mean_interval(row) for row in harm.drop_db(kind)] for kind in harm.perturbed_db}
+    return {"undisturbed_psnr_db": mean_interval(harm.undisturbed_db), "drop_db": drops}
+
+
 def _rounded(table: Tensor) -> list:
-    return np.round(table.numpy().astype(float), 5).tolist()
+    """Numbers for JSON, which has no NaN."""
+    values = np.round(table.double().numpy(), 5)
+    return np.where(np.isfinite(values), values, None).tolist()
 
 
-def summary(analysis: Analysis) -> str:
-    """A Markdown table: cross-view scores of each layer, averaged over the noise levels."""
-    tables = {name: analysis.table("cross_view", name).mean(1) for name in _SHOWN}
-    lines = ["| layer | " + " | ".join(_SHOWN) + " |", "|---" * (len(_SHOWN) + 1) + "|"]
+def summary(
+    analysis: Analysis, correlations: dict[str, list[Correlation]] | None = None, harm: Harm | None = None
+) -> str:
+    """A Markdown table: cross-view scores of each layer, averaged over the noise levels, and what else was measured."""
+    columns = {name: [f"{x:.4f}" for x in analysis.table("cross_view", name).mean(1)] for name in SHOWN}
+    for name, found in (correlations or {}).items():
+        columns[f"r with {_QUALITY_TITLES[name]} (p)"] = [f"{c.r:+.2f} ({c.p:.2g})" for c in found]
+    if harm is not None:
+        for kind in harm.perturbed_db:
+            columns[f"dB lost, {_HARM_TITLES[kind]}"] = [f"{np.mean(row):+.2f}" for row in harm.drop_db(kind)]
+    lines = ["| layer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for i in range(len(analysis.sums)):
-        lines.append(f"| {i} | " + " | ".join(f"{tables[name][i]:.4f}" for name in _SHOWN) + " |")
+        lines.append(f"| {i} | " + " | ".join(values[i] for values in columns.values()) + " |")
     lines.append(f"\nPCK of matching each point with its own place: {analysis.unmoved_pck['cross_view']:.4f}.")
     lines.append(f"Layer to tap (best harmonic mean, cross-view): {analysis.layer_to_tap()}.")
     return "\n".join(lines)
@@ -48,85 +113,77 @@ def summary(analysis: Analysis) -> str:
 
 def write_heat_maps(path: Path, analysis: Analysis) -> None:
     """A PNG: rows are kinds, columns are scores; in each map layers run down and denoising runs to the right."""
-    rows = []
+    labels = [f"{sigma:.2f}" for sigma in analysis.sigmas]
+    rows = [
+        [
+            HeatMap(
+                f"{_SCORE_TITLES[name]}, {_KIND_TITLES[kind]}", analysis.table(kind, name).numpy(), "layer",
+                "noise level", labels, low_is_good=name == "alignment_error",
+            )
+            for name in SHOWN
+        ]
+        for kind in KINDS
+    ]  # fmt: skip
+    draw_heat_maps(path, rows)
+
+
+def write_heads(path: Path, analysis: Analysis) -> None:
+    """A PNG: the alignment error of every layer and head, averaged over noise levels, by kind."""
+    maps = []
     for kind in KINDS:
-        tables = [(name, analysis.table(kind, name)) for name in _SHOWN]
-        maps = [_heat_map(f"{kind}: {name}", table, analysis.sigmas) for name, table in tables]
-        rows.append(np.concatenate(maps, 1))
-    cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
-
-
-def _heat_map(title: str, table: Float[Tensor, "layers steps"], sigmas: list[float]) -> UInt8[np.ndarray, "h w 3"]:
-    values = table.numpy()
-    height, width = values.shape[0] * _CELL[0], values.shape[1] * _CELL[1]
-    image = np.full((height + LABEL_PX + _MARGIN, _MARGIN + max(width, _TITLE_PX) + _GAP, 3), 255, np.uint8)
-    write_text(image[:LABEL_PX], title, _MARGIN)
-    low, high = float(values.min()), float(values.max())
-    shade = np.uint8(255 * (values - low) / (high - low if high > low else 1))
-    colours = cv2.cvtColor(cv2.applyColorMap(shade, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    block = np.repeat(np.repeat(colours, _CELL[0], 0), _CELL[1], 1)
-    image[LABEL_PX : LABEL_PX + height, _MARGIN : _MARGIN + width] = block
-    for i, j in np.ndindex(*values.shape):
-        ink = (20, 20, 20) if shade[i, j] > 140 else (245, 245, 245)
-        place = (_MARGIN + j * _CELL[1] + 4, LABEL_PX + (i + 1) * _CELL[0] - 12)
-        _write(image, _short(values[i, j]), place, ink)
-    for i in range(values.shape[0]):
-        _write(image, f"l {i}", (8, LABEL_PX + (i + 1) * _CELL[0] - 12))
-    for j, sigma in enumerate(sigmas):
-        _write(image, f"{sigma:.2f}", (_MARGIN + j * _CELL[1] + 8, LABEL_PX + height + 16))
-    _write(image, "sigma", (2, LABEL_PX + height + 16))
-    return image
+        errors = analysis.alignment_error_per_head(kind).mean(1).numpy()
+        heads = [str(head) for head in range(errors.shape[1])]
+        title = f"alignment error, nats,\n{_KIND_TITLES[kind]}"
+        maps.append(HeatMap(title, errors, "layer", "head", heads, low_is_good=True))
+    draw_heat_maps(path, [maps])
 
 
 def write_curves(path: Path, analysis: Analysis) -> None:
     """A PNG: per kind the PCK of every layer along denoising; dashed, matching each point with its own place."""
-    panels = [
-        _curves(f"{kind}: PCK by layer", analysis.table(kind, "pck"), analysis.sigmas, analysis.unmoved_pck[kind])
-        for kind in KINDS
-    ]
-    cv2.imwrite(str(path), np.concatenate(panels, 1)[..., ::-1])
+    panels = []
+    for kind in KINDS:
+        level = ("each point with its own place", [analysis.unmoved_pck[kind]] * len(analysis.sigmas))
+        values = analysis.table(kind, "pck").numpy()
+        panels.append(Curves(_KIND_TITLES[kind], analysis.sigmas, values, "noise level", "PCK with cycle check", level))
+    draw_curves(path, panels)
 
 
-def _curves(
-    title: str,
-    table: Float[Tensor, "layers steps"],
-    sigmas: list[float],
-    level: float,
-    size: tuple[int, int] = (300, 420),
-) -> UInt8[np.ndarray, "h w 3"]:
-    height, width = size
-    image = np.full((height + LABEL_PX + _MARGIN, width + 2 * _MARGIN + _GAP, 3), 255, np.uint8)
-    write_text(image[:LABEL_PX], title, _MARGIN)
-    top = max(float(table.max()), level, 1e-6) * 1.05
-    columns = np.linspace(0, width, max(2, len(sigmas)))[: len(sigmas)]
+def write_space(path: Path, analysis: Analysis, near: str) -> None:
+    """A PNG: the share of matches that come near in space, by viewpoint angle; dashed, the best the grid allows.
 
-    def at(x: float, y: float) -> tuple[int, int]:
-        return int(_MARGIN + x), int(LABEL_PX + height * (1 - y / top))
-
-    for k in range(5):
-        y = top * k / 4
-        cv2.line(image, at(0, y), at(width, y), (225, 225, 225), 1)
-        _write(image, _short(y), (4, at(0, y)[1] + 4))
-    for x, sigma in zip(columns, sigmas, strict=True):
-        _write(image, f"{sigma:.2f}", (at(x, 0)[0] - 12, LABEL_PX + height + 16))
-    _write(image, "sigma", (2, LABEL_PX + height + 32))
-    for start in range(0, width, 12):
-        cv2.line(image, at(start, level), at(min(start + 6, width), level), (120, 120, 120), 1, cv2.LINE_AA)
-    taken: list[int] = []
-    for i in np.argsort(-table[:, -1].numpy()):
-        hue = np.uint8([[[150 * i / max(1, len(table) - 1), 230, 200]]])
-        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
-        line = np.array([at(x, float(y)) for x, y in zip(columns, table[i], strict=True)])
-        cv2.polylines(image, [line[:, None].astype(np.int32)], False, colour, 2, cv2.LINE_AA)
-        row = max([int(line[-1, 1]) + 4, *(t + 14 for t in taken)])
-        taken.append(row)
-        _write(image, f"l {i}", (int(line[-1, 0]) + 6, row), tuple(colour))
-    return image
+    near: what counts as near, in words.
+    """
+    record = _space_record(analysis)
+    values = np.array(record["precision"], dtype=float)  # None becomes NaN
+    known = [i for i, rows in enumerate(record["rows"]) if rows > 0]
+    edges = ANGLE_EDGES_DEG
+    middles = [(edges[i] + min(edges[i + 1], edges[i] + 10)) / 2 for i in known]
+    title = f"matches that land within {near} of the point"
+    dashed = ("the best that the token grid allows", [record["reachable"][i] for i in known])
+    draw_curves(
+        path,
+        [Curves(title, middles, values[:, known], "angle between the lines of sight, degrees", "precision", dashed)],
+    )
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}"
+def write_correlations(path: Path, found: dict[str, list[Correlation]]) -> None:
+    """A PNG: Pearson's r by layer; stars for p < 0.05 and p < 0.01."""
+    count = next(iter(found.values()))[0].count
+    values = {_QUALITY_TITLES[name]: [c.r for c in layers] for name, layers in found.items()}
+    stars = {_QUALITY_TITLES[name]: [_stars(c.p) for c in layers] for name, layers in found.items()}
+    title = f"low alignment error with good pictures? {count} samples"
+    draw_by_layer(path, [ByLayer(title, "Pearson's r", values, notes=stars, x_name="layer (* p < 0.05, ** p < 0.01)")])
 
 
-def _write(image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, ...] = (20, 20, 20)) -> None:
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
+def _stars(p: float) -> str:
+    return "**" if p < 0.01 else "*" if p < 0.05 else ""
+
+
+def write_harm(path: Path, harm: Harm) -> None:
+    """A PNG: how much PSNR falls when one layer's attention is perturbed, with 95 % intervals over clips."""
+    record = harm_record(harm)
+    values = {_HARM_TITLES[kind]: [row["mean"] for row in rows] for kind, rows in record["drop_db"].items()}
+    ends = {_HARM_TITLES[kind]: [(r["low"], r["high"]) for r in rows] for kind, rows in record["drop_db"].items()}
+    whole = record["undisturbed_psnr_db"]
+    title = f"PSNR lost without one layer's attention ({whole['mean']:.2f} dB undisturbed, {whole['count']} clips)"
+    draw_by_layer(path, [ByLayer(title, "dB lost", values, ends)])

@@ -1,16 +1,33 @@
+import json
+from dataclasses import replace
+
 import cv2
 import pytest
 import torch
 
 from mvtrack.backbone.model import model_cameras
 from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.config_views import ViewsConfig
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, sum_scores
-from mvtrack.correspondence.targets import targets_from_tracks
+from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks
 from mvtrack.data.test_scenes import case_specs, render_case
 from mvtrack.diffusion.flow import add_noise, sampling_sigmas
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.evaluation.attention_report import as_record, summary, write_curves, write_heat_maps
+from mvtrack.evaluation.attention_overlays import best_shown, example_sheet
+from mvtrack.evaluation.attention_quality import Correlation, Harm
+from mvtrack.evaluation.attention_report import (
+    as_record,
+    correlation_record,
+    harm_record,
+    summary,
+    write_correlations,
+    write_curves,
+    write_harm,
+    write_heads,
+    write_heat_maps,
+    write_space,
+)
 from tracking_head import Tracks
 
 STEPS = 3
@@ -38,6 +55,9 @@ def test_every_layer_and_level_is_probed_as_by_hand(small_model, clips, analysis
         with torch.no_grad():
             tap = small_model.dit(noisy, 1000 * sigma, ray_maps(camera, small_model.config.rays), tap_layers=(layer,))
         sums = sum_scores(probe_rows(*tap.taps[0], targets, 4), targets, 4.0)
+        own = torch.tensor(sums.alignment_error_per_head(), dtype=torch.float64)
+        found = torch.tensor(analysis.by_clip[number][layer][level].alignment_error_per_head(), dtype=torch.float64)
+        torch.testing.assert_close(found, own)
         total = sums if total is None else total + sums
     assert len(analysis.sums) == 2
     assert len(analysis.sums[0]) == STEPS
@@ -50,12 +70,40 @@ def test_every_layer_and_level_is_probed_as_by_hand(small_model, clips, analysis
     )
 
 
+def test_clips_keep_their_own_errors(analysis):
+    errors = analysis.alignment_error_per_clip()
+    assert errors.shape == (2, 2)
+    rows = [clip[0][0].rows[2] for clip in analysis.by_clip]
+    pooled = sum(n * e for n, e in zip(rows, errors, strict=True)) / sum(rows)
+    expected = analysis.table("cross_view", "alignment_error").mean(1)
+    torch.testing.assert_close(pooled, expected)
+    assert not torch.equal(errors[0], errors[1])
+
+
+def test_matches_in_space_grow_with_what_counts_as_near(small_model, clips):
+    found = []
+    for near in (0.02, 0.2, 5.0):
+        config = AnalysisConfig(steps=1, queries=19, near_share=near)
+        found.append([sums[0] for sums in analyse(small_model, clips, config).space])
+    for layer in range(2):
+        rows, near, reachable = (
+            torch.stack([getattr(f[layer], n).sum() for f in found]) for n in ("rows", "near", "reachable")
+        )
+        assert (rows == rows[0]).all()
+        assert (near.diff() > 0).all()
+        assert (near <= reachable).all()
+        assert 0.8 * rows[-1] < near[-1] <= reachable[-1] == rows[-1] > 10  # some matches lie in the sky
+    metres = AnalysisConfig(steps=1, queries=99, near_m=0.2 * float(clips[0].depth[0, 0].median()))
+    one = [analyse(small_model, clips[:1], c).space for c in (metres, AnalysisConfig(1, 99, near_share=0.2))]
+    assert torch.equal(one[0][1][0].near, one[1][1][0].near)
+
+
 def test_hooks_are_gone_afterwards(small_model, analysis):
     assert not any(block._forward_hooks for block in small_model.dit.blocks)
 
 
 def test_the_report_is_complete_and_drawn(analysis, tmp_path):
-    record = as_record(analysis)
+    record = json.loads(json.dumps(as_record(analysis), allow_nan=False))
     assert record["layer_to_tap"] == analysis.layer_to_tap() in (0, 1)
     assert len(record["sigmas"]) == STEPS
     for kind in KINDS:
@@ -63,13 +111,46 @@ def test_the_report_is_complete_and_drawn(analysis, tmp_path):
         assert 0 <= record["unmoved_pck"][kind] <= 1
         for name, table in record["tables"][kind].items():
             assert (len(table), len(table[0])) == (2, STEPS), name
-    text = summary(analysis)
+    space = record["precision_in_space"]
+    assert sum(space["rows"]) > 0
+    for i, rows in enumerate(space["rows"]):
+        cells = [space["reachable"][i], *(layer[i] for layer in space["precision"])]
+        assert all((cell is None) == (rows == 0) for cell in cells)
+    correlations = {"psnr_db": [Correlation(0.5, 0.03, 7), Correlation(float("nan"), float("nan"), 7)]}
+    harm = Harm([20.0, 22.0], {"identity": [[15.0, 19.0], [20.0, 22.5]], "own_view": [[18.0, 20.0], [20.0, 22.0]]})
+    assert correlation_record(correlations)["psnr_db"][1] == {"r": None, "p": None, "count": 7}
+    assert harm_record(harm)["drop_db"]["identity"][0]["mean"] == pytest.approx(4.0)
+    text = summary(analysis, correlations, harm)
     assert text.count("\n| ") == 2
+    assert "| +0.50 (0.03) | +4.00 | +2.00 |" in text
     assert f"Layer to tap (best harmonic mean, cross-view): {record['layer_to_tap']}." in text
     write_heat_maps(tmp_path / "heat_maps.png", analysis)
+    write_heads(tmp_path / "heads.png", analysis)
     write_curves(tmp_path / "curves.png", analysis)
-    for name in ("heat_maps", "curves"):
+    write_space(tmp_path / "space.png", analysis, "4 % of the depth")
+    write_correlations(tmp_path / "correlation.png", correlations)
+    write_harm(tmp_path / "harm.png", harm)
+    for name in ("heat_maps", "heads", "curves", "space", "correlation", "harm"):
         assert cv2.imread(str(tmp_path / f"{name}.png")).std() > 10
+
+
+def test_examples_show_a_point_that_both_views_see(small_model, clips):
+    """The second query is seen in most frames; the third as often, and moves; the fourth lies in the reference."""
+    cells, frames = 48, 2
+    query = torch.tensor([[2 * cells + 20, 2 * cells + 20, 3 * cells + 27, 20]])
+    weight = torch.ones(1, 4, 2, frames)
+    weight[0, 0, 0] = 0
+    xy = torch.full((1, 4, 2, frames, 2), 9.0)
+    xy[0, 2, 1, 1] += 3
+    xy[0, 3, 0, 1] += 9
+    targets = CorrespondenceTargets(
+        query, torch.zeros(1, 4, 2, frames, dtype=torch.long), weight, (6, 8), query_xy=xy[:, :, 0, 0], label_xy=xy
+    )
+    assert best_shown(targets) == 2
+    sheet = example_sheet(small_model, clips[0], 1, 0.5)
+    assert sheet.shape[1] == 2 * 256 + 6
+    assert ((sheet == (255, 40, 200)).all(-1)).any()  # the query's ring
+    assert ((sheet == (60, 255, 60)).all(-1)).any()  # the truth's
 
 
 def test_clips_that_cannot_be_judged_are_refused(small_model, clips, unchecked):
@@ -80,5 +161,10 @@ def test_clips_that_cannot_be_judged_are_refused(small_model, clips, unchecked):
     still = [clip.frames(slice(0, 1)) for clip in clips]
     with pytest.raises(ValueError, match="2 clips hold no reference_temporal, target_temporal correspondence"):
         analyse(small_model, still, config)
+    views = replace(small_model, config=replace(small_model.config, views=ViewsConfig(), num_frames=1))
+    with pytest.raises(ValueError, match="views of still scenes"):
+        analyse(views, clips, config)
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         AnalysisConfig(steps=0)
+    with pytest.raises(ValueError, match="must be positive, got -1 and None px"):
+        AnalysisConfig(near_m=-1)

@@ -1,0 +1,96 @@
+"""`mvtrack attention video.mp4 --camera arc_left --query 120,80,30`: where a point looks in both views."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mvtrack.command import run_command
+from mvtrack.shot_options import add_shot_arguments, read_shot
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, check, look; prints where the picture is."""
+    shot = argparse.ArgumentParser(add_help=False)
+    add_shot_arguments(shot, camera_required=False)
+    parser = argparse.ArgumentParser(
+        prog="mvtrack attention",
+        description="Re-shoot a video and draw where a point of one view looks in both; or look into a result.",
+        parents=[shot],
+    )
+    parser.add_argument("video", type=Path, help="what `mvtrack reshoot` takes, or a folder that it wrote")
+    parser.add_argument(
+        "--query", required=True, metavar="x,y,t",
+        help="pixels right and down in the view's own video (the source file, or the generated video), and its frame, "
+        "from 0",
+    )  # fmt: skip
+    parser.add_argument("--view", choices=("reference", "generated"), default="generated", help="the query's view")
+    parser.add_argument("--layer", type=int, help="counted from 0; default: the layer that the model is tapped at")
+    parser.add_argument("--step", type=int, help="sampling step, counted from 0; default: the middle one")
+    parser.add_argument("--noise-level", type=float, metavar="SIGMA", help="instead: the step of nearest noise level")
+    parser.add_argument("--heads", metavar="0,1", help="counted from 0; default: the mean of all")
+    parser.add_argument("--generated", type=Path, metavar="FILE", help="an existing generated video, same moments")
+    parser.add_argument("--model", help="folder with model.safetensors; default: the result's, or the one that ships")
+    parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
+    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or 8")
+    parser.add_argument("--seed", type=int, help="default: the result's, or 0")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    options = parser.parse_args(arguments)
+    changed = [name for name, value in vars(shot.parse_args([])).items() if getattr(options, name) != value]
+    return run_command(lambda: _attention(options, changed), parser.prog, options.debug)
+
+
+def _attention(options: argparse.Namespace, changed: list[str]) -> None:
+    from tqdm import tqdm
+
+    from mvtrack.new_folder import refuse_existing
+    from mvtrack.query_attention import Query, follow_query, write_seen
+
+    query, lens = Query.parse(options.query, options.view), _lens(options)
+    pair, source, model = _pair_and_model(options, changed)
+    out = options.out or Path("outputs") / f"attention_{options.video.stem}_{pair.label}"
+    refuse_existing(out, options.overwrite)
+    steps = 0 if pair.generated else pair.sample.steps
+    with tqdm(total=steps, desc=f"re-shooting, {pair.label}", unit="step", disable=steps == 0) as bar:
+        seen = follow_query(model, pair, query, lens, bar.update)
+    sys.stdout.write(f"{write_seen(out, seen, source)}\n")
+
+
+def _lens(options: argparse.Namespace):
+    from mvtrack.query_attention import Lens
+
+    try:
+        heads = None if options.heads is None else tuple(int(text) for text in options.heads.split(","))
+    except ValueError as error:
+        raise ValueError(f"--heads must be numbers such as 0,2, got {options.heads!r}") from error
+    return Lens(options.layer, options.step, options.noise_level, heads)
+
+
+def _pair_and_model(options: argparse.Namespace, changed: list[str]):
+    from mvtrack.backbone.model import load_model
+    from mvtrack.generate import SampleConfig
+    from mvtrack.query_pair import is_result, model_of_result, pair_of_result, pair_of_shot
+    from mvtrack.reshooting import shipped_model
+
+    if not is_result(options.video):
+        if options.camera is None:
+            raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
+        sample = SampleConfig(8 if options.steps is None else options.steps, seed=options.seed or 0)
+        source = options.model or shipped_model()
+        model = load_model(source)
+        shot = read_shot(options, options.video, sample)
+        return pair_of_shot(options.video, shot, model.config, options.generated), source, model
+    if options.generated is not None:
+        changed = [*changed, "generated"]
+    if changed:
+        names = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise ValueError(f"{options.video} is a result, which has its own cameras and pictures: leave out {names}")
+    pair = pair_of_result(options.video)
+    chosen = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
+    source = options.model or model_of_result(options.video)
+    return replace(pair, sample=replace(pair.sample, **chosen)), source, load_model(source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Do better aligned layers go with better pictures, and what do pictures lose without a layer? (CAMEO §3.2)"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.backbone.perturb import PERTURBATIONS, Perturbation, perturbed_attention
+from mvtrack.generate import SampleConfig, generate
+from mvtrack.metrics.correspondence import pearson
+from mvtrack.metrics.image import psnr
+from mvtrack.metrics.ssim import ssim
+from mvtrack.video_clip import Clip
+
+# higher is better in all of them
+QUALITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr_db": psnr, "ssim": ssim}
+
+
+def picture_quality(
+    model: ReshootModel, clips: list[Clip], sample: SampleConfig, on_clip: Callable[[], None] | None = None
+) -> dict[str, list[float]]:
+    """Every clip's target view generated anew and compared with the truth: per name in `QUALITIES`, one number a clip.
+
+    Clip i is sampled with seed `sample.seed` + i.
+    """
+    found = {name: [] for name in QUALITIES}
+    for i, clip in enumerate(clips):
+        made = _generate(model, clip, replace(sample, seed=sample.seed + i))
+        for name, measure in QUALITIES.items():
+            found[name].append(measure(made, clip.video[1]))
+        if on_clip:
+            on_clip()
+    return found
+
+
+def _generate(model: ReshootModel, clip: Clip, sample: SampleConfig) -> Float[Tensor, "T 3 H W"]:
+    if len(clip.video) != 2:
+        raise ValueError(f"clip {clip.key} has {len(clip.video)} views: a reference and one target are needed")
+    return generate(model, clip.video[0], clip.camera, sample, None if clip.depth is None else clip.depth[0])
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r with its two-sided p-value over `count` samples; NaN where one of both does not vary."""
+
+    r: float
+    p: float
+    count: int
+
+
+def correlate(errors: Float[Tensor, "samples layers"], quality: dict[str, list[float]]) -> dict[str, list[Correlation]]:
+    """Per quality and layer: does a lower alignment error go with a better picture? Then r is positive (CAMEO's sign).
+
+    Samples whose error is NaN are left out. Raises ValueError when fewer than three are left.
+    """
+    known = errors.isfinite().all(1)
+    if int(known.sum()) < 3:
+        raise ValueError(f"a correlation needs at least three samples, got {int(known.sum())} of {len(errors)} usable")
+    found = {}
+    for name, values in quality.items():
+        better = torch.tensor(values, dtype=torch.float64)[known]
+        pairs = [pearson(-errors[known, layer].double(), better) for layer in range(errors.shape[1])]
+        found[name] = [Correlation(r, p, int(known.sum())) for r, p in pairs]
+    return found
+
+
+@dataclass(frozen=True)
+class Harm:
+    """PSNR (dB) of each clip's generated view, undisturbed and with one layer's attention perturbed."""
+
+    undisturbed_db: list[float]
+    perturbed_db: dict[Perturbation, list[list[float]]]  # layer, clip
+
+    def drop_db(self, kind: Perturbation) -> list[list[float]]:
+        """By layer and clip: how much PSNR was lost."""
+        return [
+            [whole - hurt for whole, hurt in zip(self.undisturbed_db, row, strict=True)]
+            for row in self.perturbed_db[kind]
+        ]
+
+
+def measure_harm(
+    model: ReshootModel, clips: list[Clip], sample: SampleConfig, on_run: Callable[[], None] | None = None
+) -> Harm:
+    """Generate every clip once whole, then once per layer and perturbation, with the same noise each time.
+
+    on_run: called after each of the len(clips) * (1 + 2 * layers) generations.
+    """
+
+    def score(i: int, clip: Clip) -> float:
+        made = _generate(model, clip, replace(sample, seed=sample.seed + i))
+        if on_run:
+            on_run()
+        return psnr(made, clip.video[1])
+
+    whole = [score(i, clip) for i, clip in enumerate(clips)]
+    hurt: dict[Perturbation, list[list[float]]] = {kind: [] for kind in PERTURBATIONS}
+    for kind, rows in hurt.items():
+        for layer in range(len(model.dit.blocks)):
+            with perturbed_attention(model.dit, layer, kind):
+                rows.append([score(i, clip) for i, clip in enumerate(clips)])
+    return Harm(whole, hurt)
