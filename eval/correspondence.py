@@ -125,7 +125,11 @@ def _pictures(analysis: Analysis, model: ReshootModel, clips: list[Clip], config
     report.write_heads(out / "heads.png", analysis)
     report.write_curves(out / "curves.png", analysis)
     if analysis.space is not None:
-        near = f"{100 * config.near_share:g} % of the depth" if config.near_m is None else f"{config.near_m:g} units"
+        near = (
+            f"{100 * config.near_share:g} % of the scene's depth"
+            if config.near_m is None
+            else f"{config.near_m:g} units"
+        )
         report.write_space(out / "space.png", analysis, near)
     sigma = analysis.sigmas[len(analysis.sigmas) // 2]
     for i, clip in enumerate(clips):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.backbone.branches import NativeInputs
@@ -12,24 +12,29 @@ from mvtrack.backbone.model import ReshootModel, model_cameras
 from mvtrack.backbone.native_cameras import native_inputs
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.camera import Camera
-from mvtrack.diffusion.flow import add_noise
+from mvtrack.diffusion.flow import add_noise, keep_references
 
 
 @dataclass(frozen=True)
 class NoisedVideos:
-    """One scene's views, the first one the clean reference, with one draw of noise for all levels."""
+    """One scene's views with one draw of noise for all levels. reference: which latent frames stay clean; None: the
+    first view.
+    """
 
     latents: Float[Tensor, "1 V f c h w"]
     noise: Float[Tensor, "1 V f c h w"]
     rays: Float[Tensor, "1 V f r hr wr"]
     native: NativeInputs | None = None
+    reference: Bool[Tensor, "1 V f"] | None = None
 
     @torch.no_grad()
-    def forward(self, model: ReshootModel, sigma: float) -> DiTOutput:
-        """Run the transformer once with the target views at noise level `sigma`."""
+    def forward(self, model: ReshootModel, sigma: float, tap_layers: tuple[int, ...] = ()) -> DiTOutput:
+        """Run the transformer once with all but the references at noise level `sigma`."""
         level = torch.tensor([sigma])
-        noisy = torch.cat([self.latents[:, :1], add_noise(self.latents, self.noise, level)[:, 1:]], 1)
-        return model.dit(noisy, 1000 * level, self.rays, native=self.native)
+        noisy = keep_references(self.latents, add_noise(self.latents, self.noise, level), self.reference)
+        return model.dit(
+            noisy, 1000 * level, self.rays, tap_layers=tap_layers, native=self.native, reference=self.reference
+        )
 
 
 @torch.no_grad()
@@ -40,10 +45,23 @@ def noised_videos(
     depth: Float[Tensor, "V T H W"] | None = None,
     scene_depth: float | None = None,
     seed: int = 0,
+    reference: Bool[Tensor, "1 V f"] | None = None,
 ) -> NoisedVideos:
     """Encode videos (RGB in [-1, 1], 4n + 1 frames) and cameras (V, T). depth, scene_depth: see `model_cameras`."""
-    latents = model.codec.encode(video[None])
+    return noised_latents(model, model.codec.encode(video[None])[0], camera, depth, scene_depth, seed, reference)
+
+
+def noised_latents(
+    model: ReshootModel,
+    latents: Float[Tensor, "V f c h w"],
+    camera: Camera,
+    depth: Float[Tensor, "V T H W"] | None = None,
+    scene_depth: float | None = None,
+    seed: int = 0,
+    reference: Bool[Tensor, "1 V f"] | None = None,
+) -> NoisedVideos:
+    """The same from clean latents, as generating leaves them. camera: (V, T) at video rate."""
     scaled, _ = model_cameras(camera[None], model.config.rays, None if depth is None else depth[None], scene_depth)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn((1, *latents.shape), generator=torch.Generator().manual_seed(seed))
     native = native_inputs(camera[None], model.config.dit, model.config.native_camera)
-    return NoisedVideos(latents, noise, ray_maps(scaled, model.config.rays), native)
+    return NoisedVideos(latents[None], noise, ray_maps(scaled, model.config.rays), native, reference)

@@ -4,12 +4,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel, model_cameras
-from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.backbone.model import ReshootModel
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import ProbeSums, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.diffusion.flow import add_noise, keep_references
+from mvtrack.noised import noised_videos
 from mvtrack.video_clip import Clip
 
 
@@ -28,15 +27,10 @@ def probe_layer(
     clip: with depth, where the model's scale needs it. targets: of a batch of one. seed: draws the noise, which is the
     same at every level. reference: which latent frames stay clean; None: the first view.
     """
-    token_px = model.config.rays.token_px
-    latents = model.codec.encode(clip.video[None])
-    camera, _ = model_cameras(clip.camera[None], model.config.rays, None if clip.depth is None else clip.depth[None])
-    rays = ray_maps(camera, model.config.rays)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-    found = []
-    for sigma in sigmas:
-        noisy = keep_references(latents, add_noise(latents, noise, sigma[None]), reference)
-        [tap] = model.dit(noisy, 1000 * sigma[None], rays, tap_layers=(layer,), reference=reference).taps
+    token_px, found = model.config.rays.token_px, []
+    videos = noised_videos(model, clip.video, clip.camera, clip.depth, seed=seed, reference=reference)
+    for sigma in sigmas.tolist():
+        [tap] = videos.forward(model, sigma, tap_layers=(layer,)).taps
         rows = probe_rows(*tap, targets, token_px)
         found.append(sum_scores(rows, targets, float(token_px), reference=reference))
     return found

@@ -142,7 +142,7 @@ def write_curves(path: Path, analysis: Analysis) -> None:
     """A PNG: per kind the PCK of every layer along denoising; dashed, matching each point with its own place."""
     panels = []
     for kind in KINDS:
-        level = ("each point with its own place", [analysis.unmoved_pck[kind]] * len(analysis.sigmas))
+        level = ("matching each point with its own place", [analysis.unmoved_pck[kind]] * len(analysis.sigmas))
         values = analysis.table(kind, "pck").numpy()
         panels.append(Curves(_KIND_TITLES[kind], analysis.sigmas, values, "noise level", "PCK with cycle check", level))
     draw_curves(path, panels)
@@ -158,7 +158,7 @@ def write_space(path: Path, analysis: Analysis, near: str) -> None:
     known = [i for i, rows in enumerate(record["rows"]) if rows > 0]
     edges = ANGLE_EDGES_DEG
     middles = [(edges[i] + min(edges[i + 1], edges[i] + 10)) / 2 for i in known]
-    title = f"matches that land within {near} of the point"
+    title = f"matches near in space: within {near}"
     dashed = ("the best that the token grid allows", [record["reachable"][i] for i in known])
     draw_curves(
         path,

@@ -5,11 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.backbone.dit import Tap
-from mvtrack.backbone.model import ReshootModel, model_cameras
-from mvtrack.backbone.native_cameras import native_inputs
-from mvtrack.backbone.ray_encoder import ray_maps
+from mvtrack.backbone.model import ReshootModel
 from mvtrack.camera import Camera
-from mvtrack.diffusion.flow import add_noise
+from mvtrack.noised import noised_latents
 from tracking_head import Features
 
 FEATURE_SIGMA = 0.1
@@ -44,13 +42,6 @@ def latent_features(
     seed: int = 0,
 ) -> Features:
     """The same from clean latents, as generating leaves them. camera: (V, T) at video rate."""
-    scaled, _ = model_cameras(camera, model.config.rays, depth, scene_depth)
-    noise = torch.randn((1, *latents.shape), generator=torch.Generator().manual_seed(seed))
-    level = torch.tensor([sigma])
-    noisy = torch.cat([latents[None, :1], add_noise(latents[None], noise, level)[:, 1:]], 1)
-    layer = model.config.tap_layer
-    native = native_inputs(camera[None], model.config.dit, model.config.native_camera)
-    rays = ray_maps(scaled, model.config.rays)[None]
-    output = model.dit(noisy, 1000 * level, rays, tap_layers=(layer,), native=native)
-    tap: Tap = output.taps[0]
+    layer, noised = model.config.tap_layer, noised_latents(model, latents, camera, depth, scene_depth, seed)
+    tap: Tap = noised.forward(model, sigma, tap_layers=(layer,)).taps[0]
     return Features(tap.q[0], tap.k[0], model.config.rays.token_px)
