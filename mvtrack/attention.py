@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Re-shoot a video and draw where a point of one view looks in both; or look into a result.",
         parents=[shot],
     )
-    parser.add_argument("video", type=Path, help="what `mvtrack reshoot` takes, or a folder that it wrote")
+    parser.add_argument(
+        "video", type=Path, help="video file, GIF, image, folder of images; or a folder that `mvtrack reshoot` wrote"
+    )
     parser.add_argument(
         "--query", required=True, metavar="x,y,t",
         help="pixels right and down in the view's own video (the source file, or the generated video), and its frame, "
