@@ -99,7 +99,7 @@ def test_references_stay_clean_and_only_the_others_are_supervised(still):
     _, config, model, batch = still
     step = prepare(batch, model.codec, config)
 
-    def perfect(noisy, timestep, rays, tap_layers, track=None, reference=None):
+    def perfect(noisy, timestep, rays, text, tap_layers, reference, **_):
         assert torch.equal(reference, step.reference)
         torch.testing.assert_close(noisy[reference], step.latents[reference])
         assert not torch.isclose(noisy[~reference], step.latents[~reference]).all(-1).any()
