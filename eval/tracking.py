@@ -1,4 +1,4 @@
-"""`python eval/tracking.py --model FOLDER --out FOLDER`: how well a model's tracking head follows points in both views.
+"""`python eval/tracking.py [--model FOLDER] [--out FOLDER]`: how well a tracking head follows points in both views.
 
 Scores the rendered cases of the pinned tracking set: TAP-Vid's scores averaged over views, the error of points that one
 view hides and the other shows, epipolar error; beside the head with its views kept apart, with other views that belong
@@ -23,7 +23,7 @@ from mvtrack.evaluation.manifest import load_tracking_cases
 from mvtrack.evaluation.statistics import mean_interval
 from mvtrack.evaluation.tracking import follow_reference, score_model
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
-from mvtrack.reshooting import sha256
+from mvtrack.reshooting import sha256, shipped_model
 from mvtrack.tracking.following import attention_starts
 from mvtrack.tracking.scene import require_head
 
@@ -34,7 +34,9 @@ _STILL_BELOW, _OCCLUSION_GAIN = 0.25, 0.05
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="folder of a model with a tracking head")
+    parser.add_argument(
+        "--model", default=str(shipped_model(tracking=True)), help="one with a tracking head; default: the shipped one"
+    )
     parser.add_argument("--out", default="outputs/tracking", help="folder for the tables")
     parser.add_argument("--clips", type=int, help="only the first so many of the pinned cases")
     parser.add_argument(

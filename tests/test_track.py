@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mvtrack import track_files
-from mvtrack.backbone.model import save_model
-from mvtrack.cli import main as cli
+from mvtrack.backbone.model import read_config, save_model
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
+from mvtrack.reshooting import shipped_model as cli
+from mvtrack.reshooting import shipped_model
 from mvtrack.track_job import TrackOptions
 
 T = 7
@@ -160,3 +161,8 @@ def test_depth_without_points_is_refused(video, model_folder, tmp_path, capsys):
     code, _, error = run(capsys, "reshoot", video, "--camera", "pan_left", "--depth", "d.npy", "--model", model_folder)
     assert code == 2
     assert "--depth is for the points that --tracks follows: give --tracks too" in error
+
+
+def test_the_model_that_ships_for_tracks_has_a_head():
+    assert read_config(shipped_model(tracking=True)).tracking is not None
+    assert read_config(shipped_model()).tracking is None
