@@ -12,7 +12,6 @@ from mvtrack.backbone.model import read_config, save_model
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
 from mvtrack.reshooting import shipped_model
-from mvtrack.reshooting import shipped_model as cli
 from mvtrack.track_job import TrackOptions
 
 T = 7
