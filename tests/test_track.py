@@ -9,6 +9,7 @@ import torch
 
 from mvtrack import track_files
 from mvtrack.backbone.model import read_config, save_model
+from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
 from mvtrack.reshooting import shipped_model
