@@ -42,7 +42,8 @@ class Inputs:
     """One case of a benchmark at the benchmark's size, before anything was generated. Only real frames are in it.
 
     reference: RGB in [-1, 1]. camera: (2, T), the reference's cameras and those asked for. source_camera_known: whether
-    the reference's cameras were measured or are assumed (still, nominal field of view). target: the true video from
+    the reference's cameras were measured or are assumed (still, nominal field of view). subject_distance: of what the
+    first frame shows, in the cameras' unit, for models that scale paths by it. target: the true video from
     the asked-for cameras, at the frames `target_frames` of the T (a benchmark may not know all). covisible: which
     pixels of those frames the reference sees. dynamic: what moves, in the reference's pixels. depth, target_depth:
     true z-depth of the reference (T) and of the target (all T frames), in the cameras' unit; zero or NaN = unknown.
@@ -55,6 +56,7 @@ class Inputs:
     fps: float = 24.0
     caption: str = ""
     source_camera_known: bool = False
+    subject_distance: float | None = None
     target: Float[Tensor, "F 3 H W"] | None = None
     target_frames: tuple[int, ...] = ()
     covisible: Bool[Tensor, "F H W"] | None = None
@@ -174,17 +176,30 @@ class Estimator(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """Makes the video of the target view. name: for folders; title: for tables. backbone: the row it is compared to."""
+    """Makes the video of the target view.
+
+    name: for folders; title, group: its row and the heading above it in tables. bound: knows the truth, so it is never
+    marked as the best. backbone: the name of the method, or of the published row, that it is compared to.
+    """
 
     name: str
     title: str
+    group: str
+    bound: bool
     backbone: str | None
     needs: tuple[str, ...]
 
     @property
     def settings(self) -> dict: ...
 
-    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined: ...
+    @property
+    def footnotes(self) -> tuple[str, ...]: ...
+
+    def find(self, key: str) -> Path | Declined | None:
+        """The video of a case where another program made it; None where `generate` makes it."""
+
+    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
+        """The target view, values in [-1, 1]; kept without loss. ValueError and OSError count as failed."""
 
 
 @runtime_checkable
@@ -194,6 +209,7 @@ class Benchmark(Protocol):
     name: str
     title: str
     size: tuple[int, int]
+    num_frames: int  # of a clip; shorter ones are not padded with frames that count
 
     @property
     def settings(self) -> dict: ...
@@ -207,5 +223,5 @@ class Benchmark(Protocol):
     def digest(self, key: str) -> str:
         """sha256 of the files and settings that a case's inputs come from. ValueError when one is missing."""
 
-    def load(self, key: str) -> Inputs:
-        """ValueError or OSError, naming the file, when the case cannot be used at all."""
+    def load(self, key: str) -> Inputs | Declined:
+        """The inputs, or why a case is left out. ValueError or OSError, naming the file, when it cannot be used."""
