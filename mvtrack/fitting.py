@@ -51,8 +51,7 @@ class Fit:
         if tuple(maps.shape[-2:]) != self.source:
             raise ValueError(f"maps must be of the source's size {self.source}, got {tuple(maps.shape[-2:])}")
         rows, columns = (
-            ((torch.arange(n) + 0.5) * (old / n)).long()
-            for n, old in zip(self.scaled, self.source, strict=True)
+            ((torch.arange(n) + 0.5) * (old / n)).long() for n, old in zip(self.scaled, self.source, strict=True)
         )
         (height, width), (top, left) = self.content, self.cut
         out = maps.new_zeros(len(maps), *self.model)

@@ -217,7 +217,7 @@ class Benchmark(Protocol):
     @property
     def footnotes(self) -> tuple[str, ...]: ...
 
-    def keys(self) -> list[str]:
+    def case_keys(self) -> list[str]:
         """Names of the cases, fit for files, in order."""
 
     def digest(self, key: str) -> str:

@@ -80,7 +80,7 @@ class Davis:
             "Dynamic regions: all annotated objects.",
         )
 
-    def keys(self) -> list[str]:
+    def case_keys(self) -> list[str]:
         return [case.key for case in self.cases]
 
     def digest(self, key: str) -> str:

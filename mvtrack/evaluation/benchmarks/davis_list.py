@@ -28,7 +28,9 @@ class DavisCase:
         if self.speed not in SPEEDS:
             raise ValueError(f"unknown speed {self.speed!r}; known: {', '.join(SPEEDS)}")
         if self.trajectory not in PRESETS and self.speed != "linear":
-            raise ValueError(f"speed {self.speed!r} is for a preset; write it into the path {self.trajectory!r} instead")
+            raise ValueError(
+                f"speed {self.speed!r} is for a preset; write it into the path {self.trajectory!r} instead"
+            )
         self.path(1.0)
 
     @property
@@ -71,7 +73,9 @@ def find_sequences(root: Path, resolution: str, split: str | None) -> list[str]:
     else:
         file = root / "ImageSets" / f"{split}.txt"
         if not file.is_file():
-            known = sorted(str(p.relative_to(root / "ImageSets").with_suffix("")) for p in file.parents[1].rglob("*.txt"))
+            known = sorted(
+                str(p.relative_to(root / "ImageSets").with_suffix("")) for p in file.parents[1].rglob("*.txt")
+            )
             raise ValueError(f"split {split!r}: {file} does not exist; there are: {', '.join(known) or 'none'}")
         rows = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
         names = list(dict.fromkeys(row.strip("/").split("/")[-2] if "/" in row else row for row in rows))

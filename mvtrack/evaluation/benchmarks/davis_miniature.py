@@ -1,4 +1,4 @@
-"""A miniature DAVIS: rendered scenes in exactly DAVIS's layout, with the truth that DAVIS lacks in a folder beside it."""
+"""A miniature DAVIS: rendered scenes in DAVIS's very layout, and in a folder beside it the truth that DAVIS lacks."""
 
 import math
 from dataclasses import dataclass

@@ -70,8 +70,8 @@ class IPhone:
     def footnotes(self) -> tuple[str, ...]:
         how = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}
         return (
-            f"{len(self.keys())} pairs of a sequence ({', '.join(self.sequences)}) and a still camera; the paper does "
-            "not say which it used, nor how portrait frames meet its landscape model.",
+            f"{len(self.case_keys())} pairs of a sequence ({', '.join(self.sequences)}) and a still camera; the paper "
+            "does not say which it used, nor how portrait frames meet its landscape model.",
             f"{self.num_frames} times of each, from {self.start} in steps of {self.stride}; a frame is scored where "
             "the still camera has a good picture of that time.",
             f"Pictures, cameras, masks and depth {how[self.fit]} {self.size[0]}x{self.size[1]}.",
@@ -85,7 +85,7 @@ class IPhone:
             cases |= {f"{sequence}--camera{camera}": (sequence, camera) for camera in cameras}
         return cases
 
-    def keys(self) -> list[str]:
+    def case_keys(self) -> list[str]:
         return list(self._cases)
 
     def digest(self, key: str) -> str:

@@ -26,7 +26,7 @@ _FACTORS = (1, 2)
 
 @dataclass(frozen=True)
 class MiniatureStyle:
-    """size: (H, W) of the frames, portrait and even, an eighth of the original. Every seventh frame of a still camera is bad."""
+    """size: (H, W) of the frames, portrait and even. Every seventh frame of a still camera is bad, that is, missing."""
 
     num_sequences: int = 4
     num_frames: int = 17

@@ -7,7 +7,7 @@ Summary = dict
 
 @dataclass(frozen=True)
 class Cell:
-    """value: formatted, "–" for none. change: signed, with whether it is a gain. coverage: "6/8" where not all count."""
+    """value: "–" for none. change: signed; is_gain: whether it is for the better. coverage: "6/8" if not all count."""
 
     value: str
     is_best: bool = False

@@ -1,4 +1,4 @@
-"""From result files to one mapping of plain values: means with intervals, counts, reasons, changes. All else is layout."""
+"""From result files to one mapping of plain values: means with intervals, counts, reasons, changes."""
 
 import math
 from dataclasses import asdict
@@ -20,7 +20,7 @@ Cells = dict[str, dict[str, float | Declined]]  # column -> case -> value
 
 def summarise(plan: Plan) -> dict:
     """Everything that the tables and the page show, of every method that the results folder holds."""
-    keys = plan.benchmark.keys()
+    keys = plan.benchmark.case_keys()
     digests = {key: digest_of_case(plan, key) for key in keys}
     groups = table_groups(plan.benchmark.name, plan.metrics)
     columns = [c for part in groups.values() for c in part]

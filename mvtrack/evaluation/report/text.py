@@ -3,7 +3,7 @@
 import csv
 import io
 
-from mvtrack.evaluation.report.cells import Cell, Line, number, published_lines, scored_lines
+from mvtrack.evaluation.report.cells import Cell, number, published_lines, scored_lines
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 _MOST_REASONS = 40
@@ -14,7 +14,7 @@ def markdown(summary: dict) -> str:
     bench, columns = summary["benchmark"], _columns(summary)
     parts = [
         f"# {bench['title']}, {bench['cases']} cases",
-        _markdown_table(summary, scored_lines(summary) + published_lines(summary)),
+        table_of(summary),
         "Bold: the best row that does not know the truth and has all cases. (+): change against the backbone. "
         "[6/8]: mean of 6 of 8 cases; the rest is listed below.\n\n"
         f"Published rows: {summary['published']['source']}. They were measured by others, with other cases and other "
@@ -31,8 +31,9 @@ def markdown(summary: dict) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown_table(summary: dict, lines: list[Line]) -> str:
-    columns = _columns(summary)
+def table_of(summary: dict) -> str:
+    """The table alone, in Markdown: our rows, then the published ones."""
+    columns, lines = _columns(summary), scored_lines(summary) + published_lines(summary)
     heads = [f"{c['title']} {_ARROWS[c['better']]}" for c in columns]
     tops = [title if i == 0 else "" for title, part in summary["groups"].items() for i in range(len(part))]
     rows = [["", *(f"{t}<br>{h}" if t else h for t, h in zip(tops, heads, strict=True))]]

@@ -34,6 +34,16 @@ def gather(
     return found
 
 
+def is_estimated(plan: Plan, need: str, digest: str, video_sha: str | None) -> bool:
+    """Whether there is nothing to do for an estimate: it is kept, or nothing here can make it."""
+    estimator = plan.estimators.get(need.split(".")[1])
+    if estimator is None or estimator.missing():
+        return True
+    path = plan.estimate_file(estimator, plan.estimate_key(need, digest, video_sha))
+    record = read_record(path.with_suffix(".json"))
+    return record is not None and ("declined" in record or path.is_file())
+
+
 def _estimate(
     plan: Plan, need: str, digest: str, video_sha: str | None, inputs: Inputs, video: Tensor | None
 ) -> Estimate | Declined:

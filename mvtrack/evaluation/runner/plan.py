@@ -25,7 +25,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for kind, names in {
-            "case": self.benchmark.keys(),
+            "case": self.benchmark.case_keys(),
             "method": [m.name for m in self.methods],
             "metric": [m.name for m in self.metrics],
             "column": [c.key for m in self.metrics for c in m.columns],

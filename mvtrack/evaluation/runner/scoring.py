@@ -2,8 +2,8 @@
 
 import math
 
-from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Metric, Sample, Scores, failed
-from mvtrack.evaluation.runner.estimates import gather
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, BatchMetric, Declined, Inputs, Metric, Sample, Scores, failed
+from mvtrack.evaluation.runner.estimates import gather, is_estimated
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack_scores, read_record, unpack_scores, write_record
 from mvtrack.evaluation.runner.videos import read_made
@@ -33,6 +33,26 @@ def metrics_due(plan: Plan, method: str, key: str, digest: str) -> list[Metric]:
         for metric in plan.metrics
         if metric.missing() is None and read_scores(plan, method, key, metric, digest, record["sha256"]) is None
     ]
+
+
+def estimates_due(plan: Plan, method: str, key: str, digest: str) -> list[str]:
+    """Estimates of a case that a metric still to be run here will ask for and that are not on disk."""
+    record = video_of(plan, method, key, digest)
+    wanted = {n: None for m in metrics_due(plan, method, key, digest) for n in m.needs if n in ESTIMATE_NEEDS}
+    return [n for n in wanted if not is_estimated(plan, n, digest, record["sha256"])]
+
+
+def estimate_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -> list[str]:
+    """Make one video's estimates that are due; returns what failed."""
+    due, record = estimates_due(plan, method, key, digest), video_of(plan, method, key, digest)
+    if not due:
+        return []
+    video, troubles = read_made(plan, record), []
+    for need in due:
+        found = gather(plan, (need,), digest, record["sha256"], inputs, video)
+        if isinstance(found, Declined) and found.kind == "failed":
+            troubles.append(f"{method}, {key}: {found.reason}")
+    return troubles
 
 
 def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -> list[str]:

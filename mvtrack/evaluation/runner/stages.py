@@ -1,4 +1,4 @@
-"""Runs a plan: inputs, videos, scores; in parallel over cases, each piece once, going on after failures."""
+"""Runs a plan: videos, estimates, scores, previews; over cases in parallel, each piece once, failures left behind."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
@@ -12,11 +12,19 @@ from tqdm import tqdm
 
 from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, failed
 from mvtrack.evaluation.runner.plan import Plan
+from mvtrack.evaluation.runner.previews import make_previews, previews_due
 from mvtrack.evaluation.runner.records import hash_of, read_record, write_record
-from mvtrack.evaluation.runner.scoring import metrics_due, score_case, score_together, video_of
+from mvtrack.evaluation.runner.scoring import (
+    estimate_case,
+    estimates_due,
+    metrics_due,
+    score_case,
+    score_together,
+    video_of,
+)
 from mvtrack.evaluation.runner.videos import make_video, video_is_due
 
-STAGES = ("generate", "score")
+STAGES = ("generate", "estimate", "score", "page")
 _TOGETHER = 16  # videos in memory for a metric that sees several at once
 
 
@@ -28,7 +36,7 @@ def run_stages(
     workers: processes, each with one thread; 1 stays in this process. shard: (i, n) takes every n-th case, from the
     i-th on; shards share nothing and may run on different machines over one folder.
     """
-    keys = shard_of(plan.benchmark.keys(), shard)
+    keys = shard_of(plan.benchmark.case_keys(), shard)
     digests = {key: digest_of_case(plan, key) for key in keys}
     for method in plan.methods:
         write_record(plan.method_file(method.name), method_record(method))
@@ -36,10 +44,16 @@ def run_stages(
     if "generate" in stages:
         due = [key for key in keys if any(video_is_due(plan, m, key, digests[key]) for m in plan.methods)]
         troubles += _over_cases(_generate_case, plan, due, digests, workers, "generating")
+    if "estimate" in stages:
+        due = [key for key in keys if any(estimates_due(plan, m.name, key, digests[key]) for m in plan.methods)]
+        troubles += _over_cases(_estimate_case, plan, due, digests, workers, "estimating")
     if "score" in stages:
         due = [key for key in keys if any(metrics_due(plan, m.name, key, digests[key]) for m in plan.methods)]
         troubles += _over_cases(_score_case, plan, due, digests, workers, "scoring")
         troubles += _score_batches(plan, due, digests)
+    if "page" in stages:
+        due = [key for key in keys if previews_due(plan, key, digests[key])]
+        troubles += _over_cases(_preview_case, plan, due, digests, workers, "previews")
     return troubles
 
 
@@ -66,7 +80,7 @@ def method_record(method) -> dict:
 
 def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
     """Delete the records of what failed, so that it is tried again; returns how many."""
-    keys, gone = set(shard_of(plan.benchmark.keys(), shard)), 0
+    keys, gone = set(shard_of(plan.benchmark.case_keys(), shard)), 0
     files = [f for m in plan.methods for f in (plan.folder / "methods" / m.name).rglob("*.json")]
     for file in [*files, *(plan.folder / "estimates").rglob("*.json")]:
         record = read_record(file)
@@ -92,6 +106,18 @@ def _score_case(plan: Plan, key: str, digest: str) -> list[str]:
     if isinstance(inputs, Declined):
         return []
     return [line for m in plan.methods for line in score_case(plan, m.name, key, digest, inputs)]
+
+
+def _estimate_case(plan: Plan, key: str, digest: str) -> list[str]:
+    inputs = _load(plan, key)
+    if isinstance(inputs, Declined):
+        return []
+    return [line for m in plan.methods for line in estimate_case(plan, m.name, key, digest, inputs)]
+
+
+def _preview_case(plan: Plan, key: str, digest: str) -> list[str]:
+    make_previews(plan, key, digest, _load(plan, key))
+    return []
 
 
 def _load(plan: Plan, key: str) -> Inputs | Declined:
