@@ -6,7 +6,7 @@ import torch
 
 from mvtrack.evaluation.interface import Column, Sample, Scores, skipped
 from mvtrack.metrics.image import psnr
-from mvtrack.metrics.structure import ssim
+from mvtrack.metrics.ssim import ssim
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Fidelity:
 
     @property
     def settings(self) -> dict:
-        return {"ssim": "gaussian 11, sigma 1.5, population covariance, reflected borders", "psnr": "per frame"}
+        return {"ssim": "gaussian 11, sigma 1.5, population covariance, whole windows", "psnr": "per frame"}
 
     @property
     def footnotes(self) -> tuple[str, ...]:
         return (
             "PSNR and SSIM: mean over frames of RGB values in [0, 1]; SSIM with an 11x11 Gaussian window of sigma "
-            "1.5, population covariance, over the whole picture with reflected borders. Co-visible PSNR: one mean "
-            "squared error over all pixels that the reference sees.",
+            "1.5, population covariance, windows that lie inside the picture. Co-visible PSNR: one mean squared error "
+            "over all pixels that the reference sees.",
         )
 
     def missing(self) -> str | None:
