@@ -89,7 +89,7 @@ class Inputs:
 class Sample:
     """A case and the video that a method made of it, as long and as large as the reference.
 
-    file: the video on disk (lossless where the project wrote it). estimates: by need, see `ESTIMATE_NEEDS`.
+    file: just these frames on disk (lossless where the project wrote it). estimates: by need, see `ESTIMATE_NEEDS`.
     """
 
     inputs: Inputs

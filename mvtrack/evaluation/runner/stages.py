@@ -137,7 +137,7 @@ def _score_batches(plan: Plan, keys: list[str], digests: dict[str, str]) -> list
             if video_of(plan, method.name, key, digests[key])
             and metric in metrics_due(plan, method.name, key, digests[key])
         )
-        with tqdm(desc=f"scoring, {metric.name}", unit="video", disable=None) as bar:
+        with tqdm(desc=f"scoring, {metric.name}", unit="video") as bar:
             while group := list(islice(pairs, _TOGETHER)):
                 loaded = {key: (digests[key], _load(plan, key)) for key in {key for _, key in group}}
                 troubles += score_together(plan, metric, group, loaded)
@@ -149,7 +149,7 @@ def _over_cases(
     work: Callable, plan: Plan, keys: list[str], digests: dict[str, str], workers: int, title: str
 ) -> list[str]:
     troubles = []
-    with tqdm(total=len(keys), desc=title, unit="case", disable=None if keys else True) as bar:
+    with tqdm(total=len(keys), desc=title, unit="case", disable=not keys) as bar:
         for lines in _spread(work, [(plan, key, digests[key]) for key in keys], workers):
             troubles += lines
             bar.update()

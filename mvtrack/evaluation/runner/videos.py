@@ -47,9 +47,7 @@ def _made_or_found(plan: Plan, method: Method, key: str, digest: str, inputs: In
     if isinstance(found, Declined):
         return found
     if found is not None:
-        frames = len(inputs.reference)
-        notes = check_found(open_footage(found), frames, plan.benchmark, method.settings.get("resize", False))
-        return {"video": str(found.resolve()), "sha256": _sha(found), "frames": frames, "notes": notes}
+        return _as_found(plan, method, key, found, inputs)
     estimates = gather(plan, method.needs, digest, None, inputs, None)
     if isinstance(estimates, Declined):
         return estimates
@@ -60,9 +58,25 @@ def _made_or_found(plan: Plan, method: Method, key: str, digest: str, inputs: In
         raise ValueError(f"{method.name} made {tuple(video.shape)} of a reference of {tuple(inputs.reference.shape)}")
     if not torch.isfinite(video).all():
         return failed(f"{method.name} made a video with NaN or infinite values")
+    return _kept(plan, method, key, video, inputs.fps, [])
+
+
+def _as_found(plan: Plan, method: Method, key: str, found: Path, inputs: Inputs) -> dict:
+    """The file itself where it is what is scored; else a copy without loss of what is."""
+    footage, frames = open_footage(found), len(inputs.reference)
+    notes = check_found(footage, frames, plan.benchmark, method.settings.get("resize", False))
+    if not notes and found.is_file():
+        return {"video": str(found.resolve()), "sha256": _sha(found), "frames": frames, "notes": []}
+    video = from_bytes(footage.read(0, frames))
+    if footage.size != plan.benchmark.size:
+        video = resize_frames(video, plan.benchmark.size)
+    return _kept(plan, method, key, video, inputs.fps, notes)
+
+
+def _kept(plan: Plan, method: Method, key: str, video: Tensor, fps: float, notes: list[str]) -> dict:
     path = plan.video_file(method.name, key)
-    write_video(path, video, inputs.fps, lossless=True)
-    return {"video": str(path.relative_to(plan.folder)), "sha256": _sha(path), "frames": len(video), "notes": []}
+    write_video(path, video, fps, lossless=True)
+    return {"video": str(path.relative_to(plan.folder)), "sha256": _sha(path), "frames": len(video), "notes": notes}
 
 
 def check_found(footage: Footage, frames: int, benchmark: Benchmark, resize: bool) -> list[str]:
@@ -87,10 +101,8 @@ def check_found(footage: Footage, frames: int, benchmark: Benchmark, resize: boo
 
 
 def read_made(plan: Plan, record: dict) -> Float[Tensor, "T 3 H W"]:
-    """The frames of a video that a record names, at the benchmark's size and without padding."""
-    footage = open_footage(plan.folder / record["video"])
-    video = from_bytes(footage.read(0, record["frames"]))
-    return video if footage.size == plan.benchmark.size else resize_frames(video, plan.benchmark.size)
+    """The frames of a video that a record names."""
+    return from_bytes(open_footage(plan.folder / record["video"]).read(0, record["frames"]))
 
 
 def _sha(path: Path) -> str:

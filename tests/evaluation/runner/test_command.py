@@ -128,7 +128,19 @@ def test_worker_processes_give_the_same_bytes(davis, tmp_path, contents):
 @pytest.mark.slow
 def test_killed_and_run_again(davis, tmp_path, contents):
     """SIGKILL at several moments, then a run to the end: the bytes of a run that nobody killed."""
-    base = ["davis.py", "--data", davis.root, "--size", "24x32", "--num-frames", 5, "--workers", 1, "--baselines", "all"]
+    base = [
+        "davis.py",
+        "--data",
+        davis.root,
+        "--size",
+        "24x32",
+        "--num-frames",
+        5,
+        "--workers",
+        1,
+        "--baselines",
+        "all",
+    ]
     finish(*base, "--out", tmp_path / "whole", cwd=tmp_path)
     out = tmp_path / "killed"
     for files in (1, 4, 9):

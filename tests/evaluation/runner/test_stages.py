@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Column
 from mvtrack.evaluation.measures.fidelity import Fidelity
@@ -249,6 +250,8 @@ def test_videos_of_another_program(toy, told, given, tmp_path):
     resizing = replace(plan, methods=(replace(method, resize=True),))
     assert run(resizing) == []
     assert scores_of(resizing, "peer")["count"] == 3
+    copies = {p.stem: open_footage(p) for p in (tmp_path / "out/methods/peer/videos").glob("*.mp4")}
+    assert {k: (f.num_frames, f.size) for k, f in copies.items()} == {"cows": (5, (13, 17)), "dog": (5, (13, 17))}
 
 
 def test_a_video_that_was_replaced_is_scored_again(toy, told, given, tmp_path):
