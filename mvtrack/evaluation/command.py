@@ -11,6 +11,7 @@ from mvtrack.evaluation.measures.catalogue import all_estimators, chosen_metrics
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.given import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.evaluation.report.summary import check_backbones
 from mvtrack.evaluation.report.text import table_of
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
@@ -82,6 +83,7 @@ def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: ar
     """Run the stages and write the report; returns its summary, None for a shard."""
     plan = Plan(benchmark, methods, chosen_metrics(options.metrics), all_estimators(), options.out)
     shard, stages = _shard(options.shard), _stages(options.stages)
+    check_backbones(plan)
     _check_folder(plan)
     if not options.replace:
         _check_rows(plan)

@@ -105,16 +105,25 @@ def _changes(method: dict, cells: dict[str, Cells], published: list[dict], colum
     if name in cells:
         own, theirs = cells[method["name"]], cells[name]
         return {c.key: d for c in columns if (d := _paired(own[c.key], theirs[c.key]))}
-    row = next((r for r in published if r["name"] == name), None)
-    if row is None:
-        known = ", ".join([*cells, *(r["name"] for r in published)])
-        raise ValueError(f"backbone {name!r} of {method['name']} is in no row; known: {known}")
+    [row] = [r for r in published if r["name"] == name]
     own = {c.key: summarise_column(list(cells[method["name"]][c.key].values()))["mean"] for c in columns}
     return {
         key: {"mean": own[key] - value, "count": None}
         for key, value in row["values"].items()
         if own.get(key) is not None
     }
+
+
+def check_backbones(plan: Plan) -> None:
+    """Raise ValueError for a backbone that is no row here and no published one: before the work, not after."""
+    rows = [m.name for m in plan.methods] + [m["name"] for m in _methods(plan)]
+    known = list(dict.fromkeys([*rows, *(r["name"] for r in published_rows(plan.benchmark.name)["rows"])]))
+    for method in plan.methods:
+        if method.backbone is not None and method.backbone not in known:
+            raise ValueError(
+                f"backbone {method.backbone!r} of {method.name} is no row: add it first, or name one of "
+                f"{', '.join(known)}"
+            )
 
 
 def _paired(own: dict[str, float | Declined], theirs: dict[str, float | Declined]) -> dict | None:

@@ -31,8 +31,8 @@ def test_rows_gather_in_one_folder(davis, small_model, tmp_path, capsys):
     """A model, a baseline, and what another program made: three commands, one table."""
     folder, out = save_model(small_model, tmp_path / "m").parent, tmp_path / "out"
     quick = ["--out", out, "--stages", "generate,score"]
-    run(davis, *quick, "--model", folder, "--title", "Mine", "--steps", 1, "--backbone", "copy")
     run(davis, *quick, "--baselines", "copy")
+    run(davis, *quick, "--model", folder, "--title", "Mine", "--steps", 1, "--backbone", "copy")
     summary = run(davis, *quick, "--videos", out / "methods/m/videos", "--name", "peer")
     scores = {r["name"]: r["scores"]["psnr"]["mean"] for r in summary["rows"]}
     assert list(scores) == ["m", "peer", "copy"]
