@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow score lint
+.PHONY: demo test test-slow score table lint
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,3 +26,6 @@ test-slow: $(STAMP)
 
 score: $(STAMP)
 	$(RUN) eval/yardstick.py --out outputs/yardstick $(if $(FOOTAGE),--footage $(FOOTAGE))
+
+table: $(STAMP)
+	$(RUN) eval/table.py --out outputs/table

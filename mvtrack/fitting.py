@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from mvtrack.camera import Camera, intrinsics_from_fov
@@ -46,6 +46,19 @@ class Fit:
         left, top = self.cut[1] - self.place[1], self.cut[0] - self.place[0]
         return camera.resized(self.scaled).cropped(left, top, self.model)
 
+    def nearest(self, maps: Shaped[Tensor, "T H W"]) -> Shaped[Tensor, "T h w"]:
+        """Masks or depth of the source, each pixel the nearest one; nothing (zero, False) where borders were added."""
+        if tuple(maps.shape[-2:]) != self.source:
+            raise ValueError(f"maps must be of the source's size {self.source}, got {tuple(maps.shape[-2:])}")
+        rows, columns = (
+            ((torch.arange(n) + 0.5) * (old / n)).long() for n, old in zip(self.scaled, self.source, strict=True)
+        )
+        (height, width), (top, left) = self.content, self.cut
+        out = maps.new_zeros(len(maps), *self.model)
+        (above, before), inner = self.place, maps[:, rows[top : top + height]][:, :, columns[left : left + width]]
+        out[:, above : above + height, before : before + width] = inner
+        return out
+
     def to_picture(self, xy: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Raster coordinates of the source, in the model's picture (outside `content` for what was cut off)."""
         factor, shift = self._map(xy)
@@ -74,14 +87,19 @@ def plan_fit(
     crop: cover the picture and cut off what sticks out, evenly. pad: fit inside and repeat the border around it; the
     result is trimmed back. stretch: change the aspect.
     """
-    if mode not in FIT_MODES:
-        raise ValueError(f"unknown fit {mode!r}; known: {', '.join(FIT_MODES)}")
     token = config.rays.token_px
     if size is None:
         aspect = source[1] / source[0]
         size = min(config.sizes, key=lambda s: max(s[1] / s[0] / aspect, aspect * s[0] / s[1]))
     elif min(size) < token:
         raise ValueError(f"size {size[0]}x{size[1]} is smaller than one token of {token} pixels")
+    return fit_to(source, size, mode, token)
+
+
+def fit_to(source: tuple[int, int], size: tuple[int, int], mode: FitMode = "crop", token: int = 1) -> Fit:
+    """How a source meets one size (H, W), which is padded up to whole tokens of `token` pixels."""
+    if mode not in FIT_MODES:
+        raise ValueError(f"unknown fit {mode!r}; known: {', '.join(FIT_MODES)}")
     model = (-(-size[0] // token) * token, -(-size[1] // token) * token)
     scaled = _scaled(source, size, mode)
     content = (min(scaled[0], size[0]), min(scaled[1], size[1]))

@@ -27,7 +27,7 @@ from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.path_language import parse_path
 from mvtrack.path_shape import PosePath
 from mvtrack.tracking.reshot import ReshotTracks, TrackPlan
-from mvtrack.trajectory import CameraMotion
+from mvtrack.trajectory import CameraMotion, moved_along
 
 DEFAULT_FOV_DEG = 50.0
 
@@ -132,11 +132,7 @@ def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
             f"source cameras are for {source.shape[0]} frames of {source.size}, {footage.path} has {frames} of "
             f"{footage.size}"
         )
-    target = shot.path.poses(frames).to(source.c2w)
-    K = source.K[:1].repeat(frames, 1, 1)
-    K[:, :2, :2] *= shot.path.lens(frames).to(K)[:, None, None]
-    moved = Camera(source.c2w[:1] @ target, K, source.size, source.scale_known)
-    return fit.camera(Camera.stack([source, moved])).to(dtype=torch.float32)
+    return fit.camera(Camera.stack([source, moved_along(source, shot.path)])).to(dtype=torch.float32)
 
 
 def path_notes(path: CameraMotion, num_frames: int) -> list[str]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.camera import Camera
+
 # ReCamMaster's own files end one half step early: 81 frames reach 160/161 of the nominal amount.
 _RECAMMASTER_END = 160 / 161
 
@@ -31,6 +33,14 @@ class CameraMotion(Protocol):
     def poses(self, num_frames: int) -> Float[Tensor, "T 4 4"]: ...
 
     def lens(self, num_frames: int) -> Float[Tensor, "T"]: ...
+
+
+def moved_along(source: Camera, path: CameraMotion) -> Camera:
+    """Cameras (T,) along a path that starts at the source's first camera, with that one's lens times the path's."""
+    frames = source.shape[0]
+    K = source.K[:1].repeat(frames, 1, 1)
+    K[:, :2, :2] *= path.lens(frames).to(K)[:, None, None]
+    return Camera(source.c2w[:1] @ path.poses(frames).to(source.c2w), K, source.size, source.scale_known)
 
 
 @dataclass(frozen=True)

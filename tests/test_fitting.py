@@ -3,7 +3,7 @@ import torch
 
 from mvtrack.camera import project, unproject
 from mvtrack.config import load_config
-from mvtrack.fitting import plan_fit, still_camera
+from mvtrack.fitting import fit_to, plan_fit, still_camera
 
 CONFIG = load_config("configs/tiny_wide.yaml").model
 
@@ -72,3 +72,24 @@ def test_bad_fits(unchecked, arguments, message):
 def test_frames_of_another_size_are_refused():
     with pytest.raises(ValueError, match="must be scaled to"):
         plan_fit((90, 160), CONFIG).apply(torch.zeros(1, 3, 90, 160, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("source", [(37, 53), (53, 37), (16, 28)])
+def test_maps_follow_the_pictures(source, mode):
+    """A mask of the picture's bright half stays on it; what was padded belongs to no mask."""
+    fit = fit_to(source, (16, 28), mode)
+    bright = torch.zeros(1, *source)
+    bright[..., source[1] // 2 :] = 1
+    scaled = torch.nn.functional.interpolate(bright[None].expand(1, 3, -1, -1), fit.scaled, mode="area")
+    picture = fit.apply((scaled * 255).to(torch.uint8))[0, 0]
+    mask = fit.nearest(bright.bool())[0]
+    inside = torch.zeros(16, 28, dtype=torch.bool)
+    (top, left), (height, width) = fit.place, fit.content
+    inside[top : top + height, left : left + width] = True
+    assert not mask[~inside].any()
+    sure = inside & (picture.abs() > 0.99)
+    assert sure.float().mean() > 0.3
+    assert torch.equal(mask[sure], picture[sure] > 0)
+    with pytest.raises(ValueError, match="must be of the source's size"):
+        fit.nearest(torch.zeros(1, 5, 7))

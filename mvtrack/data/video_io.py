@@ -11,15 +11,21 @@ from torch import Tensor
 
 
 class VideoWriter:
-    """Context manager: H.264 mp4, frame by frame. The file appears under its name only when the block ends well."""
+    """Context manager: H.264 mp4, frame by frame. The file appears under its name only when the block ends well.
 
-    def __init__(self, path: Path, fps: float, crf: int = 16) -> None:
+    lossless: RGB, every value kept, any size; decoders read it, browsers do not.
+    """
+
+    def __init__(self, path: Path, fps: float, crf: int = 16, lossless: bool = False) -> None:
         if not 0 < fps <= 1000:
             raise ValueError(f"cannot write {path} at {fps} frames per second")
         self.path = path
         self.size: tuple[int, int] | None = None  # (H, W) as encoded
         self._aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        self._options = {"fps": fps, "codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", str(crf)]}
+        self._multiple = 1 if lossless else 2
+        coding = {"codec": "libx264rgb", "pixelformat": "rgb24"} if lossless else {"codec": "libx264"}
+        quality = ["-crf", "0" if lossless else str(crf)]
+        self._options = {"fps": fps, "macro_block_size": 1, "output_params": quality, **coding}
 
     def __enter__(self) -> "VideoWriter":
         import imageio
@@ -31,7 +37,7 @@ class VideoWriter:
     def append(self, frame: UInt8[np.ndarray, "H W 3"]) -> None:
         """Add an 8-bit RGB frame. Odd sizes get their last row or column repeated: 4:2:0 colour needs even ones."""
         height, width = frame.shape[:2]
-        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = np.pad(frame, ((0, height % self._multiple), (0, width % self._multiple), (0, 0)), mode="edge")
         self.size = frame.shape[:2]
         self._writer.append_data(frame)
 
@@ -44,9 +50,11 @@ class VideoWriter:
             self._aside.unlink(missing_ok=True)
 
 
-def write_video(path: Path | str, frames: Iterable[np.ndarray] | Tensor, fps: float, crf: int = 16) -> Path:
-    """Write 8-bit RGB frames (H, W, 3), or a tensor (T, 3, H, W) in [-1, 1], as H.264 mp4."""
-    with VideoWriter(Path(path), fps, crf) as writer:
+def write_video(
+    path: Path | str, frames: Iterable[np.ndarray] | Tensor, fps: float, crf: int = 16, lossless: bool = False
+) -> Path:
+    """Write 8-bit RGB frames (H, W, 3), or a tensor (T, 3, H, W) in [-1, 1], as H.264 mp4 (see `VideoWriter`)."""
+    with VideoWriter(Path(path), fps, crf, lossless) as writer:
         for frame in to_bytes(frames) if isinstance(frames, Tensor) else frames:
             writer.append(np.asarray(frame))
     return Path(path)

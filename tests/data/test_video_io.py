@@ -56,3 +56,9 @@ def test_an_older_file_survives_a_failed_write(tmp_path):
 def test_impossible_rates_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at 0 frames per second"):
         VideoWriter(tmp_path / "x.mp4", 0)
+
+
+def test_lossless_keeps_every_value_at_any_size(tmp_path, generator):
+    noise = torch.randint(0, 256, (T, 3, 13, 17), generator=generator, dtype=torch.uint8)
+    path = write_video(tmp_path / "exact.mp4", from_bytes(noise), fps=24.0, lossless=True)
+    assert torch.equal(open_footage(path).read(0, T), noise)

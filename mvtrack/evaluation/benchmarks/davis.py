@@ -1,0 +1,184 @@
+"""DAVIS 2016 and 2017: real clips with masks of what moves, re-shot along given paths. No true target views.
+
+Layout: JPEGImages/<resolution>/<sequence>/00000.jpg, Annotations/<resolution>/<sequence>/00000.png. A rendered
+miniature (`davis_miniature`) has a folder Truth beside them, with cameras, depth and true target views.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mvtrack.camera import Camera
+from mvtrack.evaluation.benchmarks.davis_list import DavisCase
+from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_frames, read_index_image
+from mvtrack.evaluation.interface import Declined, Inputs, skipped
+from mvtrack.evaluation.runner.records import hash_of_files
+from mvtrack.fitting import Fit, FitMode, still_camera
+from mvtrack.metrics.warp import covisible
+from mvtrack.poses import read_cameras
+from mvtrack.trajectory import PIVOT_M, moved_along
+
+VOID = 255  # in 2017 masks; in 2016's, which hold only 0 and 255, it is the object
+
+
+@dataclass(frozen=True)
+class Davis:
+    """size, fit: of every picture. num_frames: the first so many of a sequence are used.
+
+    short_clips: sequences with fewer are re-shot at their own length ("score_real") or left out ("skip"). cameras:
+    folder with a pose file of any format for each sequence, <sequence>.*; else the source is taken as still, with
+    the horizontal field of view fov_deg. subject_distance: what amounts in metres and arcs refer to.
+    """
+
+    root: Path
+    cases: tuple[DavisCase, ...]
+    size: tuple[int, int] = (480, 832)
+    num_frames: int = 81
+    fov_deg: float = 50.0
+    subject_distance: float = PIVOT_M
+    short_clips: Literal["score_real", "skip"] = "score_real"
+    fit: FitMode = "crop"
+    cameras: Path | None = None
+    resolution: str = "480p"
+    name: str = field(default="davis", init=False)
+    title: str = field(default="DAVIS", init=False)
+
+    @cached_property
+    def by_key(self) -> dict[str, DavisCase]:
+        return {case.key: case for case in self.cases}
+
+    @property
+    def settings(self) -> dict:
+        return {
+            "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
+            "subject_distance": self.subject_distance, "short_clips": self.short_clips, "fit": self.fit,
+            "cameras": self.cameras is not None, "resolution": self.resolution,
+        }  # fmt: skip
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        paths = len({c.trajectory for c in self.cases})
+        source = (
+            f"read from pose files in {self.cameras.name}/" if self.cameras else
+            "known" if (self.root / "Truth").is_dir() else f"taken as still, {self.fov_deg:g} degrees wide"
+        )  # fmt: skip
+        short = {
+            "score_real": "re-shot at their own length, and only real frames are scored",
+            "skip": "left out",
+        }[self.short_clips]
+        return (
+            f"{len({c.sequence for c in self.cases})} sequences, {paths} different paths, {len(self.cases)} cases; the "
+            "paper does not say which it used.",
+            f"The first {self.num_frames} frames of each sequence; shorter ones are {short}.",
+            f"Pictures {_FITTED[self.fit]} {self.size[0]}x{self.size[1]}. Source cameras {source}.",
+            "Dynamic regions: all annotated objects.",
+        )
+
+    def case_keys(self) -> list[str]:
+        return [case.key for case in self.cases]
+
+    def digest(self, key: str) -> str:
+        case = self.by_key[key]
+        frames = self._frames(case)
+        there = [path for path in (*self._masks(case, frames), *self._extras(case)) if path.is_file()]
+        listed = [case.key, case.trajectory, case.speed, case.caption, [p.name for p in there], len(frames)]
+        return hash_of_files([*frames, *there], [self.settings, listed])
+
+    def load(self, key: str) -> Inputs | Declined:
+        case = self.by_key[key]
+        files = self._frames(case)
+        if len(files) < self.num_frames and self.short_clips == "skip":
+            return skipped(f"the clip has {len(files)} frames, fewer than {self.num_frames}")
+        video, fit = read_frames(files, self.size, self.fit)
+        problems: dict[str, str] = {}
+        dynamic = None
+        try:
+            dynamic = self._dynamic(self._masks(case, files))
+        except ValueError as error:
+            problems["dynamic"] = str(error)
+        source, known = self._source(case, fit, len(files))
+        distance = self._distance(case)
+        target = moved_along(source, case.path(distance))
+        camera = fit.camera(Camera.stack([source, target])).to(dtype=torch.float32)
+        inputs = Inputs(
+            key, video, camera, caption=case.caption, source_camera_known=known, subject_distance=distance,
+            dynamic=dynamic, problems=problems,
+        )  # fmt: skip
+        return self._with_truth(case, inputs, fit) if self._truth(case).is_dir() else inputs
+
+    # Files
+
+    def _frames(self, case: DavisCase) -> list[Path]:
+        folder = self.root / "JPEGImages" / self.resolution / case.sequence
+        files = sorted(folder.glob("*.jpg"))[: self.num_frames]
+        if not files:
+            raise ValueError(f"sequence {case.sequence} is missing: no .jpg in {folder}")
+        return files
+
+    def _masks(self, case: DavisCase, frames: list[Path]) -> list[Path]:
+        folder = self.root / "Annotations" / self.resolution / case.sequence
+        return [folder / f"{frame.stem}.png" for frame in frames]
+
+    def _truth(self, case: DavisCase) -> Path:
+        return self.root / "Truth" / self.resolution / case.sequence
+
+    def _extras(self, case: DavisCase) -> list[Path]:
+        cameras = sorted(self.cameras.glob(f"{case.sequence}.*")) if self.cameras else []
+        truth = self._truth(case)
+        return [*cameras, *sorted(truth.glob("*")), *sorted((truth / case.path_name).glob("*"))]
+
+    # Contents
+
+    def _dynamic(self, files: list[Path]) -> Bool[Tensor, "T H W"]:
+        masks = np.stack([read_index_image(path) for path in files])
+        values = np.unique(masks)
+        is_binary = set(values.tolist()) <= {0, VOID}
+        moving = masks > 0 if is_binary else (masks > 0) & (masks != VOID)
+        return fit_masks(moving, self.size, self.fit)
+
+    def _source(self, case: DavisCase, fit: Fit, frames: int) -> tuple[Camera, bool]:
+        """The reference's cameras (T,) for pictures of the source's size, and whether they were given."""
+        file = self._truth(case) / "cameras.json"
+        if self.cameras:
+            found = sorted(self.cameras.glob(f"{case.sequence}.*"))
+            if len(found) != 1:
+                raise ValueError(f"{self.cameras} has {len(found)} pose files {case.sequence}.*, expected one")
+            file = found[0]
+        elif not file.is_file():
+            return still_camera(self.fov_deg, fit.source, frames), False
+        camera = read_cameras(file).camera
+        if camera.shape[0] < frames:
+            raise ValueError(f"{file} has {camera.shape[0]} cameras, the clip {frames} frames")
+        return camera[:frames].resized(fit.source), True
+
+    def _distance(self, case: DavisCase) -> float:
+        file = self._truth(case) / "depth.npz"
+        if not file.is_file():
+            return self.subject_distance
+        with np.load(file) as arrays:
+            return float(arrays["subject_distance"])
+
+    def _with_truth(self, case: DavisCase, inputs: Inputs, fit: Fit) -> Inputs:
+        """Depth, and where a target of this path was rendered the true video with what both views see."""
+        frames, folder = len(inputs.reference), self._truth(case)
+        with np.load(folder / "depth.npz") as arrays:
+            depth = fit.nearest(torch.from_numpy(arrays["depth"][:frames]))
+        inputs, seen_from = replace(inputs, depth=depth), folder / case.path_name
+        if not seen_from.is_dir():
+            return inputs
+        target, _ = read_frames(sorted(seen_from.glob("*.png"))[:frames], self.size, self.fit)
+        with np.load(seen_from / "depth.npz") as arrays:
+            target_depth = fit.nearest(torch.from_numpy(arrays["depth"][:frames]))
+        seen = covisible(target_depth, depth, inputs.camera[1], inputs.camera[0])
+        return replace(
+            inputs, target=target, target_frames=tuple(range(frames)), covisible=seen, target_depth=target_depth
+        )
+
+
+_FITTED = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}

@@ -1,0 +1,228 @@
+"""The iPhone benchmark (dycheck, Gao et al. 2022): one moving camera, and still ones that show the true target view.
+
+Layout of a sequence: rgb/<k>x/<camera>_<frame>.png (RGBA), camera/<camera>_<frame>.json, splits/{train,val}.json,
+depth/1x/<frame>.npy of the training camera, covisible/2x/val/<frame>.png, extra.json. The splits say at which time
+each frame was taken; bad frames of the still cameras are missing, so reference and target are joined on time.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mvtrack.camera import Camera
+from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_depth, read_frames, read_index_image
+from mvtrack.evaluation.interface import Inputs
+from mvtrack.evaluation.runner.records import hash_of_files
+from mvtrack.fitting import Fit, FitMode
+from mvtrack.poses import read_cameras
+
+SEQUENCES = ("apple", "block", "paper-windmill", "space-out", "spin", "teddy", "wheel")  # those with still cameras
+_CAMERA_SIDE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: its name in all folders, its camera, and when it was taken (frames of the capture)."""
+
+    name: str
+    camera: int
+    time: int
+
+
+@dataclass(frozen=True)
+class IPhone:
+    """root: holds a folder a sequence. size, fit: of every picture. num_frames, start, stride: which times are used.
+
+    A case is a sequence and one of its still cameras. Amounts are in the sequence's own unit.
+    """
+
+    root: Path
+    sequences: tuple[str, ...] = SEQUENCES
+    size: tuple[int, int] = (480, 832)
+    num_frames: int = 81
+    start: int = 0
+    stride: int = 1
+    fit: FitMode = "crop"
+    name: str = field(default="iphone", init=False)
+    title: str = field(default="iPhone", init=False)
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.start < 0 or self.stride < 1:
+            raise ValueError(
+                f"num_frames and stride must be at least 1 and start at least 0, got {self.num_frames}, {self.stride} "
+                f"and {self.start}"
+            )
+
+    @property
+    def settings(self) -> dict:
+        return {
+            "version": 1, "size": list(self.size), "num_frames": self.num_frames, "start": self.start,
+            "stride": self.stride, "fit": self.fit,
+        }  # fmt: skip
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        how = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}
+        return (
+            f"{len(self.case_keys())} pairs of a sequence ({', '.join(self.sequences)}) and a still camera; the paper "
+            "does not say which it used, nor how portrait frames meet its landscape model.",
+            f"{self.num_frames} times of each, from {self.start} in steps of {self.stride}; a frame is scored where "
+            "the still camera has a good picture of that time.",
+            f"Pictures, cameras, masks and depth {how[self.fit]} {self.size[0]}x{self.size[1]}.",
+        )
+
+    @cached_property
+    def _cases(self) -> dict[str, tuple[str, int]]:
+        cases = {}
+        for sequence in self.sequences:
+            cameras = _still_cameras(self.root / sequence)
+            cases |= {f"{sequence}--camera{camera}": (sequence, camera) for camera in cameras}
+        return cases
+
+    def case_keys(self) -> list[str]:
+        return list(self._cases)
+
+    def digest(self, key: str) -> str:
+        folder, reference, targets = self._frames(key)
+        frames = [*reference, *targets.values()]
+        files = [_picture(folder, f) for f in frames] + [folder / "camera" / f"{f.name}.json" for f in frames]
+        there = [p for p in (*self._depth_files(folder, reference), *_masks(folder, targets)) if p.is_file()]
+        names = [p.name for p in (*files, *there)]
+        return hash_of_files([*files, *there], [key, self.settings, names, [f.time for f in frames]])
+
+    def load(self, key: str) -> Inputs:
+        folder, reference, targets = self._frames(key)
+        video, fit = read_frames([_picture(folder, f) for f in reference], self.size, self.fit)
+        at = {frame.time: i for i, frame in enumerate(reference)}
+        target, _ = read_frames([_picture(folder, f) for f in targets.values()], self.size, self.fit)
+        problems: dict[str, str] = {}
+        depth = _or_problem(problems, "depth", lambda: self._depth(folder, reference, fit))
+        seen = _or_problem(problems, "covisible", lambda: self._covisible(folder, targets))
+        known = None if depth is None else depth[0][depth[0] > 0]
+        inputs = Inputs(
+            key,
+            video,
+            self._cameras(folder, reference, targets, fit),
+            fps=_extra(folder).get("fps", 30.0),
+            source_camera_known=True,
+            subject_distance=float(known.median()) if known is not None and len(known) else None,
+            target=target,
+            target_frames=tuple(at[time] for time in targets),
+            covisible=seen,
+            problems=problems,
+        )
+        return replace(inputs, depth=depth)
+
+    # Which frames
+
+    def _frames(self, key: str) -> tuple[Path, list[Frame], dict[int, Frame]]:
+        """Folder, reference frames, and target frames by time where the still camera has one."""
+        sequence, camera = self._cases[key]
+        folder = self.root / sequence
+        train = {f.time: f for f in _split(folder, "train")}
+        times = sorted(train)[self.start :: self.stride][: self.num_frames]
+        if len(times) < self.num_frames:
+            raise ValueError(
+                f"{folder} has {len(train)} training frames: {self.num_frames} from {self.start} in steps of "
+                f"{self.stride} do not fit; pass --num-frames {len(times)} or smaller steps"
+            )
+        still = {f.time: f for f in _split(folder, "val") if f.camera == camera}
+        targets = {t: still[t] for t in times if t in still}
+        if not targets:
+            raise ValueError(f"{folder}: camera {camera} has no frame at the {len(times)} times of the reference")
+        return folder, [train[t] for t in times], targets
+
+    # Contents
+
+    def _cameras(self, folder: Path, reference: list[Frame], targets: dict[int, Frame], fit: Fit) -> Camera:
+        """(2, T): the moving camera, and the still one at every time."""
+        moving = [_camera(folder, f) for f in reference]
+        still = [_camera(folder, f) for f in targets.values()]
+        for frame, camera in zip(targets.values(), still, strict=True):
+            if (camera.c2w - still[0].c2w).abs().max() > _CAMERA_SIDE_TOLERANCE:
+                raise ValueError(f"{folder}: camera {frame.camera} is not still, {frame.name} stands elsewhere")
+        views = Camera.stack([Camera.stack(moving), Camera.stack([still[0]] * len(moving))])
+        return fit.camera(views.resized(fit.source)).to(dtype=torch.float32)
+
+    def _depth_files(self, folder: Path, reference: list[Frame]) -> list[Path]:
+        return [folder / "depth/1x" / f"{f.name}.npy" for f in reference]
+
+    def _depth(self, folder: Path, reference: list[Frame], fit: Fit) -> Float[Tensor, "T H W"] | None:
+        files = self._depth_files(folder, reference)
+        if not (folder / "depth").is_dir():
+            return None
+        depth = torch.stack([read_depth(path) for path in files])
+        if tuple(depth.shape[1:]) != fit.source:
+            raise ValueError(f"{files[0]} is {tuple(depth.shape[1:])}, the pictures are {fit.source}")
+        return fit.nearest(depth)
+
+    def _covisible(self, folder: Path, targets: dict[int, Frame]) -> Bool[Tensor, "F H W"] | None:
+        if not (folder / "covisible").is_dir():
+            return None
+        masks = np.stack([read_index_image(path) for path in _masks(folder, targets)])
+        return fit_masks(masks > 127, self.size, self.fit)
+
+
+def _or_problem(problems: dict[str, str], need: str, read):
+    """What `read` gives; None, with the reason kept under the need's name, where a file is bad."""
+    try:
+        return read()
+    except ValueError as error:
+        problems[need] = str(error)
+        return None
+
+
+def _picture(folder: Path, frame: Frame) -> Path:
+    return folder / "rgb/1x" / f"{frame.name}.png"
+
+
+def _masks(folder: Path, targets: dict[int, Frame]) -> list[Path]:
+    return [folder / "covisible/2x/val" / f"{f.name}.png" for f in targets.values()]
+
+
+def _camera(folder: Path, frame: Frame) -> Camera:
+    path = folder / "camera" / f"{frame.name}.json"
+    sequence = read_cameras(path, "dycheck")
+    if sequence.distortion is not None:
+        raise ValueError(f"{path} has lens distortion: undistort the pictures first")
+    return sequence.camera[0]
+
+
+def _still_cameras(folder: Path) -> list[int]:
+    cameras = sorted({f.camera for f in _split(folder, "val")})
+    if not cameras:
+        raise ValueError(f"{folder} has no still cameras: splits/val.json is empty; leave this sequence out")
+    return cameras
+
+
+@lru_cache(maxsize=64)
+def _split(folder: Path, split: str) -> tuple[Frame, ...]:
+    path = folder / "splits" / f"{split}.json"
+    tree = _json(path)
+    columns = [tree.get(name) for name in ("frame_names", "camera_ids", "time_ids")]
+    if not all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
+        raise ValueError(f"{path} needs frame_names, camera_ids and time_ids of one length")
+    return tuple(Frame(str(name), int(camera), int(time)) for name, camera, time in zip(*columns, strict=True))
+
+
+def _extra(folder: Path) -> dict:
+    path = folder / "extra.json"
+    return _json(path) if path.is_file() else {}
+
+
+def _json(path: Path) -> dict:
+    try:
+        tree = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(tree).__name__}")
+    return tree

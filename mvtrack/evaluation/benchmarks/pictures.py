@@ -1,0 +1,48 @@
+"""Pictures, masks and depth of a benchmark, from files to the benchmark's size, all through one `Fit`."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from mvtrack.data.footage import ImageFootage
+from mvtrack.fitting import Fit, fit_to
+
+
+def read_frames(files: list[Path], size: tuple[int, int], mode: str) -> tuple[Float[Tensor, "T 3 H W"], Fit]:
+    """Image files as a video of `size` in [-1, 1], and how they met it. ValueError names a file that is no image."""
+    footage = ImageFootage.of(files[0].parent, files, 24.0)
+    fit = fit_to(footage.size, size, mode)
+    return fit.apply(footage.read(0, len(files), fit.scaled)), fit
+
+
+def read_index_image(path: Path) -> np.ndarray:
+    """A mask file (H, W) of 8-bit values: palette numbers or grey levels as they are in the file."""
+    try:
+        with Image.open(path) as image:
+            array = np.array(image.convert("L") if image.mode in ("1", "RGB", "RGBA", "LA") else image)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"cannot read the mask {path}: {' '.join(str(error).split())}") from None
+    if array.ndim != 2:
+        raise ValueError(f"the mask {path} has shape {array.shape}, expected one value a pixel")
+    return array
+
+
+def fit_masks(masks: Bool[np.ndarray, "T h w"], size: tuple[int, int], mode: str) -> Bool[Tensor, "T H W"]:
+    """Masks of any resolution at the benchmark's size, nearest pixel; what was padded is not in the mask."""
+    return fit_to(masks.shape[1:], size, mode).nearest(torch.from_numpy(masks))
+
+
+def read_depth(path: Path) -> Float[Tensor, "H W"]:
+    """A .npy of z-depth, (H, W) or (H, W, 1); zero is unknown."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"cannot read the depth {path}: {' '.join(str(error).split())}") from None
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise ValueError(f"the depth {path} is {array.dtype} of shape {array.shape}, expected floats (H, W)")
+    return torch.from_numpy(array.astype(np.float32))

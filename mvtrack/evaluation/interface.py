@@ -1,0 +1,227 @@
+"""What the parts of an evaluation agree on: inputs, generated videos, estimators, metrics and how each may decline.
+
+A benchmark gives `Inputs`, a method turns them into a video, estimators and metrics look at the `Sample` that results.
+Everything here is plain data, or a protocol that any object with these members meets; nothing is registered.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mvtrack.camera import Camera
+
+# What a metric, method or estimator may ask for beside the videos. Dotted names are estimates: of which video, of what.
+INPUT_NEEDS = ("target", "camera", "source_camera", "dynamic", "covisible", "depth", "target_depth")
+ESTIMATE_NEEDS = ("generated.poses", "generated.depth", "reference.poses", "reference.depth")
+
+Estimate = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Declined:
+    """Why there is no number. skipped: it does not apply, or something is not installed; failed: it should be there."""
+
+    kind: Literal["skipped", "failed"]
+    reason: str
+
+
+def skipped(reason: str) -> Declined:
+    return Declined("skipped", reason)
+
+
+def failed(reason: str) -> Declined:
+    return Declined("failed", reason)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One case of a benchmark at the benchmark's size, before anything was generated. Only real frames are in it.
+
+    reference: RGB in [-1, 1]. camera: (2, T), the reference's cameras and those asked for. source_camera_known: whether
+    the reference's cameras were measured or are assumed (still, nominal field of view). subject_distance: of what the
+    first frame shows, in the cameras' unit, for models that scale paths by it. target: the true video from
+    the asked-for cameras, at the frames `target_frames` of the T (a benchmark may not know all). covisible: which
+    pixels of those frames the reference sees. dynamic: what moves, in the reference's pixels. depth, target_depth:
+    true z-depth of the reference (T) and of the target (all T frames), in the cameras' unit; zero or NaN = unknown.
+    problems: by name of a need, what was wrong with a file that should have given it.
+    """
+
+    key: str
+    reference: Float[Tensor, "T 3 H W"]
+    camera: Camera
+    fps: float = 24.0
+    caption: str = ""
+    source_camera_known: bool = False
+    subject_distance: float | None = None
+    target: Float[Tensor, "F 3 H W"] | None = None
+    target_frames: tuple[int, ...] = ()
+    covisible: Bool[Tensor, "F H W"] | None = None
+    dynamic: Bool[Tensor, "T H W"] | None = None
+    depth: Float[Tensor, "T H W"] | None = None
+    target_depth: Float[Tensor, "T H W"] | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames, size = len(self.reference), tuple(self.reference.shape[-2:])
+        if self.camera.shape != (2, frames) or self.camera.size != size:
+            raise ValueError(
+                f"{self.key}: camera must be (2, {frames}) for images of {size}, got {tuple(self.camera.shape)} for "
+                f"{self.camera.size}"
+            )
+        if self.target is not None and len(self.target) != len(self.target_frames):
+            raise ValueError(f"{self.key}: {len(self.target)} target frames need as many indices")
+
+    def why_missing(self, need: str) -> Declined | None:
+        """None where a need of `INPUT_NEEDS` is met; what is wrong with its file, or that the benchmark has none."""
+        if need in self.problems:
+            return failed(self.problems[need])
+        if need == "camera":
+            return None
+        there = self.source_camera_known if need == "source_camera" else getattr(self, need) is not None
+        return None if there else skipped(f"this benchmark gives no {need.replace('_', ' ')}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A case and the video that a method made of it, as long and as large as the reference.
+
+    file: just these frames on disk (lossless where the project wrote it). estimates: by need, see `ESTIMATE_NEEDS`.
+    """
+
+    inputs: Inputs
+    generated: Float[Tensor, "T 3 H W"]
+    file: Path | None = None
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number that a metric gives. key: unique among all metrics. digits: after the point, in tables."""
+
+    key: str
+    title: str
+    better: Literal["higher", "lower"]
+    digits: int = 3
+
+
+Scores = dict[str, float | Declined]
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """name: letters, digits, `_`, unique. version: raised when the same input gives another number.
+
+    needs: what it needs beside the two videos. settings: plain values that the numbers depend on, the sha256 of weights
+    among them. footnotes: what a table must say about these numbers, one sentence each.
+    """
+
+    name: str
+    version: int
+    columns: tuple[Column, ...]
+    needs: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict: ...
+
+    @property
+    def footnotes(self) -> tuple[str, ...]: ...
+
+    def missing(self) -> str | None:
+        """What is not installed ("DINO weights dino_vitb16.pth: put them into ..."), None when it can run."""
+
+    def score(self, sample: Sample) -> Scores | Declined:
+        """A value or a reason for every column; deterministic. ValueError and OSError count as failed.
+
+        NaN is taken as a failure: where a number has no meaning, decline that column.
+        """
+
+
+@runtime_checkable
+class BatchMetric(Metric, Protocol):
+    """A metric for which it pays to see many videos at once (another program, a large network)."""
+
+    def score_batch(self, samples: list[Sample]) -> list[Scores | Declined]: ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Finds something in a video. name, version, settings, missing: as for a metric. gives: "poses" or "depth".
+
+    poses: c2w (T, 4, 4) float64, found (T,) bool, and what else the estimator knows (K, scale_known).
+    depth: depth (T, H, W) float32, in the unit of the inputs' cameras.
+    """
+
+    name: str
+    version: int
+    gives: Literal["poses", "depth"]
+    needs: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict: ...
+
+    @property
+    def footnotes(self) -> tuple[str, ...]: ...
+
+    def missing(self) -> str | None: ...
+
+    def estimate(
+        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
+    ) -> Estimate | Declined:
+        """Arrays by name, kept in a file that is named by a hash of the video, the inputs and the settings."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Makes the video of the target view.
+
+    name: for folders; title, group: its row and the heading above it in tables. bound: knows the truth, so it is never
+    marked as the best. backbone: the name of the method, or of the published row, that it is compared to.
+    """
+
+    name: str
+    title: str
+    group: str
+    bound: bool
+    backbone: str | None
+    needs: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict: ...
+
+    @property
+    def footnotes(self) -> tuple[str, ...]: ...
+
+    def find(self, key: str) -> Path | Declined | None:
+        """The video of a case where another program made it; None where `generate` makes it."""
+
+    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
+        """The target view, values in [-1, 1]; kept without loss. ValueError and OSError count as failed."""
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """A list of cases. settings: all that decides what the inputs are. footnotes: choices that a table must state."""
+
+    name: str
+    title: str
+    size: tuple[int, int]
+    num_frames: int  # of a clip; shorter ones are not padded with frames that count
+
+    @property
+    def settings(self) -> dict: ...
+
+    @property
+    def footnotes(self) -> tuple[str, ...]: ...
+
+    def case_keys(self) -> list[str]:
+        """Names of the cases, fit for files, in order."""
+
+    def digest(self, key: str) -> str:
+        """sha256 of the files and settings that a case's inputs come from. ValueError when one is missing."""
+
+    def load(self, key: str) -> Inputs | Declined:
+        """The inputs, or why a case is left out. ValueError or OSError, naming the file, when it cannot be used."""

@@ -1,0 +1,26 @@
+"""Every metric and estimator that evaluations use, in one list: a new one is a line here."""
+
+from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
+from mvtrack.evaluation.interface import Estimator, Metric
+from mvtrack.evaluation.measures.fidelity import Fidelity
+
+
+def all_metrics() -> tuple[Metric, ...]:
+    return (Fidelity(),)
+
+
+def all_estimators() -> dict[str, Estimator]:
+    """By what they give."""
+    return {"depth": PlaneSweepDepth()}
+
+
+def chosen_metrics(names: str | None) -> tuple[Metric, ...]:
+    """The metrics of a comma-separated list; all without one. ValueError for a name that does not exist."""
+    known = {m.name: m for m in all_metrics()}
+    if names is None:
+        return tuple(known.values())
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(chosen))

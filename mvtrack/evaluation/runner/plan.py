@@ -1,0 +1,83 @@
+"""What is to be evaluated, and where each piece of the result lies on disk."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, Method, Metric
+from mvtrack.evaluation.runner.records import hash_of
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark, the methods to run on it, and the metrics and estimators to score them with.
+
+    estimators: by what they give, "poses" or "depth". folder: of the results.
+    """
+
+    benchmark: Benchmark
+    methods: tuple[Method, ...]
+    metrics: tuple[Metric, ...]
+    estimators: dict[str, Estimator] = field(default_factory=dict)
+    folder: Path = Path("outputs/evaluation")
+
+    def __post_init__(self) -> None:
+        for kind, names in {
+            "case": self.benchmark.case_keys(),
+            "method": [m.name for m in self.methods],
+            "metric": [m.name for m in self.metrics],
+            "column": [c.key for m in self.metrics for c in m.columns],
+        }.items():
+            double = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+            if double:
+                raise ValueError(f"{kind} {min(double)!r} occurs twice: names must differ")
+            for name in names:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(f"{kind} {name!r} cannot be a file name: use letters, digits, _ . -")
+        known = {*INPUT_NEEDS, *ESTIMATE_NEEDS}
+        for part in (*self.methods, *self.metrics, *self.estimators.values()):
+            unknown = set(part.needs) - known
+            if unknown:
+                raise ValueError(f"{part.name} needs {min(unknown)!r}, which nothing gives; known: {sorted(known)}")
+
+    # Places
+
+    def method_file(self, method: str) -> Path:
+        return self.folder / "methods" / method / "method.json"
+
+    def video_record(self, method: str, key: str) -> Path:
+        return self.folder / "methods" / method / "videos" / f"{key}.json"
+
+    def video_file(self, method: str, key: str) -> Path:
+        return self.folder / "methods" / method / "videos" / f"{key}.mp4"
+
+    def scores_file(self, method: str, key: str, metric: str) -> Path:
+        return self.folder / "methods" / method / "scores" / key / f"{metric}.json"
+
+    def estimate_file(self, estimator: Estimator, estimate_key: str) -> Path:
+        return self.folder / "estimates" / estimator.name / f"{estimate_key[:32]}.npz"
+
+    # Hashes of what went into a result
+
+    def estimate_key(self, need: str, inputs_digest: str, video_sha: str | None) -> str:
+        """Of one estimate; `video_sha` is that of the generated video, where it is about that."""
+        subject, what = need.split(".")
+        video = video_sha if subject == "generated" else None
+        return hash_of([_part(self.estimators[what]), subject, inputs_digest, video])
+
+    def video_key(self, method: Method, inputs_digest: str, found_sha: str | None) -> str:
+        estimates = [self.estimate_key(n, inputs_digest, None) for n in self._estimated(method.needs)]
+        return hash_of([method.name, method.settings, inputs_digest, found_sha, estimates])
+
+    def scores_key(self, metric: Metric, inputs_digest: str, video_sha: str) -> str:
+        estimates = [self.estimate_key(n, inputs_digest, video_sha) for n in self._estimated(metric.needs)]
+        return hash_of([_part(metric), inputs_digest, video_sha, estimates])
+
+    def _estimated(self, needs: tuple[str, ...]) -> list[str]:
+        return [n for n in needs if n in ESTIMATE_NEEDS and n.split(".")[1] in self.estimators]
+
+
+def _part(part: Metric | Estimator) -> list:
+    return [part.name, part.version, part.settings]

@@ -1,0 +1,186 @@
+"""Runs a plan: videos, estimates, scores, previews; over cases in parallel, each piece once, failures left behind."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from tqdm import tqdm
+
+from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, failed
+from mvtrack.evaluation.runner.plan import Plan
+from mvtrack.evaluation.runner.previews import make_previews, previews_due
+from mvtrack.evaluation.runner.records import hash_of, read_record, write_record
+from mvtrack.evaluation.runner.scoring import (
+    estimate_case,
+    estimates_due,
+    metrics_due,
+    score_case,
+    score_together,
+    video_of,
+)
+from mvtrack.evaluation.runner.videos import make_video, video_is_due
+
+STAGES = ("generate", "estimate", "score", "page")
+_TOGETHER = 16  # videos in memory for a metric that sees several at once
+
+
+def run_stages(
+    plan: Plan, stages: Iterable[str] = STAGES, workers: int = 1, shard: tuple[int, int] = (1, 1)
+) -> list[str]:
+    """Do what is not done yet; returns what failed in this run, one line each.
+
+    workers: processes, each with one thread; 1 stays in this process. shard: (i, n) takes every n-th case, from the
+    i-th on; shards share nothing and may run on different machines over one folder.
+    """
+    keys = shard_of(plan.benchmark.case_keys(), shard)
+    digests = {key: digest_of_case(plan, key) for key in keys}
+    for method in plan.methods:
+        write_record(plan.method_file(method.name), method_record(method))
+    troubles = []
+    if "generate" in stages:
+        due = [key for key in keys if any(video_is_due(plan, m, key, digests[key]) for m in plan.methods)]
+        troubles += _over_cases(_generate_case, plan, due, digests, workers, "generating")
+    if "estimate" in stages:
+        due = [key for key in keys if any(estimates_due(plan, m.name, key, digests[key]) for m in plan.methods)]
+        troubles += _over_cases(_estimate_case, plan, due, digests, workers, "estimating")
+    if "score" in stages:
+        due = [key for key in keys if any(metrics_due(plan, m.name, key, digests[key]) for m in plan.methods)]
+        troubles += _over_cases(_score_case, plan, due, digests, workers, "scoring")
+        troubles += _score_batches(plan, due, digests)
+    if "page" in stages:
+        due = [key for key in keys if previews_due(plan, key, digests[key])]
+        troubles += _over_cases(_preview_case, plan, due, digests, workers, "previews")
+    return troubles
+
+
+def shard_of(keys: list[str], shard: tuple[int, int]) -> list[str]:
+    number, count = shard
+    if not 1 <= number <= count:
+        raise ValueError(f"shard {number}/{count} does not exist: the first is 1/{count}, the last {count}/{count}")
+    return keys[number - 1 :: count]
+
+
+def digest_of_case(plan: Plan, key: str) -> str:
+    """The hash of a case's files, or of the reason why they cannot be read."""
+    try:
+        return plan.benchmark.digest(key)
+    except (ValueError, OSError) as error:
+        return hash_of(f"unreadable: {error}")
+
+
+def method_record(method) -> dict:
+    """What the report must know of a method, as plain values."""
+    shown = {name: getattr(method, name) for name in ("name", "title", "group", "bound", "backbone", "settings")}
+    return {"key": method.name, **shown, "footnotes": list(method.footnotes)}
+
+
+def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
+    """Delete the records of what failed, so that it is tried again; returns how many."""
+    keys, gone = set(shard_of(plan.benchmark.case_keys(), shard)), 0
+    files = [f for m in plan.methods for f in (plan.folder / "methods" / m.name).rglob("*.json")]
+    for file in [*files, *(plan.folder / "estimates").rglob("*.json")]:
+        record = read_record(file)
+        case = record.get("case", file.parent.name if file.parent.parent.name == "scores" else file.stem)
+        reasons = [record.get("declined"), *record.get("values", {}).values()]
+        if case in keys and any(isinstance(r, dict) and r["kind"] == "failed" for r in reasons):
+            file.unlink()
+            gone += 1
+    return gone
+
+
+def _generate_case(plan: Plan, key: str, digest: str) -> list[str]:
+    due, inputs, troubles = [m for m in plan.methods if video_is_due(plan, m, key, digest)], _load(plan, key), []
+    for method in due:
+        why = make_video(plan, method, key, digest, inputs)
+        if why and why.kind == "failed":
+            troubles.append(f"{method.name}, {key}: {why.reason}")
+    return troubles
+
+
+def _score_case(plan: Plan, key: str, digest: str) -> list[str]:
+    inputs = _load(plan, key)
+    if isinstance(inputs, Declined):
+        return []
+    return [line for m in plan.methods for line in score_case(plan, m.name, key, digest, inputs)]
+
+
+def _estimate_case(plan: Plan, key: str, digest: str) -> list[str]:
+    inputs = _load(plan, key)
+    if isinstance(inputs, Declined):
+        return []
+    return [line for m in plan.methods for line in estimate_case(plan, m.name, key, digest, inputs)]
+
+
+def _preview_case(plan: Plan, key: str, digest: str) -> list[str]:
+    make_previews(plan, key, digest, _load(plan, key))
+    return []
+
+
+def _load(plan: Plan, key: str) -> Inputs | Declined:
+    try:
+        return plan.benchmark.load(key)
+    except (ValueError, OSError) as error:
+        return failed(f"inputs: {' '.join(str(error).split())}")
+
+
+def _score_batches(plan: Plan, keys: list[str], digests: dict[str, str]) -> list[str]:
+    troubles = []
+    for metric in (m for m in plan.metrics if isinstance(m, BatchMetric)):
+        pairs = (
+            (method.name, key)
+            for method in plan.methods
+            for key in keys
+            if video_of(plan, method.name, key, digests[key])
+            and metric in metrics_due(plan, method.name, key, digests[key])
+        )
+        with tqdm(desc=f"scoring, {metric.name}", unit="video") as bar:
+            while group := list(islice(pairs, _TOGETHER)):
+                loaded = {key: (digests[key], _load(plan, key)) for key in {key for _, key in group}}
+                troubles += score_together(plan, metric, group, loaded)
+                bar.update(len(group))
+    return troubles
+
+
+def _over_cases(
+    work: Callable, plan: Plan, keys: list[str], digests: dict[str, str], workers: int, title: str
+) -> list[str]:
+    troubles = []
+    with tqdm(total=len(keys), desc=title, unit="case", disable=not keys) as bar:
+        for lines in _spread(work, [(plan, key, digests[key]) for key in keys], workers):
+            troubles += lines
+            bar.update()
+            bar.set_postfix(failed=len(troubles))
+    return sorted(troubles)
+
+
+def _spread(work: Callable, jobs: list[tuple], workers: int) -> Iterator[list[str]]:
+    if workers <= 1 or len(jobs) <= 1:
+        with _one_thread():
+            yield from (work(*job) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for future in as_completed([pool.submit(work, *job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process was killed (out of memory?): run again with fewer --workers; what is done is kept"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread gives the same sums, hence the same bytes, as a worker process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,183 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mvtrack.evaluation.benchmarks.davis_list import DavisCase, find_sequences, make_list, read_list, write_list
+from mvtrack.evaluation.interface import Declined
+from mvtrack.evaluation.methods.baselines import warp_and_fill
+from mvtrack.metrics.image import psnr
+from mvtrack.trajectory import PRESETS, CameraPath
+
+
+@pytest.fixture
+def own(davis, tmp_path):
+    """A copy of the rendered DAVIS that a test may damage."""
+    shutil.copytree(davis.root, tmp_path / "davis")
+    return replace(davis, root=tmp_path / "davis")
+
+
+def masks_of(benchmark, sequence):
+    return sorted((benchmark.root / "Annotations/480p" / sequence).glob("*.png"))
+
+
+def test_cameras_depth_and_true_targets_belong_together(davis):
+    """The reference warped by its depth to the asked-for camera is the true target, where both views see."""
+    for key in davis.case_keys():
+        inputs = davis.load(key)
+        assert inputs.reference.shape == (5, 3, 24, 32)
+        assert inputs.source_camera_known
+        warped = warp_and_fill(inputs.reference, inputs.depth, inputs.camera)
+        seen = inputs.covisible
+        assert 0.3 < seen.float().mean() < 1
+        copied = psnr(inputs.reference[1:], inputs.target[1:], seen[1:])
+        assert psnr(warped[1:], inputs.target[1:], seen[1:]) > copied + 6
+        assert psnr(inputs.reference[0], inputs.target[0]) > 30  # paths start at the source; the rest is JPEG
+
+
+def test_what_moves_is_dynamic(davis):
+    """Pixels that the masks call dynamic change more than the rest once the camera's motion is undone."""
+    inputs = davis.load(davis.case_keys()[0])
+    assert inputs.dynamic.shape == (5, 24, 32)
+    assert 0.02 < inputs.dynamic.float().mean() < 0.9
+    numbers = np.unique(np.stack([np.array(Image.open(p)) for p in masks_of(davis, davis.cases[0].sequence)]))
+    assert numbers.tolist() == list(range(len(numbers)))
+    assert len(numbers) > 1
+
+
+def test_void_is_no_object_in_2017_and_the_object_in_2016(own):
+    sequence = own.cases[0].sequence
+    for i, path in enumerate(masks_of(own, sequence)):
+        mask = np.zeros((36, 52), np.uint8)
+        mask[:18], mask[18:] = (1 if i == 0 else 0), 255
+        Image.fromarray(mask, mode="L").save(path)
+    dynamic = own.load(own.case_keys()[0]).dynamic
+    assert dynamic[0, :10].all()
+    assert not dynamic[0, 14:].any()
+    assert not dynamic[1].any()
+    first = np.zeros((36, 52), np.uint8)
+    first[18:] = 255
+    Image.fromarray(first, mode="L").save(masks_of(own, sequence)[0])
+    assert own.load(own.case_keys()[0]).dynamic[:, 14:].all()
+
+
+def test_damaged_files_are_named_and_cost_only_what_needs_them(own):
+    first, second = own.case_keys()
+    sequence = own.cases[0].sequence
+    before = own.digest(first)
+    path = masks_of(own, sequence)[3]
+    path.write_bytes(path.read_bytes()[:40])
+    assert own.digest(first) != before
+    inputs = own.load(first)
+    assert inputs.dynamic is None
+    assert inputs.why_missing("dynamic").kind == "failed"
+    assert str(path) in inputs.why_missing("dynamic").reason
+    path.unlink()
+    assert str(path) in own.load(first).problems["dynamic"]
+    assert own.load(second).problems == {}
+    picture = own.root / "JPEGImages/480p" / sequence / "00002.jpg"
+    picture.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"cannot read {picture} as an image"):
+        own.load(first)
+    shutil.rmtree(picture.parent)
+    with pytest.raises(ValueError, match=f"sequence {sequence} is missing"):
+        own.digest(first)
+    with pytest.raises(ValueError, match="is missing"):
+        own.load(first)
+
+
+def test_short_clips_keep_their_length_or_are_left_out(own):
+    longer = replace(own, num_frames=9)
+    inputs = longer.load(own.case_keys()[0])
+    assert len(inputs.reference) == len(inputs.dynamic) == inputs.camera.shape[1] == 5
+    assert inputs.target_frames == (0, 1, 2, 3, 4)
+    declined = replace(longer, short_clips="skip").load(own.case_keys()[0])
+    assert isinstance(declined, Declined)
+    assert declined.kind == "skipped"
+    assert declined.reason == "the clip has 5 frames, fewer than 9"
+    assert len(replace(own, num_frames=3).load(own.case_keys()[0]).reference) == 3
+
+
+def test_without_cameras_the_source_is_still(own):
+    """Real DAVIS has neither cameras nor depth nor targets."""
+    shutil.rmtree(own.root / "Truth")
+    inputs = own.load(own.case_keys()[0])
+    assert not inputs.source_camera_known
+    assert inputs.depth is None
+    assert inputs.why_missing("target").reason == "this benchmark gives no target"
+    torch.testing.assert_close(inputs.camera.c2w[0], torch.eye(4).expand(5, 4, 4))
+    path = CameraPath(own.cases[0].trajectory, pivot_m=own.subject_distance)
+    torch.testing.assert_close(inputs.camera.c2w[1], path.poses(5).float())
+    # 50 degrees wide before the crop
+    assert 2 * torch.atan(32 / 2 / inputs.camera.K[0, 0, 0, 0]).rad2deg() == pytest.approx(50, abs=7)
+
+
+def test_given_source_cameras(own, tmp_path):
+    (tmp_path / "poses").mkdir()
+    with_poses = replace(own, cameras=tmp_path / "poses")
+    with pytest.raises(ValueError, match="has 0 pose files scene-00"):
+        with_poses.load(own.case_keys()[0])
+    truth = own.root / "Truth/480p/scene-00/cameras.json"
+    shutil.copy(truth, tmp_path / "poses/scene-00.json")
+    expected = own.load(own.case_keys()[0]).camera
+    shutil.rmtree(own.root / "Truth")
+    given = with_poses.load(own.case_keys()[0])
+    assert given.source_camera_known
+    torch.testing.assert_close(given.camera.c2w[0], expected.c2w[0])
+
+
+def test_every_setting_that_changes_inputs_changes_the_digest(own):
+    key = own.case_keys()[0]
+    variants = [own, replace(own, size=(32, 24)), replace(own, fov_deg=40.0), replace(own, num_frames=4)]
+    variants += [replace(own, fit="pad"), replace(own, subject_distance=3.0)]
+    assert len({v.digest(key) for v in variants}) == len(variants)
+    (own.root / "Truth/480p/scene-00/depth.npz").unlink()
+    assert own.digest(key) != variants[0].digest(own.case_keys()[1])
+
+
+def test_lists(tmp_path):
+    assert len(make_list(["a", "b"], "all10")) == 20
+    assert [c.trajectory for c in make_list(list("abcdefghijkl"), "round_robin")] == [*PRESETS, *list(PRESETS)[:2]]
+    cases = (DavisCase("bear", "arc_left", "ease", "a bear, walking"), DavisCase("cows", "arc_left 10deg; zoom_in"))
+    write_list(tmp_path / "list.csv", cases)
+    assert read_list(tmp_path / "list.csv") == cases
+    assert [c.key for c in cases] == ["bear--arc_left-ease", "cows--arc_left_10deg_zoom_in"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sequence,trajectory\n", "has no rows"),
+        ("sequence,path\nbear,arc_left\n", "needs columns sequence, trajectory"),
+        ("sequence,trajectory\nbear\n", "line 2: expected 2 values"),
+        ("sequence,trajectory\nbear,arc_lfet\n", "line 2: .*arc_lfet"),
+        ("sequence,trajectory,speed\nbear,arc_left,fast\n", "line 2: unknown speed 'fast'"),
+        ("sequence,trajectory,speed\nbear,arc_left 9deg,ease\n", "line 2: speed 'ease' is for a preset"),
+        ("sequence,trajectory\n../bear,arc_left\n", "line 2: sequence '../bear' is no folder name"),
+    ],
+)
+def test_lists_that_cannot_be_read(tmp_path, text, message):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_list(tmp_path / "list.csv")
+
+
+def test_splits_of_both_years(tmp_path):
+    (tmp_path / "JPEGImages/480p/bear").mkdir(parents=True)
+    (tmp_path / "ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "ImageSets/480p").mkdir()
+    (tmp_path / "ImageSets/2017/val.txt").write_text("bear\ncows\n")
+    rows = [
+        f"/JPEGImages/480p/{s}/{i:05d}.jpg /Annotations/480p/{s}/{i:05d}.png\n" for s in ("dog", "cat") for i in (0, 1)
+    ]
+    (tmp_path / "ImageSets/480p/train.txt").write_text("".join(rows))
+    assert find_sequences(tmp_path, "480p", "2017/val") == ["bear", "cows"]
+    assert find_sequences(tmp_path, "480p", "480p/train") == ["dog", "cat"]
+    assert find_sequences(tmp_path, "480p", None) == ["bear"]
+    with pytest.raises(ValueError, match="there are: 2017/val, 480p/train"):
+        find_sequences(tmp_path, "480p", "2016/val")
+    with pytest.raises(ValueError, match="--data must be the folder"):
+        find_sequences(tmp_path / "JPEGImages", "480p", None)

@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+
+from mvtrack.backbone.model import save_model
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.data.video_io import write_video
+from mvtrack.evaluation.interface import Declined
+from mvtrack.evaluation.methods.baselines import BASELINES, Baseline, warp_and_fill
+from mvtrack.evaluation.methods.given import GivenVideos
+from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.generate import SampleConfig
+from mvtrack.metrics.image import psnr
+
+
+def test_baselines_are_ordered_as_they_must_be(davis):
+    inputs = davis.load(davis.case_keys()[0])
+    score = {}
+    for kind in BASELINES:
+        estimates = {"reference.depth": {"depth": inputs.depth.numpy()}}
+        made = Baseline(kind).generate(inputs, estimates)
+        assert made.shape == inputs.reference.shape
+        score[kind] = psnr(made[1:], inputs.target[1:])
+    assert score["ground_truth"] == math.inf
+    assert score["copy"] < score["blur"] < score["depth_warp"]
+    assert score["depth_warp_estimated"] == score["depth_warp"]  # the estimate was the truth
+
+
+def test_the_truth_repeats_where_it_is_not_known(iphone):
+    inputs = iphone.load(iphone.case_keys()[0])  # the truth of time 6 is missing
+    made = Baseline("ground_truth").generate(inputs, {})
+    torch.testing.assert_close(made[list(inputs.target_frames)], inputs.target)
+    torch.testing.assert_close(made[6], inputs.target[5])
+
+
+def test_holes_are_painted_from_their_edges(generator):
+    video = torch.rand(1, 3, 11, 13, generator=generator)
+    camera = Camera(
+        torch.eye(4).expand(2, 1, 4, 4).clone(), intrinsics_from_fov(50, (11, 13)).expand(2, 1, 3, 3), (11, 13)
+    )
+    depth = torch.full((1, 11, 13), 2.0)
+    torch.testing.assert_close(warp_and_fill(video, depth, camera), video)
+    video[:] = torch.tensor([0.5, -0.5, 0.1])[:, None, None]
+    depth[0, 3:7, 4:9] = torch.nan
+    assert (warp_and_fill(video, depth, camera) - video).abs().max() < 0.02
+    assert (warp_and_fill(video, torch.zeros_like(depth), camera) == 0).all()
+
+
+def test_a_model_makes_the_same_video_whatever_else_is_made(davis, small_model, tmp_path):
+    folder = save_model(small_model, tmp_path / "m").parent
+    method = ModelMethod("m", "M", folder, SampleConfig(2))
+    first, second = (davis.load(key) for key in davis.case_keys())
+    alone = method.generate(second, {})
+    method.generate(first, {})
+    torch.testing.assert_close(method.generate(second, {}), alone, atol=0, rtol=0)
+    assert method.settings == ModelMethod("n", "N", folder, SampleConfig(2)).settings
+    assert method.settings != ModelMethod("m", "M", folder, SampleConfig(3)).settings
+
+
+def test_a_model_of_another_size_says_so(iphone, small_model, tmp_path):
+    folder = save_model(small_model, tmp_path / "m").parent
+    with pytest.raises(ValueError, match="makes 24x32, the benchmark is 28x24: pass --size"):
+        ModelMethod("m", "M", folder).generate(iphone.load(iphone.case_keys()[0]), {})
+
+
+def test_videos_are_found_under_their_cases_name(tmp_path):
+    given = GivenVideos("peer", "Peer", tmp_path)
+    missing = given.find("bear--arc_left")
+    assert isinstance(missing, Declined)
+    assert missing.reason == f"no video of this case: {tmp_path}/bear--arc_left.mp4 does not exist"
+    (tmp_path / "bear--arc_left").mkdir()
+    assert given.find("bear--arc_left") == tmp_path / "bear--arc_left"
+    inner = write_video(tmp_path / "bear--arc_left/video.mp4", torch.zeros(2, 3, 8, 8), 24.0)
+    assert given.find("bear--arc_left") == inner
+    (tmp_path / "bear--arc_left.mp4").write_bytes(b"")
+    assert "both could be the video" in given.find("bear--arc_left").reason

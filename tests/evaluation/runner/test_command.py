@@ -1,0 +1,203 @@
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mvtrack.backbone.model import save_model
+from mvtrack.evaluation.command import add_run_arguments, case_size, methods_of, run_benchmark
+from mvtrack.evaluation.runner.plan import Plan
+from mvtrack.evaluation.runner.stages import run_stages
+
+ROOT = Path(__file__).parents[3]
+
+
+def options_of(*arguments: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser, "outputs/x")
+    return parser.parse_args([*map(str, arguments), "--workers", "1"])
+
+
+def run(benchmark, *arguments: object) -> dict | None:
+    options = options_of(*arguments)
+    return run_benchmark(benchmark, methods_of(options), options)
+
+
+def test_rows_gather_in_one_folder(davis, small_model, tmp_path, capsys):
+    """A model, a baseline, and what another program made: three commands, one table."""
+    folder, out = save_model(small_model, tmp_path / "m").parent, tmp_path / "out"
+    quick = ["--out", out, "--stages", "generate,score"]
+    run(davis, *quick, "--baselines", "copy")
+    run(davis, *quick, "--model", folder, "--title", "Mine", "--steps", 1, "--backbone", "copy")
+    summary = run(davis, *quick, "--videos", out / "methods/m/videos", "--name", "peer")
+    scores = {r["name"]: r["scores"]["psnr"]["mean"] for r in summary["rows"]}
+    assert list(scores) == ["m", "peer", "copy"]
+    assert scores["m"] == scores["peer"]
+    assert summary["rows"][0]["change"]["psnr"]["mean"] == pytest.approx(scores["m"] - scores["copy"])
+    shown = capsys.readouterr().out
+    assert "| Mine |" in shown
+    assert str(out / "table.tex") in shown
+
+
+def test_what_would_mix_is_refused(davis, toy, small_model, tmp_path):
+    folder, out = save_model(small_model, tmp_path / "m").parent, tmp_path / "out"
+    arguments = ["--out", out, "--stages", "generate", "--model", folder]
+    run(davis, *arguments, "--steps", 1)
+    with pytest.raises(ValueError, match="a row 'm' that was made with .*'steps': 1.*'steps': 2.*pass --name"):
+        run(davis, *arguments, "--steps", 2)
+    assert run(davis, *arguments, "--steps", 2, "--replace")["rows"][0]["settings"]["sample"]["steps"] == 2
+    with pytest.raises(ValueError, match=f"{out} holds results of davis with .* and 2 cases: choose another --out"):
+        run(toy, "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baselines", "copie"], "unknown baseline 'copie'; known: copy, blur"),
+        (["--model", "nowhere"], "--model nowhere does not exist"),
+        (["--model", ".", "--videos", "."], "two rows"),
+        (["--metrics", "psnr"], "unknown metric 'psnr'; known: .*fidelity"),
+        (["--stages", "generate,scores"], "unknown stage 'scores'"),
+        (["--shard", "2"], "--shard must look like 1/4"),
+        (["--shard", "0/2"], "shard 0/2 does not exist"),
+    ],
+)
+def test_options_that_cannot_be(toy, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(toy, "--out", tmp_path / "out", *arguments)
+
+
+def test_sizes():
+    assert case_size("480x832") == (480, 832)
+    for text in ("480", "480x0", "480×832", "a"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must look like 480x832"):
+            case_size(text)
+
+
+def test_failures_are_listed_on_stderr(toy, tmp_path, capsys):
+    toy.broken = ("cows",)
+    summary = run(toy, "--out", tmp_path, "--baselines", "copy", "--stages", "generate,score")
+    assert "failed: copy, cows: inputs: sequence cows is missing" in capsys.readouterr().err
+    assert summary["rows"][0]["scores"]["psnr"]["failed"] == 1
+
+
+def command(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "eval" / script), *map(str, arguments)]
+
+
+def finish(*arguments: object, cwd: Path) -> str:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_scripts(davis, iphone, tmp_path):
+    """Cases and cameras for another program; rows on both benchmarks; a bad folder is one line."""
+    out = tmp_path / "out"
+    base = ["davis.py", "--data", davis.root, "--size", "24x32", "--num-frames", 5, "--out", out, "--workers", 1]
+    listed = finish(*base, "--list-cases", cwd=tmp_path)
+    assert listed == "".join(f"{key}: 5 frames\n" for key in davis.case_keys())
+    assert {p.stem for p in (out / "cameras").iterdir()} == set(davis.case_keys())
+    assert "copy of the reference" in finish(*base, "--baselines", "copy,depth_warp", cwd=tmp_path)
+    again = finish(*base, "--list", out / "cases.csv", cwd=tmp_path)
+    assert "warp by true depth" in again
+    shown = finish(
+        "iphone.py", "--data", iphone.root, "--sequences", "scene-00", "--size", "28x24", "--num-frames", 8,
+        "--out", tmp_path / "iphone", "--baselines", "all", "--workers", 1, cwd=tmp_path,
+    )  # fmt: skip
+    assert "| ground truth | ∞ |" in shown
+    wrong = subprocess.run(command("davis.py", "--data", tmp_path), capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_bytes(davis, tmp_path, contents):
+    for name, workers in (("a", 1), ("b", 2)):
+        options = options_of("--baselines", "all", "--out", tmp_path / name)
+        options.workers = workers
+        run_benchmark(davis, methods_of(options), options)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_killed_and_run_again(davis, tmp_path, contents):
+    """SIGKILL at several moments, then a run to the end: the bytes of a run that nobody killed."""
+    base = [
+        "davis.py",
+        "--data",
+        davis.root,
+        "--size",
+        "24x32",
+        "--num-frames",
+        5,
+        "--workers",
+        1,
+        "--baselines",
+        "all",
+    ]
+    finish(*base, "--out", tmp_path / "whole", cwd=tmp_path)
+    out = tmp_path / "killed"
+    for files in (1, 4, 9):
+        process = subprocess.Popen(
+            command(*base, "--out", out), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 300
+        while process.poll() is None and len(list(out.rglob("*.mp4"))) < files and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("methods/*/videos/*.mp4") if not p.name.startswith(".")}
+    finish(*base, "--out", out, cwd=tmp_path)
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
+    leftovers = [p for p in out.rglob(".*") if p.is_file()]
+    for path in leftovers:
+        path.unlink()  # what the kill cut off lies beside its place, under a hidden name
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(davis, tmp_path):
+    """The page opens from the disk, plays its videos together, sorts and finds cases; nothing goes wrong in it."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    browser_path = shutil.which("chromium")
+    if browser_path is None:
+        pytest.skip("needs the program chromium")
+    run(davis, "--out", tmp_path, "--baselines", "all")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-quic"])
+        view = browser.new_page(viewport={"width": 1300, "height": 900})
+        troubles = []
+        view.on("pageerror", lambda error: troubles.append(str(error)))
+        view.on("requestfailed", lambda request: troubles.append(request.url))
+        view.set_default_timeout(120_000)
+        view.goto((tmp_path / "index.html").as_uri())
+        view.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState >= 2)")
+        names = view.locator("figcaption").all_inner_texts()
+        assert names[0] == "reference"
+        assert "true target" in names
+        assert "warp by true depth" in names
+        view.get_by_role("button", name="Play").click()
+        view.wait_for_function("[...document.querySelectorAll('video')].filter(v => v.currentTime > 0.02).length > 3")
+        view.get_by_role("button", name="Pause").click()
+        view.select_option("#order", "psnr")
+        view.select_option("#whose", "copy")
+        view.locator("#filter").fill(davis.cases[1].sequence)
+        assert view.locator("section").count() == 1
+        assert view.locator("#count").inner_text() == "1 of 2 cases"
+        browser.close()
+    assert troubles == []
+
+
+def test_a_rerun_starts_no_worker(toy, tmp_path, monkeypatch):
+    """With everything done, a run only reads: no pool, no model, no video is opened."""
+    options = options_of("--baselines", "copy", "--out", tmp_path)
+    plan = Plan(toy, methods_of(options), (), folder=tmp_path)
+    run_stages(plan)
+    monkeypatch.setattr("mvtrack.evaluation.runner.stages._load", lambda *a: pytest.fail("inputs were read again"))
+    assert run_stages(plan, workers=4) == []
