@@ -14,15 +14,26 @@ def splat(
 ) -> tuple[Float[Tensor, "C h w"], Bool[Tensor, "h w"]]:
     """Carry an image (any channels) from `source` to `target` (cameras without leading shape).
 
-    depth: z-depth, positive; pixels where it is not finite or not positive are left out. Each pixel is spread over the
-    four nearest target pixels with bilinear weights; a z-buffer keeps what lies within 2 % of the nearest. Returns the
-    warped image, zero where nothing landed, and where something did.
+    depth: z-depth, positive; pixels where it is not finite or not positive are left out. Returns the warped image, zero
+    where nothing landed, and where something did.
+    """
+    usable = (torch.isfinite(depth) & (depth > 0)).flatten()
+    xy = pixel_grid(source.size, device=depth.device).to(depth).flatten(0, 1)[usable]
+    points = unproject(xy, depth.flatten()[usable], source)
+    warped, nearest = splat_points(image.flatten(1)[:, usable], points, target)
+    return warped, nearest.isfinite()
+
+
+def splat_points(
+    values: Float[Tensor, "C N"], points_world: Float[Tensor, "N 3"], target: Camera
+) -> tuple[Float[Tensor, "C h w"], Float[Tensor, "h w"]]:
+    """Draw points with values into a camera (without leading shape).
+
+    Each point is spread over the four nearest pixels with bilinear weights; a z-buffer keeps what lies within 2 % of
+    the nearest. Returns the values, zero where nothing landed, and the z-depth of the nearest point, infinite there.
     """
     height, width = target.size
-    usable = (torch.isfinite(depth) & (depth > 0)).flatten()
-    xy = pixel_grid(source.size).to(depth).flatten(0, 1)[usable]
-    seen_xy, z = project(unproject(xy, depth.flatten()[usable], source), target)
-    values = image.flatten(1)[:, usable]
+    seen_xy, z = project(points_world, target)
     corner = (seen_xy - 0.5).floor()
     part = seen_xy - 0.5 - corner
     corners, weights = [], []
@@ -34,10 +45,10 @@ def splat(
     inside = (cell >= 0).all(-1) & (cell[:, 0] < width) & (cell[:, 1] < height) & (z > 0) & (weight > 1e-4)
     index = (cell[inside, 1] * width + cell[inside, 0]).long()
     z, weight, values = z[inside], weight[inside], values.repeat(1, 4)[:, inside]
-    nearest = torch.full((height * width,), torch.inf, dtype=z.dtype).scatter_reduce(0, index, z, "amin")
+    nearest = z.new_full((height * width,), torch.inf).scatter_reduce(0, index, z, "amin")
     weight = weight * (z <= nearest[index] * (1 + _SAME_SURFACE))
-    total = torch.zeros(height * width, dtype=weight.dtype).index_add(0, index, weight)
-    out = torch.zeros(len(image), height * width, dtype=values.dtype).index_add(1, index, values * weight)
+    total = weight.new_zeros(height * width).index_add(0, index, weight)
+    out = values.new_zeros(len(values), height * width).index_add(1, index, values * weight)
     hit = total > 1e-6
     out = torch.where(hit, out / total.clamp_min(1e-6), 0.0)
-    return out.unflatten(1, (height, width)), hit.view(height, width)
+    return out.unflatten(1, (height, width)), torch.where(hit, nearest, torch.inf).view(height, width)
