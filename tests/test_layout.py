@@ -45,6 +45,7 @@ ALLOWED = {
     "data": BASE,
     "weights": BASE,
     "backbone": BASE | MIDDLE | {"weights"},
+    "structure": BASE | MIDDLE | {"poses"},
     "decoder": BASE | MIDDLE | {"backbone"},
     "generate": BASE | MIDDLE | {"backbone", "decoder"},
     "noised": BASE | MIDDLE | {"backbone"},

@@ -167,9 +167,7 @@ def test_changes_against_a_published_row_and_an_unknown_one(toy, told, tmp_path)
     summary, _ = write_report(plan)
     assert summary["rows"][0]["change"]["met3r"]["mean"] == pytest.approx(-0.037)
     odd = Plan(toy, (Baseline("copy", backbone="nobody"),), (met3r,), folder=tmp_path)
-    with pytest.raises(
-        ValueError, match="backbone .nobody. of copy is no row: add it first, or name one of copy, gen"
-    ):
+    with pytest.raises(ValueError, match="backbone .nobody. of copy is no row: add it first, or name one of copy, gen"):
         check_backbones(odd)
     check_backbones(plan)
 
