@@ -96,12 +96,15 @@ class DecordFootage(Footage):
         self._check(start, stop)
         if size not in self._readers:
             self._readers.clear()  # one decoder at a time
-            self._readers[size] = _decord_reader(self.path, size)
+            reader = _decord_reader(self.path, size)
+            self._readers[size] = reader if _has_three_channels(reader) else _decord_reader(self.path)
         index = np.arange(start, stop) if self.frame_of is None else self.frame_of[start:stop]
         try:
             frames = self._readers[size].get_batch(index.tolist()).asnumpy()
         except (RuntimeError, decord.DECORDError) as error:
             raise ValueError(f"{self.path} is damaged: frames {start}..{stop} cannot be decoded") from error
+        if frames.shape[1:3] != (size or self.size):
+            frames = np.stack([_resized(frame, size) for frame in frames])
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
@@ -112,6 +115,12 @@ def _decord_reader(path: Path, size: tuple[int, int] | None = None):
     return decord.VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
 
 
+def _has_three_channels(reader) -> bool:
+    """Whether decord can hand out RGB frames. It takes the number of channels for a padded row's length over the width,
+    so frames 8, 12, 16, 24, 48 or 72 pixels wide come out with a wrong one, and batches of them not at all."""
+    return reader[0].shape[2] == 3
+
+
 def _open_with_decord(path: Path) -> Footage | None:
     """None where decord cannot: ffmpeg gets its try then."""
     import decord
@@ -120,7 +129,7 @@ def _open_with_decord(path: Path) -> Footage | None:
         try:
             reader = _decord_reader(path)
             count, fps = len(reader), float(reader.get_avg_fps())
-            if count == 0 or not 0 < fps < 1000:
+            if count == 0 or not 0 < fps < 1000 or not _has_three_channels(reader):
                 return None
             height, width, _ = reader[0].shape
             times = reader.get_frame_timestamp(np.arange(count))[:, 0]
@@ -267,8 +276,6 @@ class ImageFootage(Footage):
         return ImageFootage(path, len(files), fps, first.shape[:2], notes, files)
 
     def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> UInt8[Tensor, "T 3 H W"]:
-        import cv2
-
         self._check(start, stop)
         frames, last = [], (None, None)
         for file in self.files[start:stop]:
@@ -278,11 +285,16 @@ class ImageFootage(Footage):
                     raise ValueError(
                         f"{file} is {image.shape[0]}x{image.shape[1]}, the first image is {self.size[0]}x{self.size[1]}"
                     )
-                smaller = size is not None and size[0] * size[1] < image.shape[0] * image.shape[1]
-                how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-                last = (file, image if size is None else cv2.resize(image, size[::-1], interpolation=how))
+                last = (file, image if size is None else _resized(image, size))
             frames.append(last[1])
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -83,6 +83,17 @@ def test_rotation_metadata_is_applied(plain):
     assert frame[:, :20].mean() < 60
 
 
+@pytest.mark.parametrize("width", [8, 12, 16, 22, 24, 48, 72])
+def test_narrow_videos_keep_their_values_and_can_be_made(plain, tmp_path, width):
+    """Widths at which decord miscounts the channels of a padded row, as stored and as asked for."""
+    video = torch.randint(0, 256, (5, 28, width, 3), generator=torch.Generator().manual_seed(width), dtype=torch.uint8)
+    path = write_video(tmp_path / "narrow.mp4", video.numpy(), fps=10.0, lossless=True)
+    assert torch.equal(open_footage(path).read(0, 5), video.permute(0, 3, 1, 2))
+    resized = open_footage(plain).read(0, T, (28, width))
+    assert resized.shape == (T, 3, 28, width)
+    assert levels(resized) == pytest.approx(range(T), abs=0.3)
+
+
 def test_windows_of_a_pipe_overlap_and_start_again(plain):
     footage = open_footage(convert(plain, "av1"))
     for start, stop in ((0, 5), (3, 8), (7, T), (1, 3)):
