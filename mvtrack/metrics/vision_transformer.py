@@ -166,3 +166,12 @@ def _load(model: VisionTransformer, state: dict[str, Tensor], file: Path) -> Vis
         raise ValueError(f"{file} is not the expected network: {wrong[0]} is missing, unknown or of another size")
     model.load_state_dict(state)
     return model.eval()
+
+
+def load_linear(file: Path, width: int) -> tuple[Float[Tensor, "1 C"], Float[Tensor, "1"]]:
+    """Weight and bias of a linear layer to one number from its state file."""
+    state = {name: value.float() for name, value in _read(file).items()}
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if shapes != {"weight": (1, width), "bias": (1,)}:
+        raise ValueError(f"{file} is no linear layer from {width} values to one: it holds {shapes}")
+    return state["weight"], state["bias"]

@@ -145,8 +145,9 @@ at("speed").onchange = sync;
 at("width").oninput = () => document.body.style.setProperty("--width", at("width").value + "px");
 
 const orders = [["", "as listed"]];
-for (const c of data.columns) if (data.cases.some(x => x.videos.some(v => typeof v.values[c.key] === "number")))
-  orders.push([c.key, c.title + ", worst first"]);
+const isScored = c => c.better !== "none"
+  && data.cases.some(x => x.videos.some(v => typeof v.values[c.key] === "number"));
+for (const c of data.columns.filter(isScored)) orders.push([c.key, c.title + ", worst first"]);
 const option = (select, value, text) => { const o = make("option", text); o.value = value; select.append(o); };
 orders.forEach(([key, text]) => option(at("order"), key, text));
 data.methods.forEach(m => option(at("whose"), m.name, m.title));

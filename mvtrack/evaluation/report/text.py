@@ -3,9 +3,16 @@
 import csv
 import io
 
-from mvtrack.evaluation.report.cells import Cell, number, published_lines, scored_lines
+from mvtrack.evaluation.report.cells import (
+    Cell,
+    number,
+    published_lines,
+    scored_lines,
+    shown_columns,
+    shown_groups,
+)
 
-_ARROWS = {"higher": "↑", "lower": "↓"}
+_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _MOST_REASONS = 40
 
 
@@ -33,9 +40,9 @@ def markdown(summary: dict) -> str:
 
 def table_of(summary: dict) -> str:
     """The table alone, in Markdown: our rows, then the published ones."""
-    columns, lines = _columns(summary), scored_lines(summary) + published_lines(summary)
-    heads = [f"{c['title']} {_ARROWS[c['better']]}" for c in columns]
-    tops = [title if i == 0 else "" for title, part in summary["groups"].items() for i in range(len(part))]
+    columns, lines = shown_columns(summary), scored_lines(summary) + published_lines(summary)
+    heads = [f"{c['title']}{_ARROWS[c['better']]}" for c in columns]
+    tops = [title if i == 0 else "" for title, part in shown_groups(summary).items() for i in range(len(part))]
     rows = [["", *(f"{t}<br>{h}" if t else h for t, h in zip(tops, heads, strict=True))]]
     group = None
     for line in lines:
@@ -102,14 +109,14 @@ def _piped(rows: list[list[str]]) -> str:
 
 def latex(summary: dict) -> str:
     """The same table for booktabs and xcolor, footnotes as comments above it."""
-    groups, columns = summary["groups"], _columns(summary)
+    groups, columns = shown_groups(summary), shown_columns(summary)
     spans, rules, at = [], [], 2
     for title, part in groups.items():
         spans.append(rf"\multicolumn{{{len(part)}}}{{c}}{{{_tex(title)}}}")
         rules.append(rf"\cmidrule(lr){{{at}-{at + len(part) - 1}}}")
         at += len(part)
-    arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
-    heads = [f"{_tex(c['title'])} {arrows[c['better']]}" for c in columns]
+    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "none": ""}
+    heads = [_tex(c["title"]) + arrows[c["better"]] for c in columns]
     body, group = [], None
     for line in scored_lines(summary) + published_lines(summary):
         if line.group != group:
@@ -142,7 +149,8 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _tex(text: str) -> str:
-    plain = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "°": r"$^\circ$", "×": r"$\times$"}
+    plain = {letter: f"\\{letter}" for letter in "&%_#$"}
+    plain |= {"°": r"$^\circ$", "×": r"$\times$", "δ": r"$\delta$"}
     return "".join(plain.get(letter, letter) for letter in text)
 
 
