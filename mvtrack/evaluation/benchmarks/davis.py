@@ -100,7 +100,7 @@ class Davis:
         problems: dict[str, str] = {}
         dynamic = None
         try:
-            dynamic = self._dynamic(self._masks(case, files))
+            dynamic = self._dynamic(self._masks(case, files), fit)
         except ValueError as error:
             problems["dynamic"] = str(error)
         source, known = self._source(case, fit, len(files))
@@ -136,8 +136,12 @@ class Davis:
 
     # Contents
 
-    def _dynamic(self, files: list[Path]) -> Bool[Tensor, "T H W"]:
-        masks = np.stack([read_index_image(path) for path in files])
+    def _dynamic(self, files: list[Path], fit: Fit) -> Bool[Tensor, "T H W"]:
+        images = [read_index_image(path) for path in files]
+        for path, image in zip(files, images, strict=True):
+            if image.shape != fit.source:
+                raise ValueError(f"the mask {path} is {image.shape}, its picture {fit.source}")
+        masks = np.stack(images)
         values = np.unique(masks)
         is_binary = set(values.tolist()) <= {0, VOID}
         moving = masks > 0 if is_binary else (masks > 0) & (masks != VOID)

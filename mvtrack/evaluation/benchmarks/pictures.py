@@ -41,7 +41,7 @@ def fit_masks(masks: Bool[np.ndarray, "T h w"], size: tuple[int, int], mode: str
 def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
     """Arrays of an .npz by name. ValueError names a file that is damaged or lacks one."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {', '.join(names)} from {path}: {' '.join(str(error).split())}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from mvtrack.evaluation.measures.dynamic_masks import MASK_KINDS, MaskKind
-from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS, FeatureKind
+from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.pair_networks import NETWORK_KINDS
 from mvtrack.metrics.perceptual import LPIPS_NETS, LpipsNet
 from mvtrack.metrics.warp_consistency import PAIRINGS, Pairing
@@ -32,7 +32,7 @@ class MeasureOptions:
     lpips_net: LpipsNet = "alex"
     pythons: dict[str, Path] = field(default_factory=dict)
     geometry: tuple[str, ...] = ("true_depth",)
-    features: tuple[FeatureKind, ...] = ("colours",)
+    features: tuple[str, ...] = ("colours",)
     pairing: Pairing = "same_time"
     masks: MaskKind = "reference"
     generated_masks: Path | None = None

@@ -82,22 +82,24 @@ def _interval(score: dict, column: dict) -> str:
 
 
 def _reasons(summary: dict) -> str:
-    """Why cells are empty or means are of fewer cases: equal reasons of several columns are one row."""
-    titles = {c["key"]: c["title"] for c in _columns(summary)}
+    """Why cells are empty or means are of fewer cases: equal reasons of several columns and methods are one row, with
+    the number of videos that it is about."""
+    titles = {c["key"]: c["title"] for part in summary["groups"].values() for c in part}
     found: dict[tuple[str, str, int], list[str]] = {}
     for row in summary["rows"]:
         for key, score in row["scores"].items():
             for reason, count in score["reasons"].items():
                 found.setdefault((row["title"], reason, count), []).append(titles[key])
-    merged: dict[tuple[tuple[str, ...], str, int], list[str]] = {}
+    merged: dict[tuple[tuple[str, ...], str], dict[str, int]] = {}
     for (method, reason, count), columns in found.items():
-        merged.setdefault((tuple(columns), reason, count), []).append(method)
+        merged.setdefault((tuple(columns), reason), {})[method] = count
     if not merged:
         return "Nothing: every case of every method has every score."
-    rows = [["Methods", "Columns", "Cases", "Why"]]
-    for (columns, reason, count), methods in list(merged.items())[:_MOST_REASONS]:
-        who = "all" if len(methods) == len(summary["rows"]) and len(methods) > 1 else ", ".join(methods)
-        rows.append([who, ", ".join(columns), str(count), reason.replace("|", "/")])
+    rows = [["Methods", "Columns", "Videos", "Why"]]
+    for (columns, reason), counts in list(merged.items())[:_MOST_REASONS]:
+        who = "all" if len(counts) == len(summary["rows"]) and len(counts) > 1 else ", ".join(counts)
+        what = "all" if len(columns) == len(titles) and len(columns) > 1 else ", ".join(columns)
+        rows.append([who, what, str(sum(counts.values())), reason.replace("|", "/")])
     more = len(merged) - _MOST_REASONS
     return _piped(rows) + (f"\n\n{more} more rows like these: see scores.csv." if more > 0 else "")
 

@@ -99,7 +99,7 @@ def _write(path: Path, estimate: Estimate) -> None:
 def _read(path: Path) -> Estimate | None:
     """What is kept; None where there is nothing or the file is damaged, so that it is made again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
