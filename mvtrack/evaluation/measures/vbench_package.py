@@ -81,7 +81,9 @@ class VBenchPackage:
                 _place(sample, folder / "videos" / f"{count - 1:06d}.mp4")
             if not count:
                 return []
-            run_program(_WORKER, folder, job={"dimension": self.dimension}, python=self.python, timeout_s=_TIMEOUT_S)
+            weights = [str(cache_folder() / file) for file in self._dimension.cache]
+            job = {"dimension": self.dimension, "weights": weights}
+            run_program(_WORKER, folder, job=job, python=self.python, timeout_s=_TIMEOUT_S)
             values = read_result(folder / _RESULT, self.dimension)
         scale, lost = self._dimension.per_video_scale, failed("VBench gave no value for this video")
         return [{self.dimension: values[f"{i:06d}"] * scale} if f"{i:06d}" in values else lost for i in range(count)]

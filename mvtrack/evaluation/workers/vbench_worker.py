@@ -1,10 +1,11 @@
 """One of VBench's dimensions, by the official package in its own environment: `python vbench_worker.py FOLDER`.
 
-Imports nothing of the project. FOLDER holds job.json ({"dimension": ...}) and videos/NAME.mp4; VBench writes
-result_eval_results.json there. Weights lie in VBench's cache (VBENCH_CACHE_DIR, ~/.cache/vbench).
+Imports nothing of the project. FOLDER holds job.json ({"dimension", "weights": paths}) and videos/NAME.mp4; VBench
+writes result_eval_results.json there. Weights lie in VBench's cache (VBENCH_CACHE_DIR, ~/.cache/vbench).
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 def main(folder: Path) -> None:
     """Run VBench as its custom_input mode does."""
     job = json.loads((folder / "job.json").read_text())
+    if job["dimension"] == "subject_consistency":
+        offer_to_torch_hub(folder / "torch", job["weights"][0])
     kept = make_torchvision_importable()
     import vbench
 
@@ -28,6 +31,13 @@ def main(folder: Path) -> None:
         mode="custom_input",
     )
     del kept
+
+
+def offer_to_torch_hub(home: Path, weights: str) -> None:
+    """DINO's code, which VBench calls, takes its weights from the hub's folder or else downloads them."""
+    (home / "hub/checkpoints").mkdir(parents=True)
+    (home / "hub/checkpoints" / Path(weights).name).symlink_to(weights)
+    os.environ["TORCH_HOME"] = str(home)
 
 
 def make_torchvision_importable() -> "torch.library.Library | None":
