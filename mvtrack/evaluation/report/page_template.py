@@ -32,7 +32,8 @@ figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom
 video { width: 100%; display: block; background: #e6e8ec; border-radius: 3px; }
 .none { padding: 18px 10px; background: #f3e9e9; color: #7d2b2b; border-radius: 3px; font-size: 13px; }
 dl { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 0 10px; margin: 5px 0 0; font-size: 12.5px; }
-dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
+dt { color: var(--soft); overflow-wrap: anywhere; }
+dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 dd.why { color: #9a6a00; cursor: help; }
 </style>
 </head>
