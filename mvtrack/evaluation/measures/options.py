@@ -99,6 +99,13 @@ def measure_options(options: argparse.Namespace, models: dict[str, Path] | None 
     )
 
 
+def environment_options() -> MeasureOptions:
+    """What holds without a command line: the environment's variables and the defaults."""
+    parser = argparse.ArgumentParser()
+    add_measure_arguments(parser)
+    return measure_options(parser.parse_args([]))
+
+
 def _variable(environment: str) -> str:
     return f"MVTRACK_{environment.upper()}_PYTHON"
 

@@ -5,7 +5,12 @@ import pytest
 
 from mvtrack.evaluation.interface import BatchMetric
 from mvtrack.evaluation.measures.catalogue import all_metrics, chosen_metrics
-from mvtrack.evaluation.measures.options import MeasureOptions, add_measure_arguments, measure_options
+from mvtrack.evaluation.measures.options import (
+    MeasureOptions,
+    add_measure_arguments,
+    environment_options,
+    measure_options,
+)
 from mvtrack.evaluation.readiness import evaluation_readiness, readiness_text
 from mvtrack.evaluation.report.columns import table_groups
 
@@ -26,6 +31,7 @@ def test_the_environment_fills_what_the_command_line_leaves(monkeypatch, tmp_pat
     assert options.pythons == {"vbench": python}
     assert (options.weights, options.lpips_net, options.geometry) == (None, "vgg", ("true_depth", "vggt"))
     monkeypatch.setenv("MVTRACK_WEIGHTS", str(tmp_path))
+    assert environment_options().pythons == {"vbench": python}
     options = parsed("--vbench-python", other, "--da3-python", other)
     assert options.pythons == {"vbench": other, "da3": other}
     assert options.weights == tmp_path
