@@ -37,7 +37,7 @@ class WeightsReadiness:
 def evaluation_readiness(options: MeasureOptions) -> tuple[list[Readiness], list[WeightsReadiness]]:
     """All metrics that the evaluation knows, those of every geometry and kind of features included, and all weights
     that metrics read from the weights folder."""
-    metrics = all_metrics(replace(options, geometry=GEOMETRIES, features=FEATURE_KINDS))
+    metrics = all_metrics(replace(options, geometry=GEOMETRIES, geometry_model="", features=FEATURE_KINDS))
     found = [Readiness(m.name, tuple(c.title for c in m.columns if c.better != "none"), m.missing()) for m in metrics]
     return found, [_weights(entry, options.weights) for entry in registry().values() if entry.part == _IN_FOLDER]
 

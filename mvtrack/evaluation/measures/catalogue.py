@@ -71,7 +71,7 @@ def _warp_consistency(options: MeasureOptions) -> list[Metric]:
                 metrics.append(WarpConsistency(near[geometry], *rest))
             else:
                 python = options.pythons.get("da3" if geometry == "depth_anything_3" else geometry)
-                network = PairNetwork(geometry, python, non_commercial=options.non_commercial)
+                network = PairNetwork(geometry, python, options.geometry_model, options.non_commercial)
                 metrics.append(NetworkWarpConsistency(network, *rest))
     return metrics
 

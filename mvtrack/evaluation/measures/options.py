@@ -25,13 +25,14 @@ _ENVIRONMENTS = {
 @dataclass(frozen=True)
 class MeasureOptions:
     """weights: folder of weight files by their published names. pythons: interpreters of other environments, by
-    `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. models: folders of
-    the models that made this run's rows."""
+    `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. geometry_model: a
+    hub id or path for the network among the geometries. models: folders of the models that made this run's rows."""
 
     weights: Path | None = None
     lpips_net: LpipsNet = "alex"
     pythons: dict[str, Path] = field(default_factory=dict)
     geometry: tuple[str, ...] = ("true_depth",)
+    geometry_model: str = ""
     features: tuple[str, ...] = ("colours",)
     pairing: Pairing = "same_time"
     masks: MaskKind = "reference"
@@ -49,6 +50,8 @@ class MeasureOptions:
             for value in values:
                 if value not in known:
                     raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        if self.geometry_model and len(set(self.geometry) & set(NETWORK_KINDS)) != 1:
+            raise ValueError("--geometry-model is for one network: name exactly one in --geometry")
         if self.masks == "generated" and self.generated_masks is None:
             raise ValueError("--dynamic-mask generated needs the masks' folder as --generated-masks")
         for option, folder in (
@@ -74,6 +77,7 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}-python", type=Path, help=f"interpreter that has {what}; default: ${_variable(name)}"
         )
     group.add_argument("--geometry", default="true_depth", help=f"comma-separated: {', '.join(GEOMETRIES)}")
+    group.add_argument("--geometry-model", default="", help="hub id or path for its network, not the published one")
     group.add_argument("--features", default="colours", help=f"comma-separated: {', '.join(FEATURE_KINDS)}")
     group.add_argument("--pairs", choices=PAIRINGS, default="same_time", help="frames that consistency compares")
     group.add_argument("--dynamic-mask", choices=MASK_KINDS, default="reference", help="whose pixels the masks are of")
@@ -89,6 +93,7 @@ def measure_options(options: argparse.Namespace, models: dict[str, Path] | None 
         lpips_net=options.lpips_net,
         pythons={name: path for name, path in pythons.items() if path is not None},
         geometry=_names(options.geometry),
+        geometry_model=options.geometry_model,
         features=_names(options.features),
         pairing=options.pairs,
         masks=options.dynamic_mask,

@@ -103,12 +103,15 @@ class NetworkWarpConsistency(WarpConsistency):
         with tempfile.TemporaryDirectory(prefix="mvtrack-pairs-") as name:
             try:
                 self.source.run(Path(name), work)
-                return [
-                    self.compared(sample, frames, read_pairs(Path(name), n, len(frames)))
-                    for n, (sample, frames) in enumerate(work)
-                ]
             except ValueError as error:
                 return [failed(str(error))] * len(samples)
+            return [self._one(Path(name), n, *one) for n, one in enumerate(work)]
+
+    def _one(self, folder: Path, n: int, sample: Sample, frames: list[tuple[Frame, Frame]]) -> Scores | Declined:
+        try:
+            return self.compared(sample, frames, read_pairs(folder, n, len(frames)))
+        except ValueError as error:
+            return failed(str(error))
 
 
 def write_videos(folder: Path, sample: Sample) -> None:

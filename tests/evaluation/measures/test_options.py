@@ -41,6 +41,7 @@ def test_the_environment_fills_what_the_command_line_leaves(monkeypatch, tmp_pat
     ("arguments", "message"),
     [
         (["--geometry", "true_depth,duster"], "unknown --geometry 'duster'; known: true_depth, .*, depth_anything_3"),
+        (["--geometry-model", "a/b", "--geometry", "vggt,mast3r"], "--geometry-model is for one network"),
         (["--features", "sift"], "unknown --features 'sift'; known: colours, dino"),
         (["--weights-dir", "nowhere"], "--weights-dir nowhere is no folder"),
         (["--depth-files", "nowhere"], "--depth-files nowhere is no folder"),
