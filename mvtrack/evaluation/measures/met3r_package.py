@@ -3,19 +3,17 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, failed, skipped
 from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
-from mvtrack.evaluation.measures.pair_networks import WORKERS, picture_name, write_videos
+from mvtrack.evaluation.measures.pair_networks import WORKERS, few_at_a_time, picture_name, write_videos
 from mvtrack.metrics.warp_consistency import Pairing, frame_pairs
 from mvtrack.structure.job import has_module, package_version, run_worker, write_frames
 
 VARIABLE = "MVTRACK_MET3R_PYTHON"
-_TOGETHER = 4  # samples in memory while the networks are loaded once
 _PATCH = 16  # of MASt3R and DINO
 _TIMEOUT_S = 6 * 3600.0
 
@@ -71,10 +69,7 @@ class Met3r:
         return self.score_batch([sample])[0]
 
     def score_batch(self, samples: Iterable[Sample]) -> list[Scores | Declined]:
-        samples, results = iter(samples), []
-        while together := list(islice(samples, _TOGETHER)):
-            results += self._score_together(together)
-        return results
+        return few_at_a_time(samples, self._score_together)
 
     def _score_together(self, samples: list[Sample]) -> list[Scores | Declined]:
         height, width = samples[0].generated.shape[-2:]

@@ -1,7 +1,7 @@
 """Geometry of picture pairs from networks that run in environments of their own: MASt3R, VGGT, Depth Anything 3."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -93,10 +93,7 @@ class NetworkWarpConsistency(WarpConsistency):
     """Warp consistency with the geometry of a `PairNetwork`, loaded once for several videos."""
 
     def score_batch(self, samples: Iterable[Sample]) -> list[Scores | Declined]:
-        samples, results = iter(samples), []
-        while together := list(islice(samples, _TOGETHER)):
-            results += self._score_together(together)
-        return results
+        return few_at_a_time(samples, self._score_together)
 
     def _score_together(self, samples: list[Sample]) -> list[Scores | Declined]:
         work = [(sample, self.frames(len(sample.generated))) for sample in samples]
@@ -112,6 +109,16 @@ class NetworkWarpConsistency(WarpConsistency):
             return self.compared(sample, frames, read_pairs(folder, n, len(frames)))
         except ValueError as error:
             return failed(str(error))
+
+
+def few_at_a_time(
+    samples: Iterable[Sample], score: Callable[[list[Sample]], list[Scores | Declined]]
+) -> list[Scores | Declined]:
+    """Results of all samples, of which only a few are in memory at once."""
+    samples, results = iter(samples), []
+    while together := list(islice(samples, _TOGETHER)):
+        results += score(together)
+    return results
 
 
 def write_videos(folder: Path, sample: Sample) -> None:

@@ -84,7 +84,7 @@ def _interval(score: dict, column: dict) -> str:
 def _reasons(summary: dict) -> str:
     """Why cells are empty or means are of fewer cases: equal reasons of several columns and methods are one row, with
     the number of videos that it is about."""
-    titles = {c["key"]: c["title"] for part in summary["groups"].values() for c in part}
+    titles = {c["key"]: c["title"] for c in _columns(summary)}
     found: dict[tuple[str, str, int], list[str]] = {}
     for row in summary["rows"]:
         for key, score in row["scores"].items():
