@@ -33,6 +33,9 @@ class VBench:
         names = sorted(os.listdir(videos_path))
         found = [{"video_path": os.path.join(videos_path, n), "video_results": 10.0 + 50 * i}
                  for i, n in enumerate(names) if os.path.getsize(os.path.join(videos_path, n)) > 0 and i != 1]
+        if dimension == "subject_consistency":
+            hub = os.path.join(os.environ["TORCH_HOME"], "hub/checkpoints")
+            assert open(os.path.join(hub, "dino_vitbase16_pretrain.pth")).read() == "DINO's weights"
         if dimension == "motion_smoothness":
             raise RuntimeError("the checkpoint amt-s.pth is damaged")
         with open(os.path.join(self.out, name + "_eval_results.json"), "w") as file:
@@ -155,7 +158,8 @@ def test_a_dimension_that_fails_says_why(package, sample):
         metric.score(sample)
 
 
-def test_what_the_package_lacks_is_named(package, environment, tmp_path):
+def test_what_the_package_lacks_is_named(package, sample):
+    """With everything there, DINO's code finds the weights where it looks for them: it is not to download them."""
     assert VBenchPackage("temporal_flickering").missing().endswith(f"pass --vbench-python or set ${VARIABLE}")
     nothing = VBenchPackage("temporal_flickering", Path("/nowhere/python"))
     assert nothing.missing().startswith("the package vbench in /nowhere/python")
@@ -163,8 +167,11 @@ def test_what_the_package_lacks_is_named(package, environment, tmp_path):
     assert "dino_model/dino_vitbase16_pretrain.pth: fetch https://dl.fbaipublicfiles.com/dino" in subject.missing()
     weights = cache_folder() / "dino_model/dino_vitbase16_pretrain.pth"
     weights.parent.mkdir(parents=True)
-    weights.touch()
+    weights.write_text("DINO's weights")
     assert subject.missing().endswith("facebookresearch_dino_main: git clone https://github.com/facebookresearch/dino")
+    (weights.parent / "facebookresearch_dino_main").mkdir()
+    assert subject.missing() is None
+    assert subject.score(sample) == {"subject_consistency": 10.0}
 
 
 def test_files_that_vbench_does_not_write(tmp_path):
