@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mvtrack.evaluation.interface import Benchmark, Method
 from mvtrack.evaluation.measures.catalogue import all_estimators, chosen_metrics
+from mvtrack.evaluation.measures.options import add_measure_arguments, measure_options
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.given import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
@@ -45,6 +46,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     run.add_argument("--shard", default="1/1", help="i/n: only every n-th case, from the i-th on; no report")
     run.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     run.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    add_measure_arguments(parser)
 
 
 def case_size(text: str) -> tuple[int, int]:
@@ -81,7 +83,9 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
 
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard."""
-    plan = Plan(benchmark, methods, chosen_metrics(options.metrics), all_estimators(), options.out)
+    models = {m.name: m.folder for m in methods if isinstance(m, ModelMethod)}
+    metrics = chosen_metrics(options.metrics, measure_options(options, models))
+    plan = Plan(benchmark, methods, metrics, all_estimators(), options.out)
     shard, stages = _shard(options.shard), _stages(options.stages)
     check_backbones(plan)
     _check_folder(plan)
