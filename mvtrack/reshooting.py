@@ -1,6 +1,5 @@
 """From a video file to a re-shot video file: read, fit to the model, generate, write what was done. All in a stream."""
 
-import hashlib
 import json
 import os
 import time
@@ -23,6 +22,7 @@ from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.generate import SampleConfig, generate_stream, own_windows
+from mvtrack.kept_files import sha256
 from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.path_language import parse_path
 from mvtrack.path_shape import PosePath
@@ -221,17 +221,6 @@ def camera_record(cameras: Camera, fps: float) -> dict:
             for name, view in zip(("reference", "target"), (cameras[0], cameras[1]), strict=True)
         ],
     }
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, or of a folder's files in order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def model_hash(source: str) -> str | None:

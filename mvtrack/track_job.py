@@ -15,8 +15,9 @@ from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
+from mvtrack.kept_files import sha256
 from mvtrack.new_folder import new_folder, refuse_existing
-from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, sha256, shipped_model
+from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
 from mvtrack.tracking.following import FindStarts, attention_starts
 from mvtrack.tracking.outputs import write_tracks
 from mvtrack.tracking.points import read_points

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def last_words(text: str) -> str:
     return lines[-1][-_SHOWN:] if lines else ""
 
 
+@lru_cache(maxsize=16)
 def has_module(python: Path | str, module: str) -> bool:
     """Whether an interpreter can import a module (it is looked for, not imported)."""
     probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"

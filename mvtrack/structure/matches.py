@@ -49,15 +49,21 @@ class PairMatches:
         return reached
 
 
-def epipolar_misfit(matches: PairMatches, camera: Camera, found: Bool[Tensor, "T"]) -> float:
-    """Mean distance (pixels) of matches from where the cameras allow them, each counted as 2 px at most.
+def match_errors(matches: PairMatches, camera: Camera, found: Bool[Tensor, "T"]) -> Float[Tensor, "M"]:
+    """Distance (pixels) of each match from where the cameras allow it; NaN where a frame of its pair was not found."""
+    errors = torch.full((len(matches),), torch.nan, dtype=torch.float64)
+    counts = torch.bincount(matches.of_pair, minlength=len(matches.first)).tolist()
+    ends = zip(matches.first.tolist(), matches.second.tolist(), errors.split(counts), strict=True)
+    points = zip(matches.xy_first.split(counts), matches.xy_second.split(counts), strict=True)
+    for (i, j, out), (xy_i, xy_j) in zip(ends, points, strict=True):
+        if found[i] and found[j] and len(out):
+            out[:] = ray_distance(xy_i, xy_j, camera[i], camera[j]).nan_to_num(torch.inf, torch.inf)
+    return errors
 
-    Matches of frames without a pose count in full: cameras of a few easy frames explain little.
-    """
-    error = torch.full((len(matches),), MAX_ERROR_PX, dtype=torch.float64)
-    for pair, (i, j) in enumerate(zip(matches.first.tolist(), matches.second.tolist(), strict=True)):
-        if found[i] and found[j]:
-            mine = matches.of_pair == pair
-            distance = ray_distance(matches.xy_first[mine], matches.xy_second[mine], camera[i], camera[j])
-            error[mine] = distance.nan_to_num(MAX_ERROR_PX, MAX_ERROR_PX).clamp(max=MAX_ERROR_PX)
-    return float(error.mean())
+
+def mean_misfit(errors_px: Float[Tensor, "M"]) -> float:
+    """Mean distance in pixels, each counted as 2 px at most. NaN, of matches that no camera explains, counts in full:
+    cameras of a few easy frames explain little."""
+    if not len(errors_px):
+        return MAX_ERROR_PX
+    return float(errors_px.nan_to_num(MAX_ERROR_PX, MAX_ERROR_PX).clamp(max=MAX_ERROR_PX).mean())

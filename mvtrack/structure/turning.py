@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.camera import camera_rays
+from mvtrack.metrics.camera_accuracy import rotation_angle
 from mvtrack.structure.matches import MAX_ERROR_PX, PairMatches
 
 _ROUNDS = 12
@@ -32,9 +33,12 @@ class Turning:
     @property
     def largest_deg(self) -> float:
         """The largest angle between the first found frame and another."""
-        own = self.rotation[self.found]
-        cosine = ((own[:1] * own).sum((-1, -2)) - 1) / 2
-        return float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).max())
+        return largest_turn_deg(self.rotation[self.found])
+
+
+def largest_turn_deg(rotation: Float[Tensor, "N 3 3"]) -> float:
+    """The largest angle in degrees between the first rotation and another."""
+    return float(torch.rad2deg(rotation_angle(rotation[:1], rotation)).max())
 
 
 def fit_turning(matches: PairMatches, K: Float[Tensor, "T 3 3"]) -> Turning:

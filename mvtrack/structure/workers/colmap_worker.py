@@ -16,6 +16,7 @@ import pycolmap
 
 MOST_EXHAUSTIVE = 40  # frames; longer videos match neighbours and frames 2, 4, 8, ... apart
 SEQUENTIAL_OVERLAP = 10
+SOFT_PX = 0.5  # residual beyond which a match loses weight
 
 
 def main(folder: Path, stage: str) -> None:
@@ -110,6 +111,7 @@ def place(folder: Path, job: dict, stage: str) -> dict[str, np.ndarray]:
     points, seen_first = np.zeros((0, 3)), np.zeros(0, bool)
     if models:
         model = max(models.values(), key=lambda m: (m.num_reg_images(), m.num_points3D()))
+        adjust(model, job)
         for image in (image for image in model.images.values() if image.has_pose):
             frame = int(image.name[:5])
             c2w[frame] = np.vstack([image.cam_from_world().inverse().matrix(), [0, 0, 0, 1]])
@@ -120,6 +122,17 @@ def place(folder: Path, job: dict, stage: str) -> dict[str, np.ndarray]:
             [any(e.image_id in first for e in point.track.elements) for point in model.points3D.values()], bool
         )
     return {"c2w": c2w, "found": found, "lens": lens, "points": points, "seen_first": seen_first}
+
+
+def adjust(model: pycolmap.Reconstruction, job: dict) -> None:
+    """A last bundle adjustment in which matches that do not fit fade out: about half the mappers' own error."""
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_focal_length, options.refine_extra_params = job["refine_focal"], False
+    options.print_summary = False
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = SOFT_PX
+    options.ceres.solver_options.num_threads = job["threads"]
+    pycolmap.bundle_adjustment(model, options)
 
 
 def _incremental_options(job: dict) -> pycolmap.IncrementalPipelineOptions:
