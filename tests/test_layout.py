@@ -57,9 +57,10 @@ ALLOWED = {
     "fitting": BASE | MIDDLE,
     "depth_file": BASE | MIDDLE | {"fitting"},
     "frusta": BASE,
+    "source_cameras": BASE | MIDDLE | {"structure"},
 }
 UPPER = BASE | MIDDLE | {"poses", "structure", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
-UPPER |= {"generate_views", "noised", "probing", "still_views"}
+UPPER |= {"generate_views", "noised", "probing", "source_cameras", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
 ALLOWED |= {part: UPPER | {"tracking"} for part in ("evaluation", "reshooting")}
 ALLOWED |= {

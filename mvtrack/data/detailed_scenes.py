@@ -28,7 +28,7 @@ STATIC = SceneStyle(min_objects=5, max_objects=8, static=True)
 
 
 def detailed_scene(rng: np.random.Generator, num_frames: int, style: SceneStyle) -> Scene:
-    """A random scene with fine waves of many lengths and directions added to its textures: no place looks like another."""
+    """A random scene whose textures got fine waves of many lengths and directions: no place looks like another."""
     scene = sample_scene(rng, num_frames, style)
     return replace(scene, textures=_detailed(rng, scene.textures))
 

@@ -86,10 +86,10 @@ def recover_with_colmap(
     on_stage = on_stage or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="mvtrack-colmap-") as name:
         write_frames(Path(name), frames, ignore)
-        mapping = _Mapping(Path(name), lens.K.double(), len(frames), lens.size, lens_known, config)
+        mapping = _Mapping(Path(name), lens, len(frames), lens_known, config)
         on_stage("matching")
         matches = mapping.match()
-        turned = _turned(matches, mapping.K_per_frame, lens.size, lens_known)
+        turned = _turned(matches, mapping.lenses, lens.size, lens_known)
         if turned.misfit_px < _TURNS_ONLY_PX:
             return turned
         placed, reasons = [], []
@@ -123,18 +123,18 @@ def _check(frames: np.ndarray, lens: Camera, lens_known: bool, ignore: np.ndarra
 
 @dataclass(frozen=True)
 class _Mapping:
-    """The stages on one folder of frames. lens_K: one or one a frame."""
+    """The stages on one folder of frames."""
 
     folder: Path
-    lens_K: Float[Tensor, "*one_or_T 3 3"]
+    lens: Camera
     num_frames: int
-    size: tuple[int, int]
     lens_known: bool
     config: ColmapConfig
 
     @property
-    def K_per_frame(self) -> Float[Tensor, "T 3 3"]:
-        return self.lens_K.expand(self.num_frames, 3, 3).clone()
+    def lenses(self) -> Float[Tensor, "T 3 3"]:
+        """K of every frame, as given."""
+        return self.lens.K.double().expand(self.num_frames, 3, 3).clone()
 
     def match(self) -> PairMatches:
         """SIFT and verified matches. Raises NotRecoveredError when there are too few."""
@@ -171,7 +171,7 @@ class _Mapping:
         found = torch.from_numpy(got["found"])
         if int(found.sum()) < _LEAST_FOUND:
             raise NotRecoveredError(f"the {stage} mapper found {int(found.sum())} cameras")
-        lens, K = torch.from_numpy(got["lens"]), self.K_per_frame
+        lens, K = torch.from_numpy(got["lens"]), self.lenses
         for value, (row, column) in enumerate([(0, 0), (1, 1), (0, 2), (1, 2)]):
             K[found, row, column] = lens[found, value]
         c2w, points = torch.from_numpy(got["c2w"]), torch.from_numpy(got["points"][got["seen_first"]])
@@ -179,12 +179,12 @@ class _Mapping:
         depth = float(((points - first[:3, 3]) @ first[:3, 2]).quantile(0.5)) if len(points) else None
         if depth is not None and depth <= 0:
             raise NotRecoveredError(f"the {stage} mapper put the scene behind the camera")
-        return recovered(c2w, K, self.size, found, f"colmap, {stage}", median_depth=depth)
+        return replace(recovered(c2w, K, self.lens.size, found, f"colmap, {stage}"), median_depth=depth)
 
     def _run(self, stage: str, refine: bool) -> dict[str, np.ndarray]:
         names = ("max_features", "peak_threshold", "edge_threshold", "max_error_px", "threads")
         job = {name: getattr(self.config, name) for name in names}
-        K = self.lens_K[:, [0, 1, 0, 1], [0, 1, 2, 2]].tolist()
+        K = self.lens.K.double()[:, [0, 1, 0, 1], [0, 1, 2, 2]].tolist()
         job |= {"num_frames": self.num_frames, "K": K, "refine_focal": refine}
         return run_worker(
             "colmap_worker.py", self.folder, stage, job=job, result=f"{stage}.npz", timeout_s=self.config.timeout_s,
@@ -206,10 +206,8 @@ def _turned(
         )
     c2w = torch.eye(4, dtype=torch.float64).repeat(len(K), 1, 1)
     c2w[:, :3, :3] = turning.rotation
-    return recovered(
-        c2w, K, size, turning.found, "colmap, rotation only", rotation_only=True, misfit_px=turning.misfit,
-        notes=tuple(notes),
-    )  # fmt: skip
+    turned = recovered(c2w, K, size, turning.found, "colmap, rotation only")
+    return replace(turned, rotation_only=True, misfit_px=turning.misfit, notes=tuple(notes))
 
 
 def _choose(
@@ -217,7 +215,7 @@ def _choose(
 ) -> RecoveredCameras:
     """The cameras that explain all matches best, if they explain their own well; the reasons of all if there are none.
 
-    A turning camera places every point, moving ones only a line: where both fit equally well, the turning one says more.
+    A turning camera places every point, a moving one only a line: where both fit equally well, turning says more.
     """
     judged = []
     for cameras in placed:

@@ -114,11 +114,11 @@ def recovered(
     size: tuple[int, int],
     found: Bool[Tensor, "T"],
     method: str,
-    **more,
+    scale_known: bool = False,
 ) -> RecoveredCameras:
-    """Poses in any world, taken relative to the first found frame; the others are set to the identity."""
-    first = int(found.long().argmax())
+    """Poses in any world, taken relative to the first found frame; the others get the identity and that frame's K."""
+    first, mine = int(found.long().argmax()), found[:, None, None]
     relative = relative_pose(c2w[first].double(), c2w.double())
-    relative = torch.where(found[:, None, None], relative, torch.eye(4, dtype=torch.float64))
-    camera = Camera(relative, K.double(), size, more.pop("scale_known", False))
-    return RecoveredCameras(camera, found, method, **more)
+    relative = torch.where(mine, relative, torch.eye(4, dtype=torch.float64))
+    camera = Camera(relative, torch.where(mine, K.double(), K[first].double()), size, scale_known)
+    return RecoveredCameras(camera, found, method)
