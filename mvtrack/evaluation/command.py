@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Benchmark, Method
+from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.measures.catalogue import all_estimators, chosen_metrics
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.given import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import check_backbones
 from mvtrack.evaluation.report.text import table_of
 from mvtrack.evaluation.report.write import write_report
@@ -45,6 +47,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     run.add_argument("--shard", default="1/1", help="i/n: only every n-th case, from the i-th on; no report")
     run.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     run.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    add_pose_arguments(parser)
 
 
 def case_size(text: str) -> tuple[int, int]:
@@ -81,7 +84,9 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
 
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard."""
-    plan = Plan(benchmark, methods, chosen_metrics(options.metrics), all_estimators(), options.out)
+    metrics = chosen_metrics(options.metrics, CameraMeasure(options.pose_scale))
+    estimators = all_estimators(pose_estimator(options, benchmark.num_frames))
+    plan = Plan(benchmark, methods, metrics, estimators, options.out)
     shard, stages = _shard(options.shard), _stages(options.stages)
     check_backbones(plan)
     _check_folder(plan)

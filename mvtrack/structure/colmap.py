@@ -217,7 +217,7 @@ def _choose(
 
     A turning camera places every point, a moving one only a line: where both fit equally well, turning says more.
     """
-    judged = []
+    judged = [(turned.misfit_px, turned)] if turned.misfit_px <= _FITS_PX else []  # the first of equals is taken
     for cameras in placed:
         errors = match_errors(matches, cameras.camera, cameras.found)
         own = mean_misfit(errors[~errors.isnan()])
@@ -225,11 +225,8 @@ def _choose(
             reasons.append(NotRecoveredError(f"the cameras of {cameras.method} leave matches {own:.1f} px off"))
         else:
             judged.append((mean_misfit(errors), replace(cameras, misfit_px=own)))
-    best = min(judged, key=lambda entry: entry[0], default=None)
-    if best is not None and best[0] < turned.misfit_px:
-        return best[1]
-    if turned.misfit_px <= _FITS_PX:
-        return turned
+    if judged:
+        return min(judged, key=lambda entry: entry[0])[1]
     crashed = any(isinstance(reason, WorkerError) for reason in reasons)
     raise (WorkerError if crashed else NotRecoveredError)(
         f"{'; '.join(map(str, reasons))}; nor does the camera turn on the spot (matches would be "

@@ -37,15 +37,16 @@ class PairMatches:
 
     def linked(self, num_frames: int) -> Bool[Tensor, "T"]:
         """Frames that pairs connect to the frame with the most matches, directly or through others."""
+        first, second = self.first[self.of_pair.unique()], self.second[self.of_pair.unique()]
         weight = torch.zeros(num_frames)
         for ends in (self.first, self.second):
             weight.index_add_(0, ends[self.of_pair], torch.ones(len(self)))
         reached = torch.zeros(num_frames, dtype=torch.bool)
         reached[int(weight.argmax())] = len(self) > 0
         for _ in range(num_frames):
-            touched = reached[self.first] | reached[self.second]
-            reached[self.first[touched]] = True
-            reached[self.second[touched]] = True
+            touched = reached[first] | reached[second]
+            reached[first[touched]] = True
+            reached[second[touched]] = True
         return reached
 
 

@@ -49,7 +49,7 @@ def estimate_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs
         return []
     video, troubles = read_made(plan, record), []
     for need in due:
-        found = gather(plan, (need,), digest, record["sha256"], inputs, video)
+        found = gather(plan, (need,), digest, record["sha256"], inputs, video, method)
         if isinstance(found, Declined) and found.kind == "failed":
             troubles.append(f"{method}, {key}: {found.reason}")
     return troubles
@@ -63,7 +63,7 @@ def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -
         return []
     video, troubles = read_made(plan, record), []
     for metric in due:
-        sample = _sample(plan, metric, record, inputs, video, digest)
+        sample = _sample(plan, metric, method, record, inputs, video, digest)
         scores = sample if isinstance(sample, Declined) else _guarded(lambda m=metric, s=sample: m.score(s))
         troubles += _keep(plan, metric, method, key, digest, record, scores)
     return troubles
@@ -77,7 +77,7 @@ def score_together(
     for method, key in group:
         digest, inputs = loaded[key]
         record = video_of(plan, method, key, digest)
-        sample = _sample(plan, metric, record, inputs, read_made(plan, record), digest)
+        sample = _sample(plan, metric, method, record, inputs, read_made(plan, record), digest)
         if isinstance(sample, Declined):
             troubles += _keep(plan, metric, method, key, digest, record, sample)
         else:
@@ -91,8 +91,10 @@ def score_together(
     return troubles
 
 
-def _sample(plan: Plan, metric: Metric, record: dict, inputs: Inputs, video, digest: str) -> Sample | Declined:
-    estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video)
+def _sample(
+    plan: Plan, metric: Metric, method: str, record: dict, inputs: Inputs, video, digest: str
+) -> Sample | Declined:
+    estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video, method)
     if isinstance(estimates, Declined):
         return estimates
     return Sample(inputs, video, plan.folder / record["video"], estimates)
