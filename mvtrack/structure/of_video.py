@@ -112,7 +112,7 @@ def _mask(moving: Footage, frame: int, size: tuple[int, int]) -> Bool[np.ndarray
 def _read(file: Path) -> RecoveredCameras | str | None:
     """What was measured before, or why nothing was; None where nothing is kept, or only half."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             kept = dict(arrays)
         return str(kept["not_recovered"]) if "not_recovered" in kept else RecoveredCameras.of_arrays(kept)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
