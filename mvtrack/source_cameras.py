@@ -28,33 +28,36 @@ class MeasuredSource:
 def measure_source(
     video: Path, fov_deg: float | None, assumed_fov_deg: float, subject_distance: float, masks: Path | None = None
 ) -> MeasuredSource:
-    """Measure a video's cameras; see `cameras_of_video` for `fov_deg` and `masks`, and for what raises ValueError.
-
-    A video that does not tell is taken as still, `assumed_fov_deg` wide, with a note that says so and why.
-    """
-    given = {} if masks is None else {"ignore_mask": str(masks)}
+    """As `measured_cameras`, but a video that does not tell is taken as still, `assumed_fov_deg` wide, with a note that
+    says so and why."""
     try:
-        found = cameras_of_video(video, fov_deg, masks)
+        return measured_cameras(video, fov_deg, subject_distance, masks)
     except NotRecoveredError as error:
         note = (
-            f"the cameras of {video} could not be measured ({error}): it is taken as still, {assumed_fov_deg:g} "
-            "degrees wide; if it moves, the result will drift, and a pose file in place of auto helps"
+            f"{error}; it is taken as still, {assumed_fov_deg:g} degrees wide: if it moves, the result will drift, and "
+            "a pose file in place of auto helps"
         )
-        return MeasuredSource(None, {"failed": str(error), **given}, (note,))
-    notes = []
-    if found.median_depth is not None or found.rotation_only:
-        found = found.scaled_to_depth(subject_distance)
-    else:
-        notes.append("no point of the first frame was placed: the unit of the source's motion is unknown")
+        return MeasuredSource(None, {"failed": str(error), **_given(masks)}, (note,))
+
+
+def measured_cameras(
+    video: Path, fov_deg: float | None, subject_distance: float, masks: Path | None = None
+) -> MeasuredSource:
+    """A video's cameras, one a frame; see `cameras_of_video` for `fov_deg`, `masks` and what raises ValueError."""
+    found = cameras_of_video(video, fov_deg, masks).scaled_to_depth(subject_distance)
     camera = found.filled()
     record = {
         "method": found.method, "measured_frames": int(found.found.sum()), "misfit_px": _rounded(found.misfit_px),
         "fov_deg": round(found.fov_deg, 2), "largest_turn_deg": round(found.largest_turn_deg, 2),
         "extent": round(float(path_extent(camera.c2w)), 4),
         "unit": "none" if found.rotation_only else f"median depth of the first frame is {subject_distance:g}",
-        **given,
+        **_given(masks),
     }  # fmt: skip
-    return MeasuredSource(camera, record, (_summary(video, found, record), *found.notes, *notes))
+    return MeasuredSource(camera, record, (_summary(video, found, record), *found.notes))
+
+
+def _given(masks: Path | None) -> dict:
+    return {} if masks is None else {"ignore_mask": str(masks)}
 
 
 def _summary(video: Path, found: RecoveredCameras, record: dict) -> str:

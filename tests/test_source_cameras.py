@@ -8,12 +8,13 @@ import torch
 
 from mvtrack import source_cameras
 from mvtrack.backbone.model import save_model
-from mvtrack.camera import intrinsics_from_fov
+from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.cli import main as cli
 from mvtrack.data.detailed_scenes import detailed_case
 from mvtrack.data.video_io import write_video
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.path_language import parse_path
+from mvtrack.poses import CameraSequence, read_cameras, write_cameras
 from mvtrack.source_cameras import measure_source
 from mvtrack.structure.colmap import colmap_missing
 from mvtrack.structure.recovered import NotRecoveredError, RecoveredCameras, recovered
@@ -88,11 +89,11 @@ def test_a_video_that_does_not_tell_is_taken_as_still(answer, video, model_folde
     arguments = ["reshoot", video, "--camera", "arc_left", "--source-cameras", "auto", "--model", model_folder]
     code, _, err = run(capsys, *arguments, "--steps", 1, "--out", tmp_path / "out")
     assert code == 0
-    assert "could not be measured (only 3 points could be matched): it is taken as still, 50 degrees wide" in err
+    assert "only 3 points could be matched; it is taken as still, 50 degrees wide" in err
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["shot"]["source"] == "still, 50 degrees wide"
     assert record["shot"]["measured"] == {"failed": "only 3 points could be matched"}
-    assert any("could not be measured" in note for note in record["input"]["notes"])
+    assert any("it is taken as still" in note for note in record["input"]["notes"])
 
 
 def test_measured_cameras_reach_the_result(answer, video, model_folder, tmp_path, capsys):
@@ -131,6 +132,21 @@ def test_other_commands_take_it_too(answer, video, model_folder, tmp_path, capsy
     assert record["measured"]["fov_deg"] == 60.0
 
 
+def test_measured_cameras_can_be_written_down(answer, video, tmp_path, capsys):
+    answer(measured())
+    code, out, err = run(capsys, "cameras", "measure", video, tmp_path / "p.json")
+    assert code == 0, err
+    assert "7 cameras as json" in out
+    sequence = read_cameras(tmp_path / "p.json")
+    torch.testing.assert_close(sequence.camera.c2w, measured().scaled_to_depth(4.0).filled().c2w)
+    assert sequence.camera.size == SIZE
+    assert not sequence.camera.scale_known
+    answer(NotRecoveredError("the pictures are too smooth"))
+    code, _, err = run(capsys, "cameras", "measure", video, tmp_path / "q.json")
+    assert (code, err) == (2, "mvtrack cameras measure: the pictures are too smooth\n")
+    assert not (tmp_path / "q.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -145,9 +161,6 @@ def test_other_commands_take_it_too(answer, video, model_folder, tmp_path, capsy
     ],
 )
 def test_bad_options_are_said_before_anything_is_measured(answer, video, tmp_path, capsys, arguments, message):
-    from mvtrack.camera import Camera
-    from mvtrack.poses import CameraSequence, write_cameras
-
     calls, K = answer(measured()), intrinsics_from_fov(50.0, SIZE).double().repeat(T, 1, 1)
     camera = Camera(parse_path("dolly_in").poses(T), K, SIZE)
     file = write_cameras(tmp_path / "p.json", CameraSequence(camera, tuple(map(str, range(T)))), "json")

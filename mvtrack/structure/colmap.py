@@ -176,9 +176,9 @@ class _Mapping:
             K[found, row, column] = lens[found, value]
         c2w, points = torch.from_numpy(got["c2w"]), torch.from_numpy(got["points"][got["seen_first"]])
         first = c2w[int(found.long().argmax())]
-        depth = float(((points - first[:3, 3]) @ first[:3, 2]).quantile(0.5)) if len(points) else None
-        if depth is not None and depth <= 0:
-            raise NotRecoveredError(f"the {stage} mapper put the scene behind the camera")
+        depth = float(((points - first[:3, 3]) @ first[:3, 2]).quantile(0.5)) if len(points) else 0.0
+        if depth <= 0:
+            raise NotRecoveredError(f"the {stage} mapper put the scene behind the first camera")
         return replace(recovered(c2w, K, self.lens.size, found, f"colmap, {stage}"), median_depth=depth)
 
     def _run(self, stage: str, refine: bool) -> dict[str, np.ndarray]:

@@ -56,7 +56,7 @@ def cameras_of_video(
         kept = _measured(footage, moving, fov_deg, config)
         _write(file, kept)
     if isinstance(kept, str):
-        raise NotRecoveredError(kept)
+        raise NotRecoveredError(f"the cameras of {video} cannot be measured: {kept}")
     return kept
 
 

@@ -195,7 +195,7 @@ def test_cameras_that_do_not_fit_are_refused(choose, arc):
 
 def test_a_scene_behind_the_camera_is_refused(choose, arc):
     turned = arc @ torch.diag(torch.tensor([-1.0, 1, -1, 1]).double())
-    with pytest.raises(NotRecoveredError, match="put the scene behind the camera"):
+    with pytest.raises(NotRecoveredError, match="put the scene behind the first camera"):
         choose(arc, incremental=turned, **{"global": turned})
 
 
