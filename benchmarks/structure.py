@@ -116,7 +116,7 @@ def measure(seed: int, case: Case, frames: int, size: tuple[int, int]) -> dict:
         row["translation"] = accuracy.means()["mTransErr"] * float(torch.cdist(centres, centres).max() / length)
     if not case.lens_known:
         row["fov_deg"] = found.fov_deg
-    return row | {"misfit_px": found.misfit_px, "seconds": seconds}
+    return row | {"misfit_px": found.misfit_px, "doubt_deg": found.doubt_deg, "seconds": seconds}
 
 
 if __name__ == "__main__":

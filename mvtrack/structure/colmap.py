@@ -16,16 +16,19 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from mvtrack.camera import Camera
+from mvtrack.camera import Camera, relative_pose
+from mvtrack.metrics.camera_accuracy import rotation_angle
 from mvtrack.structure.job import WorkerError, has_module, run_worker, write_frames
 from mvtrack.structure.matches import PairMatches, match_errors, mean_misfit
 from mvtrack.structure.recovered import NotRecoveredError, RecoveredCameras, recovered
 from mvtrack.structure.turning import fit_turning, fit_turning_and_focal
 
-VERSION = 2  # raised when the same video gives other cameras
+VERSION = 3  # raised when the same video gives other cameras
 _TURNS_ONLY_PX = 0.5  # misfit below which a turning camera needs no second opinion
 _FITS_PX = 1.0  # cameras that leave their matches farther off than this are wrong
+_DOUBT_DEG = 0.5  # turns that two halves of the points disagree on by more are not determined by the pictures
 _LEAST_MATCHES = 60  # in the whole video
+_LEAST_POINTS = 20  # placed by a mapper
 _FOCAL_TURN_DEG = 5.0  # a smaller turn says nothing about the focal length
 _FOV_DEG = (15.0, 130.0)  # horizontal fields of view that a refined focal length may have
 _LEAST_FOUND = 3
@@ -90,7 +93,7 @@ def recover_with_colmap(
         on_stage("matching")
         matches = mapping.match()
         turned = _turned(matches, mapping.lenses, lens.size, lens_known)
-        if turned.misfit_px < _TURNS_ONLY_PX:
+        if turned.misfit_px < _TURNS_ONLY_PX and _refused(turned) is None:
             return turned
         placed, reasons = [], []
         for stage in ("incremental", "global"):
@@ -179,7 +182,11 @@ class _Mapping:
         depth = float(((points - first[:3, 3]) @ first[:3, 2]).quantile(0.5)) if len(points) else 0.0
         if depth <= 0:
             raise NotRecoveredError(f"the {stage} mapper put the scene behind the first camera")
-        return replace(recovered(c2w, K, self.lens.size, found, f"colmap, {stage}"), median_depth=depth)
+        if len(got["points"]) < _LEAST_POINTS:
+            raise NotRecoveredError(f"the {stage} mapper placed {len(got['points'])} points only")
+        cameras = recovered(c2w, K, self.lens.size, found, f"colmap, {stage}")
+        doubt = _disagreement(*torch.from_numpy(got["halves"])[:, found])
+        return replace(cameras, median_depth=depth, doubt_deg=doubt)
 
     def _run(self, stage: str, refine: bool) -> dict[str, np.ndarray]:
         names = ("max_features", "peak_threshold", "edge_threshold", "max_error_px", "threads")
@@ -190,6 +197,12 @@ class _Mapping:
             "colmap_worker.py", self.folder, stage, job=job, result=f"{stage}.npz", timeout_s=self.config.timeout_s,
             threads=self.config.threads,
         )  # fmt: skip
+
+
+def _disagreement(one: Float[Tensor, "F 4 4"], other: Float[Tensor, "F 4 4"]) -> float:
+    """Mean difference in degrees between the turns since the first frame."""
+    one, other = (relative_pose(c2w[0], c2w)[:, :3, :3] for c2w in (one, other))
+    return float(torch.rad2deg(rotation_angle(one, other)).nan_to_num(180.0).mean())
 
 
 def _turned(
@@ -204,10 +217,17 @@ def _turned(
         notes.append(
             f"the field of view stays the assumed one: the camera turns by {turning.largest_deg:.1f} degrees only"
         )
-    c2w = torch.eye(4, dtype=torch.float64).repeat(len(K), 1, 1)
-    c2w[:, :3, :3] = turning.rotation
-    turned = recovered(c2w, K, size, turning.found, "colmap, rotation only")
-    return replace(turned, rotation_only=True, misfit_px=turning.misfit, notes=tuple(notes))
+    halves = [_poses(fit_turning(half, K).rotation)[turning.found] for half in matches.halves()]
+    turned = recovered(_poses(turning.rotation), K, size, turning.found, "colmap, rotation only")
+    return replace(
+        turned, rotation_only=True, misfit_px=turning.misfit, doubt_deg=_disagreement(*halves), notes=tuple(notes)
+    )
+
+
+def _poses(rotation: Float[Tensor, "T 3 3"]) -> Float[Tensor, "T 4 4"]:
+    c2w = torch.eye(4, dtype=torch.float64).repeat(len(rotation), 1, 1)
+    c2w[:, :3, :3] = rotation
+    return c2w
 
 
 def _choose(
@@ -217,18 +237,26 @@ def _choose(
 
     A turning camera places every point, a moving one only a line: where both fit equally well, turning says more.
     """
-    judged = [(turned.misfit_px, turned)] if turned.misfit_px <= _FITS_PX else []  # the first of equals is taken
+    judged = [(turned.misfit_px, turned)]  # the first of equals is taken
     for cameras in placed:
         errors = match_errors(matches, cameras.camera, cameras.found)
-        own = mean_misfit(errors[~errors.isnan()])
-        if own > _FITS_PX:
-            reasons.append(NotRecoveredError(f"the cameras of {cameras.method} leave matches {own:.1f} px off"))
+        judged.append((mean_misfit(errors), replace(cameras, misfit_px=mean_misfit(errors[~errors.isnan()]))))
+    good = []
+    for misfit, cameras in judged:
+        if why := _refused(cameras):
+            reasons.append(NotRecoveredError(f"{cameras.method}: {why}"))
         else:
-            judged.append((mean_misfit(errors), replace(cameras, misfit_px=own)))
-    if judged:
-        return min(judged, key=lambda entry: entry[0])[1]
+            good.append((misfit, cameras))
+    if good:
+        return min(good, key=lambda entry: entry[0])[1]
     crashed = any(isinstance(reason, WorkerError) for reason in reasons)
-    raise (WorkerError if crashed else NotRecoveredError)(
-        f"{'; '.join(map(str, reasons))}; nor does the camera turn on the spot (matches would be "
-        f"{turned.misfit_px:.1f} px off)"
-    )
+    raise (WorkerError if crashed else NotRecoveredError)("; ".join(map(str, reasons)))
+
+
+def _refused(cameras: RecoveredCameras) -> str | None:
+    """Why cameras are not to be believed."""
+    if cameras.misfit_px > _FITS_PX:
+        return f"leaves its own matches {cameras.misfit_px:.1f} px off"
+    if cameras.doubt_deg > _DOUBT_DEG:
+        return f"halves of the points disagree by {cameras.doubt_deg:.1f} degrees"
+    return None

@@ -1,6 +1,6 @@
 """Matched points between the frames of a video, and how well cameras explain them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,14 @@ class PairMatches:
 
     def __len__(self) -> int:
         return len(self.of_pair)
+
+    def halves(self) -> "tuple[PairMatches, PairMatches]":
+        """Every second match, and the others."""
+        parts = (slice(0, None, 2), slice(1, None, 2))
+        return tuple(
+            replace(self, of_pair=self.of_pair[p], xy_first=self.xy_first[p], xy_second=self.xy_second[p])
+            for p in parts
+        )
 
     def linked(self, num_frames: int) -> Bool[Tensor, "T"]:
         """Frames that pairs connect to the frame with the most matches, directly or through others."""

@@ -23,7 +23,8 @@ class RecoveredCameras:
     found: frames with a pose. method: how they were found, for people. rotation_only: the camera turned on the spot as
     far as the pictures tell, so its place is the origin by assumption. median_depth: z-depth of what the first found
     frame shows, in the cameras' unit; None where there is none. misfit_px: mean distance of matched points from where
-    the cameras allow them, where that was measured. notes: what the user should know.
+    the cameras allow them, where that was measured. doubt_deg: mean difference of the turns between cameras from two
+    halves of the points; it grows where the pictures do not determine the cameras. notes: what the user should know.
     """
 
     camera: Camera
@@ -32,6 +33,7 @@ class RecoveredCameras:
     rotation_only: bool = False
     median_depth: float | None = None
     misfit_px: float | None = None
+    doubt_deg: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -89,6 +91,7 @@ class RecoveredCameras:
             "rotation_only": np.array(self.rotation_only),
             "median_depth": np.array(np.nan if self.median_depth is None else self.median_depth),
             "misfit_px": np.array(np.nan if self.misfit_px is None else self.misfit_px),
+            "doubt_deg": np.array(np.nan if self.doubt_deg is None else self.doubt_deg),
             "notes": np.array(self.notes, dtype=np.str_),
         }
 
@@ -96,7 +99,7 @@ class RecoveredCameras:
     def of_arrays(arrays: dict[str, np.ndarray]) -> "RecoveredCameras":
         height, width = (int(side) for side in arrays["size"])
         K, c2w = torch.from_numpy(arrays["K"]), torch.from_numpy(arrays["c2w"])
-        depth, misfit = (float(arrays[name]) for name in ("median_depth", "misfit_px"))
+        depth, misfit, doubt = (float(arrays[name]) for name in ("median_depth", "misfit_px", "doubt_deg"))
         return RecoveredCameras(
             Camera(c2w, K, (height, width), bool(arrays["scale_known"])),
             torch.from_numpy(arrays["found"]),
@@ -104,6 +107,7 @@ class RecoveredCameras:
             bool(arrays["rotation_only"]),
             None if np.isnan(depth) else depth,
             None if np.isnan(misfit) else misfit,
+            None if np.isnan(doubt) else doubt,
             tuple(str(note) for note in arrays["notes"]),
         )
 

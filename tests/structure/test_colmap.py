@@ -45,6 +45,7 @@ def test_a_turn_is_measured_as_one():
     assert found.coverage == 1
     assert errors(found, camera)["mRotErr"] < 0.1
     assert found.misfit_px < 0.4
+    assert found.doubt_deg < 0.1
     assert found.median_depth is None
 
 
@@ -67,6 +68,7 @@ def test_an_arc_is_exact_and_the_same_every_time():
     assert not found.rotation_only
     mean = errors(found, camera)
     assert mean["mRotErr"] < 0.1
+    assert found.doubt_deg < 0.1
     assert mean["mTransErr"] < 0.005
     true_extent = float((camera.c2w[-1, :3, 3] - camera.c2w[0, :3, 3]).norm())
     scaled = found.scaled_to_depth(float(rendered.depth[0].median()))
@@ -121,10 +123,14 @@ def test_bad_input_is_one_line(monkeypatch, unchecked):
 
 
 class Told:
-    """Answers of the stages in place of pycolmap's: true matches, and cameras or an error by stage."""
+    """Answers of the stages in place of pycolmap's: true matches, and cameras or an error by stage.
 
-    def __init__(self, matches, answers: dict) -> None:
+    apart_deg: by how much a half of the points turns the later half of the frames.
+    """
+
+    def __init__(self, matches, answers: dict, points: int, apart_deg: float) -> None:
         self.matches, self.answers = matches, answers
+        self.points, self.apart_deg = points, apart_deg
 
     def __call__(self, script, folder, stage, **_):
         if stage == "match":
@@ -138,20 +144,24 @@ class Told:
         answer = self.answers[stage]
         if isinstance(answer, Exception):
             raise answer
+        other = answer.clone()
+        other[3:] = other[3:] @ parse_path(f"pan_left {self.apart_deg}deg").poses(2)[1]
         frames, lens = len(answer), intrinsics_from_fov(55.0, (120, 160)).double().numpy()
         return {
             "c2w": answer.numpy(),
             "found": np.isfinite(answer.numpy()).all((1, 2)),
             "lens": np.tile(lens[[0, 1, 0, 1], [0, 1, 2, 2]], (frames, 1)),
-            "points": np.array([[0.0, 0, 5], [0, 0, 6], [0, 0, 9]]),
-            "seen_first": np.array([True, True, True]),
+            "points": np.array([[0.0, 0, z] for z in range(3, 3 + self.points)]),
+            "seen_first": np.ones(self.points, bool),
+            "halves": np.stack([answer.numpy(), other.numpy()]),
         }
 
 
 @pytest.fixture
 def choose(exact_matches, monkeypatch):
-    def run(true: torch.Tensor, **answers) -> RecoveredCameras:
-        monkeypatch.setattr(colmap, "run_worker", Told(exact_matches(true), answers))
+    def run(true: torch.Tensor, points: int = 23, apart_deg: float = 0.0, **answers) -> RecoveredCameras:
+        told = Told(exact_matches(true), answers, points, apart_deg)
+        monkeypatch.setattr(colmap, "run_worker", told)
         monkeypatch.setattr(colmap, "colmap_missing", lambda: None)
         frames = np.zeros((len(true), 120, 160, 3), np.uint8)
         lens = Camera(torch.eye(4)[None], intrinsics_from_fov(55.0, (120, 160))[None], (120, 160))
@@ -185,12 +195,21 @@ def test_cameras_that_do_not_fit_are_refused(choose, arc):
     with pytest.raises(NotRecoveredError) as caught:
         choose(arc, incremental=wrong, **{"global": none})
     text = str(caught.value)
-    assert "the cameras of colmap, incremental leave matches" in text
+    assert "colmap, incremental: leaves its own matches" in text
     assert "the global mapper found 0 cameras" in text
-    assert "nor does the camera turn on the spot" in text
+    assert "colmap, rotation only: leaves its own matches" in text
     assert "\n" not in text
     with pytest.raises(WorkerError, match="colmap_worker.py failed"):
         choose(arc, incremental=WorkerError("colmap_worker.py failed: exit code -11"), **{"global": none})
+
+
+def test_cameras_that_the_pictures_do_not_determine_are_refused(choose, arc):
+    sure = choose(arc, apart_deg=0.4, incremental=arc, **{"global": arc})
+    assert sure.doubt_deg == pytest.approx(0.2)  # half of the frames differ
+    with pytest.raises(NotRecoveredError, match="colmap, global: halves of the points disagree by 0.7 degrees"):
+        choose(arc, apart_deg=1.4, incremental=arc, **{"global": arc})
+    with pytest.raises(NotRecoveredError, match="the incremental mapper placed 19 points only"):
+        choose(arc, points=19, incremental=arc, **{"global": arc})
 
 
 def test_a_scene_behind_the_camera_is_refused(choose, arc):

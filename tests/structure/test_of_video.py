@@ -76,7 +76,9 @@ def test_why_nothing_was_found_is_kept_too_but_not_a_crash(told, video, tmp_path
         cameras_of_video(video, cache=tmp_path)
     told.answer = NotRecoveredError("the pictures are too smooth")
     for _ in range(2):
-        with pytest.raises(NotRecoveredError, match="cameras of .*in put.mp4 cannot be measured: the pictures are too smooth"):
+        with pytest.raises(
+            NotRecoveredError, match="cameras of .*in put.mp4 cannot be measured: the pictures are too smooth"
+        ):
             cameras_of_video(video, cache=tmp_path)
     assert len(told.calls) == 2
 

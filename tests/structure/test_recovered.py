@@ -19,7 +19,13 @@ def some() -> RecoveredCameras:
     found = torch.ones(T, dtype=torch.bool)
     found[[0, 3]] = False
     c2w[[0, 3]], K[[0, 3]] = torch.nan, torch.nan
-    return replace(recovered(c2w, K, SIZE, found, "by hand"), median_depth=8.0, misfit_px=0.25, notes=("one", "two"))
+    return replace(
+        recovered(c2w, K, SIZE, found, "by hand"),
+        median_depth=8.0,
+        misfit_px=0.25,
+        doubt_deg=0.125,
+        notes=("one", "two"),
+    )
 
 
 def test_the_first_found_frame_is_the_world(some):
@@ -35,7 +41,7 @@ def test_the_first_found_frame_is_the_world(some):
 
 def test_arrays_bring_it_back(some):
     again = RecoveredCameras.of_arrays(some.arrays())
-    for name in ("method", "rotation_only", "median_depth", "misfit_px", "notes"):
+    for name in ("method", "rotation_only", "median_depth", "misfit_px", "doubt_deg", "notes"):
         assert getattr(again, name) == getattr(some, name)
     assert torch.equal(again.camera.c2w, some.camera.c2w)
     assert torch.equal(again.found, some.found)
