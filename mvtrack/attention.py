@@ -82,6 +82,8 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
         source = options.model or shipped_model()
         model = load_model(source)
         shot = read_shot(options, options.video, sample)
+        for note in shot.notes:
+            sys.stderr.write(f"mvtrack attention: {note}\n")
         return pair_of_shot(options.video, shot, model.config, options.generated), source, model
     if options.generated is not None:
         changed = [*changed, "generated"]

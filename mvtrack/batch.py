@@ -12,7 +12,8 @@ from pathlib import Path
 from mvtrack.backbone.model import ReshootModel, load_model
 from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import reshoot_file, sha256, shipped_model, shot_record
+from mvtrack.kept_files import sha256
+from mvtrack.reshooting import reshoot_file, shipped_model, shot_record
 from mvtrack.shot_options import read_shot, track_plan
 
 _COLUMNS = ("video", "camera", "out", "amount", "speed", "fov", "seed")

@@ -1,6 +1,5 @@
 """From a video file to a re-shot video file: read, fit to the model, generate, write what was done. All in a stream."""
 
-import hashlib
 import json
 import os
 import time
@@ -23,9 +22,11 @@ from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.generate import SampleConfig, generate_stream, own_windows
+from mvtrack.kept_files import sha256
 from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.path_language import parse_path
 from mvtrack.path_shape import PosePath
+from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.reshot import ReshotTracks, TrackPlan
 from mvtrack.trajectory import CameraMotion, moved_along
 
@@ -38,7 +39,7 @@ class Shot:
 
     path: the camera path, relative to the source's first frame. source: the source's own cameras (T,) at its own size
     where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
-    tracks: points to follow through the source and the result.
+    tracks: points to follow through the source and the result. measured: how `source` was measured, or why it was not.
     """
 
     path: CameraMotion
@@ -48,6 +49,12 @@ class Shot:
     size: tuple[int, int] | None = None
     sample: SampleConfig = SampleConfig()
     tracks: TrackPlan | None = None
+    measured: MeasuredSource | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened to the source's cameras, in words."""
+        return self.measured.notes if self.measured else ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def reshoot_file(
     fit = plan_fit(footage.size, model.config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m)
-    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames)]
+    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
@@ -149,6 +156,9 @@ def shot_record(shot: Shot) -> dict:
         "subject_distance": shot.path.pivot_m,
         "sample": asdict(shot.sample),
     }
+    if shot.measured:
+        record["source"] = "measured" if shot.source else record["source"]
+        record["measured"] = shot.measured.record
     return record | ({"tracks": shot.tracks.record()} if shot.tracks else {})
 
 
@@ -221,17 +231,6 @@ def camera_record(cameras: Camera, fps: float) -> dict:
             for name, view in zip(("reference", "target"), (cameras[0], cameras[1]), strict=True)
         ],
     }
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, or of a folder's files in order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def model_hash(source: str) -> str | None:

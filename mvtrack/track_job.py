@@ -15,8 +15,10 @@ from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
+from mvtrack.kept_files import sha256
 from mvtrack.new_folder import new_folder, refuse_existing
-from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, sha256, shipped_model
+from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
+from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.following import FindStarts, attention_starts
 from mvtrack.tracking.outputs import write_tracks
 from mvtrack.tracking.points import read_points
@@ -31,7 +33,8 @@ from mvtrack.trajectory import PIVOT_M
 class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
-    `plan_fit`; with `pad` every pixel of the videos can be followed.
+    `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
+    measured, or why they were not.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -39,6 +42,7 @@ class TrackOptions:
     subject_distance: float = PIVOT_M
     fit: FitMode = "pad"
     size: tuple[int, int] | None = None
+    measured: MeasuredSource | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,16 @@ def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, note
          "fit": asdict(fit)}
         for film, fit in zip(footage, fits, strict=True)
     ]  # fmt: skip
+    cameras = f"still, {options.fov_deg:g} degrees wide"
+    if options.cameras:
+        cameras = "measured" if options.measured else "given"
     return {
         "command": "track",
         "mvtrack": metadata.version("mvtrack"),
         "torch": torch.__version__,
         "inputs": inputs,
-        "cameras": "given" if options.cameras else f"still, {options.fov_deg:g} degrees wide",
+        "cameras": cameras,
+        **({"measured": options.measured.record} if options.measured else {}),
         "subject_distance": options.subject_distance,
         "notes": notes,
     }
@@ -160,6 +168,7 @@ def _find_starts(
 
 def _notes(footage: list[Footage], options: TrackOptions) -> list[str]:
     notes = [note for film in footage for note in film.notes]
+    notes += options.measured.notes if options.measured else ()
     notes += [
         f"{film.path} runs at {film.fps:g} frames per second, {footage[0].path} at {footage[0].fps:g}: frames are "
         "taken as simultaneous by their number"

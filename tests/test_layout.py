@@ -22,6 +22,7 @@ BASE = {
     "path_keys",
     "video_clip",
     "command",
+    "kept_files",
     "new_folder",
 }
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
@@ -31,6 +32,7 @@ ALLOWED = {
     "encoder_config": set(),
     "config": {"config_tree", "config_views", "encoder_config"},
     "command": set(),
+    "kept_files": set(),
     "new_folder": set(),
     "camera": set(),
     "trajectory": BASE,
@@ -55,9 +57,10 @@ ALLOWED = {
     "fitting": BASE | MIDDLE,
     "depth_file": BASE | MIDDLE | {"fitting"},
     "frusta": BASE,
+    "source_cameras": BASE | MIDDLE | {"structure"},
 }
-UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
-UPPER |= {"generate_views", "noised", "probing", "still_views"}
+UPPER = BASE | MIDDLE | {"poses", "structure", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
+UPPER |= {"generate_views", "noised", "probing", "source_cameras", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
 ALLOWED |= {"evaluation": UPPER | {"tracking", "structure"}, "reshooting": UPPER | {"tracking"}}
 ALLOWED |= {
