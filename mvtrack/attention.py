@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generated", type=Path, metavar="FILE", help="an existing generated video, same moments")
     parser.add_argument("--model", help="folder with model.safetensors; default: the result's, or the one that ships")
     parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
-    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or 8")
+    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own")
     parser.add_argument("--seed", type=int, help="default: the result's, or 0")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
@@ -78,9 +78,9 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     if not is_result(options.video):
         if options.camera is None:
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
-        sample = SampleConfig(8 if options.steps is None else options.steps, seed=options.seed or 0)
         source = options.model or shipped_model()
         model = load_model(source)
+        sample = SampleConfig.of(model.config, options.steps, seed=options.seed or 0)
         shot = read_shot(options, options.video, sample)
         return pair_of_shot(options.video, shot, model.config, options.generated), source, model
     if options.generated is not None:

@@ -122,6 +122,22 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """How a model is meant to be sampled: what `reshoot` does unless it is told otherwise.
+
+    guidance: scale of text guidance, 1 is none. precision: of the weights while they sample; stored: as in the file.
+    """
+
+    steps: int = 8
+    guidance: float = 1.0
+    precision: Literal["stored", "float32", "bfloat16"] = "stored"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling.steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to rebuild a model from its weights file."""
 
@@ -132,6 +148,7 @@ class ModelConfig:
     text: TextConfig | None = None  # what turns captions into text features; null: features are given
     image: ImageConfig | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     tap_layer: int = 18
     tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
     logit_heads: tuple[int, ...] = ()  # blocks with CAMEO's MLP over the heads' logits; only the loss needs it
@@ -150,6 +167,8 @@ class ModelConfig:
                 f"codec.channels {self.codec.channels} must equal dit.out_channels {self.dit.out_channels} and not "
                 f"exceed dit.in_channels {self.dit.in_channels}"
             )
+        if self.sampling.guidance != 1 and not self.dit.text_dim:
+            raise ValueError("sampling.guidance is by text: set it to 1 where dit.text_dim is 0")
         if (self.text and not self.dit.text_dim) or (self.image and not self.dit.image_dim):
             raise ValueError(
                 "text and image are encoders for dit.text_dim and dit.image_dim: set them null where that is 0"

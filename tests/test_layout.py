@@ -23,6 +23,7 @@ BASE = {
     "video_clip",
     "command",
     "new_folder",
+    "machine",
 }
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
@@ -32,6 +33,7 @@ ALLOWED = {
     "config": {"config_tree", "config_views", "encoder_config"},
     "command": set(),
     "new_folder": set(),
+    "machine": set(),
     "camera": set(),
     "trajectory": BASE,
     "path_shape": BASE,
@@ -65,7 +67,8 @@ ALLOWED |= {
     for part in ("demonstration", "previewing", "shot_options", "track_job")
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
-ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
+ALLOWED["model_options"] = UPPER
+ALLOWED["batch"] = UPPER | {"reshooting", "shot_options", "model_options"}
 ALLOWED["query_pair"] = UPPER | {"reshooting"}
 ALLOWED["query_attention"] = UPPER | {"query_pair"}
 ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}

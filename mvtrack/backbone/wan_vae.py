@@ -83,6 +83,12 @@ class WanVAECodec(nn.Module):
             for latent in piece:
                 yield step(latent[None]).clamp_(-1, 1)
 
+    def _apply(self, function, recurse: bool = True):
+        """`to` moves the network too, where it was read already."""
+        for network in self._network:
+            network._apply(function, recurse)
+        return super()._apply(function, recurse)
+
     def network(self, device: torch.device) -> nn.Module:
         """The VAE on a device. Raises ValueError when its weights or DiffSynth are missing."""
         if not self._network:

@@ -43,9 +43,7 @@ def test_a_converted_model_makes_a_video(umt5, wan_vae_file, tmp_path, monkeypat
     def video(caption: str, guidance: float) -> torch.Tensor:
         told = make_prompts(model.config, reference[0], caption, guidance=guidance)
         sample = SampleConfig(steps=2, guidance=guidance)
-        return generate(
-            model, reference, camera, sample, scene_depth=4.0, text=told.text, negative_text=told.negative_text
-        )
+        return generate(model, reference, camera, sample, scene_depth=4.0, prompts=told)
 
     first = video("a red ball", 5.0)
     assert first.shape == reference.shape
@@ -53,5 +51,8 @@ def test_a_converted_model_makes_a_video(umt5, wan_vae_file, tmp_path, monkeypat
     assert torch.equal(video("a red ball", 5.0), first)
     assert not torch.equal(video("down the hill", 5.0), first)
     assert not torch.equal(video("a red ball", 1.0), first)
-    with pytest.raises(ValueError, match="needs text"):
-        generate(model, reference, camera, SampleConfig(steps=1), scene_depth=4.0)
+    empty = generate(model, reference, camera, SampleConfig(steps=2), scene_depth=4.0)
+    assert torch.equal(video("", 1.0), empty)
+    unguided = make_prompts(model.config, reference[0], "a red ball")
+    with pytest.raises(ValueError, match="guidance needs the features of two captions"):
+        generate(model, reference, camera, SampleConfig(2, guidance=5.0), scene_depth=4.0, prompts=unguided)
