@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each part may import of ours. `backbone` uses the types of diffusion and the taps of correspondence.
 BASE = {
     "config",
+    "config_data",
     "config_tree",
     "config_views",
     "encoder_config",
@@ -27,10 +28,11 @@ BASE = {
 }
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
+    "config_data": set(),
     "config_tree": set(),
     "config_views": set(),
     "encoder_config": set(),
-    "config": {"config_tree", "config_views", "encoder_config"},
+    "config": {"config_data", "config_tree", "config_views", "encoder_config"},
     "command": set(),
     "new_folder": set(),
     "machine": set(),
@@ -61,7 +63,8 @@ ALLOWED = {
 UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
 UPPER |= {"generate_views", "noised", "probing", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
-ALLOWED |= {part: UPPER | {"tracking"} for part in ("evaluation", "reshooting")}
+ALLOWED["estimate"] = UPPER | {"training"}
+ALLOWED |= {part: UPPER | {"tracking", "estimate"} for part in ("evaluation", "reshooting")}
 ALLOWED |= {
     part: UPPER | {"tracking", "reshooting", "frusta"}
     for part in ("demonstration", "previewing", "shot_options", "track_job")
