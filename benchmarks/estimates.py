@@ -22,7 +22,6 @@ from bench import peak_mib, report
 
 from mvtrack.backbone.initialise import empty_dit
 from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.placement import Placement, place
 from mvtrack.backbone.presets import preset
 from mvtrack.backbone.wan_vae import WanVAECodec
 from mvtrack.config import ModelConfig, RunConfig, SamplingConfig
@@ -97,8 +96,7 @@ def sampling(name: str, layers: int, frames: int, precision: str, batched: bool 
 
     def work() -> None:
         dit = full_size.random_weights(empty_dit(config), torch.device("cpu")).to(dtype)
-        model = place(ReshootModel(config, dit, None), Placement("cpu", offload="model", batched_guidance=batched))
-        model = replace(model, swapped=False)
+        model = ReshootModel(config, dit, None, batched_guidance=batched)
         step = full_size.random_step(full_size_run(config), SIZE, frames)
         given = Given(step.rays, step.native, step.text, step.text)
         sample_latents(model, step.latents[:, :1], given, SampleConfig.of(config))

@@ -2,7 +2,7 @@
 
 import sys
 
-from mvtrack import attention, cameras, convert, demo, export, preview, reshoot, runs, track, train
+from mvtrack import attention, cameras, convert, demo, doctor, export, preview, reshoot, runs, track, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
@@ -14,6 +14,7 @@ COMMANDS = {
     "runs": (runs.main, "list training runs on disk"),
     "convert": (convert.main, "make a model from released weights of any layout"),
     "export": (export.main, "write a checkpoint or model as one file of any layout"),
+    "doctor": (doctor.main, "what is installed and missing, and what a model or a training takes"),
     "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
 }
 

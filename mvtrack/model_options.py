@@ -33,6 +33,7 @@ def add_placement_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batched-guidance", action="store_true", help="both predictions of a guided step at once: more memory"
     )
+    group.add_argument("--tiled", action="store_true", help="Wan's VAE works on tiles of pictures: less memory")
     group.add_argument(
         "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
     )
@@ -46,4 +47,4 @@ def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfi
 def read_placement(options: argparse.Namespace) -> Placement:
     """Raises ValueError for options that cannot be combined."""
     placement = Placement(options.device, options.precision, options.offload, options.compile, options.attention)
-    return replace(placement, batched_guidance=options.batched_guidance)
+    return replace(placement, batched_guidance=options.batched_guidance, tiled=options.tiled)

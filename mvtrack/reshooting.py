@@ -24,6 +24,7 @@ from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, copy_audio, open_footage
 from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
+from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.generate import SampleConfig, generate_stream, own_windows, window_spans
 from mvtrack.machine import peak_gib
@@ -117,6 +118,8 @@ def reshoot_file(
     footage = open_footage(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
+    if check_memory and not isinstance(model, ReshootModel):
+        refuse_inference(config, fit.model, footage.num_frames, shot.sample, placement)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)

@@ -63,7 +63,8 @@ ALLOWED = {
 UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
 UPPER |= {"generate_views", "noised", "probing", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
-ALLOWED["estimate"] = UPPER | {"training"}
+ALLOWED["health"] = UPPER
+ALLOWED["estimate"] = UPPER | {"training", "health"}
 ALLOWED |= {part: UPPER | {"tracking", "estimate"} for part in ("evaluation", "reshooting")}
 ALLOWED |= {
     part: UPPER | {"tracking", "reshooting", "frusta"}
@@ -75,7 +76,7 @@ ALLOWED["batch"] = UPPER | {"reshooting", "shot_options", "model_options"}
 ALLOWED["query_pair"] = UPPER | {"reshooting"}
 ALLOWED["query_attention"] = UPPER | {"query_pair"}
 ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}
-ENTRIES |= {"__init__"}
+ENTRIES |= {"__init__", "doctor"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

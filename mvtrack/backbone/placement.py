@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.model import CPU, ReshootModel
-from mvtrack.config import AttentionKernel
+from mvtrack.config import AttentionKernel, CodecConfig
 
 Offload = Literal["none", "model", "blocks"]
 Precision = Literal["stored", "float32", "bfloat16"]
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -27,6 +28,7 @@ class Placement:
     offload: what rests on the CPU. none: nothing. model: transformer and codec, whichever is not at work. blocks: each
     block of the transformer but the one at work, and the encoders stay there altogether. compile: each block, at its
     first use. batched_guidance: both predictions of a guided step in one pass: a little faster, twice the activations.
+    tiled: Wan's VAE works on tiles of 30 x 52 latents (ReCamMaster's) instead of whole pictures.
     """
 
     device: str = "auto"
@@ -35,6 +37,7 @@ class Placement:
     compile: bool = False
     attention: AttentionKernel = "auto"
     batched_guidance: bool = False
+    tiled: bool = False
 
     def __post_init__(self) -> None:
         if self.compile and self.offload == "blocks":
@@ -44,7 +47,7 @@ class Placement:
         """As plain values, what is chosen by itself spelled out."""
         device = self.torch_device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        return {"device": name, "offload": self.offload, "compile": self.compile}
+        return {"device": name, "offload": self.offload, "compile": self.compile, "tiled": self.tiled}
 
     @property
     def torch_device(self) -> torch.device:
@@ -92,9 +95,19 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
         model.codec.to(device)
     if placement.compile:
         dit.compile_blocks()
+    model.codec.config = codec_config(model.config.codec, placement)
     return replace(
         model, device=device, swapped=placement.offload == "model", batched_guidance=placement.batched_guidance
     )
+
+
+def codec_config(config: CodecConfig, placement: Placement) -> CodecConfig:
+    """How the codec works there. Raises ValueError for tiles of a codec that has none."""
+    if not placement.tiled:
+        return config
+    if config.kind != "wan_vae":
+        raise ValueError(f"tiles are for codec.kind wan_vae, this model's is {config.kind}: leave out --tiled")
+    return replace(config, tile=TILE, tile_stride=TILE_STRIDE)
 
 
 def weights_dtype(model: ReshootModel, placement: Placement) -> torch.dtype:

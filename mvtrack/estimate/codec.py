@@ -1,6 +1,7 @@
 """Memory of a codec: its weights, and what encoding and decoding a video take beyond them."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -22,6 +23,7 @@ class CodecBytes:
     decode: int
 
 
+@lru_cache(maxsize=64)
 def codec_bytes(config: CodecConfig, size: tuple[int, int], num_frames: int) -> CodecBytes:
     """Of one video of `size` (H, W), the video itself (float32) included.
 

@@ -6,7 +6,7 @@ import torch
 
 from mvtrack.backbone.flops import forward_flops
 from mvtrack.backbone.initialise import empty_dit
-from mvtrack.backbone.placement import Placement
+from mvtrack.backbone.placement import Placement, codec_config
 from mvtrack.config import ModelConfig
 from mvtrack.estimate.codec import codec_bytes
 from mvtrack.estimate.transformer import IMAGE_TOKENS, TEXT_TOKENS, Scene, forward_bytes
@@ -60,7 +60,8 @@ def estimate_inference(
     dtype, autocast = _precision(config, placement)
     scene = Scene(size, length, batch=2 if guided and placement.batched_guidance else 1)
     whole, block = weights_bytes(config, dtype)
-    work, codec = forward_bytes(config, scene, dtype, autocast), codec_bytes(config.codec, size, length)
+    work = forward_bytes(config, scene, dtype, autocast)
+    codec = codec_bytes(codec_config(config.codec, placement), size, length)
     blocks = block * config.dit.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
     beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks

@@ -7,7 +7,7 @@ from mvtrack.backbone.flops import training_flops
 from mvtrack.backbone.initialise import empty_dit
 from mvtrack.config import RunConfig
 from mvtrack.estimate.inference import UTILISATION
-from mvtrack.estimate.transformer import TEXT_TOKENS, Scene, training_bytes
+from mvtrack.estimate.transformer import TEXT_TOKENS, training_bytes, training_scene
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage
 from mvtrack.training.optimizer import freeze
 
@@ -38,9 +38,7 @@ def estimate_training(config: RunConfig, world_size: int = 1) -> TrainingEstimat
     train, stage = config.train, effective_stage(config)
     micro = train.micro_batch_size
     steps = max(1, train.batch_size // (micro * world_size))
-    size = max(config.data.sizes, key=lambda s: s[0] * s[1])
-    views = 2 if config.model.views is None else config.model.views.count
-    scene = Scene(size, config.data.num_frames, micro, views)
+    scene = training_scene(config)
     total, trained, largest = _counts(config)
     width = 2 if train.precision == "bf16" else 4
     share = -(-trained // world_size) if stage > 0 else trained

@@ -1,6 +1,7 @@
 """Memory of one pass through the transformer beyond its weights: a forward of sampling, or a training step."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from mvtrack.backbone.branches import ADAPTER_CHANNELS, NativeInputs
 from mvtrack.backbone.checkpointing import checkpointing_of
 from mvtrack.backbone.dit import TrackRequest, WanDiT
 from mvtrack.backbone.initialise import empty_dit
-from mvtrack.config import ModelConfig, RunConfig
+from mvtrack.config import ModelConfig, RunConfig, TrainConfig
 from mvtrack.estimate.live import fill_with_nothing, without_storage
 from mvtrack.training.optimizer import freeze
 from mvtrack.video_clip import num_latent_frames
@@ -36,6 +37,15 @@ class Scene:
         return self.views * num_latent_frames(self.num_frames) * cells
 
 
+def training_scene(config: RunConfig) -> Scene:
+    """The largest micro-batch of a run."""
+    size = max(config.data.sizes, key=lambda size: size[0] * size[1])
+    views = config.model.views
+    count = 2 if views is None else views.count if views.encoding == "images" else 1
+    return Scene(size, config.data.num_frames, config.train.micro_batch_size, count)
+
+
+@lru_cache(maxsize=64)
 def forward_bytes(config: ModelConfig, scene: Scene, dtype: torch.dtype, autocast: bool = False) -> int:
     """Peak of a forward pass without gradients, its inputs included."""
     dit = empty_dit(replace(config, tracking=None))
@@ -52,6 +62,13 @@ def training_bytes(config: RunConfig, scene: Scene) -> int:
 
     The correspondence loss is stood in for: it saves q and k, and its logits come and go in blocks.
     """
+    names = ("precision", "gradient_checkpointing", "checkpoint_blocks", "checkpoint_keep", "init_from")
+    train = TrainConfig(**{name: getattr(config.train, name) for name in names})  # nothing else plays a part here
+    return _training_bytes(replace(config, train=train), scene)
+
+
+@lru_cache(maxsize=64)
+def _training_bytes(config: RunConfig, scene: Scene) -> int:
     precision, model = config.train.precision, _cheap_to_trace(config.model)
     dit = empty_dit(model)
     freeze(dit, config.optim.trainable)
