@@ -64,6 +64,8 @@ UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", 
 UPPER |= {"generate_views", "noised", "probing", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
 ALLOWED["health"] = UPPER
+ALLOWED["clip_folders"] = UPPER
+ALLOWED["preparing"] = UPPER | {"clip_folders"}
 ALLOWED["estimate"] = UPPER | {"training", "health"}
 ALLOWED |= {part: UPPER | {"tracking", "estimate"} for part in ("evaluation", "reshooting")}
 ALLOWED |= {
@@ -76,7 +78,7 @@ ALLOWED["batch"] = UPPER | {"reshooting", "shot_options", "model_options"}
 ALLOWED["query_pair"] = UPPER | {"reshooting"}
 ALLOWED["query_attention"] = UPPER | {"query_pair"}
 ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}
-ENTRIES |= {"__init__", "doctor"}
+ENTRIES |= {"__init__", "doctor", "prepare"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 
