@@ -132,7 +132,7 @@ def codec(size: tuple[int, int], frames: int, precision: str, decode: bool) -> t
 
 def training(name: str, layers: int, frames: int, **train: object) -> tuple[float, float]:
     """Two accumulated micro-batches and the update, through DeepSpeed; everything of a rank included."""
-    options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing")
+    options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing", size=SIZE)
     run = full_size.run_config(options)
     data = DataConfig(banks=(), latents=(LatentsConfig("none", SIZE),), num_frames=frames, mirror=False, palette=False)
     run = replace(run, data=data, model=replace(run.model, num_frames=frames))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
+from mvtrack.model_options import add_placement_arguments, read_placement
 from mvtrack.shot_options import add_shot_arguments, read_shot
 
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
     parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own")
     parser.add_argument("--seed", type=int, help="default: the result's, or 0")
+    add_placement_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
@@ -71,6 +73,7 @@ def _lens(options: argparse.Namespace):
 
 def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     from mvtrack.backbone.model import load_model
+    from mvtrack.backbone.placement import place
     from mvtrack.generate import SampleConfig
     from mvtrack.query_pair import is_result, model_of_result, pair_of_result, pair_of_shot
     from mvtrack.reshooting import shipped_model
@@ -79,7 +82,7 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
         if options.camera is None:
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
         source = options.model or shipped_model()
-        model = load_model(source)
+        model = place(load_model(source), read_placement(options))
         sample = SampleConfig.of(model.config, options.steps, seed=options.seed or 0)
         shot = read_shot(options, options.video, sample)
         return pair_of_shot(options.video, shot, model.config, options.generated), source, model
@@ -91,7 +94,8 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     pair = pair_of_result(options.video)
     chosen = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
     source = options.model or model_of_result(options.video)
-    return replace(pair, sample=replace(pair.sample, **chosen)), source, load_model(source)
+    model = place(load_model(source), read_placement(options))
+    return replace(pair, sample=replace(pair.sample, **chosen)), source, model
 
 
 if __name__ == "__main__":

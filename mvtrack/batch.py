@@ -15,10 +15,12 @@ from mvtrack.backbone.prompts import captions_to_embed
 from mvtrack.backbone.text_encoder import embed_captions
 from mvtrack.config import ModelConfig
 from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from mvtrack.estimate.refuse import refuse_inference
+from mvtrack.fitting import plan_fit
 from mvtrack.generate import SampleConfig
 from mvtrack.model_options import read_placement
 from mvtrack.reshooting import reshoot_file, sha256, shipped_model, shot_record
-from mvtrack.shot_options import read_shot, track_plan
+from mvtrack.shot_options import picture_size, read_shot, track_plan
 
 _COLUMNS = (
     "video", "camera", "out", "amount", "speed", "fov", "seed", "steps", "guidance", "caption", "negative"
@@ -66,7 +68,13 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
             raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
     model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
     placement, results = read_placement(options), []
-    remember_captions(read_config(model_folder), jobs, placement)
+    config = read_config(model_folder)
+    if not options.ignore_memory:
+        wanted = picture_size(options.size)
+        for size in [wanted] if wanted else config.sizes:
+            picture = plan_fit(size, config, size=size).model
+            refuse_inference(config, picture, config.num_frames, sample, placement)
+    remember_captions(config, jobs, placement)
     model = place(load_model(model_folder), placement)
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:

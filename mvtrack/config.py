@@ -376,13 +376,8 @@ class RunConfig:
 
     def _check_latents(self) -> None:
         """What only encoded clips have, and what they have not."""
-        loss, dit = self.loss, self.model.dit
+        loss = self.loss
         if not self.data.latents:
-            if dit.text_dim or dit.image_dim:
-                raise ValueError(
-                    "a model with text or image branches trains on clips that were encoded with their captions: run "
-                    "`mvtrack prepare`, set data.latents and data.banks: []"
-                )
             return
         if self.model.views is not None:
             raise ValueError("model.views are of rendered scenes: set data.banks, and data.latents: []")

@@ -19,8 +19,8 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--negative", help="what guidance steers away from; default: the list of Wan's authors")
 
 
-def add_placement_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device, --offload and what else changes speed and memory."""
+def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = True) -> None:
+    """--device, --offload and what else changes speed and memory. samples: the command makes videos."""
     group = parser.add_argument_group("where and how the model works")
     group.add_argument("--device", default="auto", help="cpu, cuda or cuda:1; default: a GPU where there is one")
     group.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: the model's own wish")
@@ -30,13 +30,11 @@ def add_placement_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--compile", action="store_true", help="compile the block: slower at first, then faster")
     group.add_argument("--attention", choices=get_args(AttentionKernel), default="auto", help="the kernel to use")
-    group.add_argument(
-        "--batched-guidance", action="store_true", help="both predictions of a guided step at once: more memory"
-    )
     group.add_argument("--tiled", action="store_true", help="Wan's VAE works on tiles of pictures: less memory")
-    group.add_argument(
-        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
-    )
+    if samples:
+        group.add_argument(
+            "--batched-guidance", action="store_true", help="both predictions of a guided step at once: more memory"
+        )
 
 
 def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfig:
@@ -47,4 +45,4 @@ def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfi
 def read_placement(options: argparse.Namespace) -> Placement:
     """Raises ValueError for options that cannot be combined."""
     placement = Placement(options.device, options.precision, options.offload, options.compile, options.attention)
-    return replace(placement, batched_guidance=options.batched_guidance, tiled=options.tiled)
+    return replace(placement, batched_guidance=getattr(options, "batched_guidance", False), tiled=options.tiled)

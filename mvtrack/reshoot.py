@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     add_sample_arguments(parser)
     add_placement_arguments(parser)
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)

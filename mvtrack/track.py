@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mvtrack.command import run_command
 from mvtrack.fitting import FIT_MODES
+from mvtrack.model_options import add_placement_arguments, read_placement
 from mvtrack.poses.arguments import add_read_arguments
 from mvtrack.shot_options import add_track_arguments
 from mvtrack.trajectory import PIVOT_M
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", metavar="HxW", help="size at which the model looks, instead of its own")
     parser.add_argument("--model", help="folder of a model with a tracking head; default: the model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<first video>_tracks")
+    add_placement_arguments(parser, samples=False)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
@@ -52,7 +54,9 @@ def _track(options: argparse.Namespace) -> None:
             )
         cameras = tuple(video_cameras(options, *pair) for pair in zip(options.cameras, options.videos, strict=True))
     how = TrackOptions(cameras, options.fov, options.subject_distance, options.fit, picture_size(options.size))
-    done = track_files(options.videos, track_plan(options), options.model, options.out, how, options.overwrite)
+    done = track_files(
+        options.videos, track_plan(options), options.model, options.out, how, options.overwrite, read_placement(options)
+    )
     for note in done.notes:
         sys.stderr.write(f"mvtrack track: {note}\n")
     for path in done.files:

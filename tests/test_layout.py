@@ -74,7 +74,7 @@ ALLOWED |= {
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
 ALLOWED["model_options"] = UPPER
-ALLOWED["batch"] = UPPER | {"reshooting", "shot_options", "model_options"}
+ALLOWED["batch"] = UPPER | {"estimate", "reshooting", "shot_options", "model_options"}
 ALLOWED["query_pair"] = UPPER | {"reshooting"}
 ALLOWED["query_attention"] = UPPER | {"query_pair"}
 ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}

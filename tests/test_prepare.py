@@ -23,6 +23,7 @@ from mvtrack.data.video_io import write_video
 from mvtrack.path_language import parse_path
 from mvtrack.poses import CameraSequence, write_cameras
 from mvtrack.training.latent_validation import mirrored
+from mvtrack.training.run import open_dataset
 
 T, SIZE, N = 7, (24, 32), 5  # the videos are longer than the 5 frames of a clip
 
@@ -231,7 +232,7 @@ def test_a_model_with_text_trains_on_encoded_clips_only(small_run):
     tree = deepcopy(small_run)
     tree["model"]["dit"]["text_dim"] = 7
     with pytest.raises(ValueError, match="run `mvtrack prepare`, set data.latents"):
-        from_tree(RunConfig, tree, "config")
+        open_dataset(from_tree(RunConfig, tree, "config"), 0, 1)
 
 
 def test_a_mirrored_path_goes_the_other_way():

@@ -50,7 +50,7 @@ class EncodedClip:
     caption: str = ""
     tracks: Tracks | None = None
     distance: Float[Tensor, "V T"] | None = None
-    image: Float[Tensor, "D V M c"] | None = None
+    image: Float[Tensor, "D V M e"] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LatentClip:
     caption: str
     tracks: Tracks | None = None
     distance: Float[Tensor, ""] | None = None  # of the reference's first frame
-    image: Float[Tensor, "M c"] | None = None  # of the reference's first frame
+    image: Float[Tensor, "M e"] | None = None  # of the reference's first frame
 
 
 class LatentFolder:

@@ -35,7 +35,7 @@ class Batch:
     latents: Float[Tensor, "B V f c h w"] | None = None
     distance: Float[Tensor, "B"] | None = None
     text: Float[Tensor, "B L t"] | None = None
-    image: Float[Tensor, "B M c"] | None = None
+    image: Float[Tensor, "B M e"] | None = None
 
     @staticmethod
     def stack(clips: list[Clip], index: list[int]) -> "Batch":

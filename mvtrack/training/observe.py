@@ -60,7 +60,8 @@ class Meter:
             self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
         self.tokens += samples * tokens
         checkpointing = checkpointing_of(self.config.train)
-        self.flops += samples * training_flops(self.config.model.dit, tokens, checkpointing=checkpointing)
+        text = self.config.model.text.length if self.config.model.text else 0
+        self.flops += samples * training_flops(self.config.model.dit, tokens, text, checkpointing)
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""

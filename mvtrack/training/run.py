@@ -79,6 +79,11 @@ def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
     settings = (config.data, config.train.seed, config.train.batch_size, config.train.micro_batch_size, rank, world)
     if config.data.latents:
         return LatentDataset(*settings, text_length=text_length(config.model))
+    if config.model.dit.text_dim or config.model.dit.image_dim:
+        raise ValueError(
+            "a model with text or image branches trains on clips that were encoded with their captions: run "
+            "`mvtrack prepare`, set data.latents and data.banks: []"
+        )
     return BatchDataset(*settings, config.model.views)
 
 

@@ -83,7 +83,13 @@ def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsy
     record = json.loads((tmp_path / "o/run.json").read_text())
     assert record["shot"]["sample"] == {"steps": 2, "guidance": 3.0, "seed": 0, "camera_guidance": 1.0}
     assert "caption" not in record["shot"]
-    assert record["placement"] == {"device": "cpu", "offload": "none", "compile": False, "precision": "bfloat16"}
+    assert record["placement"] == {
+        "device": "cpu",
+        "offload": "none",
+        "compile": False,
+        "tiled": False,
+        "precision": "bfloat16",
+    }
     assert record["peak_memory_gib"] > 0
     arguments = [
         "--caption",
