@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     video.add_argument("--size", metavar="HxW", help="default: the model's own")
     video.add_argument("--frames", type=int, help="default: one window of the model")
     add_placement_arguments(parser)
+    scores = parser.add_argument_group("evaluation")
+    scores.add_argument("--eval", action="store_true", help="also what every metric needs, and what of it is there")
+    scores.add_argument("--weights-dir", type=Path, help="folder of the metrics' weights; default: $MVTRACK_WEIGHTS")
     parser.add_argument("--hash", action="store_true", help="read weights that are there and compare their hashes")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change settings of --config")
@@ -57,6 +61,8 @@ def _examine(options: argparse.Namespace) -> bool:
     fine = True
     for title, lines in sections:
         fine &= _show(title, lines)
+    if options.eval:
+        sys.stdout.write(_evaluation(options.weights_dir))
     if not (options.config or options.model or options.preset):
         return fine
     from mvtrack.estimate import forecast
@@ -72,6 +78,15 @@ def _examine(options: argparse.Namespace) -> bool:
         machine = forecast.machine_for_inference(options.gpu, options.gpu_memory, placement)
         lines = forecast.inference_lines(config, machine, placement, size, options.frames)
     return _show(f"estimate: {'a training step' if purpose == 'train' else 'a video'}", lines) and fine
+
+
+def _evaluation(weights: Path | None) -> str:
+    """A metric that lacks something is no fault of the installation: its column says so."""
+    from mvtrack.evaluation.measures.options import environment_options
+    from mvtrack.evaluation.readiness import readiness_text
+
+    known = environment_options()
+    return readiness_text(replace(known, weights=weights or known.weights))
 
 
 def _config(options: argparse.Namespace):

@@ -85,12 +85,12 @@ def programs() -> Iterator[Line]:
     yield Line("ffmpeg", f"{first.split(' Copyright')[0].removeprefix('ffmpeg version ')}, {program}", True)
 
 
-def weights(part: str | None = None, hash_them: bool = False) -> Iterator[Line]:
-    """Registered weights in the hub's cache. part: of one kind only; None: all but the metrics'."""
+def weights(hash_them: bool = False) -> Iterator[Line]:
+    """Registered weights of models in the hub's cache."""
     if importlib.util.find_spec("huggingface_hub") is None:
         yield Line("cache", "huggingface_hub is not installed, so nothing is looked up: pip install 'mvtrack[wan]'")
     for entry in registry().values():
-        if entry.part == part or (part is None and entry.part != "metric"):
+        if entry.of_model:
             yield _weights_line(entry, hash_them)
 
 

@@ -32,6 +32,18 @@ def test_an_installation_is_looked_at(capsys):
     assert "Apache-2.0" in out
 
 
+def test_what_metrics_need(capsys, monkeypatch, tmp_path):
+    """Models' weights and metrics' weights are two lists; a metric that lacks something is no fault."""
+    monkeypatch.setenv("MVTRACK_WEIGHTS", str(tmp_path))
+    code, told, _ = doctor(capsys, "--eval")
+    assert code == 0
+    models, metrics = told.split("metrics that can run")
+    assert "recammaster" in models
+    assert "alexnet" not in models
+    assert "alexnet-owt-7be5be79.pth" in metrics
+    assert f"weights ({tmp_path})" in metrics
+
+
 def test_a_training_that_fits(capsys):
     code, out, _ = doctor(capsys, "--config", ROOT / "configs/smoke.yaml", "--gpus", 2, "--gpu-memory", 24)
     assert code == 0, out
