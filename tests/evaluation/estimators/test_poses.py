@@ -177,6 +177,21 @@ def test_failures_are_counted_and_what_was_not_installed_is_taken_up(toy, tmp_pa
     assert "unsure" not in " ".join(str(r) for r in score("mTransErr")["reasons"] if "turns" in r)
 
 
+def test_the_runner_says_whose_video_it_is(toy, tmp_path):
+    """Two rows with other videos, each with its own folder of files; one file is missing."""
+    for row, keys in (("copy", ("bear", "dog")), ("blur", ("bear", "cows", "dog"))):
+        for key in keys:
+            pose_file(tmp_path / "poses" / row / f"{key}.json", text="static" if row == "copy" else "pan_left 10")
+    methods = (Baseline("copy"), Baseline("blur"))
+    plan = Plan(toy, methods, (CameraMeasure(),), {"poses": PoseFiles.of(tmp_path / "poses")}, tmp_path / "out")
+    run_stages(plan, ("generate", "estimate", "score"))
+    rows = {row["name"]: row["scores"]["mRotErr"] for row in summarise(plan)["rows"]}
+    assert (rows["copy"]["count"], rows["copy"]["failed"]) == (2, 1)
+    assert "copy holds 0 pose files cows.*, expected one" in next(iter(rows["copy"]["reasons"]))
+    assert rows["copy"]["mean"] < 1e-4  # the toy's cameras stand still
+    assert rows["blur"]["mean"] == pytest.approx(5.0, abs=0.01)
+
+
 @pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
 def test_pictures_that_are_too_small_fail_with_a_reason(davis):
     case = davis.load(davis.case_keys()[0])
