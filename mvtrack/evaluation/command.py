@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Benchmark, Method
-from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.measures.catalogue import all_estimators, chosen_metrics
+from mvtrack.evaluation.measures.options import add_measure_arguments, measure_options
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.given import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
@@ -47,6 +47,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     run.add_argument("--shard", default="1/1", help="i/n: only every n-th case, from the i-th on; no report")
     run.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     run.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    add_measure_arguments(parser)
     add_pose_arguments(parser)
 
 
@@ -84,9 +85,10 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
 
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard."""
-    metrics = chosen_metrics(options.metrics, CameraMeasure(options.pose_scale))
-    estimators = all_estimators(pose_estimator(options, benchmark.num_frames))
-    plan = Plan(benchmark, methods, metrics, estimators, options.out)
+    models = {m.name: m.folder for m in methods if isinstance(m, ModelMethod)}
+    measuring = measure_options(options, models)
+    estimators = all_estimators(pose_estimator(options, measuring.pythons.get("da3"), benchmark.num_frames))
+    plan = Plan(benchmark, methods, chosen_metrics(options.metrics, measuring), estimators, options.out)
     shard, stages = _shard(options.shard), _stages(options.stages)
     check_backbones(plan)
     _check_folder(plan)

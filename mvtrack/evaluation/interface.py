@@ -4,6 +4,7 @@ A benchmark gives `Inputs`, a method turns them into a video, estimators and met
 Everything here is plain data, or a protocol that any object with these members meets; nothing is registered.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -13,9 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.camera import Camera
+from tracking_head import Tracks
 
 # What a metric, method or estimator may ask for beside the videos. Dotted names are estimates: of which video, of what.
-INPUT_NEEDS = ("target", "camera", "source_camera", "dynamic", "covisible", "depth", "target_depth")
+INPUT_NEEDS = ("target", "camera", "source_camera", "dynamic", "covisible", "depth", "target_depth", "tracks")
 ESTIMATE_NEEDS = ("generated.poses", "generated.depth", "reference.poses", "reference.depth")
 
 Estimate = dict[str, np.ndarray]
@@ -47,6 +49,7 @@ class Inputs:
     the asked-for cameras, at the frames `target_frames` of the T (a benchmark may not know all). covisible: which
     pixels of those frames the reference sees. dynamic: what moves, in the reference's pixels. depth, target_depth:
     true z-depth of the reference (T) and of the target (all T frames), in the cameras' unit; zero or NaN = unknown.
+    tracks: true point tracks in both views (V = 2, T).
     problems: by name of a need, what was wrong with a file that should have given it.
     """
 
@@ -63,6 +66,7 @@ class Inputs:
     dynamic: Bool[Tensor, "T H W"] | None = None
     depth: Float[Tensor, "T H W"] | None = None
     target_depth: Float[Tensor, "T H W"] | None = None
+    tracks: Tracks | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,21 +94,26 @@ class Sample:
     """A case and the video that a method made of it, as long and as large as the reference.
 
     file: just these frames on disk (lossless where the project wrote it). estimates: by need, see `ESTIMATE_NEEDS`.
+    method: the name of the row that the video belongs to.
     """
 
     inputs: Inputs
     generated: Float[Tensor, "T 3 H W"]
     file: Path | None = None
     estimates: dict[str, Estimate] = field(default_factory=dict)
+    method: str = ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number that a metric gives. key: unique among all metrics. digits: after the point, in tables."""
+    """One number that a metric gives. key: unique among all metrics. digits: after the point, in tables.
+
+    better: "none" for a number that is no score, such as the share of the picture that was compared.
+    """
 
     key: str
     title: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "none"]
     digits: int = 3
 
 
@@ -144,7 +153,16 @@ class Metric(Protocol):
 class BatchMetric(Metric, Protocol):
     """A metric for which it pays to see many videos at once (another program, a large network)."""
 
-    def score_batch(self, samples: list[Sample]) -> list[Scores | Declined]: ...
+    def score_batch(self, samples: Iterable[Sample]) -> list[Scores | Declined]:
+        """One result a sample, in their order. They are read one by one: keep none, so that any number fits."""
+
+
+@runtime_checkable
+class FileMetric(Metric, Protocol):
+    """A metric that reads files which somebody made for each video (depth, masks)."""
+
+    def files(self, method: str, key: str) -> list[Path]:
+        """The files of one row's case that are there: its score is renewed when they change."""
 
 
 @runtime_checkable

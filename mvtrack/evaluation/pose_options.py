@@ -8,14 +8,13 @@ from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPose
 from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
 from mvtrack.evaluation.interface import Estimator
-from mvtrack.metrics.camera_accuracy import SCALE_RULES
 from mvtrack.structure.depth_anything import DepthAnythingConfig, depth_anything_missing
 
 POSES = ("colmap", "depth_anything_3", "files", "truth")
 
 
 def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
-    """--poses and what it needs, --pose-scale."""
+    """--poses and what it needs."""
     group = parser.add_argument_group("poses of the videos, for camera accuracy")
     group.add_argument(
         "--poses", choices=POSES, default="colmap",
@@ -23,28 +22,22 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
         "program, needs --pose-files; truth: only the references', as the benchmark knows them",
     )  # fmt: skip
     group.add_argument("--pose-files", type=Path, metavar="FOLDER", help="holds <row>/<case>.<any pose format>")
-    group.add_argument("--da3-python", type=Path, metavar="FILE", help="Python of an environment with Depth Anything 3")
     default = DepthAnythingConfig()
     group.add_argument("--da3-model", default=default.model, help=f"hub id or folder; default {default.model}")
     group.add_argument("--da3-ray-pose", action="store_true", help="poses from its ray head, not its camera head")
-    group.add_argument("--pose-scale", choices=SCALE_RULES, default="self_max", help="what settles a path's unit")
 
 
-def pose_estimator(options: argparse.Namespace, num_frames: int) -> Estimator:
-    """What --poses names. num_frames: of the benchmark's clips. Raises ValueError where an option is missing, or given
-    for nothing."""
-    needed = {"pose_files": "files", "da3_python": "depth_anything_3"}
-    for name, kind in needed.items():
-        flag = "--" + name.replace("_", "-")
-        given = getattr(options, name) is not None
-        if given and options.poses != kind:
-            raise ValueError(f"{flag} is for --poses {kind}, not --poses {options.poses}")
+def pose_estimator(options: argparse.Namespace, da3_python: Path | None, num_frames: int) -> Estimator:
+    """What --poses names. da3_python: of Depth Anything 3's environment. num_frames: of the benchmark's clips. Raises
+    ValueError where an option is missing, or given for nothing."""
+    if options.pose_files is not None and options.poses != "files":
+        raise ValueError(f"--pose-files is for --poses files, not --poses {options.poses}")
     if options.poses == "files":
         if options.pose_files is None:
             raise ValueError("--poses files needs --pose-files FOLDER, which holds <row>/<case>.<any pose format>")
         return PoseFiles.of(options.pose_files, num_frames)
     if options.poses == "depth_anything_3":
-        config = DepthAnythingConfig(options.da3_python, options.da3_model, options.da3_ray_pose)
+        config = DepthAnythingConfig(da3_python, options.da3_model, options.da3_ray_pose)
         if lacking := depth_anything_missing(config):
             raise ValueError(f"--poses depth_anything_3 cannot run: missing {lacking}")
         return DepthAnythingPoses(config)

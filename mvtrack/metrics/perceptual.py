@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 LpipsNet = Literal["alex", "vgg"]
 LPIPS_NETS: tuple[LpipsNet, ...] = get_args(LpipsNet)
-BACKBONE_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-BACKBONE_URL = "https://download.pytorch.org/models/"
 _HEAD_FOLDERS = {"lpips": "weights/v0.1", "torchmetrics": "functional/image/lpips_models"}
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS's own colour normalisation
 
@@ -97,14 +95,6 @@ def packaged_heads(net: LpipsNet) -> Path | None:
             if file.is_file():
                 return file
     return None
-
-
-def missing_lpips(net: LpipsNet, backbone: Path | None) -> str | None:
-    """What LPIPS lacks, with where it comes from; None when it can run."""
-    if backbone is None or not backbone.is_file():
-        name = BACKBONE_FILES[net]
-        return f"LPIPS backbone {name}{'' if backbone is None else f' at {backbone}'} ({BACKBONE_URL}{name})"
-    return None if packaged_heads(net) else "LPIPS heads: pip install --no-deps lpips"
 
 
 def _load_in_order(file: Path, layers: nn.ModuleList, prefix: str, net: str) -> None:

@@ -17,9 +17,7 @@ def splat(
     depth: z-depth, positive; pixels where it is not finite or not positive are left out. Returns the warped image, zero
     where nothing landed, and where something did.
     """
-    usable = (torch.isfinite(depth) & (depth > 0)).flatten()
-    xy = pixel_grid(source.size, device=depth.device).to(depth).flatten(0, 1)[usable]
-    points = unproject(xy, depth.flatten()[usable], source)
+    points, usable = _surface(depth, source)
     warped, nearest = splat_points(image.flatten(1)[:, usable], points, target)
     return warped, nearest.isfinite()
 
@@ -52,3 +50,17 @@ def splat_points(
     hit = total > 1e-6
     out = torch.where(hit, out / total.clamp_min(1e-6), 0.0)
     return out.unflatten(1, (height, width)), torch.where(hit, nearest, torch.inf).view(height, width)
+
+
+def splat_depth(depth: Float[Tensor, "H W"], source: Camera, target: Camera) -> Float[Tensor, "h w"]:
+    """The surface that a depth map shows, as z-depth of another camera; NaN where nothing of it is seen there."""
+    points, _ = _surface(depth, source)
+    mean, nearest = splat_points(project(points, target)[1][None], points, target)
+    return torch.where(nearest.isfinite(), mean[0], torch.nan)
+
+
+def _surface(depth: Float[Tensor, "H W"], source: Camera) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, "HW"]]:
+    """World points of the pixels whose depth is known, and which those are."""
+    usable = (torch.isfinite(depth) & (depth > 0)).flatten()
+    xy = pixel_grid(source.size, device=depth.device).to(depth).flatten(0, 1)[usable]
+    return unproject(xy, depth.flatten()[usable], source), usable

@@ -5,6 +5,7 @@ torch to the build. Weights come from the files that their authors published.
 """
 
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,17 +146,22 @@ def _with_new_start(name: str, starts: dict[str, str]) -> str:
 def _read(file: Path) -> dict[str, Tensor]:
     """A state dict from a plain state file or from a TorchScript archive, which is how CLIP was published."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as plain:
-        try:
+        if _is_archive(file):
             return dict(torch.jit.load(str(file), map_location="cpu").state_dict())
-        except RuntimeError:
-            raise ValueError(f"cannot read {file} as PyTorch weights: {plain}") from plain
-    except (OSError, EOFError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, OSError, EOFError) as error:
+        raise ValueError(f"cannot read {file} as PyTorch weights: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file} holds no state dict of tensors")
     return state
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether a file is TorchScript's: a zip with code beside the tensors."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _load(model: VisionTransformer, state: dict[str, Tensor], file: Path) -> VisionTransformer:
@@ -166,3 +172,12 @@ def _load(model: VisionTransformer, state: dict[str, Tensor], file: Path) -> Vis
         raise ValueError(f"{file} is not the expected network: {wrong[0]} is missing, unknown or of another size")
     model.load_state_dict(state)
     return model.eval()
+
+
+def load_linear(file: Path, width: int) -> tuple[Float[Tensor, "1 C"], Float[Tensor, "1"]]:
+    """Weight and bias of a linear layer to one number from its state file."""
+    state = {name: value.float() for name, value in _read(file).items()}
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if shapes != {"weight": (1, width), "bias": (1,)}:
+        raise ValueError(f"{file} is no linear layer from {width} values to one: it holds {shapes}")
+    return state["weight"], state["bias"]

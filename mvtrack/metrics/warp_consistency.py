@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -46,6 +47,14 @@ class PairGeometry:
         seen = Camera(relative_pose(first.c2w, second.c2w), second.K, second.size)
         maps = [_points(depth, camera) for depth, camera in ((first_depth, origin), (second_depth, seen))]
         return PairGeometry(*maps, origin)
+
+    def resized(self, size: tuple[int, int]) -> "PairGeometry":
+        """The same surfaces at another resolution, (h, w) of both pictures: the nearest pixel's point."""
+        if size == tuple(self.first.shape[:2]) == tuple(self.second.shape[:2]):
+            return self
+        maps = (rearrange(points, "h w xyz -> 1 xyz h w") for points in (self.first, self.second))
+        small = (F.interpolate(points, size, mode="nearest-exact") for points in maps)
+        return PairGeometry(*(rearrange(points, "1 xyz h w -> h w xyz") for points in small), self.camera.resized(size))
 
 
 @dataclass(frozen=True)

@@ -54,17 +54,39 @@ def run_worker(
 ) -> dict[str, np.ndarray]:
     """Run workers/<script> on a job folder with a Python interpreter and read the .npz file that it leaves.
 
-    job: written to job.json where given. threads: of its numeric libraries. Raises WorkerError when the program fails,
-    takes longer than `timeout_s`, or leaves no result; ValueError when the interpreter does not exist.
+    Raises WorkerError when it leaves no result; else as `run_program`, which says what the arguments are.
+    """
+    (folder / result).unlink(missing_ok=True)
+    errors = run_program(
+        WORKERS / script, folder, *arguments, job=job, python=python, timeout_s=timeout_s, threads=threads
+    )
+    if not (folder / result).is_file():
+        raise WorkerError(f"{script} left no {result}: {last_words(errors)}")
+    with np.load(folder / result, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def run_program(
+    script: Path,
+    folder: Path,
+    *arguments: str,
+    job: dict | None = None,
+    python: Path | str = sys.executable,
+    timeout_s: float = 3600.0,
+    threads: int | None = None,
+) -> str:
+    """Run a script on a job folder with a Python interpreter; returns what it wrote to its standard error.
+
+    job: written to job.json where given. threads: of its numeric libraries. Raises WorkerError when the program fails
+    or takes longer than `timeout_s`; ValueError when the interpreter does not exist.
     """
     if job is not None:
         (folder / "job.json").write_text(json.dumps(job))
-    (folder / result).unlink(missing_ok=True)
     environment = dict(os.environ)
     environment.pop("PYTHONPATH", None)  # of this environment, not of the other
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [str(python), str(WORKERS / script), str(folder), *arguments]
+    command = [str(python), str(script), str(folder), *arguments]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
@@ -74,13 +96,10 @@ def run_worker(
     except PermissionError as error:
         raise ValueError(f"{python} is not a program that can be run") from error
     except subprocess.TimeoutExpired as error:
-        raise WorkerError(f"{script} took longer than {timeout_s:g} s") from error
+        raise WorkerError(f"{script.name} took longer than {timeout_s:g} s") from error
     if done.returncode != 0:
-        raise WorkerError(f"{script} failed: {last_words(done.stderr) or f'exit code {done.returncode}'}")
-    if not (folder / result).is_file():
-        raise WorkerError(f"{script} left no {result}: {last_words(done.stderr)}")
-    with np.load(folder / result, allow_pickle=False) as arrays:
-        return dict(arrays)
+        raise WorkerError(f"{script.name} failed: {last_words(done.stderr) or f'exit code {done.returncode}'}")
+    return done.stderr
 
 
 def last_words(text: str) -> str:
@@ -89,9 +108,21 @@ def last_words(text: str) -> str:
     return lines[-1][-_SHOWN:] if lines else ""
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
+def package_version(python: Path | str, package: str) -> str | None:
+    """The version of a package in an interpreter's environment; None where either is not there. Asked once."""
+    probe = f"import importlib.metadata; print(importlib.metadata.version({package!r}))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    try:
+        done = subprocess.run([str(python), "-c", probe], capture_output=True, text=True, env=environment)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@lru_cache(maxsize=32)
 def has_module(python: Path | str, module: str) -> bool:
-    """Whether an interpreter can import a module (it is looked for, not imported)."""
+    """Whether an interpreter can import a module (it is looked for, not imported). Asked once."""
     probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvtrack.metrics.masked_image import masked_lpips
-from mvtrack.metrics.perceptual import Lpips, load_lpips, missing_lpips
+from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
 
 # What the package lpips 0.1.4 gives for the pictures and made-up weights below: the mean of its plain mode, and the
 # spatial map's mean and values at (0, 0), (13, 17), (40, 71), (66, 82).
@@ -84,16 +84,15 @@ def test_files_of_another_network_are_refused(tmp_path):
         load_lpips("alex", tmp_path / "text.pth", heads)
 
 
-def test_missing_files_are_named(tmp_path, monkeypatch, unchecked):
-    assert "alexnet-owt-7be5be79.pth" in missing_lpips("alex", None)
-    assert "vgg16-397923af.pth at nowhere.pth" in missing_lpips("vgg", Path("nowhere.pth"))
-    backbone, _ = files(tmp_path, "alex")
+def test_heads_of_an_installed_package_are_found_without_importing_it(tmp_path, monkeypatch):
     package = tmp_path / "lpips"
     (package / "weights/v0.1").mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('not to be imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert missing_lpips("alex", backbone) == "LPIPS heads: pip install --no-deps lpips"
     (package / "weights/v0.1/alex.pth").touch()
-    assert missing_lpips("alex", backbone) is None
+    assert packaged_heads("alex") == package / "weights/v0.1/alex.pth"
+
+
+def test_small_pictures_are_refused(unchecked):
     with pytest.raises(ValueError, match="at least 32x32"):
         Lpips("alex")(torch.zeros(1, 3, 16, 40), torch.zeros(1, 3, 16, 40))

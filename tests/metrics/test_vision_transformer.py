@@ -77,6 +77,33 @@ def test_golden_clip(tmp_path):
         model(picture(SIDE, 59))
 
 
+class Holder(torch.nn.Module):
+    """Parameters under dotted names, as CLIP's published archive has them."""
+
+    def __init__(self, state: dict[str, torch.Tensor]):
+        super().__init__()
+        for name, value in state.items():
+            owner = self
+            *path, last = name.split(".")
+            for part in path:
+                if not hasattr(owner, part):
+                    owner.add_module(part, torch.nn.Module())
+                owner = getattr(owner, part)
+            owner.register_buffer(last, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_an_archive_of_torchscript_is_read_like_a_state_file(tmp_path):
+    """This is how OpenAI published CLIP."""
+    plain = clip_file(tmp_path)
+    archive = tmp_path / "archive.pt"
+    torch.jit.save(torch.jit.trace(Holder(torch.load(plain)), torch.zeros(1)), archive)
+    a, b = load_clip(plain, CLIP).state_dict(), load_clip(archive, CLIP).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"dino.pth is not the expected network: blocks.0.down.bias is missing"):
         load_clip(dino_file(tmp_path), CLIP)

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from mvtrack.camera import Camera
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
-from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_frames, read_index_image
+from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_arrays, read_frames, read_index_image
 from mvtrack.evaluation.interface import Declined, Inputs, skipped
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.fitting import Fit, FitMode, still_camera
 from mvtrack.metrics.warp import covisible
 from mvtrack.poses import read_cameras
 from mvtrack.trajectory import PIVOT_M, moved_along
+from tracking_head import Tracks
 
 VOID = 255  # in 2017 masks; in 2016's, which hold only 0 and 255, it is the object
 
@@ -99,7 +100,7 @@ class Davis:
         problems: dict[str, str] = {}
         dynamic = None
         try:
-            dynamic = self._dynamic(self._masks(case, files))
+            dynamic = self._dynamic(self._masks(case, files), fit)
         except ValueError as error:
             problems["dynamic"] = str(error)
         source, known = self._source(case, fit, len(files))
@@ -135,8 +136,12 @@ class Davis:
 
     # Contents
 
-    def _dynamic(self, files: list[Path]) -> Bool[Tensor, "T H W"]:
-        masks = np.stack([read_index_image(path) for path in files])
+    def _dynamic(self, files: list[Path], fit: Fit) -> Bool[Tensor, "T H W"]:
+        images = [read_index_image(path) for path in files]
+        for path, image in zip(files, images, strict=True):
+            if image.shape != fit.source:
+                raise ValueError(f"the mask {path} is {image.shape}, its picture {fit.source}")
+        masks = np.stack(images)
         values = np.unique(masks)
         is_binary = set(values.tolist()) <= {0, VOID}
         moving = masks > 0 if is_binary else (masks > 0) & (masks != VOID)
@@ -161,24 +166,36 @@ class Davis:
         file = self._truth(case) / "depth.npz"
         if not file.is_file():
             return self.subject_distance
-        with np.load(file) as arrays:
-            return float(arrays["subject_distance"])
+        return float(read_arrays(file, "subject_distance")[0])
 
     def _with_truth(self, case: DavisCase, inputs: Inputs, fit: Fit) -> Inputs:
-        """Depth, and where a target of this path was rendered the true video with what both views see."""
+        """Depth, and where a target of this path was rendered the true video, tracks, and what both views see."""
         frames, folder = len(inputs.reference), self._truth(case)
-        with np.load(folder / "depth.npz") as arrays:
-            depth = fit.nearest(torch.from_numpy(arrays["depth"][:frames]))
+        depth = fit.nearest(torch.from_numpy(read_arrays(folder / "depth.npz", "depth")[0][:frames]))
         inputs, seen_from = replace(inputs, depth=depth), folder / case.path_name
         if not seen_from.is_dir():
             return inputs
         target, _ = read_frames(sorted(seen_from.glob("*.png"))[:frames], self.size, self.fit)
-        with np.load(seen_from / "depth.npz") as arrays:
-            target_depth = fit.nearest(torch.from_numpy(arrays["depth"][:frames]))
+        target_depth = fit.nearest(torch.from_numpy(read_arrays(seen_from / "depth.npz", "depth")[0][:frames]))
         seen = covisible(target_depth, depth, inputs.camera[1], inputs.camera[0])
         return replace(
-            inputs, target=target, target_frames=tuple(range(frames)), covisible=seen, target_depth=target_depth
+            inputs,
+            target=target,
+            target_frames=tuple(range(frames)),
+            covisible=seen,
+            target_depth=target_depth,
+            tracks=_tracks(seen_from / "tracks.npz", fit, frames),
         )
+
+
+def _tracks(path: Path, fit: Fit, frames: int) -> Tracks | None:
+    """Points of both views for pictures of the benchmark's size; what was cropped away is not visible."""
+    if not path.is_file():
+        return None
+    xy, visible, valid = (torch.from_numpy(array) for array in read_arrays(path, "xy", "visible", "valid"))
+    xy = fit.to_picture(xy[:, :frames])
+    inside = (xy >= 0).all(-1) & (xy[..., 0] < fit.model[1]) & (xy[..., 1] < fit.model[0])
+    return Tracks(xy, visible[:, :frames] & inside, valid)
 
 
 _FITTED = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}

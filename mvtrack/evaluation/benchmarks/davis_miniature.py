@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.data.point_tracks import sample_tracks
 from mvtrack.data.renderer import FIRST_OBJECT, Render, render
 from mvtrack.data.rig import RigStyle, base_pose, reference_motion
 from mvtrack.data.scene import Scene, SceneStyle, sample_scene
@@ -22,6 +23,7 @@ LIST_FILE = "miniature.csv"
 _STREAM = 4001  # keeps these scenes apart from training and test scenes
 _FOV_DEG = 50.0
 _PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 128, 0, 128, 0, 128, 128, 128, 128, 128]  # DAVIS's
+_POINTS = 64  # true tracks of a sequence
 _STILL_M = 0.05  # an object that moves less than this in a clip is background
 
 
@@ -60,7 +62,9 @@ def _write_sequence(root: Path, case: DavisCase, style: MiniatureStyle, number: 
         first @ reference_motion(rng, pivot, frames, moving), K.double().expand(frames, 3, 3), style.size, True
     )
     target = moved_along(source, case.path(pivot))
-    rendered = render(scene, Camera.stack([source, target]).to(dtype=torch.float32))
+    camera = Camera.stack([source, target]).to(dtype=torch.float32)
+    rendered = render(scene, camera)
+    tracks, _, _ = sample_tracks(scene, camera, rendered, _POINTS, np.random.default_rng([_STREAM, style.seed, number]))
     images, masks = (root / part / "480p" / case.sequence for part in ("JPEGImages", "Annotations"))
     truth = root / "Truth/480p" / case.sequence
     for folder in (images, masks, truth / case.path_name):
@@ -75,6 +79,8 @@ def _write_sequence(root: Path, case: DavisCase, style: MiniatureStyle, number: 
     write_cameras(truth / "cameras.json", CameraSequence(source, frame_names(frames)), "json", overwrite=True)
     np.savez_compressed(truth / "depth.npz", depth=reference.depth.numpy(), subject_distance=np.float64(pivot))
     np.savez_compressed(truth / case.path_name / "depth.npz", depth=seen.depth.numpy())
+    arrays = {name: getattr(tracks, name).numpy() for name in ("xy", "visible", "valid")}
+    np.savez_compressed(truth / case.path_name / "tracks.npz", **arrays)
 
 
 def _view(rendered: Render, view: int) -> Render:

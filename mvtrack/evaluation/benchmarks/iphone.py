@@ -78,11 +78,19 @@ class IPhone:
         )
 
     @cached_property
-    def _cases(self) -> dict[str, tuple[str, int]]:
-        cases = {}
+    def _cases(self) -> dict[str, tuple[str, int | None]]:
+        """Sequence and still camera; a sequence that cannot be read is one case without a camera, which fails."""
+        cases, troubles = {}, []
         for sequence in self.sequences:
-            cameras = _still_cameras(self.root / sequence)
-            cases |= {f"{sequence}--camera{camera}": (sequence, camera) for camera in cameras}
+            try:
+                cameras = _still_cameras(self.root / sequence)
+            except ValueError as error:
+                troubles.append(error)
+                cases[sequence] = (sequence, None)
+            else:
+                cases |= {f"{sequence}--camera{camera}": (sequence, camera) for camera in cameras}
+        if troubles and len(troubles) == len(self.sequences):
+            raise troubles[0]
         return cases
 
     def case_keys(self) -> list[str]:
@@ -125,6 +133,9 @@ class IPhone:
         """Folder, reference frames, and target frames by time where the still camera has one."""
         sequence, camera = self._cases[key]
         folder = self.root / sequence
+        if camera is None:
+            _still_cameras(folder)
+            raise ValueError(f"{folder} could not be read when the cases were listed")
         train = {f.time: f for f in _split(folder, "train")}
         times = sorted(train)[self.start :: self.stride][: self.num_frames]
         if len(times) < self.num_frames:
@@ -208,7 +219,10 @@ def _split(folder: Path, split: str) -> tuple[Frame, ...]:
     columns = [tree.get(name) for name in ("frame_names", "camera_ids", "time_ids")]
     if not all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
         raise ValueError(f"{path} needs frame_names, camera_ids and time_ids of one length")
-    return tuple(Frame(str(name), int(camera), int(time)) for name, camera, time in zip(*columns, strict=True))
+    try:
+        return tuple(Frame(str(name), int(camera), int(time)) for name, camera, time in zip(*columns, strict=True))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} has a camera or time that is no whole number: {error}") from None
 
 
 def _extra(folder: Path) -> dict:

@@ -1,5 +1,7 @@
 """Pictures, masks and depth of a benchmark, from files to the benchmark's size, all through one `Fit`."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,15 @@ def read_index_image(path: Path) -> np.ndarray:
 def fit_masks(masks: Bool[np.ndarray, "T h w"], size: tuple[int, int], mode: str) -> Bool[Tensor, "T H W"]:
     """Masks of any resolution at the benchmark's size, nearest pixel; what was padded is not in the mask."""
     return fit_to(masks.shape[1:], size, mode).nearest(torch.from_numpy(masks))
+
+
+def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of an .npz by name. ValueError names a file that is damaged or lacks one."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read {', '.join(names)} from {path}: {' '.join(str(error).split())}") from None
 
 
 def read_depth(path: Path) -> Float[Tensor, "H W"]:

@@ -1,11 +1,12 @@
-"""PSNR and SSIM against the true video of the target view."""
+"""PSNR and SSIM against the true video of the target view, of whole frames and under dycheck's masks."""
 
 from dataclasses import dataclass
 
 import torch
 
-from mvtrack.evaluation.interface import Column, Sample, Scores, skipped
+from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, skipped
 from mvtrack.metrics.image import psnr
+from mvtrack.metrics.masked_image import masked_psnr, masked_ssim
 from mvtrack.metrics.ssim import ssim
 
 
@@ -52,3 +53,38 @@ class Fidelity:
         else:
             scores["psnr_covisible"] = psnr(made, inputs.target, inputs.covisible)
         return scores
+
+
+@dataclass(frozen=True)
+class MaskedFidelity:
+    """dycheck's mPSNR and mSSIM: each frame on the pixels that the reference sees, then the mean over frames."""
+
+    name: str = "masked_fidelity"
+    version: int = 1
+    columns: tuple[Column, ...] = (Column("mpsnr", "mPSNR", "higher", 2), Column("mssim", "mSSIM", "higher"))
+    needs: tuple[str, ...] = ("target", "covisible")
+
+    @property
+    def settings(self) -> dict:
+        return {"ssim": "gaussian 11, sigma 1.5, partial convolution, mean over the whole map"}
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        return (
+            "mPSNR and mSSIM: dycheck's, per frame on what the reference sees; mSSIM is a mean over the whole picture, "
+            "in which places without a seen pixel count as 1. Frames without a seen pixel are left out.",
+        )
+
+    def missing(self) -> str | None:
+        return None
+
+    def score(self, sample: Sample) -> Scores | Declined:
+        inputs = sample.inputs
+        made = sample.generated[torch.tensor(inputs.target_frames)].double()
+        frames = [f for f in zip(made, inputs.target.double(), inputs.covisible, strict=True) if f[2].any()]
+        if not frames:
+            return skipped("no pixel of the target is seen by the reference")
+        return {
+            "mpsnr": sum(float(masked_psnr(*f)) for f in frames) / len(frames),
+            "mssim": sum(float(masked_ssim(*f)) for f in frames) / len(frames),
+        }

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mvtrack.evaluation.report.columns import OTHERS
+
 Summary = dict
 
 
@@ -27,7 +29,7 @@ class Line:
 
 def scored_lines(summary: Summary) -> list[Line]:
     """Rows of what was measured here. The best is marked among rows that are no bounds, and only where all count."""
-    columns, best = _columns(summary), _best_scored(summary)
+    columns, best = shown_columns(summary), _best_scored(summary)
     lines = []
     for row in summary["rows"]:
         cells = []
@@ -46,7 +48,7 @@ def scored_lines(summary: Summary) -> list[Line]:
 
 def published_lines(summary: Summary) -> list[Line]:
     """Rows that were published; the best of each of their tables is marked, changes are theirs."""
-    columns, rows = _columns(summary), summary["published"]["rows"]
+    columns, rows = shown_columns(summary), summary["published"]["rows"]
     lines = []
     for row in rows:
         peers = [r for r in rows if r["table"] == row["table"]]
@@ -65,12 +67,26 @@ def published_lines(summary: Summary) -> list[Line]:
     return lines
 
 
+def shown_groups(summary: Summary) -> dict[str, list[dict]]:
+    """Columns of the tables by heading: all of the paper's, and of the others those that a row has a number for."""
+    groups = {
+        title: [c for c in part if title != OTHERS or _is_measured(summary, c)]
+        for title, part in summary["groups"].items()
+    }
+    return {title: part for title, part in groups.items() if part}
+
+
+def shown_columns(summary: Summary) -> list[dict]:
+    return [c for part in shown_groups(summary).values() for c in part]
+
+
+def _is_measured(summary: Summary, column: dict) -> bool:
+    scores = (row["scores"][column["key"]] for row in summary["rows"])
+    return any(score["count"] or score["infinite"] for score in scores)
+
+
 def number(value: float, column: dict) -> str:
     return f"{value:.{column['digits']}f}"
-
-
-def _columns(summary: Summary) -> list[dict]:
-    return [c for part in summary["groups"].values() for c in part]
 
 
 def _value(score: dict, column: dict) -> str:
@@ -82,7 +98,10 @@ def _value(score: dict, column: dict) -> str:
 def _best_scored(summary: Summary) -> dict[str, set[str]]:
     """Names of the best rows by column: as printed, so that equal figures are both marked."""
     best = {}
-    for c in _columns(summary):
+    for c in shown_columns(summary):
+        if c["better"] == "none":
+            best[c["key"]] = set()
+            continue
         scores = {r["name"]: r["scores"][c["key"]] for r in summary["rows"] if not r["bound"]}
         whole = {n: round(s["mean"], c["digits"]) for n, s in scores.items() if s["count"] == s["cases"] and s["cases"]}
         top = (max if c["better"] == "higher" else min)(whole.values(), default=None)
@@ -95,6 +114,6 @@ def _signed(difference: float | None, column: dict) -> str:
 
 
 def _gain(difference: float | None, column: dict) -> bool | None:
-    if difference is None or round(difference, column["digits"]) == 0:
+    if difference is None or column["better"] == "none" or round(difference, column["digits"]) == 0:
         return None
     return (difference > 0) == (column["better"] == "higher")

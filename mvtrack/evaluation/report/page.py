@@ -3,12 +3,12 @@
 import html
 import json
 
-from mvtrack.evaluation.report.cells import published_lines, scored_lines
+from mvtrack.evaluation.report.cells import published_lines, scored_lines, shown_columns, shown_groups
 from mvtrack.evaluation.report.page_template import TEMPLATE
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.previews import REFERENCE, TARGET, preview_file
 
-_ARROWS = {"higher": "↑", "lower": "↓"}
+_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
 
 def page(plan: Plan, summary: dict) -> str:
@@ -35,7 +35,7 @@ def page(plan: Plan, summary: dict) -> str:
     title = f"{summary['benchmark']['title']}, {summary['benchmark']['cases']} cases"
     parts = {
         "%TITLE%": html.escape(title),
-        "%TABLE%": _table(summary, columns),
+        "%TABLE%": _table(summary),
         "%NOTES%": "".join(f"<li>{html.escape(note)}</li>" for note in summary["footnotes"]),
         "%DATA%": json.dumps(data, allow_nan=False).replace("</", "<\\/"),
     }
@@ -45,9 +45,11 @@ def page(plan: Plan, summary: dict) -> str:
     return text
 
 
-def _table(summary: dict, columns: list[dict]) -> str:
-    heads = "".join(f'<th colspan="{len(part)}">{html.escape(title)}</th>' for title, part in summary["groups"].items())
-    names = "".join(f"<th>{html.escape(c['title'])} {_ARROWS[c['better']]}</th>" for c in columns)
+def _table(summary: dict) -> str:
+    columns = shown_columns(summary)
+    groups = shown_groups(summary)
+    heads = "".join(f'<th colspan="{len(part)}">{html.escape(title)}</th>' for title, part in groups.items())
+    names = "".join(f"<th>{html.escape(c['title'])}{_ARROWS[c['better']]}</th>" for c in columns)
     rows, group = [], None
     for line in scored_lines(summary) + published_lines(summary):
         if line.group != group:

@@ -23,15 +23,17 @@ details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); }
 #bar { position: sticky; top: 0; z-index: 2; display: flex; flex-wrap: wrap; gap: 10px; align-items: center;
   padding: 8px 20px; background: #fff; border-block: 1px solid var(--line); }
 #bar input[type=range] { width: 200px; } #bar input[type=search] { width: 170px; }
+#bar select { max-width: 230px; }
 button, select, input { font: inherit; padding: 3px 8px; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 6px; margin: 14px 0; padding: 10px 14px; }
 section h2 { font-size: 15px; margin: 0 0 8px; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--width, 230px), 1fr)); gap: 12px; }
-figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
+figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
 video { width: 100%; display: block; background: #e6e8ec; border-radius: 3px; }
 .none { padding: 18px 10px; background: #f3e9e9; color: #7d2b2b; border-radius: 3px; font-size: 13px; }
-dl { display: grid; grid-template-columns: auto auto; gap: 0 10px; margin: 5px 0 0; font-size: 12.5px; }
-dt { color: var(--soft); } dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
+dl { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 0 10px; margin: 5px 0 0; font-size: 12.5px; }
+dt { color: var(--soft); overflow-wrap: anywhere; }
+dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 dd.why { color: #9a6a00; cursor: help; }
 </style>
 </head>
@@ -66,6 +68,13 @@ const shown = (value, digits) => typeof value === "number" ? value.toFixed(digit
   : value === "inf" ? "\\u221e" : "\\u2013";
 const isReason = value => typeof value === "string" && value.includes(": ");
 
+// Of scores that a row has in no case, only failures are worth a line.
+const measured = {};
+for (const item of data.cases) for (const video of item.videos) for (const [key, value] of Object.entries(video.values))
+  if (typeof value === "number" || value === "inf") (measured[video.who] ??= new Set()).add(key);
+const isWorthALine = (video, key, value) => value !== undefined
+  && (!isReason(value) || value.startsWith("failed") || measured[video.who]?.has(key));
+
 function figureOf(video) {
   const figure = make("figure");
   figure.append(make("figcaption", video.title));
@@ -82,8 +91,8 @@ function figureOf(video) {
   const list = make("dl");
   for (const column of data.columns) {
     const value = video.values[column.key];
-    if (value === undefined || (isReason(value) && value.startsWith("skipped: missing"))) continue;
-    list.append(make("dt", column.title));
+    if (!isWorthALine(video, column.key, value)) continue;
+    list.append(make("dt", column.title.replace("[", "\\u200b[")));
     const cell = make("dd", shown(value, column.digits), isReason(value) ? "why" : "");
     if (isReason(value)) { cell.textContent = value.split(": ")[0]; cell.title = value; }
     list.append(cell);
@@ -145,8 +154,9 @@ at("speed").onchange = sync;
 at("width").oninput = () => document.body.style.setProperty("--width", at("width").value + "px");
 
 const orders = [["", "as listed"]];
-for (const c of data.columns) if (data.cases.some(x => x.videos.some(v => typeof v.values[c.key] === "number")))
-  orders.push([c.key, c.title + ", worst first"]);
+const isScored = c => c.better !== "none"
+  && data.cases.some(x => x.videos.some(v => typeof v.values[c.key] === "number"));
+for (const c of data.columns.filter(isScored)) orders.push([c.key, c.title + ", worst first"]);
 const option = (select, value, text) => { const o = make("option", text); o.value = value; select.append(o); };
 orders.forEach(([key, text]) => option(at("order"), key, text));
 data.methods.forEach(m => option(at("whose"), m.name, m.title));

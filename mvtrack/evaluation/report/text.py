@@ -3,9 +3,16 @@
 import csv
 import io
 
-from mvtrack.evaluation.report.cells import Cell, number, published_lines, scored_lines
+from mvtrack.evaluation.report.cells import (
+    Cell,
+    number,
+    published_lines,
+    scored_lines,
+    shown_columns,
+    shown_groups,
+)
 
-_ARROWS = {"higher": "↑", "lower": "↓"}
+_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _MOST_REASONS = 40
 
 
@@ -33,9 +40,9 @@ def markdown(summary: dict) -> str:
 
 def table_of(summary: dict) -> str:
     """The table alone, in Markdown: our rows, then the published ones."""
-    columns, lines = _columns(summary), scored_lines(summary) + published_lines(summary)
-    heads = [f"{c['title']} {_ARROWS[c['better']]}" for c in columns]
-    tops = [title if i == 0 else "" for title, part in summary["groups"].items() for i in range(len(part))]
+    columns, lines = shown_columns(summary), scored_lines(summary) + published_lines(summary)
+    heads = [f"{c['title']}{_ARROWS[c['better']]}" for c in columns]
+    tops = [title if i == 0 else "" for title, part in shown_groups(summary).items() for i in range(len(part))]
     rows = [["", *(f"{t}<br>{h}" if t else h for t, h in zip(tops, heads, strict=True))]]
     group = None
     for line in lines:
@@ -75,22 +82,24 @@ def _interval(score: dict, column: dict) -> str:
 
 
 def _reasons(summary: dict) -> str:
-    """Why cells are empty or means are of fewer cases: equal reasons of several columns are one row."""
+    """Why cells are empty or means are of fewer cases: equal reasons of several columns and methods are one row, with
+    the number of videos that it is about."""
     titles = {c["key"]: c["title"] for c in _columns(summary)}
     found: dict[tuple[str, str, int], list[str]] = {}
     for row in summary["rows"]:
         for key, score in row["scores"].items():
             for reason, count in score["reasons"].items():
                 found.setdefault((row["title"], reason, count), []).append(titles[key])
-    merged: dict[tuple[tuple[str, ...], str, int], list[str]] = {}
+    merged: dict[tuple[tuple[str, ...], str], dict[str, int]] = {}
     for (method, reason, count), columns in found.items():
-        merged.setdefault((tuple(columns), reason, count), []).append(method)
+        merged.setdefault((tuple(columns), reason), {})[method] = count
     if not merged:
         return "Nothing: every case of every method has every score."
-    rows = [["Methods", "Columns", "Cases", "Why"]]
-    for (columns, reason, count), methods in list(merged.items())[:_MOST_REASONS]:
-        who = "all" if len(methods) == len(summary["rows"]) and len(methods) > 1 else ", ".join(methods)
-        rows.append([who, ", ".join(columns), str(count), reason.replace("|", "/")])
+    rows = [["Methods", "Columns", "Videos", "Why"]]
+    for (columns, reason), counts in list(merged.items())[:_MOST_REASONS]:
+        who = "all" if len(counts) == len(summary["rows"]) and len(counts) > 1 else ", ".join(counts)
+        what = "all" if len(columns) == len(titles) and len(columns) > 1 else ", ".join(columns)
+        rows.append([who, what, str(sum(counts.values())), reason.replace("|", "/")])
     more = len(merged) - _MOST_REASONS
     return _piped(rows) + (f"\n\n{more} more rows like these: see scores.csv." if more > 0 else "")
 
@@ -102,14 +111,14 @@ def _piped(rows: list[list[str]]) -> str:
 
 def latex(summary: dict) -> str:
     """The same table for booktabs and xcolor, footnotes as comments above it."""
-    groups, columns = summary["groups"], _columns(summary)
+    groups, columns = shown_groups(summary), shown_columns(summary)
     spans, rules, at = [], [], 2
     for title, part in groups.items():
         spans.append(rf"\multicolumn{{{len(part)}}}{{c}}{{{_tex(title)}}}")
         rules.append(rf"\cmidrule(lr){{{at}-{at + len(part) - 1}}}")
         at += len(part)
-    arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
-    heads = [f"{_tex(c['title'])} {arrows[c['better']]}" for c in columns]
+    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "none": ""}
+    heads = [_tex(c["title"]) + arrows[c["better"]] for c in columns]
     body, group = [], None
     for line in scored_lines(summary) + published_lines(summary):
         if line.group != group:
@@ -142,7 +151,8 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _tex(text: str) -> str:
-    plain = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "°": r"$^\circ$", "×": r"$\times$"}
+    plain = {letter: f"\\{letter}" for letter in "&%_#$"}
+    plain |= {"°": r"$^\circ$", "×": r"$\times$", "δ": r"$\delta$"}
     return "".join(plain.get(letter, letter) for letter in text)
 
 

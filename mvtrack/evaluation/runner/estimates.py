@@ -2,6 +2,8 @@
 
 import io
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +79,10 @@ def _estimate(
     path = plan.estimate_file(estimator, key)
     record = read_record(path.with_suffix(".json"))
     if record and record["key"] == key:
-        if "declined" not in record and path.is_file():
-            return _read(path)
         if "declined" in record:
             return unpack(record["declined"])
+        if kept := _read(path):
+            return kept
     if row is not None and isinstance(estimator, RowEstimator):
         estimator = estimator.of_row(row)
     result = _run(estimator, subject, inputs, video)
@@ -115,6 +117,10 @@ def _write(path: Path, estimate: Estimate) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Estimate:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+def _read(path: Path) -> Estimate | None:
+    """What is kept; None where there is nothing or the file is damaged, so that it is made again."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None

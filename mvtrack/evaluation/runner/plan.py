@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, Method, Metric
-from mvtrack.evaluation.runner.records import hash_of
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, FileMetric, Method, Metric
+from mvtrack.evaluation.runner.records import hash_of, sha_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -71,9 +71,10 @@ class Plan:
         estimates = [self.estimate_key(n, inputs_digest, None) for n in self._estimated(method.needs)]
         return hash_of([method.name, method.settings, inputs_digest, found_sha, estimates])
 
-    def scores_key(self, metric: Metric, inputs_digest: str, video_sha: str) -> str:
+    def scores_key(self, metric: Metric, inputs_digest: str, video_sha: str, method: str, key: str) -> str:
         estimates = [self.estimate_key(n, inputs_digest, video_sha) for n in self._estimated(metric.needs)]
-        return hash_of([_part(metric), inputs_digest, video_sha, estimates])
+        files = metric.files(method, key) if isinstance(metric, FileMetric) else []
+        return hash_of([_part(metric), inputs_digest, video_sha, estimates, *([sha_of(f)] for f in files)])
 
     def _estimated(self, needs: tuple[str, ...]) -> list[str]:
         """Estimates that can be made here: what was skipped for want of one is taken up once it can."""

@@ -8,8 +8,7 @@ from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Declined, Inputs
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import read_record, write_record
-from mvtrack.evaluation.runner.scoring import video_of
-from mvtrack.evaluation.runner.videos import read_made
+from mvtrack.evaluation.runner.scoring import made_video, video_of
 
 REFERENCE, TARGET = "_reference", "_target"  # beside the methods' names, which start with a letter or digit
 _CRF = 18
@@ -29,10 +28,11 @@ def previews_due(plan: Plan, key: str, digest: str) -> list[str]:
     return due
 
 
-def make_previews(plan: Plan, key: str, digest: str, inputs: Inputs | Declined) -> None:
-    """Write what is due. A case without inputs has nothing to show."""
+def make_previews(plan: Plan, key: str, digest: str, inputs: Inputs | Declined) -> list[str]:
+    """Write what is due; returns what failed. A case without inputs has nothing to show."""
     if isinstance(inputs, Declined):
-        return
+        return []
+    troubles = []
     for who in previews_due(plan, key, digest):
         if who == REFERENCE:
             if inputs.target is not None:
@@ -42,7 +42,12 @@ def make_previews(plan: Plan, key: str, digest: str, inputs: Inputs | Declined) 
             _write(plan, REFERENCE, key, inputs.reference, inputs.fps, digest)
         else:
             record = video_of(plan, who, key, digest)
-            _write(plan, who, key, read_made(plan, record), inputs.fps, record["sha256"])
+            video = made_video(plan, record, inputs)
+            if isinstance(video, Declined):
+                troubles.append(f"{who}, {key}, page: {video.reason}")
+            else:
+                _write(plan, who, key, video, inputs.fps, record["sha256"])
+    return troubles
 
 
 def _is_made(plan: Plan, who: str, key: str, source: str) -> bool:

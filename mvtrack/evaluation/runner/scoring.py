@@ -1,8 +1,22 @@
 """The last stage before the report: every metric on every video, each result a small file of its own."""
 
 import math
+from collections.abc import Callable, Iterator
 
-from mvtrack.evaluation.interface import ESTIMATE_NEEDS, BatchMetric, Declined, Inputs, Metric, Sample, Scores, failed
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.evaluation.interface import (
+    ESTIMATE_NEEDS,
+    BatchMetric,
+    Column,
+    Declined,
+    Inputs,
+    Metric,
+    Sample,
+    Scores,
+    failed,
+)
 from mvtrack.evaluation.runner.estimates import gather, is_estimated
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack_scores, read_record, unpack_scores, write_record
@@ -18,7 +32,7 @@ def video_of(plan: Plan, method: str, key: str, digest: str) -> dict | None:
 def read_scores(plan: Plan, method: str, key: str, metric: Metric, digest: str, video_sha: str) -> Scores | None:
     """What is on disk of one metric and video; None where it is not there or was made from something else."""
     record = read_record(plan.scores_file(method, key, metric.name))
-    if record is None or record["key"] != plan.scores_key(metric, digest, video_sha):
+    if record is None or record["key"] != plan.scores_key(metric, digest, video_sha, method, key):
         return None
     return unpack_scores(record["values"])
 
@@ -47,7 +61,9 @@ def estimate_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs
     due, record = estimates_due(plan, method, key, digest), video_of(plan, method, key, digest)
     if not due:
         return []
-    video, troubles = read_made(plan, record), []
+    video, troubles = made_video(plan, record, inputs), []
+    if isinstance(video, Declined):
+        return []  # scoring says so, for each metric
     for need in due:
         found = gather(plan, (need,), digest, record["sha256"], inputs, video, method)
         if isinstance(found, Declined) and found.kind == "failed":
@@ -61,7 +77,7 @@ def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -
     record = video_of(plan, method, key, digest)
     if not due or record is None:
         return []
-    video, troubles = read_made(plan, record), []
+    video, troubles = made_video(plan, record, inputs), []
     for metric in due:
         sample = _sample(plan, metric, method, record, inputs, video, digest)
         scores = sample if isinstance(sample, Declined) else _guarded(lambda m=metric, s=sample: m.score(s))
@@ -70,34 +86,59 @@ def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -
 
 
 def score_together(
-    plan: Plan, metric: BatchMetric, group: list[tuple[str, str]], loaded: dict[str, tuple[str, Inputs]]
+    plan: Plan,
+    metric: BatchMetric,
+    group: list[tuple[str, str]],
+    digests: dict[str, str],
+    load: Callable[[str], Inputs | Declined],
 ) -> list[str]:
-    """Score several (method, case) with one call of a metric that asks for it. loaded: digest and inputs by case."""
-    samples, kept, troubles = [], [], []
+    """Score several (method, case) with one call of a metric that asks for it; each is read when its turn comes."""
+    declined: dict[tuple[str, str], Declined] = {}
+
+    def samples() -> Iterator[Sample]:
+        for method, key in group:
+            inputs = load(key)
+            sample = inputs
+            if not isinstance(inputs, Declined):
+                record = video_of(plan, method, key, digests[key])
+                video = made_video(plan, record, inputs)
+                sample = _sample(plan, metric, method, record, inputs, video, digests[key])
+            if isinstance(sample, Declined):
+                declined[method, key] = sample
+            else:
+                yield sample
+
+    results = _guarded(lambda: metric.score_batch(samples()))
+    scored = [pair for pair in group if pair not in declined]
+    results = [results] * len(scored) if isinstance(results, Declined) else results
+    found, troubles = declined | dict(zip(scored, results, strict=True)), []
     for method, key in group:
-        digest, inputs = loaded[key]
-        record = video_of(plan, method, key, digest)
-        sample = _sample(plan, metric, method, record, inputs, read_made(plan, record), digest)
-        if isinstance(sample, Declined):
-            troubles += _keep(plan, metric, method, key, digest, record, sample)
-        else:
-            samples.append(sample)
-            kept.append((method, key, digest, record))
-    results = _guarded(lambda: metric.score_batch(samples)) if samples else []
-    if isinstance(results, Declined):
-        results = [results] * len(samples)
-    for (method, key, digest, record), scores in zip(kept, results, strict=True):
-        troubles += _keep(plan, metric, method, key, digest, record, scores)
+        record = video_of(plan, method, key, digests[key])
+        troubles += _keep(plan, metric, method, key, digests[key], record, found[method, key])
     return troubles
 
 
+def made_video(plan: Plan, record: dict, inputs: Inputs) -> Float[Tensor, "T 3 H W"] | Declined:
+    """The frames of a video that a record names, or why they cannot be scored: it was damaged or changed since."""
+    path = plan.folder / record["video"]
+    try:
+        video = read_made(plan, record)
+    except (ValueError, OSError, RuntimeError) as error:
+        return failed(f"the video cannot be read, delete {path} to have it made again: {' '.join(str(error).split())}")
+    if video.shape != inputs.reference.shape:
+        return failed(f"{path} is {tuple(video.shape)}, the reference {tuple(inputs.reference.shape)}: it was replaced")
+    return video
+
+
 def _sample(
-    plan: Plan, metric: Metric, method: str, record: dict, inputs: Inputs, video, digest: str
+    plan: Plan, metric: Metric, method: str, record: dict, inputs: Inputs, video: Tensor | Declined, digest: str
 ) -> Sample | Declined:
+    if isinstance(video, Declined):
+        return video
     estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video, method)
     if isinstance(estimates, Declined):
         return estimates
-    return Sample(inputs, video, plan.folder / record["video"], estimates)
+    return Sample(inputs, video, plan.folder / record["video"], estimates, method)
 
 
 def _guarded(work) -> Scores | Declined | list:
@@ -113,7 +154,8 @@ def _keep(
     """Write one metric's result; every column gets a value or a reason. Returns the failures in words."""
     values = checked(metric, scores)
     path = plan.scores_file(method, key, metric.name)
-    write_record(path, {"key": plan.scores_key(metric, digest, record["sha256"]), "values": pack_scores(values)})
+    score_key = plan.scores_key(metric, digest, record["sha256"], method, key)
+    write_record(path, {"key": score_key, "values": pack_scores(values)})
     bad = {v.reason for v in values.values() if isinstance(v, Declined) and v.kind == "failed"}
     return [f"{method}, {key}, {metric.name}: {reason}" for reason in sorted(bad)]
 
@@ -130,7 +172,11 @@ def checked(metric: Metric, scores: Scores | Declined) -> Scores:
         value = scores.get(column.key, failed(f"{metric.name} gave no {column.key}"))
         if not isinstance(value, Declined):
             value = float(value)
-            if math.isnan(value) or (math.isinf(value) and (value > 0) != (column.better == "higher")):
+            if math.isnan(value) or (math.isinf(value) and not _is_perfect(value, column)):
                 value = failed(f"{column.key} is {value}")
         values[column.key] = value
     return values
+
+
+def _is_perfect(value: float, column: Column) -> bool:
+    return column.better == ("higher" if value > 0 else "lower")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from itertools import islice
 
 import torch
@@ -25,7 +26,7 @@ from mvtrack.evaluation.runner.scoring import (
 from mvtrack.evaluation.runner.videos import make_video, video_is_due
 
 STAGES = ("generate", "estimate", "score", "page")
-_TOGETHER = 16  # videos in memory for a metric that sees several at once
+_TOGETHER = 64  # videos that a metric sees at once: what was scored before a kill is kept in steps of so many
 
 
 def run_stages(
@@ -116,8 +117,7 @@ def _estimate_case(plan: Plan, key: str, digest: str) -> list[str]:
 
 
 def _preview_case(plan: Plan, key: str, digest: str) -> list[str]:
-    make_previews(plan, key, digest, _load(plan, key))
-    return []
+    return make_previews(plan, key, digest, _load(plan, key))
 
 
 def _load(plan: Plan, key: str) -> Inputs | Declined:
@@ -129,18 +129,18 @@ def _load(plan: Plan, key: str) -> Inputs | Declined:
 
 def _score_batches(plan: Plan, keys: list[str], digests: dict[str, str]) -> list[str]:
     troubles = []
+    load = lru_cache(maxsize=1)(partial(_load, plan))
     for metric in (m for m in plan.metrics if isinstance(m, BatchMetric)):
         pairs = (
             (method.name, key)
-            for method in plan.methods
             for key in keys
+            for method in plan.methods
             if video_of(plan, method.name, key, digests[key])
             and metric in metrics_due(plan, method.name, key, digests[key])
         )
         with tqdm(desc=f"scoring, {metric.name}", unit="video") as bar:
             while group := list(islice(pairs, _TOGETHER)):
-                loaded = {key: (digests[key], _load(plan, key)) for key in {key for _, key in group}}
-                troubles += score_together(plan, metric, group, loaded)
+                troubles += score_together(plan, metric, group, digests, load)
                 bar.update(len(group))
     return troubles
 

@@ -38,7 +38,10 @@ def make_video(plan: Plan, method: Method, key: str, digest: str, inputs: Inputs
 def _key_now(plan: Plan, method: Method, key: str, digest: str) -> str:
     found = method.find(key)
     if isinstance(found, Path):
-        return plan.video_key(method, digest, _sha(found))
+        try:
+            return plan.video_key(method, digest, _sha(found))
+        except (ValueError, OSError) as error:
+            return plan.video_key(method, digest, f"unreadable: {error}")
     return plan.video_key(method, digest, None if found is None else found.reason)
 
 

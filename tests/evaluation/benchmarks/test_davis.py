@@ -181,3 +181,37 @@ def test_splits_of_both_years(tmp_path):
         find_sequences(tmp_path, "480p", "2016/val")
     with pytest.raises(ValueError, match="--data must be the folder"):
         find_sequences(tmp_path / "JPEGImages", "480p", None)
+
+
+def test_files_of_the_truth_that_are_damaged_are_named(own):
+    truth = own.root / "Truth/480p/scene-00"
+    tracks = truth / own.cases[0].path_name / "tracks.npz"
+    tracks.write_bytes(tracks.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"cannot read xy, visible, valid from {tracks}"):
+        own.load(own.case_keys()[0])
+    tracks.unlink()
+    assert own.load(own.case_keys()[0]).tracks is None
+    np.savez(truth / "depth.npz", other=np.zeros(3))
+    with pytest.raises(ValueError, match=r"cannot read subject_distance from .*depth.npz"):
+        own.load(own.case_keys()[0])
+
+
+def test_masks_of_another_size_are_no_masks_of_these_pictures(own):
+    path = masks_of(own, own.cases[0].sequence)[2]
+    Image.fromarray(np.zeros((52, 36), np.uint8)).save(path)
+    why = own.load(own.case_keys()[0]).why_missing("dynamic")
+    assert (why.kind, why.reason) == ("failed", f"the mask {path} is (52, 36), its picture (36, 52)")
+
+
+def test_tracks_are_points_of_the_pictures(own):
+    """A true track's colours agree between the views where it is seen in both."""
+    inputs = own.load(own.case_keys()[0])
+    views = torch.stack([inputs.reference, inputs.target])
+    both = inputs.tracks.visible.all(0)
+    assert both.sum() > 20
+    t, n = both.nonzero().T
+    row, column = (inputs.tracks.xy[:, t, n, i].floor().long() for i in (1, 0))
+    row, column = row.clamp(0, 23), column.clamp(0, 31)
+    seen = [views[v, t, :, row[v], column[v]] for v in (0, 1)]
+    elsewhere = seen[1].roll(7, 0)
+    assert (seen[0] - seen[1]).abs().mean() < 0.6 * (seen[0] - elsewhere).abs().mean()

@@ -109,3 +109,21 @@ def test_the_digest_follows_the_files(own):
     edit(own.root / "scene-00/camera/0_00004.json", position=[0.0, 0.0, 1.0])
     assert own.digest(key) != before
     assert own.digest(own.case_keys()[1]) != before
+
+
+def test_a_missing_sequence_is_one_case_that_fails(own):
+    """The other sequences are evaluated; a folder without any sequence at all is an error at once."""
+    both = replace(own, sequences=("scene-00", "spin"))
+    assert both.case_keys() == ["scene-00--camera1", "scene-00--camera2", "spin"]
+    for ask in (both.digest, both.load):
+        with pytest.raises(ValueError, match=r"cannot read .*spin/splits/val.json: No such file"):
+            ask("spin")
+    assert len(both.load("scene-00--camera1").reference) == 8
+    with pytest.raises(ValueError, match=r"cannot read .*spin/splits/val.json"):
+        replace(own, sequences=("spin",)).case_keys()
+    shutil.copytree(own.root / "scene-00", own.root / "odd")
+    split = own.root / "odd/splits/train.json"
+    tree = json.loads(split.read_text())
+    split.write_text(json.dumps(tree | {"time_ids": [None] * len(tree["time_ids"])}))
+    with pytest.raises(ValueError, match=r"odd/splits/train.json has a camera or time that is no whole number"):
+        replace(own, sequences=("odd",)).load("odd--camera1")

@@ -201,17 +201,17 @@ def test_pictures_that_are_too_small_fail_with_a_reason(davis):
 
 def test_options(tmp_path):
     pose_file(tmp_path / "copy/cows.json")
-    assert isinstance(pose_estimator(options_of(), 7), ColmapPoses)
-    assert isinstance(pose_estimator(options_of("--poses", "truth"), 7), TruePoses)
-    files = pose_estimator(options_of("--poses", "files", "--pose-files", tmp_path), 7)
+    assert isinstance(pose_estimator(options_of(), None, 7), ColmapPoses)
+    assert isinstance(pose_estimator(options_of("--poses", "truth"), None, 7), TruePoses)
+    files = pose_estimator(options_of("--poses", "files", "--pose-files", tmp_path), None, 7)
     assert files.num_frames == 7
     for arguments, message in [
         (["--poses", "files"], "--poses files needs --pose-files FOLDER"),
         (["--poses", "files", "--pose-files", tmp_path / "gone"], "gone holds no files"),
         (["--pose-files", tmp_path], "--pose-files is for --poses files, not --poses colmap"),
-        (["--poses", "truth", "--da3-python", "x"], "--da3-python is for --poses depth_anything_3"),
         (["--poses", "depth_anything_3"], "cannot run: missing Depth Anything 3: make an environment"),
-        (["--poses", "depth_anything_3", "--da3-python", "gone/python"], "gone/python -m pip install"),
     ]:
         with pytest.raises(ValueError, match=message):
-            pose_estimator(options_of(*arguments), 7)
+            pose_estimator(options_of(*arguments), None, 7)
+    with pytest.raises(ValueError, match="gone/python -m pip install"):
+        pose_estimator(options_of("--poses", "depth_anything_3"), Path("gone/python"), 7)

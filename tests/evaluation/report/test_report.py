@@ -183,3 +183,21 @@ def test_the_page_names_only_videos_that_are_there(toy, told, tmp_path):
     assert len(sources) == 9
     assert all((tmp_path / src).is_file() for src in sources)
     assert "</script><b>" not in text.split('id="data"')[1].split("<script>")[0]
+
+
+def test_numbers_that_are_no_scores_have_no_best_and_no_arrow(summary):
+    """Nor do columns beside the paper's appear that nobody has a number for."""
+    share = {"key": "share", "title": "share compared", "better": "none", "digits": 2}
+    empty = {"key": "lpips", "title": "LPIPS", "better": "lower", "digits": 3}
+    summary["groups"]["Beside the paper's"] = [share, empty]
+    for one in summary["rows"]:
+        one["scores"]["share"] = summarise_column([0.5, 0.5, 0.5])
+        one["scores"]["lpips"] = summarise_column([skipped("missing alexnet")] * 3)
+        one["change"] = one["change"] | ({"share": {"mean": 0.1}} if one["change"] else {})
+    text = markdown(summary)
+    assert "| Beside the paper's<br>share compared |" in text
+    assert "| Ours | **21.00** (-0.20) | **0.300** (-0.060) | 0.50 (+0.10) |" in text
+    assert "| all | LPIPS | 12 | skipped: missing alexnet |" in text
+    assert "LPIPS" not in text.split("## Means")[0]
+    assert " & share compared \\\\" in latex(summary)
+    assert [cells.cells[2].is_gain for cells in scored_lines(summary)] == [None] * 4

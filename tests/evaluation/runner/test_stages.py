@@ -171,10 +171,11 @@ class Batch:
         raise AssertionError("a batch metric is not asked for one video")
 
     def score_batch(self, samples):
-        self.sizes.append(len(samples))
+        means = [{"mean": float(s.generated.mean())} for s in samples]
+        self.sizes.append(len(means))
         if self.down:
             raise OSError("the other program ended with 1")
-        return [{"mean": float(s.generated.mean())} for s in samples]
+        return means
 
 
 def test_metrics_that_see_several_videos_at_once(toy, tmp_path):
@@ -270,3 +271,100 @@ def test_damaged_records_are_named(toy, told, tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=f"{path} is damaged: delete it"):
         run(plan)
+
+
+@pytest.fixture
+def hurt(toy, told, tmp_path):
+    """A plan whose videos are made and of which one is then cut off; the metrics have not seen them yet."""
+    plan = Plan(toy, (COPY,), (told(GOOD), Batch()), folder=tmp_path)
+    run_stages(plan, ["generate"])
+    path = plan.video_file("copy", "cows")
+    path.write_bytes(path.read_bytes()[:200])
+    return plan, path
+
+
+def test_a_damaged_video_is_a_failed_case_and_not_the_end(hurt):
+    """It is counted for every metric, those that see several at once too; deleted, it is made again."""
+    plan, path = hurt
+    troubles = run_stages(plan)
+    assert [line.split(": ")[0] for line in troubles] == [
+        "copy, cows, told",
+        "copy, cows, together",
+        "copy, cows, page",
+    ]
+    assert all(f"the video cannot be read, delete {path} to have it made again" in line for line in troubles)
+    assert plan.metrics[0].calls == ["bear", "dog"]
+    assert plan.metrics[1].sizes == [2]
+    for column in ("score", "mean"):
+        score = scores_of(plan, column=column)
+        assert (score["count"], score["failed"], score["cases"]) == (2, 1, 3)
+    write_report(plan)
+    path.unlink()
+    assert forget_failures(plan) == 2
+    assert run_stages(plan) == []
+    assert scores_of(plan)["count"] == 3
+
+
+def test_a_video_that_was_replaced_behind_the_records_back_fails(hurt):
+    plan, path = hurt
+    path.unlink()
+    write_video(path, torch.zeros(5, 3, 20, 22), 24.0, lossless=True)
+    run_stages(plan, ["score"])
+    [reason] = scores_of(plan)["reasons"]
+    assert reason == f"failed: {path} is (5, 3, 20, 22), the reference (5, 3, 13, 17): it was replaced"
+
+
+def test_a_given_video_that_is_cut_off_fails_alone(toy, told, given, tmp_path):
+    """Its head says 5 frames, so it is found and read only when it is scored."""
+    for key in ("cows", "dog"):
+        write_video(given / f"{key}.mp4", toy.load(key).reference, 24.0, lossless=True)
+    whole = (given / "dog.mp4").read_bytes()
+    start = whole.index(b"mdat")
+    (given / "dog.mp4").write_bytes(whole[: start + 8] + bytes(len(whole) - start - 8 - 600) + whole[-600:])
+    plan = Plan(toy, (GivenVideos("peer", "Peer", given),), (told(GOOD),), folder=tmp_path / "out")
+    run(plan)
+    score = scores_of(plan, "peer")
+    assert (score["count"], score["failed"]) == (2, 1)
+
+
+def test_a_given_video_that_may_not_be_read_fails_alone(toy, told, given, tmp_path, monkeypatch):
+    def denied(path):
+        if path.name == "cows.mp4":
+            raise PermissionError(13, "Permission denied", str(path))
+        return "sha"
+
+    monkeypatch.setattr("mvtrack.evaluation.runner.videos._sha", denied)
+    write_video(given / "cows.mp4", toy.load("cows").reference, 24.0, lossless=True)
+    plan = Plan(toy, (GivenVideos("peer", "Peer", given),), (told(GOOD),), folder=tmp_path / "out")
+    troubles = run(plan)
+    assert any("peer, cows: [Errno 13] Permission denied" in line for line in troubles)
+    assert scores_of(plan, "peer")["count"] == 1
+
+
+def test_a_damaged_estimate_is_made_again(toy, told, weigh, tmp_path):
+    estimator = weigh()
+    plan = Plan(toy, (COPY,), (told(GOOD, needs=("reference.depth",)),), {"depth": estimator}, tmp_path)
+    run(plan)
+    assert len(estimator.calls) == 3
+    [kept, *_] = sorted((tmp_path / "estimates/weigh").glob("*.npz"))
+    kept.write_bytes(kept.read_bytes()[:50])
+    run(replace(plan, metrics=(replace(plan.metrics[0], version=2),)))
+    assert len(estimator.calls) == 4
+    assert scores_of(replace(plan, metrics=(replace(plan.metrics[0], version=2),)))["count"] == 3
+
+
+def test_inputs_that_break_between_the_stages_fail_in_batches_too(toy, tmp_path):
+    """The digest is still the old one, but the pictures cannot be read any more."""
+    metric = Batch()
+    plan = Plan(toy, (COPY,), (metric,), folder=tmp_path)
+    run_stages(plan, ["generate"])
+    load = toy.load
+
+    def broken(key):
+        if key == "dog":
+            raise OSError("cannot read dog/00002.jpg")
+        return load(key)
+
+    toy.load = broken
+    assert run_stages(plan, ["score"]) == ["copy, dog, together: inputs: cannot read dog/00002.jpg"]
+    assert scores_of(plan, column="mean")["count"] == 2

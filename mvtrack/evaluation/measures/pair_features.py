@@ -1,0 +1,75 @@
+"""What is compared between two pictures of which one was carried onto the other: colours, or features of a network."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
+from mvtrack.metrics.vision_transformer import VisionTransformer, load_dino
+from mvtrack.metrics.warp_consistency import Distance, colours
+from mvtrack.video_clip import resize_frames
+
+FeatureKind = Literal["colours", "dino"]
+FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
+_NARROW = 128  # pixels of the shorter side at which 768 channels are compared, at most
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """colours: RGB by mean absolute difference. dino: DINO ViT-B/16's patches, bilinear between them, by cosine."""
+
+    kind: FeatureKind
+    folder: Path | None = None
+
+    @property
+    def distance(self) -> Distance:
+        return "l1" if self.kind == "colours" else "cosine"
+
+    @property
+    def settings(self) -> dict:
+        plain = {"kind": self.kind, "distance": self.distance}
+        return plain if self.kind == "colours" else plain | {"weights": self._weights.sha256, "narrow": _NARROW}
+
+    @property
+    def footnote(self) -> str:
+        return {
+            "colours": "mean absolute difference of RGB in [0, 1]",
+            "dino": "one minus the cosine of DINO ViT-B/16 patch features, bilinear between patches",
+        }[self.kind]
+
+    @property
+    def _weights(self) -> WeightFile:
+        return WeightFile.of("dino_vitb16", self.folder)
+
+    def missing(self) -> str | None:
+        return None if self.kind == "colours" else self._weights.missing()
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The resolution at which pictures whose geometry is of `size` are compared."""
+        step = 1 if self.kind == "colours" else max(1, -(-min(size) // _NARROW))
+        return size[0] // step, size[1] // step
+
+    def of(self, picture: Float[Tensor, "3 H W"], size: tuple[int, int]) -> Float[Tensor, "C h w"]:
+        """Features of a picture in [-1, 1] on a grid of `size`."""
+        if self.kind == "colours":
+            return colours(resize_frames(picture[None], size))[0]
+        network = _dino(self._weights.path)
+        device, patch = next(network.parameters()).device, network.config.patch
+        tokens = [max(1, round(side / patch)) * patch for side in picture.shape[-2:]]
+        image = F.interpolate((picture[None].clamp(-1, 1) + 1) / 2, tokens, mode="bilinear", align_corners=False)
+        mean, spread = (image.new_tensor(values)[:, None, None] for values in _IMAGENET)
+        with torch.no_grad():
+            found = network.feature_map(((image - mean) / spread).to(device)).cpu()
+        return F.interpolate(found, size, mode="bilinear", align_corners=False)[0]
+
+
+@lru_cache(maxsize=1)
+def _dino(file: Path) -> VisionTransformer:
+    return load_dino(file).to(network_device())

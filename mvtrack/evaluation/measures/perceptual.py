@@ -1,0 +1,85 @@
+"""LPIPS against the true video of the target view, of whole frames and under dycheck's masks."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from mvtrack.evaluation.interface import Column, Sample, Scores, skipped
+from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
+from mvtrack.evaluation.runner.records import sha_of
+from mvtrack.metrics.masked_image import masked_lpips
+from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, packaged_heads
+
+_ENTRY = {"alex": "lpips_alexnet", "vgg": "lpips_vgg16"}
+_TITLE = {"alex": "AlexNet", "vgg": "VGG16"}
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class PerceptualDistance:
+    """Mean over the frames whose truth is known. folder: holds the backbone; the heads lie there too (<net>.pth), or
+    come from an installed package."""
+
+    net: LpipsNet = "alex"
+    folder: Path | None = None
+    name: str = "lpips"
+    version: int = 1
+    columns: tuple[Column, ...] = (Column("lpips", "LPIPS", "lower"), Column("mlpips", "mLPIPS", "lower"))
+    needs: tuple[str, ...] = ("target",)
+
+    @property
+    def settings(self) -> dict:
+        heads = self._heads()
+        return {
+            "net": self.net,
+            "backbone": self._backbone.sha256,
+            "heads": "missing" if heads is None else sha_of(heads),
+        }
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        return (
+            f"LPIPS 0.1 with {_TITLE[self.net]}; the paper does not say which network it used. mLPIPS: dycheck's, on "
+            "what the reference sees, the rest black.",
+        )
+
+    @property
+    def _backbone(self) -> WeightFile:
+        return WeightFile.of(_ENTRY[self.net], self.folder)
+
+    def _heads(self) -> Path | None:
+        own = None if self.folder is None else self.folder / f"{self.net}.pth"
+        return own if own and own.is_file() else packaged_heads(self.net)
+
+    def missing(self) -> str | None:
+        lacking = self._backbone.missing()
+        if lacking is None and self._heads() is None:
+            return "LPIPS heads: pip install --no-deps lpips"
+        return lacking
+
+    def score(self, sample: Sample) -> Scores:
+        inputs = sample.inputs
+        network = _loaded(self.net, self._backbone.path, self._heads())
+        device = next(network.parameters()).device
+        made, truth = sample.generated[torch.tensor(inputs.target_frames)], inputs.target
+        pairs = [(a.to(device), b.to(device)) for a, b in zip(made.split(_BATCH), truth.split(_BATCH), strict=True)]
+        with torch.no_grad():
+            distances = torch.cat([network(a.clamp(-1, 1), b).cpu() for a, b in pairs])
+            scores: Scores = {"lpips": float(distances.double().mean())}
+            if why := inputs.why_missing("covisible"):
+                return scores | {"mlpips": why}
+            frames = zip(made, truth, inputs.covisible, strict=True)
+            masked = [
+                float(masked_lpips(network, a.clamp(-1, 1).to(device), b.to(device), mask.to(device)))
+                for a, b, mask in frames
+                if mask.any()
+            ]
+        why = skipped("no pixel of the target is seen by the reference")
+        return scores | {"mlpips": sum(masked) / len(masked) if masked else why}
+
+
+@lru_cache(maxsize=1)
+def _loaded(net: LpipsNet, backbone: Path, heads: Path) -> Lpips:
+    return load_lpips(net, backbone, heads).to(network_device())
