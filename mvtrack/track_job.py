@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.backbone.placement import Placement, place
 from mvtrack.camera import Camera
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
@@ -62,12 +63,13 @@ def track_files(
     out: Path | str | None = None,
     options: TrackOptions | None = None,
     overwrite: bool = False,
+    placement: Placement | None = None,
 ) -> TrackOutputs:
     """Follow points of the first video through all videos, which show one scene at the same moments.
 
     plan: the points as `--tracks` names them. model: one with a tracking head, its folder, or None for the shipped one.
-    out: folder to create, default outputs/<first video>_tracks. Raises ValueError before anything is written when the
-    input cannot be used; nothing half-written stays behind.
+    out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works. Raises
+    ValueError before anything is written when the input cannot be used; nothing half-written stays behind.
     """
     began, options = time.monotonic(), options or TrackOptions()
     plan = TrackPlan(plan) if isinstance(plan, str) else plan
@@ -76,7 +78,7 @@ def track_files(
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
     if not isinstance(model, ReshootModel):
-        model = load_model(source)
+        model = place(load_model(source), placement)
     tracker = require_head(model)
     footage = _open_together(paths)
     fits = _fits(footage, model, options)
