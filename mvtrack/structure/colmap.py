@@ -23,9 +23,10 @@ from mvtrack.structure.matches import PairMatches, match_errors, mean_misfit
 from mvtrack.structure.recovered import NotRecoveredError, RecoveredCameras, recovered
 from mvtrack.structure.turning import fit_turning, fit_turning_and_focal
 
-VERSION = 3  # raised when the same video gives other cameras
+VERSION = 4  # raised when the same video gives other cameras
 _TURNS_ONLY_PX = 0.5  # misfit below which a turning camera needs no second opinion
 _FITS_PX = 1.0  # cameras that leave their matches farther off than this are wrong
+_FULL_WIDTH = 320  # pixels; in narrower pictures a pixel is a larger angle, and both limits shrink with the width
 _DOUBT_DEG = 0.5  # turns that two halves of the points disagree on by more are not determined by the pictures
 _LEAST_MATCHES = 60  # in the whole video
 _LEAST_POINTS = 20  # placed by a mapper
@@ -93,7 +94,7 @@ def recover_with_colmap(
         on_stage("matching")
         matches = mapping.match()
         turned = _turned(matches, mapping.lenses, lens.size, lens_known)
-        if turned.misfit_px < _TURNS_ONLY_PX and _refused(turned) is None:
+        if turned.misfit_px < _TURNS_ONLY_PX * _strictness(turned) and _refused(turned) is None:
             return turned
         placed, reasons = [], []
         for stage in ("incremental", "global"):
@@ -255,8 +256,13 @@ def _choose(
 
 def _refused(cameras: RecoveredCameras) -> str | None:
     """Why cameras are not to be believed."""
-    if cameras.misfit_px > _FITS_PX:
-        return f"leaves its own matches {cameras.misfit_px:.1f} px off"
+    if cameras.misfit_px > _FITS_PX * _strictness(cameras):
+        return f"leaves its own matches {cameras.misfit_px:.1f} px off in pictures {cameras.camera.size[1]} px wide"
     if cameras.doubt_deg > _DOUBT_DEG:
         return f"halves of the points disagree by {cameras.doubt_deg:.1f} degrees"
     return None
+
+
+def _strictness(cameras: RecoveredCameras) -> float:
+    """What limits in pixels are multiplied with."""
+    return min(1.0, cameras.camera.size[1] / _FULL_WIDTH)

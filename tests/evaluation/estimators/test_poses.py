@@ -1,6 +1,7 @@
 """Where poses come from: files, the benchmark, pycolmap; and that results are kept, and taken up when they can be."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.evaluation.estimators import colmap_poses
-from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
+from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses, moving_in_target
 from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
 from mvtrack.evaluation.interface import Estimator, Inputs, RowEstimator
@@ -19,6 +20,7 @@ from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.metrics.splat import splat
 from mvtrack.path_language import parse_path
 from mvtrack.poses import CameraSequence, write_cameras
 from mvtrack.structure.colmap import colmap_missing
@@ -114,10 +116,29 @@ def test_what_colmap_is_given(davis, monkeypatch):
     assert frames.dtype == np.uint8
     assert frames.shape == (5, 24, 32, 3)
     assert torch.equal(lens.K, case.camera[1].K[:1])
-    assert (known, ignore) == (True, None)
+    assert known
+    assert ignore.shape == (5, 24, 32)
     assert torch.equal(of_reference.K, case.camera[0].K[:1])
     assert reference_known
     assert np.array_equal(masked, case.dynamic.numpy())
+
+
+def test_moving_things_are_masked_where_the_path_would_show_them(davis):
+    """By true depth: within what moves in the rendered target, widened; without depth, near it."""
+    case = davis.load("scene-00--pan_right")
+    target, moving = case.camera[1], moving_in_target(case)
+    seen = torch.stack(
+        [
+            splat(case.dynamic[t][None].float(), case.depth[t], case.camera[0, t], target[t])[0][0] > 0.5
+            for t in range(T)
+        ]
+    )
+    assert seen.any()
+    assert moving[seen].all()
+    assert moving.float().mean() < 3 * seen.float().mean()
+    flat = moving_in_target(replace(case, depth=None))
+    assert (flat & seen).float().sum() > 0.9 * seen.float().sum()  # the camera only turns: any depth will do
+    assert moving_in_target(replace(case, dynamic=None)) is None
 
 
 class Unsure:
@@ -154,6 +175,21 @@ def test_failures_are_counted_and_what_was_not_installed_is_taken_up(toy, tmp_pa
     assert after["reasons"] == {"failed: unsure, generated video: only 3 points could be matched": 1}
     assert score("pose_coverage")["mean"] == 1.0
     assert "unsure" not in " ".join(str(r) for r in score("mTransErr")["reasons"] if "turns" in r)
+
+
+def test_the_runner_says_whose_video_it_is(toy, tmp_path):
+    """Two rows with other videos, each with its own folder of files; one file is missing."""
+    for row, keys in (("copy", ("bear", "dog")), ("blur", ("bear", "cows", "dog"))):
+        for key in keys:
+            pose_file(tmp_path / "poses" / row / f"{key}.json", text="static" if row == "copy" else "pan_left 10")
+    methods = (Baseline("copy"), Baseline("blur"))
+    plan = Plan(toy, methods, (CameraMeasure(),), {"poses": PoseFiles.of(tmp_path / "poses")}, tmp_path / "out")
+    run_stages(plan, ("generate", "estimate", "score"))
+    rows = {row["name"]: row["scores"]["mRotErr"] for row in summarise(plan)["rows"]}
+    assert (rows["copy"]["count"], rows["copy"]["failed"]) == (2, 1)
+    assert "copy holds 0 pose files cows.*, expected one" in next(iter(rows["copy"]["reasons"]))
+    assert rows["copy"]["mean"] < 1e-4  # the toy's cameras stand still
+    assert rows["blur"]["mean"] == pytest.approx(5.0, abs=0.01)
 
 
 @pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
