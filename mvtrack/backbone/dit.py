@@ -135,9 +135,10 @@ class WanDiT(nn.Module):
         taps, projections, tracks = [], [], None
         for i, block in enumerate(self.blocks):
             keep = None if self.checkpointing is None else self.checkpointing.kept_by(i)
-            x, heads = self._run_block(block, x, conditions, kernel, keep)
             follows = track is not None and i == track.layer
-            if i in tap_layers or follows:
+            wanted = i in tap_layers or follows
+            x, heads = self._run_block(block, x, conditions, kernel, keep, wanted)
+            if wanted:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
                 tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads))
                 if i in tap_layers:

@@ -86,7 +86,7 @@ def _placements(config: ModelConfig, placement: Placement) -> Iterator[Placement
     if config.codec.kind == "wan_vae" and config.codec.tile is None and not placement.tiled:
         placement = replace(placement, tiled=True)
         yield placement
-    for offload in ("model", "blocks"):
+    for offload in ("blocks",) if placement.device == "cpu" else ("model", "blocks"):
         if OFFLOADS.index(offload) > OFFLOADS.index(placement.offload):
             placement = replace(placement, offload=offload, compile=placement.compile and offload != "blocks")
             yield placement

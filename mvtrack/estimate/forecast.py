@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,12 +17,14 @@ from mvtrack.machine import GPUS, free_gib, gpu_peak_flops
 
 @dataclass(frozen=True)
 class Machine:
-    """name: of a device. memory_gib: of each; None where nobody can tell. flops: at best; None: unknown."""
+    """name: of a device. memory_gib: of each; None where nobody can tell. flops: at best; None: unknown. is_host: it is
+    this machine's CPU."""
 
     name: str
     count: int
     memory_gib: float | None
     flops: float | None
+    is_host: bool = False
 
     @property
     def words(self) -> str:
@@ -55,7 +57,7 @@ def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: P
         name = torch.cuda.get_device_name(device)
         return Machine(name, count, free_gib(device), gpu_peak_flops(name))
     free = free_gib(device)
-    return Machine("this CPU", count, free if free is None else free / count, cpu_flops() / count)
+    return Machine("this CPU", count, free if free is None else free / count, cpu_flops() / count, True)
 
 
 def cpu_flops() -> float:
@@ -81,6 +83,7 @@ def inference_lines(
     height, width = size or config.sizes[0]
     size = (-(-height // token) * token, -(-width // token) * token)
     sample, have = SampleConfig.of(config), int((machine.memory_gib or 1e9) * GIB)
+    placement = replace(placement, device="cpu" if machine.is_host else "cuda")
     yield Line("machine", machine.words)
     yield Line("video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}")
     verdict = judge_inference(config, size, frames, sample, placement, have)

@@ -52,9 +52,12 @@ def estimate_inference(
     """What re-shooting a video of num_frames at a size (H, W) that the model takes will need.
 
     encoders: count those of captions and pictures too; they are read, used and gone before anything else is there.
-    Weights that are read as they lie in a file count like all others, though the system may drop their pages.
+    Device "cpu" is the host itself, where swapping whole parts gains nothing; any other counts as a GPU. Weights that
+    are read as they lie in a file count like all others, though the system may drop their pages.
     """
     sample, placement = sample or SampleConfig.of(config), placement or Placement("cpu")
+    if placement.device == "cpu" and placement.offload == "model":
+        placement = replace(placement, offload="none")
     length = min(padded_length(num_frames), config.num_frames)
     guided = sample.guidance != 1 or sample.camera_guidance != 1
     dtype, autocast = _precision(config, placement)

@@ -1,5 +1,7 @@
 """Work that will not fit into memory is refused before it begins, with what to change."""
 
+from dataclasses import replace
+
 from mvtrack.backbone.placement import Placement
 from mvtrack.config import ModelConfig, RunConfig
 from mvtrack.estimate.advice import judge_inference, judge_training
@@ -24,6 +26,7 @@ def refuse_inference(
     frames = min(num_frames + 3, config.num_frames)
     if have is None or _clearly_fits(config, Scene(size, frames), "infer", have):
         return
+    placement = replace(placement, device=str(device))
     verdict = judge_inference(config, size, num_frames, sample, placement, int(have * GIB))
     if not verdict.fits:
         raise ValueError(

@@ -55,7 +55,7 @@ def test_activations_grow_with_what_is_put_through():
 
 def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
     none, model, blocks = (
-        estimate_inference(MODEL, SIZE, 30, placement=Placement("cpu", offload=offload))
+        estimate_inference(MODEL, SIZE, 30, placement=Placement("cuda", offload=offload))
         for offload in ("none", "model", "blocks")
     )
     whole, block = weights_bytes(MODEL, torch.float32)
@@ -64,6 +64,8 @@ def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
     assert none.phases["sampling"] - blocks.phases["sampling"] == 2 * block
     assert none.phases["encoding"] - model.phases["encoding"] == whole
     assert model.host > whole  # the codec too
+    on_host = estimate_inference(MODEL, SIZE, 30, placement=Placement("cpu", offload="model"))
+    assert on_host.phases["encoding"] == none.phases["encoding"]
     # four windows of 9 frames, two of them shared; three steps, guided
     assert none.flops == pytest.approx(4 * 3 * 2 * estimate_inference(MODEL, SIZE, 9, SampleConfig(1)).flops)
 
@@ -88,7 +90,10 @@ def test_what_to_change_is_what_fits():
     tight = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, need - 1)
     assert not tight.fits
     assert tight.advice.startswith("add --precision bfloat16 (about ")
-    hopeless = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, 1000)
+    on_host = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, 1000)
+    assert [step.typed for step in on_host.steps][-1] == "--precision bfloat16 --offload blocks"
+    assert len(on_host.steps) == 2
+    hopeless = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), 1000)
     assert [step.typed for step in hopeless.steps] == [
         "--precision bfloat16", "--precision bfloat16 --offload model", "--precision bfloat16 --offload blocks",
     ]  # fmt: skip
