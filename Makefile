@@ -2,30 +2,35 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-STAMP := $(VENV)/.installed
+USED := $(VENV)/.installed
+TESTED := $(VENV)/.installed-for-tests
 
 .PHONY: demo test test-slow score table lint
 
-$(STAMP): pyproject.toml
+$(USED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable '.[train,dev]'
-	touch $(STAMP)
+	$(RUN) -m pip install --quiet --editable .
+	touch $(USED)
 
-demo: $(STAMP)
+$(TESTED): $(USED)
+	$(RUN) -m pip install --quiet --editable '.[train,wan,dev]'
+	touch $(TESTED)
+
+demo: $(USED)
 	$(VENV)/bin/mvtrack demo --out outputs/demo
 
-lint: $(STAMP)
+lint: $(TESTED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 test: lint
 	$(VENV)/bin/pytest -q -m "not slow and not gpu"
 
-test-slow: $(STAMP)
+test-slow: $(TESTED)
 	$(VENV)/bin/pytest -q -m slow
 
-score: $(STAMP)
+score: $(USED)
 	$(RUN) eval/yardstick.py --out outputs/yardstick $(if $(FOOTAGE),--footage $(FOOTAGE))
 
-table: $(STAMP)
+table: $(TESTED)
 	$(RUN) eval/table.py --out outputs/table
