@@ -25,7 +25,8 @@ from mvtrack.evaluation.attention_growth import Stage, growth_record, growth_tab
 from mvtrack.evaluation.attention_overlays import example_sheet
 from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import sha256, shipped_model
+from mvtrack.kept_files import sha256
+from mvtrack.reshooting import shipped_model
 from mvtrack.training.model_sources import ModelSource, model_sources
 from mvtrack.video_clip import Clip
 

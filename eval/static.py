@@ -20,8 +20,8 @@ from mvtrack.config import PointMatchConfig
 from mvtrack.data.contact_sheet import contact_sheet
 from mvtrack.evaluation.statistics import mean_interval
 from mvtrack.generate import SampleConfig
+from mvtrack.kept_files import sha256
 from mvtrack.metrics.image import gradient_energy, psnr
-from mvtrack.reshooting import sha256
 from mvtrack.still_views import StillCase, alignment, score_views, still_cases
 
 _FIRST_SEED = 20_000  # validation's scenes have smaller seeds

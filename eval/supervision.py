@@ -20,7 +20,7 @@ from mvtrack.evaluation.arms import compare, plot_pairs, remembered, table, trai
 from mvtrack.evaluation.manifest import VERSION, load_manifest
 from mvtrack.evaluation.supervision import TITLES, score
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import sha256
+from mvtrack.kept_files import sha256
 
 _PROMISED_PCK = 0.15
 _FINE_TUNING = {"lr": 0.5, "muon_lr": 0.5}  # times the config's learning rates, which are for a start from scratch

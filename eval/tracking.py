@@ -23,7 +23,8 @@ from mvtrack.evaluation.manifest import load_tracking_cases
 from mvtrack.evaluation.statistics import mean_interval
 from mvtrack.evaluation.tracking import follow_reference, score_model
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
-from mvtrack.reshooting import sha256, shipped_model
+from mvtrack.kept_files import sha256
+from mvtrack.reshooting import shipped_model
 from mvtrack.tracking.following import attention_starts
 from mvtrack.tracking.scene import require_head
 

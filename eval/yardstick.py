@@ -14,7 +14,8 @@ from mvtrack.evaluation import yardstick
 from mvtrack.evaluation.manifest import check_footage, load_manifest
 from mvtrack.evaluation.yardstick_report import table, write_sheets
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import sha256, shipped_model
+from mvtrack.kept_files import sha256
+from mvtrack.reshooting import shipped_model
 
 
 def main() -> int:

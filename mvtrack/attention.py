@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
+from mvtrack.model_options import add_placement_arguments, read_placement
 from mvtrack.shot_options import add_shot_arguments, read_shot
 
 
@@ -34,8 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generated", type=Path, metavar="FILE", help="an existing generated video, same moments")
     parser.add_argument("--model", help="folder with model.safetensors; default: the result's, or the one that ships")
     parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
-    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or 8")
+    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own")
     parser.add_argument("--seed", type=int, help="default: the result's, or 0")
+    add_placement_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
@@ -71,6 +73,7 @@ def _lens(options: argparse.Namespace):
 
 def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     from mvtrack.backbone.model import load_model
+    from mvtrack.backbone.placement import place
     from mvtrack.generate import SampleConfig
     from mvtrack.query_pair import is_result, model_of_result, pair_of_result, pair_of_shot
     from mvtrack.reshooting import shipped_model
@@ -78,10 +81,12 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     if not is_result(options.video):
         if options.camera is None:
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
-        sample = SampleConfig(8 if options.steps is None else options.steps, seed=options.seed or 0)
         source = options.model or shipped_model()
-        model = load_model(source)
+        model = place(load_model(source), read_placement(options))
+        sample = SampleConfig.of(model.config, options.steps, seed=options.seed or 0)
         shot = read_shot(options, options.video, sample)
+        for note in shot.notes:
+            sys.stderr.write(f"mvtrack attention: {note}\n")
         return pair_of_shot(options.video, shot, model.config, options.generated), source, model
     if options.generated is not None:
         changed = [*changed, "generated"]
@@ -91,7 +96,8 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     pair = pair_of_result(options.video)
     chosen = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
     source = options.model or model_of_result(options.video)
-    return replace(pair, sample=replace(pair.sample, **chosen)), source, load_model(source)
+    model = place(load_model(source), read_placement(options))
+    return replace(pair, sample=replace(pair.sample, **chosen)), source, model
 
 
 if __name__ == "__main__":

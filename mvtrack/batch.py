@@ -9,13 +9,23 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.backbone.model import ReshootModel, load_model, read_config
+from mvtrack.backbone.placement import Placement, place
+from mvtrack.backbone.prompts import captions_to_embed
+from mvtrack.backbone.text_encoder import embed_captions
+from mvtrack.config import ModelConfig
 from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from mvtrack.estimate.refuse import refuse_inference
+from mvtrack.fitting import plan_fit
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import reshoot_file, sha256, shipped_model, shot_record
-from mvtrack.shot_options import read_shot, track_plan
+from mvtrack.kept_files import sha256
+from mvtrack.model_options import read_placement
+from mvtrack.reshooting import reshoot_file, shipped_model, shot_record
+from mvtrack.shot_options import picture_size, read_shot, track_plan
 
-_COLUMNS = ("video", "camera", "out", "amount", "speed", "fov", "seed")
+_COLUMNS = (
+    "video", "camera", "out", "amount", "speed", "fov", "seed", "steps", "guidance", "caption", "negative"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Job:
     video: Path
     out: Path
     options: argparse.Namespace
-    seed: int
+    sample: SampleConfig
     where: str  # for messages: the CSV line or the file
 
 
@@ -58,10 +68,18 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
         if folders.count(job.out) > 1:
             raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
     model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
-    model, results = load_model(model_folder), []
+    placement, results = read_placement(options), []
+    config = read_config(model_folder)
+    if not options.ignore_memory:
+        wanted = picture_size(options.size)
+        for size in [wanted] if wanted else config.sizes:
+            picture = plan_fit(size, config, size=size).model
+            refuse_inference(config, picture, config.num_frames, sample, placement)
+    remember_captions(config, jobs, placement)
+    model = place(load_model(model_folder), placement)
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
-        status, reason = _do(job, model, model_folder, sample)
+        status, reason = _do(job, model, model_folder, placement)
         results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
         sys.stdout.write(f"{status}: {job.out}{f' ({reason})' if reason else ''}\n")
         _write_results(out / "batch.json", results)
@@ -70,9 +88,18 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
         raise ValueError(f"{len(failed)} of {len(results)} videos failed; the first: {failed[0]['reason']}")
 
 
-def _do(job: Job, model: ReshootModel, model_folder: Path, sample: SampleConfig) -> tuple[str, str | None]:
+def remember_captions(config: ModelConfig, jobs: list[Job], placement: Placement) -> None:
+    """Have the features of all captions in the cache, so that the text encoder is read once and gone before the model
+    comes."""
+    if config.text is not None:
+        needed = [captions_to_embed(job.options.caption, job.options.negative, job.sample.guidance) for job in jobs]
+        embed_captions([caption for each in needed for caption in each], config.text, device=placement.encoder_device)
+
+
+def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement) -> tuple[str, str | None]:
     try:
-        shot = read_shot(job.options, job.video, replace(sample, seed=job.seed), track_plan(job.options))
+        shot = read_shot(job.options, job.video, job.sample, track_plan(job.options))
+        shot = replace(shot, caption=job.options.caption, negative=job.options.negative)
         record = job.out / "run.json"
         if record.exists() and not job.options.overwrite:
             before = json.loads(record.read_text())
@@ -81,7 +108,8 @@ def _do(job: Job, model: ReshootModel, model_folder: Path, sample: SampleConfig)
             if same and before["model"]["sha256"] in (sha256(weights), None):
                 return "done before", None
             return "failed", f"{job.out} holds another shot: pass --overwrite, or choose another folder"
-        reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite)
+        check = not job.options.ignore_memory
+        reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite, placement, check)
     except (ValueError, OSError) as error:
         return "failed", f"{job.where}: {error}"
     return "done", None
@@ -93,7 +121,7 @@ def _plain(record: dict) -> dict:
 
 def _jobs_of_folder(folder: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-    return [Job(file, out / file.stem, options, sample.seed, str(file)) for file in files]
+    return [Job(file, out / file.stem, options, sample, str(file)) for file in files]
 
 
 def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
@@ -113,13 +141,15 @@ def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: Sam
         if None in row or not row["video"]:
             raise ValueError(f"{where}: expected {len(names)} values, the video not empty; got {list(row.values())}")
         mine, given = copy(options), {name: value for name, value in row.items() if value}
-        mine.camera, mine.speed = given.get("camera", options.camera), given.get("speed", options.speed)
+        for name in ("camera", "speed", "caption", "negative"):
+            setattr(mine, name, given.get(name, getattr(options, name)))
         mine.amount = _number(given, "amount", options.amount, where)
         mine.fov = _number(given, "fov", options.fov, where)
-        seed = int(_number(given, "seed", sample.seed, where))
+        whole = {name: int(_number(given, name, getattr(sample, name), where)) for name in ("steps", "seed")}
+        own = replace(sample, **whole, guidance=_number(given, "guidance", sample.guidance, where))
         video = path.parent / row["video"]
         folder = out / given.get("out", f"{video.stem}_{number - 1:04d}")
-        jobs.append(Job(video, folder, mine, seed, where))
+        jobs.append(Job(video, folder, mine, own, where))
     if not jobs:
         raise ValueError(f"{path} has no rows below its header")
     return jobs

@@ -1,4 +1,4 @@
-"""`mvtrack cameras inspect|convert|check|formats`: pose files of every format."""
+"""`mvtrack cameras inspect|convert|check|measure|formats`: pose files of every format, and of videos that have none."""
 
 import argparse
 import re
@@ -7,17 +7,20 @@ from pathlib import Path
 
 from mvtrack.command import run_command
 from mvtrack.poses.arguments import add_read_arguments, read_arguments
+from mvtrack.trajectory import PIVOT_M
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, then show, convert or check."""
-    parser = argparse.ArgumentParser(prog="mvtrack cameras", description="Inspect, convert and check pose files.")
+    """Parse, then show, convert, check or measure."""
+    parser = argparse.ArgumentParser(prog="mvtrack cameras", description="Inspect, convert, check and measure cameras.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (work, text) in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.set_defaults(work=work)
         command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-        if name != "formats":
+        if name == "measure":
+            _add_measure_arguments(command)
+        elif name != "formats":
             command.add_argument("file", type=Path, metavar="FILE", help="a pose file, or a folder of one")
             add_read_arguments(command.add_argument_group("what the file does not say"))
         if name == "convert":
@@ -38,6 +41,19 @@ def _add_convert_arguments(command: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", type=float, metavar="F", help="multiply all lengths")
     group.add_argument("--fps", type=float, help="give the frames times, from 0")
     group.add_argument("--rename", metavar="PATTERN", help="new names, such as frame_{:05d}")
+
+
+def _add_measure_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("video", type=Path, metavar="VIDEO", help="video file, GIF, folder of images")
+    command.add_argument("out", type=Path, metavar="OUT", help="file to write, or folder for the formats that are one")
+    command.add_argument("--to", default="json", metavar="FORMAT", help="see `mvtrack cameras formats`; default json")
+    command.add_argument("--fov", type=float, metavar="DEG", help="horizontal field of view, where it is known")
+    command.add_argument(
+        "--subject-distance", type=float, default=PIVOT_M, metavar="D",
+        help="what the middle depth of the first frame is called (default 4): pictures do not tell the scene's size",
+    )  # fmt: skip
+    command.add_argument("--ignore-mask", type=Path, metavar="PATH", help="as for `mvtrack reshoot`: what moves")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is a file that exists")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -110,6 +126,26 @@ def _open_video(path: Path):
     return footage.num_frames, footage.size, read_frame
 
 
+def _measure(options: argparse.Namespace) -> None:
+    import torch
+
+    from mvtrack.data.footage import open_footage
+    from mvtrack.poses.files import write_cameras
+    from mvtrack.poses.formats import find_format
+    from mvtrack.poses.sequence import CameraSequence, frame_names
+    from mvtrack.source_cameras import measured_cameras
+
+    found = find_format(options.to)
+    measured = measured_cameras(options.video, options.fov, options.subject_distance, options.ignore_mask)
+    frames, fps = measured.camera.shape[0], open_footage(options.video).fps
+    times = torch.arange(frames, dtype=torch.float64) / fps
+    sequence = CameraSequence(measured.camera, frame_names(frames), times)
+    path = write_cameras(options.out, sequence, found.name, options.overwrite)
+    for note in measured.notes:
+        sys.stderr.write(f"mvtrack cameras measure: {note}\n")
+    sys.stdout.write(f"{path}: {frames} cameras as {found.name}\n")
+
+
 def _formats(options: argparse.Namespace) -> None:
     from mvtrack.poses.summary import list_formats
 
@@ -120,6 +156,7 @@ _COMMANDS = {
     "inspect": (_inspect, "say what a pose file holds"),
     "convert": (_convert, "write a pose file in another format"),
     "check": (_check, "look for cameras that cannot be right: rotations, lens, times, scale, jumps, axes"),
+    "measure": (_measure, "find the cameras of a video by structure from motion, and write them (needs pycolmap)"),
     "formats": (_formats, "list the formats, what they mean, and their options"),
 }
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from mvtrack import attention, cameras, convert, demo, export, preview, reshoot, runs, track, train
+from mvtrack import attention, cameras, convert, demo, doctor, export, prepare, preview, reshoot, runs, track, train
 
 COMMANDS = {
     "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
@@ -10,10 +10,12 @@ COMMANDS = {
     "track": (track.main, "follow points through a video and other views of its scene"),
     "attention": (attention.main, "draw where a point of one view looks in both"),
     "cameras": (cameras.main, "inspect, convert and check pose files"),
+    "prepare": (prepare.main, "encode multi-view clips once, for training"),
     "train": (train.main, "train or fine-tune a model"),
     "runs": (runs.main, "list training runs on disk"),
     "convert": (convert.main, "make a model from released weights of any layout"),
     "export": (export.main, "write a checkpoint or model as one file of any layout"),
+    "doctor": (doctor.main, "what is installed and missing, and what a model or a training takes"),
     "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
 }
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import yaml
 
+from mvtrack.config_data import DataConfig
 from mvtrack.config_tree import apply_override, from_tree
 from mvtrack.config_views import ViewsConfig
 from mvtrack.encoder_config import CodecConfig, ImageConfig, TextConfig
@@ -122,6 +123,22 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """How a model is meant to be sampled: what `reshoot` does unless it is told otherwise.
+
+    guidance: scale of text guidance, 1 is none. precision: of the weights while they sample; stored: as in the file.
+    """
+
+    steps: int = 8
+    guidance: float = 1.0
+    precision: Literal["stored", "float32", "bfloat16"] = "stored"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling.steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to rebuild a model from its weights file."""
 
@@ -132,6 +149,7 @@ class ModelConfig:
     text: TextConfig | None = None  # what turns captions into text features; null: features are given
     image: ImageConfig | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     tap_layer: int = 18
     tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
     logit_heads: tuple[int, ...] = ()  # blocks with CAMEO's MLP over the heads' logits; only the loss needs it
@@ -150,6 +168,8 @@ class ModelConfig:
                 f"codec.channels {self.codec.channels} must equal dit.out_channels {self.dit.out_channels} and not "
                 f"exceed dit.in_channels {self.dit.in_channels}"
             )
+        if self.sampling.guidance != 1 and not self.dit.text_dim:
+            raise ValueError("sampling.guidance is by text: set it to 1 where dit.text_dim is 0")
         if (self.text and not self.dit.text_dim) or (self.image and not self.dit.image_dim):
             raise ValueError(
                 "text and image are encoders for dit.text_dim and dit.image_dim: set them null where that is 0"
@@ -163,52 +183,6 @@ class ModelConfig:
             raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.dit.num_layers - 1}]")
         if self.views is not None:
             self.views.check_model(self.num_frames, self.dit.rope_frames, has_tracking=self.tracking is not None)
-
-
-@dataclass(frozen=True)
-class BankConfig:
-    """One bank of rendered scenes that training reads (data/bank.py)."""
-
-    root: str = "bank/64x64"
-    size: tuple[int, int] = (64, 64)
-    num_scenes: int = 512  # scenes that samples are drawn from
-    prerender: int = 128  # of these, rendered before the first step; the others follow in the background
-    new_scenes_per_step: float = 0.0  # > 0: the window of `num_scenes` moves on with the steps
-    num_frames: int = 25
-    num_views: int = 3
-    num_points: int = 128  # point tracks kept of each scene
-    seed: int = 0
-    share: float = 1.0  # how often a batch comes from this bank, relative to the others
-    static: bool = False
-
-    def __post_init__(self) -> None:
-        if self.num_views < 2:
-            raise ValueError(f"bank {self.root}: num_views must be at least 2, got {self.num_views}")
-        if self.num_scenes < 1 or self.share < 0 or self.new_scenes_per_step < 0:
-            raise ValueError(
-                f"bank {self.root}: num_scenes must be positive, share and new_scenes_per_step not negative"
-            )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    banks: tuple[BankConfig, ...] = (BankConfig(),)
-    num_frames: int = 17
-    mirror: bool = True
-    reverse: bool = True
-    palette: bool = True
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        for bank in self.banks:
-            if self.num_frames > bank.num_frames:
-                raise ValueError(
-                    f"data.num_frames {self.num_frames} exceeds the {bank.num_frames} frames of bank {bank.root}"
-                )
-        if (self.num_frames - 1) % 4:
-            raise ValueError(f"data.num_frames must be 4n + 1, got {self.num_frames}")
-        if not self.banks or sum(bank.share for bank in self.banks) <= 0:
-            raise ValueError("data.banks needs at least one bank with a positive share")
 
 
 @dataclass(frozen=True)
@@ -377,11 +351,11 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        for bank in self.data.banks:
-            if bank.size[0] % self.model.rays.token_px or bank.size[1] % self.model.rays.token_px:
-                raise ValueError(
-                    f"bank {bank.root}: size {bank.size} is not divisible by the token size {self.model.rays.token_px}"
-                )
+        token_px = self.model.rays.token_px
+        for source in (*self.data.banks, *self.data.latents):
+            if source.size[0] % token_px or source.size[1] % token_px:
+                raise ValueError(f"{source.root}: size {source.size} is not divisible by the token size {token_px}")
+        self._check_latents()
         if (self.loss.tracking > 0) != (self.model.tracking is not None):
             raise ValueError(
                 "loss.tracking trains the head that model.tracking describes: set both (model.tracking: {} for the "
@@ -399,6 +373,21 @@ class RunConfig:
                 "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "
                 "autocast_bf16, or optim.name: adamw"
             )
+
+    def _check_latents(self) -> None:
+        """What only encoded clips have, and what they have not."""
+        loss = self.loss
+        if not self.data.latents:
+            return
+        if self.model.views is not None:
+            raise ValueError("model.views are of rendered scenes: set data.banks, and data.latents: []")
+        if loss.correspondence > 0 and loss.correspondence_targets != "tracks":
+            raise ValueError(
+                f"data.latents keep point tracks, no {loss.correspondence_targets}: set loss.correspondence_targets: "
+                "tracks"
+            )
+        if self.model.codec.kind == "pca" and not self.train.init_from:
+            raise ValueError("data.latents of a pca codec belong to a model: name it in train.init_from")
 
     def _check_logit_heads(self) -> None:
         loss = self.loss

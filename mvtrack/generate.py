@@ -3,10 +3,11 @@
 Everything that makes pictures calls this: `reshoot`, validation during training, and evaluation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,10 @@ from torch import Tensor
 from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.model import ReshootModel, model_cameras
 from mvtrack.backbone.native_cameras import native_inputs
+from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.camera import Camera
+from mvtrack.config import ModelConfig
 from mvtrack.diffusion.flow import euler_steps, velocity_from_x0
 from mvtrack.video_clip import padded_length
 
@@ -36,6 +39,26 @@ class SampleConfig:
         if self.guidance != 1 and self.camera_guidance != 1:
             raise ValueError("guidance and camera_guidance cannot be combined: set one of them to 1")
 
+    @staticmethod
+    def of(
+        model: ModelConfig, steps: int | None = None, guidance: float | None = None, seed: int = 0
+    ) -> "SampleConfig":
+        """As a model is meant to be sampled, where nothing else is asked for."""
+        wish = model.sampling
+        return SampleConfig(
+            wish.steps if steps is None else steps, wish.guidance if guidance is None else guidance, seed
+        )
+
+
+class Given(NamedTuple):
+    """What the transformer is told of one window beside latents and noise level. negative: what guidance steers away
+    from."""
+
+    rays: Float[Tensor, "B V f r hr wr"]
+    native: NativeInputs | None = None
+    text: Float[Tensor, "B L t"] | None = None
+    negative: Float[Tensor, "B L t"] | None = None
+
 
 @torch.no_grad()
 def generate(
@@ -45,21 +68,19 @@ def generate(
     sample: SampleConfig | None = None,
     depth: Float[Tensor, "T H W"] | None = None,
     scene_depth: float | None = None,
-    text: Float[Tensor, "L t"] | None = None,
-    negative_text: Float[Tensor, "L t"] | None = None,
-    image: Float[Tensor, "M c"] | None = None,
+    prompts: Prompts | None = None,
     on_step: Callable[[], None] | None = None,
     on_latents: Callable[[Float[Tensor, "V f c h w"]], None] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """Generate the target view of one window.
 
-    reference: RGB in [-1, 1], 4n + 1 frames. camera: (2, T), the reference's cameras, then the target's.
-    depth: z-depth of the reference where known; scene_depth: else the distance of the subject, in the camera's unit.
-    image: CLIP's tokens of the reference's first frame, for models with an image branch. on_step: called after every
-    sampling step. on_latents: gets the reference's clean latents and the generated ones. Raises ValueError on shapes
-    the model cannot take.
+    reference: RGB in [-1, 1], 4n + 1 frames. camera: (2, T), the reference's cameras, then the target's. sample: None
+    is what the model is meant for. depth: z-depth of the reference where known; scene_depth: else the distance of the
+    subject, in the camera's unit. prompts: see `make_prompts`; None is the empty caption, where the model takes
+    captions. on_step: called after every sampling step. on_latents: gets the reference's clean latents and the
+    generated ones. Raises ValueError on shapes the model cannot take.
     """
-    sample = sample or SampleConfig()
+    sample = sample or SampleConfig.of(model.config)
     if model.config.views is not None:
         raise ValueError("this model makes views of still scenes, it cannot re-shoot videos: use generate_views")
     check_guidance(model, sample)
@@ -67,32 +88,65 @@ def generate(
         raise ValueError(f"camera must be (2, {len(reference)}): reference and target, got {tuple(camera.shape)}")
     if camera.size != tuple(reference.shape[-2:]):
         raise ValueError(f"camera is for images of {camera.size}, the reference is {tuple(reference.shape[-2:])}")
-    if sample.guidance != 1 and text is None:
-        raise ValueError("guidance needs text: pass text and negative_text, or set guidance to 1")
-    clean = model.codec.encode(reference[None, None])
-    scaled, _ = model_cameras(camera, model.config.rays, None if depth is None else depth[None], scene_depth)
-    rays = ray_maps(scaled, model.config.rays)[None]
-    tokens = None if image is None else image[None]
-    native = native_inputs(camera[None], model.config.dit, model.config.native_camera, tokens)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed))
+    if prompts is None:
+        prompts = make_prompts(model.config, reference[0], guidance=sample.guidance, device=model.device)
+    clean = model.encode(reference[None, None])
+    given = tell(model.config, camera, prompts, depth, scene_depth)
+    latents = sample_latents(model, clean, given, sample, on_step)
+    if on_latents:
+        on_latents(torch.cat([clean, latents], 1)[0].cpu())
+    return model.decode(latents)[0, 0].clamp(-1, 1)
+
+
+def tell(
+    config: ModelConfig,
+    camera: Camera,
+    prompts: Prompts,
+    depth: Float[Tensor, "T H W"] | None = None,
+    scene_depth: float | None = None,
+) -> Given:
+    """What a model is told of one window (B = 1). camera: (V, T). depth, scene_depth: see `model_cameras`."""
+    scaled, _ = model_cameras(camera, config.rays, None if depth is None else depth[None], scene_depth)
+    text, negative, image = (
+        None if x is None else x[None] for x in (prompts.text, prompts.negative_text, prompts.image)
+    )
+    native = native_inputs(camera[None], config.dit, config.native_camera, image)
+    return Given(ray_maps(scaled, config.rays)[None], native, text, negative)
+
+
+@torch.no_grad()
+def sample_latents(
+    model: ReshootModel,
+    clean: Float[Tensor, "1 R f c h w"],
+    given: Given,
+    sample: SampleConfig,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "1 R f c h w"]:
+    """The target's latents from the reference's, on the model's device.
+
+    Raises ValueError for guidance without its prompts.
+    """
+    if sample.guidance != 1 and (given.text is None or given.negative is None):
+        raise ValueError("guidance needs the features of two captions: make the prompts with it, or set it to 1")
+    other = _unguided(given, sample)
+    scale = sample.guidance if sample.guidance != 1 else sample.camera_guidance
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed)).to(model.device)
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
-        predicted = _velocity(model, clean, x, sigma, rays, native, text)
-        if sample.guidance != 1:
-            unguided = _velocity(model, clean, x, sigma, rays, native, negative_text)
-            return unguided + sample.guidance * (predicted - unguided)
-        if sample.camera_guidance != 1:
-            unguided = _velocity(model, clean, x, sigma, torch.zeros_like(rays), native, text)
-            return unguided + sample.camera_guidance * (predicted - unguided)
-        return predicted
+        if other is None:
+            return _velocity(model, clean, x, sigma, given)
+        if model.batched_guidance:
+            both = _velocity(model, _twice(clean), _twice(x), _twice(sigma), _joined(given, other))
+            predicted, unguided = both.chunk(2)
+        else:
+            predicted, unguided = (_velocity(model, clean, x, sigma, told) for told in (given, other))
+        return unguided + scale * (predicted - unguided)
 
     latents = noise
     for latents in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):  # noqa: B007  (the last is used)
         if on_step:
             on_step()
-    if on_latents:
-        on_latents(torch.cat([clean, latents], 1)[0])
-    return model.codec.decode(latents)[0, 0].clamp(-1, 1)
+    return latents
 
 
 def check_guidance(model: ReshootModel, sample: SampleConfig) -> None:
@@ -103,26 +157,37 @@ def check_guidance(model: ReshootModel, sample: SampleConfig) -> None:
         )
 
 
-def _velocity(
-    model: ReshootModel,
-    clean: Tensor,
-    noisy: Tensor,
-    sigma: Float[Tensor, "B"],
-    rays: Tensor,
-    native: NativeInputs | None,
-    text: Tensor | None,
-) -> Tensor:
-    with matmul_precision(noisy.device):
-        text = None if text is None else text[None]
-        output = model.dit(torch.cat([clean, noisy], 1), 1000 * sigma, rays, text, native=native).prediction[:, 1:]
+def _unguided(given: Given, sample: SampleConfig) -> Given | None:
+    """The same without what guidance strengthens; None without guidance."""
+    if sample.guidance != 1:
+        return given._replace(text=given.negative)
+    return given._replace(rays=torch.zeros_like(given.rays)) if sample.camera_guidance != 1 else None
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
+def _joined(one: Given, other: Given) -> Given:
+    """Both as one batch."""
+    rays, text = (None if a is None else torch.cat([a, b]) for a, b in ((one.rays, other.rays), (one.text, other.text)))
+    native = one.native and NativeInputs(*(None if x is None else _twice(x) for x in one.native))
+    return Given(rays, native, text)
+
+
+def _velocity(model: ReshootModel, clean: Tensor, noisy: Tensor, sigma: Float[Tensor, "B"], given: Given) -> Tensor:
+    with matmul_precision(model):
+        state = torch.cat([clean, noisy], 1)
+        output = model.run(state, sigma, given.rays, given.text, given.native).prediction[:, clean.shape[1] :]
     output = output.float()
     return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
 
 
-def matmul_precision(device: torch.device):
-    """bfloat16 matrix products where the processor has them; elsewhere plain float32."""
-    if device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return torch.autocast(device.type, torch.bfloat16)
+def matmul_precision(model: ReshootModel):
+    """bfloat16 products for float32 weights, where the processor has them; elsewhere all in the weights' precision."""
+    fast = model.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if fast and model.dit.dtype == torch.float32:
+        return torch.autocast(model.device.type, torch.bfloat16)
     return nullcontext()
 
 
@@ -141,8 +206,12 @@ def windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]
 
 def own_windows(model: ReshootModel, num_frames: int) -> list[tuple[int, int]]:
     """Windows of the length a model was trained at, a quarter of it shared by neighbours."""
-    window = model.config.num_frames
-    return windows(num_frames, window, window // 4)
+    return window_spans(model.config, num_frames)
+
+
+def window_spans(config: ModelConfig, num_frames: int) -> list[tuple[int, int]]:
+    """The same, of a model that is not loaded yet."""
+    return windows(num_frames, config.num_frames, config.num_frames // 4)
 
 
 def generate_stream(
@@ -152,6 +221,7 @@ def generate_stream(
     sample: SampleConfig | None = None,
     spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
+    prompts: Sequence[Prompts] | None = None,
     on_step: Callable[[], None] | None = None,
     on_latents: Callable[[int, Float[Tensor, "V f c h w"]], None] | None = None,
 ) -> Iterator[Float[Tensor, "n 3 H W"]]:
@@ -159,8 +229,8 @@ def generate_stream(
 
     read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `own_windows`.
     Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
-    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. on_latents: see `generate`; it gets
-    the window's number first.
+    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. prompts: one for every window, see
+    `window_prompts`. on_latents: see `generate`; it gets the window's number first.
     """
     spans = spans or own_windows(model, camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
@@ -170,9 +240,8 @@ def generate_stream(
         reference = torch.cat([reference, reference[-1:].expand(length - len(reference), -1, -1, -1)])
         index = torch.arange(start, start + length).clamp_max(stop - 1)
         keep = partial(on_latents, number) if on_latents else None
-        part = generate(
-            model, reference, camera[:, index], sample, scene_depth=scene_depth, on_step=on_step, on_latents=keep
-        )
+        told = prompts[number] if prompts else None
+        part = generate(model, reference, camera[:, index], sample, None, scene_depth, told, on_step, keep)
         part = part[: stop - start]
         if held is not None:
             part[: len(held)] = part[: len(held)] * _rising(len(held)) + held
@@ -193,6 +262,8 @@ def generate_long(
     sample: SampleConfig | None = None,
     spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
+    prompts: Sequence[Prompts] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """`generate_stream` for a video that is in memory, as one tensor."""
-    return torch.cat(list(generate_stream(model, lambda a, b: reference[a:b], camera, sample, spans, scene_depth)))
+    pieces = generate_stream(model, lambda a, b: reference[a:b], camera, sample, spans, scene_depth, prompts)
+    return torch.cat(list(pieces))

@@ -32,14 +32,14 @@ def generate_views(
 
     Raises ValueError for a model that re-shoots videos, and for other numbers of views than it makes.
     """
-    sample = sample or SampleConfig()
+    sample = sample or SampleConfig.of(model.config)
     layout = _layout(model, given, camera)
     check_guidance(model, sample)
-    clean = model.codec.encode(given.unflatten(0, (-1, 1))[None] if layout[1] == 1 else given[None, None])
+    clean = model.encode(given.unflatten(0, (-1, 1))[None] if layout[1] == 1 else given[None, None])
     held = clean.shape[1] * clean.shape[2]
     shape = (1, *layout, *clean.shape[3:])
-    reference = (torch.arange(layout[0] * layout[1]) < held).view(1, *layout)
-    padded = torch.zeros(shape)
+    reference = (torch.arange(layout[0] * layout[1]) < held).view(1, *layout).to(model.device)
+    padded = torch.zeros(shape, device=model.device)
     padded[reference] = clean.flatten(0, 2)
     cameras = camera[:, None] if layout[1] == 1 else camera[None]
     scaled, _ = model_cameras(cameras, model.config.rays, None if depth is None else depth[None, None], scene_depth)
@@ -47,8 +47,8 @@ def generate_views(
 
     def predict(x: Tensor, sigma: Float[Tensor, "B"], rays: Tensor) -> Tensor:
         state = keep_references(padded, x, reference)
-        with matmul_precision(x.device):
-            output = model.dit(state, 1000 * sigma, rays, reference=reference).prediction.float()
+        with matmul_precision(model):
+            output = model.run(state, sigma, rays, reference=reference).prediction.float()
         return velocity_from_x0(output, state, sigma) if model.config.flow.prediction == "x0" else output
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
@@ -58,11 +58,11 @@ def generate_views(
         unguided = predict(x, sigma, torch.zeros_like(rays))
         return unguided + sample.camera_guidance * (predicted - unguided)
 
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(sample.seed))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(sample.seed)).to(model.device)
     for latents in euler_steps(velocity, latents, sample.steps, model.config.flow.shift):  # noqa: B007, B020
         if on_step:
             on_step()
-    views = model.codec.decode(keep_references(padded, latents, reference)).flatten(0, 2)
+    views = model.decode(keep_references(padded, latents, reference)).flatten(0, 2)
     return views[len(given) :].clamp(-1, 1)
 
 

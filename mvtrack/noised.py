@@ -10,6 +10,7 @@ from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.dit import DiTOutput
 from mvtrack.backbone.model import ReshootModel, model_cameras
 from mvtrack.backbone.native_cameras import native_inputs
+from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.camera import Camera
 from mvtrack.diffusion.flow import add_noise, keep_references
@@ -26,15 +27,14 @@ class NoisedVideos:
     rays: Float[Tensor, "1 V f r hr wr"]
     native: NativeInputs | None = None
     reference: Bool[Tensor, "1 V f"] | None = None
+    text: Float[Tensor, "1 L t"] | None = None
 
     @torch.no_grad()
     def forward(self, model: ReshootModel, sigma: float, tap_layers: tuple[int, ...] = ()) -> DiTOutput:
         """Run the transformer once with all but the references at noise level `sigma`."""
         level = torch.tensor([sigma])
         noisy = keep_references(self.latents, add_noise(self.latents, self.noise, level), self.reference)
-        return model.dit(
-            noisy, 1000 * level, self.rays, tap_layers=tap_layers, native=self.native, reference=self.reference
-        )
+        return model.run(noisy, level, self.rays, self.text, self.native, self.reference, tap_layers)
 
 
 @torch.no_grad()
@@ -46,9 +46,15 @@ def noised_videos(
     scene_depth: float | None = None,
     seed: int = 0,
     reference: Bool[Tensor, "1 V f"] | None = None,
+    prompts: Prompts | None = None,
 ) -> NoisedVideos:
-    """Encode videos (RGB in [-1, 1], 4n + 1 frames) and cameras (V, T). depth, scene_depth: see `model_cameras`."""
-    return noised_latents(model, model.codec.encode(video[None])[0], camera, depth, scene_depth, seed, reference)
+    """Encode videos (RGB in [-1, 1], 4n + 1 frames) and cameras (V, T). depth, scene_depth: see `model_cameras`.
+
+    prompts: see `make_prompts`; None is the empty caption, where the model takes captions.
+    """
+    prompts = prompts or make_prompts(model.config, video[0, 0], device=model.device)
+    latents = model.encode(video[None])[0].cpu()
+    return noised_latents(model, latents, camera, depth, scene_depth, seed, reference, prompts)
 
 
 def noised_latents(
@@ -59,9 +65,16 @@ def noised_latents(
     scene_depth: float | None = None,
     seed: int = 0,
     reference: Bool[Tensor, "1 V f"] | None = None,
+    prompts: Prompts | None = None,
 ) -> NoisedVideos:
-    """The same from clean latents, as generating leaves them. camera: (V, T) at video rate."""
+    """The same from clean latents, as generating leaves them. camera: (V, T) at video rate.
+
+    Raises ValueError for a model with an image branch that is given no prompts: latents show no picture.
+    """
+    if prompts is None:
+        prompts = make_prompts(model.config, None, device=model.device)
     scaled, _ = model_cameras(camera[None], model.config.rays, None if depth is None else depth[None], scene_depth)
     noise = torch.randn((1, *latents.shape), generator=torch.Generator().manual_seed(seed))
-    native = native_inputs(camera[None], model.config.dit, model.config.native_camera)
-    return NoisedVideos(latents[None], noise, ray_maps(scaled, model.config.rays), native, reference)
+    text, image = (None if x is None else x[None] for x in (prompts.text, prompts.image))
+    native = native_inputs(camera[None], model.config.dit, model.config.native_camera, image)
+    return NoisedVideos(latents[None], noise, ray_maps(scaled, model.config.rays), native, reference, text)

@@ -35,6 +35,8 @@ def _preview(options: argparse.Namespace) -> None:
     from mvtrack.reshooting import shipped_model
 
     shot = read_shot(options, options.video, SampleConfig())
+    for note in shot.notes:
+        sys.stderr.write(f"mvtrack preview: {note}\n")
     config = read_config(options.model or shipped_model())
     out = options.out or Path("outputs") / f"preview_{options.video.stem}_{shot.path.label}"
     if options.interactive:

@@ -178,6 +178,7 @@ def _watch(
 
     def visit(_layer: int, q: Tensor, k: Tensor) -> None:
         if done == moment.forward and not rows:
+            q, k = (x[:1].float().cpu() for x in (q, k))  # guidance may run two at once, the guided one first
             q, k = (features_from_tokens(x.flatten(2), 2, latents, grid, x.shape[2])[0] for x in (q, k))
             rows.append(attention_row(q, k, moment.token, moment.heads))
 

@@ -11,7 +11,8 @@ from mvtrack.config import ModelConfig
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.fitting import Fit, plan_fit
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import Shot, model_hash, sha256, shot_cameras
+from mvtrack.kept_files import sha256
+from mvtrack.reshooting import Shot, model_hash, shot_cameras
 
 VIEWS = ("reference", "generated")
 _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
+from mvtrack.model_options import add_placement_arguments, add_sample_arguments, read_placement, read_sample
 from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, track_plan
 
 
@@ -20,8 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     add_track_arguments(parser)
     parser.add_argument("--model", help="folder with model.safetensors; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
-    parser.add_argument("--steps", type=int, default=8, help="sampling steps")
-    parser.add_argument("--seed", type=int, default=0)
+    add_sample_arguments(parser)
+    add_placement_arguments(parser)
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
@@ -29,16 +34,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reshoot(options: argparse.Namespace) -> None:
+    from mvtrack.backbone.model import read_config
     from mvtrack.batch import is_batch, reshoot_batch
-    from mvtrack.generate import SampleConfig
-    from mvtrack.reshooting import reshoot_file
+    from mvtrack.reshooting import reshoot_file, shipped_model
 
-    sample = SampleConfig(options.steps, seed=options.seed)
+    sample = read_sample(options, read_config(options.model or shipped_model(bool(options.tracks))))
     if is_batch(options.video):
         reshoot_batch(options.video, options, sample)
         return
     shot = read_shot(options, options.video, sample, track_plan(options))
-    outputs = reshoot_file(options.video, shot.path, options.model, options.out, shot, options.overwrite)
+    shot = replace(shot, caption=options.caption, negative=options.negative)
+    outputs = reshoot_file(
+        options.video, shot.path, options.model, options.out, shot, options.overwrite, read_placement(options),
+        check_memory=not options.ignore_memory,
+    )  # fmt: skip
     for note in outputs.notes:
         sys.stderr.write(f"mvtrack reshoot: {note}\n")
     for path in (outputs.side_by_side, outputs.video, *outputs.tracks):

@@ -1,6 +1,5 @@
 """From a video file to a re-shot video file: read, fit to the model, generate, write what was done. All in a stream."""
 
-import hashlib
 import json
 import os
 import time
@@ -15,17 +14,24 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
+from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
+from mvtrack.backbone.placement import Placement, place
+from mvtrack.backbone.prompts import Prompts, window_prompts
 from mvtrack.camera import Camera
+from mvtrack.config import ModelConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, copy_audio, open_footage
 from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
+from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
-from mvtrack.generate import SampleConfig, generate_stream, own_windows
+from mvtrack.generate import SampleConfig, generate_stream, own_windows, window_spans
+from mvtrack.kept_files import sha256
+from mvtrack.machine import peak_gib
 from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.path_language import parse_path
 from mvtrack.path_shape import PosePath
+from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.reshot import ReshotTracks, TrackPlan
 from mvtrack.trajectory import CameraMotion, moved_along
 
@@ -38,7 +44,8 @@ class Shot:
 
     path: the camera path, relative to the source's first frame. source: the source's own cameras (T,) at its own size
     where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
-    tracks: points to follow through the source and the result.
+    sample: None is what the model is meant for. tracks: points to follow through the source and the result.
+    measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`.
     """
 
     path: CameraMotion
@@ -46,8 +53,16 @@ class Shot:
     source: Camera | None = None
     fit: FitMode = "crop"
     size: tuple[int, int] | None = None
-    sample: SampleConfig = SampleConfig()
+    sample: SampleConfig | None = None
     tracks: TrackPlan | None = None
+    measured: MeasuredSource | None = None
+    caption: str | None = None
+    negative: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened to the source's cameras, in words."""
+        return self.measured.notes if self.measured else ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class _Job:
     fit: Fit
     cameras: Camera  # (2, T) for the model's picture
     model: ReshootModel
+    prompts: list[Prompts]  # of every window
     tracks: ReshotTracks | None
 
 
@@ -88,26 +104,34 @@ def reshoot_file(
     out: Path | str | None = None,
     shot: Shot | None = None,
     overwrite: bool = False,
+    placement: Placement | None = None,
+    check_memory: bool = True,
 ) -> Outputs:
     """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
 
-    camera: a preset's name, a path in the path language, or a path object. model: a model, its folder, or None for the
-    shipped one. out: folder to create, default outputs/<video>_<path>. Raises ValueError before anything is written
+    camera: a preset's name, a path in the path language, or a path object. model: a model (where it was `place`d), its
+    folder, or None for the shipped one. out: folder to create, default outputs/<video>_<path>. placement: where and how
+    a model from a folder works. check_memory: refuse what will not fit. Raises ValueError before anything is written
     when the input cannot be used; nothing half-written stays behind.
     """
     path = parse_path(camera) if isinstance(camera, str) else camera
     shot = replace(shot, path=path) if shot else Shot(path)
-    video = Path(video)
+    video, placement = Path(video), placement or Placement()
     out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
-    if not isinstance(model, ReshootModel):
-        model = load_model(source)
+    config = model.config if isinstance(model, ReshootModel) else read_config(source)
+    shot = replace(shot, sample=shot.sample or SampleConfig.of(config))
     footage = open_footage(video)
-    fit = plan_fit(footage.size, model.config, shot.fit, shot.size)
+    fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m)
-    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames)]
+    if check_memory and not isinstance(model, ReshootModel):
+        refuse_inference(config, fit.model, footage.num_frames, shot.sample, placement)
+    prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
+    if not isinstance(model, ReshootModel):
+        model = place(load_model(source), placement)
+    tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
+    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
@@ -117,10 +141,21 @@ def reshoot_file(
             "notes": notes,
         },
         "fit": asdict(fit),
-        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
+        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(config)},
         "shot": shot_record(shot),
+        "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
     }  # fmt: skip
-    return _write(out, _Job(shot, footage, fit, cameras, model, tracks), record)
+    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks), record)
+
+
+def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, placement: Placement) -> list[Prompts]:
+    """What the model is told of every window of a shot."""
+    spans = window_spans(config, footage.num_frames)
+    frames = None
+    if config.dit.image_dim:
+        frames = torch.cat([fit.apply(footage.read(start, start + 1, fit.scaled)) for start, _ in spans])
+    told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
+    return told if len(told) == len(spans) else told * len(spans)
 
 
 def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
@@ -149,7 +184,11 @@ def shot_record(shot: Shot) -> dict:
         "subject_distance": shot.path.pivot_m,
         "sample": asdict(shot.sample),
     }
-    return record | ({"tracks": shot.tracks.record()} if shot.tracks else {})
+    if shot.measured:
+        record["source"] = "measured" if shot.source else record["source"]
+        record["measured"] = shot.measured.record
+    words = {name: getattr(shot, name) for name in ("caption", "negative") if getattr(shot, name) is not None}
+    return record | words | ({"tracks": shot.tracks.record()} if shot.tracks else {})
 
 
 def _write(out: Path, job: _Job, record: dict) -> Outputs:
@@ -169,6 +208,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
         record["input"]["notes"] += track_notes
         record["audio"] = _add_audio(aside / "video.mp4", footage)
         record["attention"] = job.model.dit.chosen_kernels
+        record["peak_memory_gib"] = round(peak_gib(job.model.device), 3)
         record["seconds"] = round(time.monotonic() - began, 3)
         record["output"] = {"size": job.fit.content, "encoded_size": single.size, "fps": footage.fps}
         (aside / "cameras.json").write_text(json.dumps(camera_record(job.cameras, footage.fps), indent=1))
@@ -194,7 +234,9 @@ def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor,
     at = 0
     with tqdm(total=len(spans) * shot.sample.steps, desc=f"re-shooting, {shot.path.label}", unit="step") as bar:
         keep = job.tracks.keep if job.tracks else None
-        pieces = generate_stream(job.model, read, job.cameras, shot.sample, spans, shot.path.pivot_m, bar.update, keep)
+        pieces = generate_stream(
+            job.model, read, job.cameras, shot.sample, spans, shot.path.pivot_m, job.prompts, bar.update, keep
+        )
         for made in pieces:
             reference = torch.stack([kept[i] for i in range(at, at + len(made))])
             at += len(made)
@@ -221,17 +263,6 @@ def camera_record(cameras: Camera, fps: float) -> dict:
             for name, view in zip(("reference", "target"), (cameras[0], cameras[1]), strict=True)
         ],
     }
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, or of a folder's files in order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def model_hash(source: str) -> str | None:

@@ -13,6 +13,7 @@ from mvtrack.generate import SampleConfig
 from mvtrack.path_language import ComposedPath, Move, Segment, parse_path
 from mvtrack.path_shape import PosePath
 from mvtrack.poses.arguments import add_read_arguments, read_arguments
+from mvtrack.source_cameras import AUTO, MeasuredSource, measure_source
 from mvtrack.tracking.points import HELP
 from mvtrack.tracking.reshot import TrackPlan
 from mvtrack.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
@@ -31,8 +32,16 @@ def add_shot_arguments(parser: argparse.ArgumentParser, camera_required: bool = 
         "--subject-distance", type=float, default=PIVOT_M, metavar="M",
         help="distance of the subject in metres, or in the pose file's unit (default 4)",
     )  # fmt: skip
-    group.add_argument("--fov", type=float, default=50.0, help="horizontal field of view of a still source, degrees")
-    group.add_argument("--source-cameras", type=Path, metavar="FILE", help="the source's own cameras, a pose file")
+    group.add_argument(
+        "--fov", type=float, metavar="DEG",
+        help="horizontal field of view of a source without cameras (default 50); with --source-cameras auto it is "
+        "measured unless given",
+    )  # fmt: skip
+    group.add_argument(
+        "--source-cameras", metavar="FILE|auto",
+        help="the source's own cameras, a pose file; auto measures them (needs pycolmap; once for each video)",
+    )  # fmt: skip
+    add_mask_argument(group)
     group.add_argument(
         "--poses-relative-to", choices=("first-pose", "source", "world"), default="first-pose",
         help="what the poses of a file given as --camera count from: its own first pose, which is laid on the source's "
@@ -41,6 +50,15 @@ def add_shot_arguments(parser: argparse.ArgumentParser, camera_required: bool = 
     add_read_arguments(parser.add_argument_group("what pose files do not say"), "pose-")
     group.add_argument("--fit", choices=FIT_MODES, default="crop", help="how the picture meets the model's sizes")
     group.add_argument("--size", metavar="HxW", help="size of the result instead of the model's own")
+
+
+def add_mask_argument(group) -> None:
+    """--ignore-mask, for the commands that measure cameras."""
+    group.add_argument(
+        "--ignore-mask", type=Path, metavar="PATH",
+        help="what moves, for auto: a video or folder of images of the video's size (or one image for all frames) that "
+        "is not black there",
+    )  # fmt: skip
 
 
 def add_track_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -67,9 +85,34 @@ def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig, tr
     """Build a `Shot` from parsed options. Raises ValueError that names the option."""
     from mvtrack.reshooting import Shot
 
-    source = _source_cameras(options, video)
+    size = picture_size(options.size)
+    if options.source_cameras == AUTO:
+        camera_path(options, None)  # a bad path is said before minutes of measuring
+        measured = measured_source(options, video)
+        source = measured.camera
+    else:
+        refuse_mask(options, "--source-cameras")
+        measured, source = None, _source_cameras(options, video)
     path = camera_path(options, source)
-    return Shot(path, options.fov, source, options.fit, picture_size(options.size), sample, tracks)
+    return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured)
+
+
+def fov_of(options: argparse.Namespace) -> float:
+    """Field of view of a source without cameras, degrees."""
+    from mvtrack.reshooting import DEFAULT_FOV_DEG
+
+    return DEFAULT_FOV_DEG if options.fov is None else options.fov
+
+
+def measured_source(options: argparse.Namespace, video: Path) -> MeasuredSource:
+    """What `auto` stands for."""
+    return measure_source(video, options.fov, fov_of(options), options.subject_distance, options.ignore_mask)
+
+
+def refuse_mask(options: argparse.Namespace, where: str) -> None:
+    """Raises ValueError for a mask that nothing would read."""
+    if options.ignore_mask is not None:
+        raise ValueError(f"--ignore-mask is for cameras that are measured: give {where} auto too")
 
 
 def picture_size(text: str | None) -> tuple[int, int] | None:
@@ -120,10 +163,10 @@ def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | No
     camera = read_cameras(file, **read_arguments(options, "pose-")).camera
     focal = camera.K[:, 0, 0].double() / camera.size[1]
     origin, first_focal = camera.c2w[0].double(), focal[0]
-    if options.poses_relative_to == "world" and source is None:
-        raise ValueError("--poses-relative-to world needs --source-cameras: where in that world the source stands")
+    if options.poses_relative_to == "world" and options.source_cameras in (None, AUTO):
+        raise ValueError("--poses-relative-to world needs --source-cameras FILE: where in that world the source stands")
     if options.poses_relative_to != "first-pose":
-        still = source or still_camera(options.fov, camera.size, 1)
+        still = source or still_camera(fov_of(options), camera.size, 1)
         origin, first_focal = still.c2w[0].double(), still.K[0, 0, 0].double() / still.size[1]
     if options.poses_relative_to == "source":
         origin = torch.eye(4, dtype=torch.float64)
@@ -133,7 +176,7 @@ def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | No
 
 def _source_cameras(options: argparse.Namespace, video: Path) -> Camera | None:
     """The source's cameras for every frame, at the video's own size."""
-    return None if options.source_cameras is None else video_cameras(options, str(options.source_cameras), video)
+    return None if options.source_cameras is None else video_cameras(options, options.source_cameras, video)
 
 
 def video_cameras(options: argparse.Namespace, file: str, video: Path) -> Camera:

@@ -6,8 +6,17 @@ from pathlib import Path
 
 from mvtrack.command import run_command
 from mvtrack.fitting import FIT_MODES
+from mvtrack.model_options import add_placement_arguments, read_placement
 from mvtrack.poses.arguments import add_read_arguments
-from mvtrack.shot_options import add_track_arguments
+from mvtrack.shot_options import (
+    add_mask_argument,
+    add_track_arguments,
+    fov_of,
+    measured_source,
+    refuse_mask,
+    video_cameras,
+)
+from mvtrack.source_cameras import AUTO
 from mvtrack.trajectory import PIVOT_M
 
 
@@ -21,10 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     group = parser.add_argument_group("the cameras")
     group.add_argument(
         "--cameras", nargs="+", metavar="FILE",
-        help="a pose file per video, in one world; FILE:VIEW of a file with several views; none: all stand still "
-        "at one place",
+        help="a pose file per video, in one world; FILE:VIEW of a file with several views; auto measures those of a "
+        "single video (needs pycolmap); none: all stand still at one place",
     )  # fmt: skip
-    group.add_argument("--fov", type=float, default=50.0, help="horizontal field of view of still cameras, degrees")
+    group.add_argument(
+        "--fov", type=float, metavar="DEG",
+        help="horizontal field of view of still cameras (default 50); with --cameras auto it is measured unless given",
+    )  # fmt: skip
+    add_mask_argument(group)
     group.add_argument(
         "--subject-distance", type=float, default=PIVOT_M, metavar="M",
         help="distance of the subject in metres, or in the pose files' unit (default 4)",
@@ -34,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", metavar="HxW", help="size at which the model looks, instead of its own")
     parser.add_argument("--model", help="folder of a model with a tracking head; default: the model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<first video>_tracks")
+    add_placement_arguments(parser, samples=False)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
@@ -41,22 +55,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _track(options: argparse.Namespace) -> None:
-    from mvtrack.shot_options import picture_size, track_plan, video_cameras
+    from mvtrack.shot_options import picture_size, track_plan
     from mvtrack.track_job import TrackOptions, track_files
 
-    cameras = None
-    if options.cameras is not None:
-        if len(options.cameras) != len(options.videos):
-            raise ValueError(
-                f"--cameras names {len(options.cameras)} files for {len(options.videos)} videos: give one of each"
-            )
-        cameras = tuple(video_cameras(options, *pair) for pair in zip(options.cameras, options.videos, strict=True))
-    how = TrackOptions(cameras, options.fov, options.subject_distance, options.fit, picture_size(options.size))
-    done = track_files(options.videos, track_plan(options), options.model, options.out, how, options.overwrite)
+    size, plan = picture_size(options.size), track_plan(options)
+    cameras, measured = _cameras(options)
+    how = TrackOptions(cameras, fov_of(options), options.subject_distance, options.fit, size, measured)
+    placement = read_placement(options)
+    done = track_files(options.videos, plan, options.model, options.out, how, options.overwrite, placement)
     for note in done.notes:
         sys.stderr.write(f"mvtrack track: {note}\n")
     for path in done.files:
         sys.stdout.write(f"{path}\n")
+
+
+def _cameras(options: argparse.Namespace):
+    """The cameras of every video where they are given or can be measured, and how they were measured."""
+    if options.cameras == [AUTO]:
+        if len(options.videos) > 1:
+            raise ValueError("--cameras auto measures one video; several need pose files in one world")
+        measured = measured_source(options, options.videos[0])
+        return None if measured.camera is None else (measured.camera,), measured
+    refuse_mask(options, "--cameras")
+    if options.cameras is None:
+        return None, None
+    if len(options.cameras) != len(options.videos):
+        raise ValueError(
+            f"--cameras names {len(options.cameras)} files for {len(options.videos)} videos: give one of each"
+        )
+    return tuple(video_cameras(options, *pair) for pair in zip(options.cameras, options.videos, strict=True)), None
 
 
 if __name__ == "__main__":

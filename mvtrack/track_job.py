@@ -10,13 +10,16 @@ import torch
 from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.backbone.placement import Placement, place
 from mvtrack.camera import Camera
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
+from mvtrack.kept_files import sha256
 from mvtrack.new_folder import new_folder, refuse_existing
-from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, sha256, shipped_model
+from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
+from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.following import FindStarts, attention_starts
 from mvtrack.tracking.outputs import write_tracks
 from mvtrack.tracking.points import read_points
@@ -31,7 +34,8 @@ from mvtrack.trajectory import PIVOT_M
 class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
-    `plan_fit`; with `pad` every pixel of the videos can be followed.
+    `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
+    measured, or why they were not.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -39,6 +43,7 @@ class TrackOptions:
     subject_distance: float = PIVOT_M
     fit: FitMode = "pad"
     size: tuple[int, int] | None = None
+    measured: MeasuredSource | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,13 @@ def track_files(
     out: Path | str | None = None,
     options: TrackOptions | None = None,
     overwrite: bool = False,
+    placement: Placement | None = None,
 ) -> TrackOutputs:
     """Follow points of the first video through all videos, which show one scene at the same moments.
 
     plan: the points as `--tracks` names them. model: one with a tracking head, its folder, or None for the shipped one.
-    out: folder to create, default outputs/<first video>_tracks. Raises ValueError before anything is written when the
-    input cannot be used; nothing half-written stays behind.
+    out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works. Raises
+    ValueError before anything is written when the input cannot be used; nothing half-written stays behind.
     """
     began, options = time.monotonic(), options or TrackOptions()
     plan = TrackPlan(plan) if isinstance(plan, str) else plan
@@ -72,7 +78,7 @@ def track_files(
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
     if not isinstance(model, ReshootModel):
-        model = load_model(source)
+        model = place(load_model(source), placement)
     tracker = require_head(model)
     footage = _open_together(paths)
     fits = _fits(footage, model, options)
@@ -102,12 +108,16 @@ def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, note
          "fit": asdict(fit)}
         for film, fit in zip(footage, fits, strict=True)
     ]  # fmt: skip
+    cameras = f"still, {options.fov_deg:g} degrees wide"
+    if options.cameras:
+        cameras = "measured" if options.measured else "given"
     return {
         "command": "track",
         "mvtrack": metadata.version("mvtrack"),
         "torch": torch.__version__,
         "inputs": inputs,
-        "cameras": "given" if options.cameras else f"still, {options.fov_deg:g} degrees wide",
+        "cameras": cameras,
+        **({"measured": options.measured.record} if options.measured else {}),
         "subject_distance": options.subject_distance,
         "notes": notes,
     }
@@ -160,6 +170,7 @@ def _find_starts(
 
 def _notes(footage: list[Footage], options: TrackOptions) -> list[str]:
     notes = [note for film in footage for note in film.notes]
+    notes += options.measured.notes if options.measured else ()
     notes += [
         f"{film.path} runs at {film.fps:g} frames per second, {footage[0].path} at {footage[0].fps:g}: frames are "
         "taken as simultaneous by their number"

@@ -17,6 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--resume", metavar="auto|FOLDER", help="go on from the run's newest checkpoint, or from this one"
     )
     parser.add_argument("--accept-changes", action="store_true", help="resume although the config differs")
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
+    )
     parser.add_argument("--ranks", type=int, help="start this many ranks here, through DeepSpeed's launcher")
     parser.add_argument("--hostfile", help="start ranks on several nodes, through DeepSpeed's launcher")
     parser.add_argument("--local_rank", type=int, help="set by the launcher")
@@ -31,8 +34,13 @@ def _train(options: argparse.Namespace) -> None:
     from mvtrack.config import load_config
 
     config = load_config(options.config, options.overrides)
+    from mvtrack.estimate.refuse import refuse_training
+    from mvtrack.training.distributed import prepare_environment, ranks_here, world_size
     from mvtrack.training.loop import train
 
+    prepare_environment()
+    if not options.ignore_memory:
+        refuse_training(config, world_size(), ranks_here())
     folder = train(config, options.resume, options.accept_changes)
     if os.environ["RANK"] == "0":
         sys.stdout.write(f"{folder}\n")
@@ -51,6 +59,7 @@ def _launch(options: argparse.Namespace) -> None:
     command += [str(Path(__file__).resolve()), "--config", options.config, *options.overrides]
     command += ["--resume", options.resume] if options.resume else []
     command += ["--accept-changes"] if options.accept_changes else []
+    command += ["--ignore-memory"] if options.ignore_memory else []
     command += ["--debug"] if options.debug else []
     code = subprocess.run(command).returncode
     if code:

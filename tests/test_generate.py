@@ -123,7 +123,7 @@ def test_windows_are_cross_faded(small_model, monkeypatch, spans, expected):
 
     numbers = iter(range(10))
 
-    def answer(model, reference, camera, sample, scene_depth, on_step, on_latents):
+    def answer(model, reference, *_):
         return torch.full_like(reference, float(next(numbers)))
 
     monkeypatch.setattr(module, "generate", answer)
@@ -136,7 +136,7 @@ def test_a_stream_holds_one_window_at_a_time(small_model, monkeypatch):
     """Frames are asked for window by window and given out as soon as they are final."""
     import mvtrack.generate as module
 
-    def echo(model, reference, camera, sample, scene_depth, on_step, on_latents):
+    def echo(model, reference, *_):
         return reference
 
     monkeypatch.setattr(module, "generate", echo)
@@ -162,7 +162,7 @@ def test_wrong_inputs_are_refused(small_model):
         generate(small_model, reference, camera[:1], scene_depth=4.0)
     with pytest.raises(ValueError, match=r"camera is for images of \(24, 32\), the reference is \(24, 28\)"):
         generate(small_model, reference[..., :28], camera, scene_depth=4.0)
-    with pytest.raises(ValueError, match="guidance needs text"):
+    with pytest.raises(ValueError, match="takes no captions"):
         generate(small_model, reference, camera, SampleConfig(2, guidance=3.0), scene_depth=4.0)
     with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 4"):
         generate(small_model, reference[:4], camera[:, :4], scene_depth=4.0)

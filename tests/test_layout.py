@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each part may import of ours. `backbone` uses the types of diffusion and the taps of correspondence.
 BASE = {
     "config",
+    "config_data",
     "config_tree",
     "config_views",
     "encoder_config",
@@ -22,16 +23,21 @@ BASE = {
     "path_keys",
     "video_clip",
     "command",
+    "kept_files",
     "new_folder",
+    "machine",
 }
 MIDDLE = {"diffusion", "correspondence", "metrics", "data"}
 ALLOWED = {
+    "config_data": set(),
     "config_tree": set(),
     "config_views": set(),
     "encoder_config": set(),
-    "config": {"config_tree", "config_views", "encoder_config"},
+    "config": {"config_data", "config_tree", "config_views", "encoder_config"},
     "command": set(),
+    "kept_files": set(),
     "new_folder": set(),
+    "machine": set(),
     "camera": set(),
     "trajectory": BASE,
     "path_shape": BASE,
@@ -55,21 +61,28 @@ ALLOWED = {
     "fitting": BASE | MIDDLE,
     "depth_file": BASE | MIDDLE | {"fitting"},
     "frusta": BASE,
+    "source_cameras": BASE | MIDDLE | {"structure"},
 }
-UPPER = BASE | MIDDLE | {"poses", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
-UPPER |= {"generate_views", "noised", "probing", "still_views"}
+UPPER = BASE | MIDDLE | {"poses", "structure", "weights", "backbone", "decoder", "generate", "fitting", "depth_file"}
+UPPER |= {"generate_views", "noised", "probing", "source_cameras", "still_views"}
 ALLOWED |= {"training": UPPER, "tracking": UPPER}
-ALLOWED |= {"evaluation": UPPER | {"tracking", "structure"}, "reshooting": UPPER | {"tracking"}}
+ALLOWED["health"] = UPPER
+ALLOWED["clip_folders"] = UPPER
+ALLOWED["preparing"] = UPPER | {"clip_folders"}
+ALLOWED["estimate"] = UPPER | {"training", "health"}
+ALLOWED["reshooting"] = UPPER | {"tracking", "estimate"}
+ALLOWED["evaluation"] = UPPER | {"tracking", "estimate"}
 ALLOWED |= {
     part: UPPER | {"tracking", "reshooting", "frusta"}
     for part in ("demonstration", "previewing", "shot_options", "track_job")
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}
-ALLOWED["batch"] = UPPER | {"reshooting", "shot_options"}
+ALLOWED["model_options"] = UPPER
+ALLOWED["batch"] = UPPER | {"estimate", "reshooting", "shot_options", "model_options"}
 ALLOWED["query_pair"] = UPPER | {"reshooting"}
 ALLOWED["query_attention"] = UPPER | {"query_pair"}
 ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}
-ENTRIES |= {"__init__"}
+ENTRIES |= {"__init__", "doctor", "prepare"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

@@ -14,7 +14,8 @@ from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
 from mvtrack.fitting import plan_fit, still_camera
 from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import Shot, sha256
+from mvtrack.kept_files import sha256
+from mvtrack.reshooting import Shot
 from mvtrack.trajectory import PRESETS, CameraPath
 
 ROOT = Path(__file__).parents[1]

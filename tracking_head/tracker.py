@@ -63,15 +63,21 @@ class Tracker:
     def soft(
         self, features: Features, queries: Queries, cameras: Cameras | None = None, frame_stride: int = 1
     ) -> SoftTracks:
-        """The same, as probabilities. Where a query is not valid, xy is 0 and the probabilities are 0."""
+        """The same, as probabilities. Where a query is not valid, xy is 0 and the probabilities are 0.
+
+        The head works where it lies; tracks come back to where the queries lie.
+        """
         features.check(queries)
         batched = features.q.ndim == 7
         q, k, txy, valid = features.q, features.k, queries.txy, queries.valid
         if not batched:
             q, k, txy, valid = q[None], k[None], txy[None], valid[None]
             cameras = None if cameras is None else Cameras(*(x[None] for x in cameras))
-        output = self.head(q, k, txy, valid, features.token_px, cameras).last()
-        output = at_video_rate(output, frame_stride, self.interpolation)
+        device = next(self.head.parameters()).device
+        moved = (x.to(device) for x in (q, k, txy, valid))
+        cameras = None if cameras is None else Cameras(*(x.to(device) for x in cameras))
+        output = self.head(*moved, features.token_px, cameras).last()
+        output = at_video_rate(HeadOutput(*(x.to(txy.device) for x in output)), frame_stride, self.interpolation)
         seen = valid[:, :, None]
         xy = torch.where(seen[..., None], output.xy[0], 0.0)
         visible, confidence = (

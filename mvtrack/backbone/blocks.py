@@ -148,11 +148,13 @@ class Block(nn.Module):
         if has_camera:
             self.camera_proj = nn.Linear(dim, dim)
         self.uses_phases = config.rope_phases
+        self.shows_heads = False  # also to hooks on the block, see visiting.py
 
     def forward(
-        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str
-    ) -> tuple[Float[Tensor, "B N D"], Heads]:
-        """kernel: how attention is computed, see attention.py."""
+        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str, wants_heads: bool = True
+    ) -> tuple[Float[Tensor, "B N D"], Heads | None]:
+        """kernel: how attention is computed, see attention.py. wants_heads: else None comes in their place, and they
+        take no memory while the rest of the block runs."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + given.time).chunk(6, dim=1)
         h = modulate(self.norm1(x), shift1, scale1)
         if given.camera is not None:
@@ -160,9 +162,12 @@ class Block(nn.Module):
         if given.poses is not None:
             h = _add_per_frame(h, self.cam_encoder(given.poses))
         attended, heads = self.self_attn(h, given.rope, kernel, given.control if self.uses_phases else None)
+        heads = heads if wants_heads or self.shows_heads else None
+        del h  # nothing that is done with is held while the widest layer runs
         if self.projector is not None:
             attended = self.projector(attended)
         x = x + gate1 * attended
+        del attended
         if given.text is not None:
             x = x + self.cross_attn(self.norm3(x), given.text, kernel, given.image)
         return x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2)), heads

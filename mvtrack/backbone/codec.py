@@ -19,6 +19,7 @@ from mvtrack.video_clip import TEMPORAL_STRIDE, num_latent_frames
 class VideoCodec(Protocol):
     """What the rest of the project needs from a codec. Latents are scaled to about unit variance."""
 
+    config: CodecConfig
     channels: int
     stride: int
 
@@ -36,7 +37,7 @@ class PCACodec(nn.Module):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.channels, self.stride = config.channels, config.stride
+        self.config, self.channels, self.stride = config, config.channels, config.stride
         values = 3 * TEMPORAL_STRIDE * config.stride**2
         if config.channels > values:
             raise ValueError(f"codec.channels {config.channels} exceeds the {values} values of a patch")

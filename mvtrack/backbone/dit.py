@@ -121,7 +121,7 @@ class WanDiT(nn.Module):
         camera = None if rays is None else self.ray_encoder(rays)
         if camera is not None and camera.shape[1] != x.shape[1]:
             raise ValueError(f"ray maps make {camera.shape[1]} tokens, latents make {x.shape[1]}")
-        time = self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self._dtype))
+        time = self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self.dtype))
         conditions = Conditions(
             time=self.time_projection(time).unflatten(-1, (6, -1)),
             rope=self._rope(views, frames, grid, num_reference, x.device),
@@ -135,9 +135,10 @@ class WanDiT(nn.Module):
         taps, projections, tracks = [], [], None
         for i, block in enumerate(self.blocks):
             keep = None if self.checkpointing is None else self.checkpointing.kept_by(i)
-            x, heads = self._run_block(block, x, conditions, kernel, keep)
             follows = track is not None and i == track.layer
-            if i in tap_layers or follows:
+            wanted = i in tap_layers or follows
+            x, heads = self._run_block(block, x, conditions, kernel, keep, wanted)
+            if wanted:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
                 tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads))
                 if i in tap_layers:
@@ -156,7 +157,7 @@ class WanDiT(nn.Module):
         """
         training = torch.is_grad_enabled()
         autocast = torch.is_autocast_enabled(device.type) if device.type != "meta" else False
-        dtype = torch.get_autocast_dtype(device.type) if autocast else self._dtype
+        dtype = torch.get_autocast_dtype(device.type) if autocast else self.dtype
         key = (self.attention, device.type, dtype, training, tokens)
         if key not in self._kernels:
             heads, width = self.config.num_heads, self.config.dim // self.config.num_heads
@@ -176,7 +177,7 @@ class WanDiT(nn.Module):
         if (text is None) != (self.config.text_dim == 0):
             have = "needs text (of the empty caption, if there is none)" if text is None else "has no text branch"
             raise ValueError(f"this model {have}: dit.text_dim is {self.config.text_dim}")
-        return None if text is None else self.text_embedding(text.to(self._dtype))
+        return None if text is None else self.text_embedding(text.to(self.dtype))
 
     def _native_branches(self, native: NativeInputs, latents: Tensor) -> dict[str, Tensor | None]:
         """Fields of `Conditions` from the inputs of a released checkpoint's branches."""
@@ -191,7 +192,7 @@ class WanDiT(nn.Module):
         if config.pose_encoder:
             if native.poses.shape[1:3] != (views, frames):
                 raise ValueError(f"native.poses must be for {views} x {frames} frames, got {tuple(native.poses.shape)}")
-            poses = native.poses.to(self._dtype).flatten(1, 2)
+            poses = native.poses.to(self.dtype).flatten(1, 2)
         if config.control_adapter:
             size = tuple(s * ADAPTER_STRIDE for s in latents.shape[-2:])
             if native.maps.shape[1:3] != (views, frames) or tuple(native.maps.shape[-2:]) != size:
@@ -203,7 +204,8 @@ class WanDiT(nn.Module):
         return {"poses": poses, "control": control, "image": image}
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
         return self.patch_embedding.weight.dtype
 
     def _roles(

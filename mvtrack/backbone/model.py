@@ -5,27 +5,68 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.codec import VideoCodec, build_codec
-from mvtrack.backbone.dit import WanDiT
+from mvtrack.backbone.dit import DiTOutput, WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill, initial_weights
 from mvtrack.camera import Camera, path_extent
 from mvtrack.config import ModelConfig, RayConfig
 from mvtrack.config_tree import from_tree, to_tree
 
+CPU = torch.device("cpu")
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "mvtrack-1"
 
 
 @dataclass(frozen=True)
 class ReshootModel:
+    """device: where transformer and codec work; `place` (placement.py) puts them there. swapped: only the one that is
+    at work lies there. batched_guidance: both predictions of a guided step are made in one pass.
+    """
+
     config: ModelConfig
     dit: WanDiT
     codec: VideoCodec
+    device: torch.device = CPU
+    swapped: bool = False
+    batched_guidance: bool = False
+
+    def encode(self, video: Float[Tensor, "B V T 3 H W"]) -> Float[Tensor, "B V f c h w"]:
+        """Latents of videos in [-1, 1] that may lie anywhere, on the model's device."""
+        self._bring(self.codec, self.dit)
+        return self.codec.encode(video.to(self.device))
+
+    def decode(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V T 3 H W"]:
+        """The videos of latents, on the CPU."""
+        self._bring(self.codec, self.dit)
+        return self.codec.decode(latents.to(self.device)).cpu()
+
+    def run(
+        self,
+        latents: Float[Tensor, "B V f c h w"],
+        sigma: Float[Tensor, "B"],
+        rays: Float[Tensor, "B V f r hr wr"],
+        text: Float[Tensor, "B L t"] | None = None,
+        native: NativeInputs | None = None,
+        reference: Bool[Tensor, "B V f"] | None = None,
+        tap_layers: tuple[int, ...] = (),
+    ) -> DiTOutput:
+        """The transformer at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
+        self._bring(self.dit, self.codec)
+        moved = (None if x is None else x.to(self.device) for x in (latents, 1000 * sigma, rays, text, reference))
+        latents, timestep, rays, text, reference = moved
+        native = native and NativeInputs(*(None if x is None else x.to(self.device) for x in native))
+        return self.dit(latents, timestep, rays, text, tap_layers=tap_layers, native=native, reference=reference)
+
+    def _bring(self, needed: nn.Module, other: nn.Module) -> None:
+        if self.swapped:
+            other.to(CPU)
+            needed.to(self.device)
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> ReshootModel:
@@ -39,7 +80,7 @@ def model_cameras(
     camera: Camera,
     config: RayConfig,
     depth: Float[Tensor, "*B V T H W"] | None = None,
-    scene_depth: float | None = None,
+    scene_depth: float | Float[Tensor, "*B"] | None = None,
 ) -> tuple[Camera, Float[Tensor, "*B"]]:
     """Cameras (..., V, T) as the model expects them, and the length that became 1.
 
@@ -56,7 +97,7 @@ def model_cameras(
     elif depth is not None:
         scale = depth[..., 0, 0, :, :].flatten(-2).median(-1).values
     elif scene_depth is not None:
-        scale = torch.full(lead, float(scene_depth))
+        scale = torch.as_tensor(scene_depth, dtype=torch.float32).expand(lead)
     else:
         raise ValueError("rays.scale median_depth needs depth maps or scene_depth")
     return relative.scaled((1 / scale)[..., None, None].expand(camera.shape)), scale

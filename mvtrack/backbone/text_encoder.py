@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mvtrack.backbone.diffsynth_parts import diffsynth_module
 from mvtrack.config import TextConfig
+from mvtrack.kept_files import cache_folder
 from mvtrack.weights.checkpoint import Checkpoint
 from mvtrack.weights.fingerprint import fingerprint
 from mvtrack.weights.loading import load_into
@@ -55,13 +56,6 @@ def embed_captions(
             _write(files[text], features)
             known[text] = features
     return torch.stack([_padded(known[text], config.length) for text in texts])
-
-
-def cache_folder() -> Path:
-    """`MVTRACK_CACHE`, or mvtrack in the user's cache folder."""
-    given = os.environ.get("MVTRACK_CACHE")
-    user = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return Path(given).expanduser() if given else user / "mvtrack"
 
 
 def encoder_id(config: TextConfig) -> str:

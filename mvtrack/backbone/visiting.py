@@ -22,13 +22,15 @@ def visiting_layers(
     def hook(layer: int):
         return lambda _module, _inputs, output: visit(layer, output[1].q, output[1].k)
 
-    handles = [
-        block.register_forward_hook(hook(i)) for i, block in enumerate(dit.blocks) if layers is None or i in layers
-    ]
+    visited = [(i, block) for i, block in enumerate(dit.blocks) if layers is None or i in layers]
+    handles = [block.register_forward_hook(hook(i)) for i, block in visited]
+    for _, block in visited:
+        block.shows_heads = True
     try:
         yield
     finally:
-        for handle in handles:
+        for (_, block), handle in zip(visited, handles, strict=True):
+            block.shows_heads = False
             handle.remove()
 
 

@@ -83,11 +83,22 @@ class WanVAECodec(nn.Module):
             for latent in piece:
                 yield step(latent[None]).clamp_(-1, 1)
 
+    def _apply(self, function, recurse: bool = True):
+        """`to` moves the network too, where it was read already."""
+        for network in self._network:
+            network._apply(function, recurse)
+        return super()._apply(function, recurse)
+
+    def put_in(self, network: nn.Module) -> None:
+        """Use this network instead of reading the weights."""
+        self._network[:] = [network]
+
     def network(self, device: torch.device) -> nn.Module:
         """The VAE on a device. Raises ValueError when its weights or DiffSynth are missing."""
         if not self._network:
             self._network.append(load_network(open_part(self.config.weights, "vae"), self._dtype))
-        return self._network[0].to(device)
+        network = self._network[0]
+        return network if next(network.parameters()).device == device else network.to(device)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -22,6 +22,7 @@ from mvtrack.data.point_tracks import sample_tracks
 from mvtrack.data.renderer import render
 from mvtrack.data.rig import RigStyle, sample_cameras
 from mvtrack.data.scene import SceneStyle, sample_scene
+from mvtrack.new_folder import write_aside
 from mvtrack.video_clip import Clip
 from tracking_head import Tracks
 
@@ -58,7 +59,7 @@ class Bank:
                     f"choose another folder or delete this one"
                 )
         else:
-            _write_aside(path, lambda aside: aside.write_text(json.dumps(card, indent=1)))
+            write_aside(path, lambda aside: aside.write_text(json.dumps(card, indent=1)))
 
     def path(self, number: int) -> Path:
         return self.root / f"scene_{number:08d}.safetensors"
@@ -68,7 +69,7 @@ class Bank:
         path = self.path(number)
         if not path.exists():
             tensors = render_scene_tensors(self.recipe, number)
-            _write_aside(path, lambda aside: save_file(tensors, aside))
+            write_aside(path, lambda aside: save_file(tensors, aside))
         return path
 
     def build(self, numbers: range, workers: int | None = None) -> None:
@@ -145,13 +146,3 @@ def _render_quietly(root: Path, recipe: BankRecipe, numbers: range) -> None:
 
 def _ensure(root: Path, recipe: BankRecipe, number: int) -> None:
     Bank(root, recipe).ensure(number)
-
-
-def _write_aside(path: Path, write) -> None:
-    """Write beside and rename, so that a reader never meets half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

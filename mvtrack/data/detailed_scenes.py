@@ -9,26 +9,51 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.data.renderer import Render, render
 from mvtrack.data.rig import amount_of, base_pose
-from mvtrack.data.scene import Scene, SceneStyle, sample_scene
+from mvtrack.data.scene import Scene, SceneStyle, Textures, sample_scene
 from mvtrack.trajectory import CameraPath
 
 _STREAM = 4391  # keeps these seeds apart from other sets'
-_FINEST = 10.0  # waves are up to this much shorter than in training scenes
+_WAVES = 20  # fine ones, for each of a texture's two mixtures
+_FINENESS = (1.5, 40.0)  # how many times shorter than a training scene's mean wave
+_FADE = 0.35  # finer waves are weaker by this power of their fineness
+_CONTRAST = (1.0, 2.0)  # more would leave hard-edged patches only
 FOV_DEG = 55.0
 STATIC = SceneStyle(min_objects=5, max_objects=8, static=True)
 
 
 def detailed_scene(rng: np.random.Generator, num_frames: int, style: SceneStyle) -> Scene:
-    """A random scene whose waves were shortened by random factors, so that patterns do not repeat."""
+    """A random scene whose textures got fine waves of many lengths and directions: no place looks like another."""
     scene = sample_scene(rng, num_frames, style)
-    frequency = scene.textures.frequency
-    finer = np.exp(rng.uniform(math.log(1.5), math.log(_FINEST), frequency.shape[:2]))
-    textures = replace(scene.textures, frequency=frequency * torch.from_numpy(finer).float()[..., None])
-    return replace(scene, textures=textures)
+    return replace(scene, textures=_detailed(rng, scene.textures))
+
+
+def _detailed(rng: np.random.Generator, plain: Textures) -> Textures:
+    surfaces, count = len(plain.colour), 2 * _WAVES
+    fineness = np.exp(rng.uniform(*np.log(_FINENESS), (surfaces, count)))
+    direction = rng.normal(size=(surfaces, count, 3))
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    mean = plain.frequency.norm(dim=-1).mean(1).numpy()[:, None]
+    weight = rng.uniform(1.2, 2.4, (surfaces, count)) * fineness**-_FADE / math.sqrt(_WAVES)
+    phase = rng.uniform(0, 2 * np.pi, (surfaces, count))
+    return replace(
+        plain,
+        frequency=_joined(plain.frequency, direction * (mean * fineness)[..., None]),
+        phase=_joined(plain.phase, phase),
+        weight=_joined(plain.weight, weight),
+        contrast=plain.contrast.clamp(*_CONTRAST),
+    )
+
+
+def _joined(waves: Float[Tensor, "S W *c"], more: np.ndarray) -> Float[Tensor, "S V *c"]:
+    """Both mixtures, the halves of a texture's waves, with half of the further waves each."""
+    halves = zip(waves.chunk(2, 1), torch.from_numpy(more).float().chunk(2, 1), strict=True)
+    return torch.cat([part for pair in halves for part in pair], 1)
 
 
 def detailed_case(

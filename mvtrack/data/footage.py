@@ -91,7 +91,7 @@ class DecordFootage(Footage):
     _readers: dict = field(default_factory=dict, repr=False)
 
     def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> UInt8[Tensor, "T 3 H W"]:
-        import decord
+        decord = _decord()
 
         self._check(start, stop)
         if size not in self._readers:
@@ -108,8 +108,16 @@ class DecordFootage(Footage):
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-def _decord_reader(path: Path, size: tuple[int, int] | None = None):
+def _decord():
+    """decord, after OpenCV: the other way round OpenCV meets decord's zlib and can read no PNG any more."""
+    import cv2  # noqa: F401
     import decord
+
+    return decord
+
+
+def _decord_reader(path: Path, size: tuple[int, int] | None = None):
+    decord = _decord()
 
     height, width = size or (-1, -1)
     return decord.VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
@@ -123,7 +131,7 @@ def _has_three_channels(reader) -> bool:
 
 def _open_with_decord(path: Path) -> Footage | None:
     """None where decord cannot: ffmpeg gets its try then."""
-    import decord
+    decord = _decord()
 
     with _quiet_stderr():
         try:

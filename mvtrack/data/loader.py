@@ -1,5 +1,6 @@
 """From banks to training batches. Sample n of a run is a pure function of (seed, n), on any number of ranks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -19,24 +20,32 @@ from tracking_head import Tracks
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one size; view 0 of each is the reference, or the first one."""
+    """Clips of one size; view 0 of each is the reference, or the first one. Videos, or what was made of them.
 
-    video: Float[Tensor, "B V T 3 H W"]
+    depth: of every pixel. distance: else the median depth of the reference's first frame, in the cameras' unit.
+    text: features of the captions. image: CLIP's tokens of the reference's first frame.
+    """
+
     camera: Camera  # (B, V, T)
-    depth: Float[Tensor, "B V T H W"]
-    tracks: Tracks
+    tracks: Tracks | None
     index: Int[Tensor, "B"]  # global sample numbers, which key all randomness of a training step
     keys: tuple[str, ...]
+    video: Float[Tensor, "B V T 3 H W"] | None = None
+    depth: Float[Tensor, "B V T H W"] | None = None
+    latents: Float[Tensor, "B V f c h w"] | None = None
+    distance: Float[Tensor, "B"] | None = None
+    text: Float[Tensor, "B L t"] | None = None
+    image: Float[Tensor, "B M e"] | None = None
 
     @staticmethod
     def stack(clips: list[Clip], index: list[int]) -> "Batch":
         return Batch(
-            torch.stack([clip.video for clip in clips]),
             Camera.stack([clip.camera for clip in clips]),
-            torch.stack([clip.depth for clip in clips]),
             Tracks.stack([clip.tracks for clip in clips]),
             torch.tensor(index),
             tuple(clip.key for clip in clips),
+            torch.stack([clip.video for clip in clips]),
+            torch.stack([clip.depth for clip in clips]),
         )
 
 
@@ -58,8 +67,37 @@ def open_banks(config: DataConfig) -> list[Bank]:
     ]
 
 
-class BatchDataset(Dataset):
+class StepDataset(Dataset, ABC):
     """Item `step` is this rank's list of micro-batches of that step.
+
+    shares: how often a step comes from each source of data, relative to the others.
+    """
+
+    def __init__(
+        self, shares: list[float], seed: int, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
+        per_rank, rest = divmod(batch_size, world)
+        if rest or per_rank % micro_batch_size:
+            raise ValueError(
+                f"train.batch_size {batch_size} must be a multiple of {world} ranks x "
+                f"train.micro_batch_size {micro_batch_size}: change one of them, or the number of ranks"
+            )
+        self.seed, self.batch_size, self.micro = seed, batch_size, micro_batch_size
+        self.first, self.per_rank = rank * per_rank, per_rank
+        self.share = np.array(shares) / np.sum(shares)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        which = int(np.random.default_rng([self.seed, 1, step]).choice(len(self.share), p=self.share))
+        numbers = range(step * self.batch_size + self.first, step * self.batch_size + self.first + self.per_rank)
+        return [self.batch(which, list(numbers[i : i + self.micro]), step) for i in range(0, self.per_rank, self.micro)]
+
+    @abstractmethod
+    def batch(self, which: int, numbers: list[int], step: int) -> Batch:
+        """Samples of the source `which`, by their global numbers."""
+
+
+class BatchDataset(StepDataset):
+    """Clips of rendered banks.
 
     A sample is two synchronised views; with `views` it is that many views of a still scene, or one path through it.
     """
@@ -74,27 +112,12 @@ class BatchDataset(Dataset):
         world: int = 1,
         views: ViewsConfig | None = None,
     ) -> None:
-        per_rank, rest = divmod(batch_size, world)
-        if rest or per_rank % micro_batch_size:
-            raise ValueError(
-                f"train.batch_size {batch_size} must be a multiple of {world} ranks x "
-                f"train.micro_batch_size {micro_batch_size}: change one of them, or the number of ranks"
-            )
-        self.config, self.seed, self.batch_size, self.micro = config, seed, batch_size, micro_batch_size
-        self.views = views
-        self.first, self.per_rank = rank * per_rank, per_rank
+        super().__init__([bank.share for bank in config.banks], seed, batch_size, micro_batch_size, rank, world)
+        self.config, self.views = config, views
         self.banks = open_banks(config)
-        share = np.array([bank.share for bank in config.banks])
-        self.share = share / share.sum()
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        which = int(np.random.default_rng([self.seed, 1, step]).choice(len(self.banks), p=self.share))
-        numbers = range(step * self.batch_size + self.first, step * self.batch_size + self.first + self.per_rank)
-        clips = [self._clip(which, number, step) for number in numbers]
-        return [
-            Batch.stack(clips[i : i + self.micro], list(numbers[i : i + self.micro]))
-            for i in range(0, self.per_rank, self.micro)
-        ]
+    def batch(self, which: int, numbers: list[int], step: int) -> Batch:
+        return Batch.stack([self._clip(which, number, step) for number in numbers], numbers)
 
     def _clip(self, which: int, number: int, step: int) -> Clip:
         rng = np.random.default_rng([self.seed, 2, number])
@@ -149,7 +172,7 @@ def mirrored(clip: Clip) -> Clip:
     )
 
 
-def batches(dataset: BatchDataset, first_step: int, last_step: int, workers: int) -> Iterator[list[Batch]]:
+def batches(dataset: StepDataset, first_step: int, last_step: int, workers: int) -> Iterator[list[Batch]]:
     """This rank's micro-batches of every step in order, prefetched by worker processes."""
     loader = DataLoader(
         dataset,

@@ -12,6 +12,7 @@ from mvtrack.evaluation.measures.options import add_measure_arguments, measure_o
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.given import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import check_backbones
 from mvtrack.evaluation.report.text import table_of
 from mvtrack.evaluation.report.write import write_report
@@ -47,6 +48,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     run.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     run.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     add_measure_arguments(parser)
+    add_pose_arguments(parser)
 
 
 def case_size(text: str) -> tuple[int, int]:
@@ -84,8 +86,9 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard."""
     models = {m.name: m.folder for m in methods if isinstance(m, ModelMethod)}
-    metrics = chosen_metrics(options.metrics, measure_options(options, models))
-    plan = Plan(benchmark, methods, metrics, all_estimators(), options.out)
+    measuring = measure_options(options, models)
+    estimators = all_estimators(pose_estimator(options, measuring.pythons.get("da3"), benchmark.num_frames))
+    plan = Plan(benchmark, methods, chosen_metrics(options.metrics, measuring), estimators, options.out)
     shard, stages = _shard(options.shard), _stages(options.stages)
     check_backbones(plan)
     _check_folder(plan)

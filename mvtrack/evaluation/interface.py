@@ -178,7 +178,8 @@ class FileMetric(Metric, Protocol):
 class Estimator(Protocol):
     """Finds something in a video. name, version, settings, missing: as for a metric. gives: "poses" or "depth".
 
-    poses: c2w (T, 4, 4) float64, found (T,) bool, and what else the estimator knows (K, scale_known).
+    poses: c2w (T, 4, 4) float64, found (T,) bool, and what else the estimator knows (K, size, scale_known,
+    rotation_only, median_depth: see `RecoveredCameras.arrays`).
     depth: depth (T, H, W) float32, in the unit of the inputs' cameras.
     """
 
@@ -199,6 +200,16 @@ class Estimator(Protocol):
         self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
     ) -> Estimate | Declined:
         """Arrays by name, kept in a file that is named by a hash of the video, the inputs and the settings."""
+
+
+@runtime_checkable
+class RowEstimator(Estimator, Protocol):
+    """An estimator that has to know whose videos it looks at, because it finds its results by name.
+
+    Equal videos of two rows share their estimates, as with every estimator.
+    """
+
+    def of_row(self, row: str) -> Estimator: ...
 
 
 @runtime_checkable

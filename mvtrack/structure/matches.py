@@ -1,6 +1,6 @@
 """Matched points between the frames of a video, and how well cameras explain them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,29 +35,44 @@ class PairMatches:
     def __len__(self) -> int:
         return len(self.of_pair)
 
+    def halves(self) -> "tuple[PairMatches, PairMatches]":
+        """Every second match, and the others."""
+        parts = (slice(0, None, 2), slice(1, None, 2))
+        return tuple(
+            replace(self, of_pair=self.of_pair[p], xy_first=self.xy_first[p], xy_second=self.xy_second[p])
+            for p in parts
+        )
+
     def linked(self, num_frames: int) -> Bool[Tensor, "T"]:
         """Frames that pairs connect to the frame with the most matches, directly or through others."""
+        first, second = self.first[self.of_pair.unique()], self.second[self.of_pair.unique()]
         weight = torch.zeros(num_frames)
         for ends in (self.first, self.second):
             weight.index_add_(0, ends[self.of_pair], torch.ones(len(self)))
         reached = torch.zeros(num_frames, dtype=torch.bool)
         reached[int(weight.argmax())] = len(self) > 0
         for _ in range(num_frames):
-            touched = reached[self.first] | reached[self.second]
-            reached[self.first[touched]] = True
-            reached[self.second[touched]] = True
+            touched = reached[first] | reached[second]
+            reached[first[touched]] = True
+            reached[second[touched]] = True
         return reached
 
 
-def epipolar_misfit(matches: PairMatches, camera: Camera, found: Bool[Tensor, "T"]) -> float:
-    """Mean distance (pixels) of matches from where the cameras allow them, each counted as 2 px at most.
+def match_errors(matches: PairMatches, camera: Camera, found: Bool[Tensor, "T"]) -> Float[Tensor, "M"]:
+    """Distance (pixels) of each match from where the cameras allow it; NaN where a frame of its pair was not found."""
+    errors = torch.full((len(matches),), torch.nan, dtype=torch.float64)
+    counts = torch.bincount(matches.of_pair, minlength=len(matches.first)).tolist()
+    ends = zip(matches.first.tolist(), matches.second.tolist(), errors.split(counts), strict=True)
+    points = zip(matches.xy_first.split(counts), matches.xy_second.split(counts), strict=True)
+    for (i, j, out), (xy_i, xy_j) in zip(ends, points, strict=True):
+        if found[i] and found[j] and len(out):
+            out[:] = ray_distance(xy_i, xy_j, camera[i], camera[j]).nan_to_num(torch.inf, torch.inf)
+    return errors
 
-    Matches of frames without a pose count in full: cameras of a few easy frames explain little.
-    """
-    error = torch.full((len(matches),), MAX_ERROR_PX, dtype=torch.float64)
-    for pair, (i, j) in enumerate(zip(matches.first.tolist(), matches.second.tolist(), strict=True)):
-        if found[i] and found[j]:
-            mine = matches.of_pair == pair
-            distance = ray_distance(matches.xy_first[mine], matches.xy_second[mine], camera[i], camera[j])
-            error[mine] = distance.nan_to_num(MAX_ERROR_PX, MAX_ERROR_PX).clamp(max=MAX_ERROR_PX)
-    return float(error.mean())
+
+def mean_misfit(errors_px: Float[Tensor, "M"]) -> float:
+    """Mean distance in pixels, each counted as 2 px at most. NaN, of matches that no camera explains, counts in full:
+    cameras of a few easy frames explain little."""
+    if not len(errors_px):
+        return MAX_ERROR_PX
+    return float(errors_px.nan_to_num(MAX_ERROR_PX, MAX_ERROR_PX).clamp(max=MAX_ERROR_PX).mean())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mvtrack.camera import Camera, relative_pose
 from mvtrack.path_shape import interpolate_poses
+from mvtrack.structure.turning import largest_turn_deg
 
 
 class NotRecoveredError(ValueError):
@@ -21,7 +22,9 @@ class RecoveredCameras:
 
     found: frames with a pose. method: how they were found, for people. rotation_only: the camera turned on the spot as
     far as the pictures tell, so its place is the origin by assumption. median_depth: z-depth of what the first found
-    frame shows, in the cameras' unit; None where there is none. notes: what the user should know.
+    frame shows, in the cameras' unit; None where there is none. misfit_px: mean distance of matched points from where
+    the cameras allow them, where that was measured. doubt_deg: mean difference of the turns between cameras from two
+    halves of the points; it grows where the pictures do not determine the cameras. notes: what the user should know.
     """
 
     camera: Camera
@@ -29,12 +32,25 @@ class RecoveredCameras:
     method: str
     rotation_only: bool = False
     median_depth: float | None = None
+    misfit_px: float | None = None
+    doubt_deg: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:
         """Share of frames with a pose."""
         return float(self.found.double().mean())
+
+    @property
+    def largest_turn_deg(self) -> float:
+        """The largest angle between the first found frame and another."""
+        return largest_turn_deg(self.camera.c2w[self.found, :3, :3])
+
+    @property
+    def fov_deg(self) -> float:
+        """Horizontal field of view of the first found frame."""
+        focal_px = self.camera.K[int(self.found.long().argmax()), 0, 0]
+        return float(torch.rad2deg(2 * torch.atan(0.5 * self.camera.size[1] / focal_px)))
 
     def scaled_to_depth(self, depth: float) -> "RecoveredCameras":
         """The same cameras in a unit in which the first frame's median depth is `depth`.
@@ -74,6 +90,8 @@ class RecoveredCameras:
             "method": np.array(self.method),
             "rotation_only": np.array(self.rotation_only),
             "median_depth": np.array(np.nan if self.median_depth is None else self.median_depth),
+            "misfit_px": np.array(np.nan if self.misfit_px is None else self.misfit_px),
+            "doubt_deg": np.array(np.nan if self.doubt_deg is None else self.doubt_deg),
             "notes": np.array(self.notes, dtype=np.str_),
         }
 
@@ -81,13 +99,15 @@ class RecoveredCameras:
     def of_arrays(arrays: dict[str, np.ndarray]) -> "RecoveredCameras":
         height, width = (int(side) for side in arrays["size"])
         K, c2w = torch.from_numpy(arrays["K"]), torch.from_numpy(arrays["c2w"])
-        depth = float(arrays["median_depth"])
+        depth, misfit, doubt = (float(arrays[name]) for name in ("median_depth", "misfit_px", "doubt_deg"))
         return RecoveredCameras(
             Camera(c2w, K, (height, width), bool(arrays["scale_known"])),
             torch.from_numpy(arrays["found"]),
             str(arrays["method"]),
             bool(arrays["rotation_only"]),
             None if np.isnan(depth) else depth,
+            None if np.isnan(misfit) else misfit,
+            None if np.isnan(doubt) else doubt,
             tuple(str(note) for note in arrays["notes"]),
         )
 
@@ -98,11 +118,11 @@ def recovered(
     size: tuple[int, int],
     found: Bool[Tensor, "T"],
     method: str,
-    **more,
+    scale_known: bool = False,
 ) -> RecoveredCameras:
-    """Poses in any world, taken relative to the first found frame; the others are set to the identity."""
-    first = int(found.long().argmax())
+    """Poses in any world, taken relative to the first found frame; the others get the identity and that frame's K."""
+    first, mine = int(found.long().argmax()), found[:, None, None]
     relative = relative_pose(c2w[first].double(), c2w.double())
-    relative = torch.where(found[:, None, None], relative, torch.eye(4, dtype=torch.float64))
-    camera = Camera(relative, K.double(), size, more.pop("scale_known", False))
-    return RecoveredCameras(camera, found, method, **more)
+    relative = torch.where(mine, relative, torch.eye(4, dtype=torch.float64))
+    camera = Camera(relative, torch.where(mine, K.double(), K[first].double()), size, scale_known)
+    return RecoveredCameras(camera, found, method)

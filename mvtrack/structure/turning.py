@@ -4,6 +4,7 @@ A turning camera carries the ray of a point to another ray by one rotation, what
 has nothing to triangulate there and fails or invents; this is the model that fits.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.camera import camera_rays
+from mvtrack.metrics.camera_accuracy import rotation_angle
 from mvtrack.structure.matches import MAX_ERROR_PX, PairMatches
 
 _ROUNDS = 12
@@ -32,9 +34,12 @@ class Turning:
     @property
     def largest_deg(self) -> float:
         """The largest angle between the first found frame and another."""
-        own = self.rotation[self.found]
-        cosine = ((own[:1] * own).sum((-1, -2)) - 1) / 2
-        return float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).max())
+        return largest_turn_deg(self.rotation[self.found])
+
+
+def largest_turn_deg(rotation: Float[Tensor, "N 3 3"]) -> float:
+    """The largest angle in degrees between the first rotation and another."""
+    return float(torch.rad2deg(rotation_angle(rotation[:1].expand_as(rotation), rotation)).max())
 
 
 def fit_turning(matches: PairMatches, K: Float[Tensor, "T 3 3"]) -> Turning:
@@ -65,13 +70,13 @@ def fit_turning_and_focal(
     matches: PairMatches, K: Float[Tensor, "T 3 3"], low: float = 0.5, high: float = 2.0
 ) -> tuple[Turning, Float[Tensor, "T 3 3"]]:
     """The same with one unknown focal length for all frames, between `low` and `high` times the given one."""
-    factors = torch.logspace(float(torch.tensor(low).log2()), float(torch.tensor(high).log2()), _FOCAL_STEPS, 2.0)
-    for _ in range(2):
-        fits = [fit_turning(matches, _with_focal(K, float(factor))) for factor in factors]
+    ends = math.log2(low), math.log2(high)
+    for _ in range(2):  # the second time between the neighbours of the best
+        exponents = torch.linspace(*ends, _FOCAL_STEPS).tolist()
+        fits = [fit_turning(matches, _with_focal(K, 2**exponent)) for exponent in exponents]
         best = min(range(len(fits)), key=lambda n: fits[n].misfit)
-        chosen = fits[best], _with_focal(K, float(factors[best]))
-        near = factors[max(best - 1, 0)], factors[min(best + 1, len(factors) - 1)]
-        factors = torch.logspace(float(near[0].log2()), float(near[1].log2()), _FOCAL_STEPS, 2.0)
+        chosen = fits[best], _with_focal(K, 2 ** exponents[best])
+        ends = exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)]
     return chosen
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mvtrack.backbone.dit import Tap
 from mvtrack.backbone.model import ReshootModel
+from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.camera import Camera
 from mvtrack.noised import noised_latents
 from tracking_head import Features
@@ -22,13 +23,16 @@ def view_features(
     scene_depth: float | None = None,
     sigma: float = FEATURE_SIGMA,
     seed: int = 0,
+    prompts: Prompts | None = None,
 ) -> Features:
     """Queries and keys of the tapped block for videos of one scene, the first one the clean reference.
 
-    video: RGB in [-1, 1], 4n + 1 frames. camera: (V, T). depth, scene_depth: see `model_cameras`.
+    video: RGB in [-1, 1], 4n + 1 frames. camera: (V, T). depth, scene_depth: see `model_cameras`. prompts: see
+    `noised_videos`.
     """
-    latents = model.codec.encode(video[None])[0]
-    return latent_features(model, latents, camera, depth, scene_depth, sigma, seed)
+    prompts = prompts or make_prompts(model.config, video[0, 0], device=model.device)
+    latents = model.encode(video[None])[0].cpu()
+    return latent_features(model, latents, camera, depth, scene_depth, sigma, seed, prompts)
 
 
 @torch.no_grad()
@@ -40,8 +44,10 @@ def latent_features(
     scene_depth: float | None = None,
     sigma: float = FEATURE_SIGMA,
     seed: int = 0,
+    prompts: Prompts | None = None,
 ) -> Features:
-    """The same from clean latents, as generating leaves them. camera: (V, T) at video rate."""
-    layer, noised = model.config.tap_layer, noised_latents(model, latents, camera, depth, scene_depth, seed)
+    """The same from clean latents, as generating leaves them. camera: (V, T) at video rate. Features are on the CPU."""
+    layer = model.config.tap_layer
+    noised = noised_latents(model, latents, camera, depth, scene_depth, seed, prompts=prompts)
     tap: Tap = noised.forward(model, sigma, tap_layers=(layer,)).taps[0]
-    return Features(tap.q[0], tap.k[0], model.config.rays.token_px)
+    return Features(tap.q[0].float().cpu(), tap.k[0].float().cpu(), model.config.rays.token_px)

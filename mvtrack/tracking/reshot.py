@@ -1,11 +1,13 @@
 """Tracks of a re-shot video: latents are kept while it is generated, and followed when it is done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel
+from mvtrack.backbone.prompts import Prompts
 from mvtrack.camera import Camera
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
@@ -37,13 +39,14 @@ class TrackPlan:
 class ReshotTracks(KeptLatents):
     """A context manager that keeps latents (`keep`) while a video is generated; `write` then tracks and draws.
 
-    cameras: (2, T) for the model's picture. Raises ValueError before anything is generated: for a model without a head,
-    and for points or depth that cannot be used.
+    cameras: (2, T) for the model's picture. prompts: of every window. Raises ValueError before anything is generated:
+    for a model without a head, and for points or depth that cannot be used.
     """
 
     def __init__(
-        self, plan: TrackPlan, model: ReshootModel, footage: Footage, fit: Fit, cameras: Camera, scene_depth: float
-    ) -> None:
+        self, plan: TrackPlan, model: ReshootModel, footage: Footage, fit: Fit, cameras: Camera, scene_depth: float,
+        prompts: Sequence[Prompts] | None = None,
+    ) -> None:  # fmt: skip
         self.tracker = require_head(model)
         self.points = read_points(plan.points, footage.num_frames, fit)
         windows = Windows(tuple(own_windows(model, footage.num_frames)))
@@ -51,7 +54,7 @@ class ReshotTracks(KeptLatents):
         if plan.depth is not None:
             depth = DepthFile(plan.depth, footage)
             self.find_starts = depth_starts(lambda frame: depth.read(frame, fit), cameras, windows, len(VIEWS))
-        self.source = latent_source(model, self.read, cameras, windows, scene_depth)
+        self.source = latent_source(model, self.read, cameras, windows, scene_depth, prompts)
         self.footage, self.fit = footage, fit
 
     def write(self, folder: Path, video: Path) -> tuple[list[Path], list[str]]:

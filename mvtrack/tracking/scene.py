@@ -1,7 +1,7 @@
 """Where the features of a scene's windows come from: video files, or the latents that generating leaves behind."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel
+from mvtrack.backbone.prompts import Prompts
 from mvtrack.camera import Camera
 from mvtrack.data.footage import Footage
 from mvtrack.fitting import Fit
@@ -75,12 +76,14 @@ def latent_source(
     camera: Camera,
     windows: Windows,
     scene_depth: float,
+    prompts: Sequence[Prompts] | None = None,
 ) -> FeatureSource:
-    """Windows as they were generated. camera: (V, T) for the model's picture."""
+    """Windows as they were generated. camera: (V, T) for the model's picture. prompts: of every window."""
 
     def read(window: int) -> tuple:
         part = _window_camera(camera, *windows.spans[window])
-        features = latent_features(model, latents(window), part, scene_depth=scene_depth)
+        told = prompts[window] if prompts else None
+        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told)
         return features, _head_cameras(model, camera, windows, window)
 
     return FeatureSource(windows, camera.shape[0], camera.size, read)

@@ -42,6 +42,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def ranks_here() -> int:
+    """Ranks on this machine; all of them where the launcher does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size())
+
+
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on at least one rank; every rank gets the same answer."""
     if world_size() == 1:

@@ -16,6 +16,8 @@ from mvtrack.training import distributed
 from mvtrack.training.optimizer import build_optimizer, freeze
 from mvtrack.video_clip import num_latent_frames
 
+BUCKET_ELEMENTS = 10**8  # that ranks exchange at once; DeepSpeed's five times as many would take 2 GiB
+
 
 def effective_stage(config: RunConfig) -> int:
     """DeepSpeed's stage: bf16 at stage 0 runs as stage 1, whose float32 masters and accumulation it needs."""
@@ -25,7 +27,10 @@ def effective_stage(config: RunConfig) -> int:
 def deepspeed_config(config: RunConfig, world_size: int) -> dict:
     """What DeepSpeed needs to know; everything else stays in our loop."""
     train = config.train
-    zero: dict = {"stage": effective_stage(config)}
+    zero: dict = {
+        "stage": effective_stage(config), "reduce_bucket_size": BUCKET_ELEMENTS,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
+    }  # fmt: skip
     if train.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if train.offload_parameters:
@@ -76,7 +81,7 @@ def training_kernel(config: RunConfig) -> str:
     Raises ValueError where the wanted one does not work, or none but PyTorch's fallback that writes all scores.
     """
     dit, token_px = config.model.dit, config.model.rays.token_px
-    cells = max(height * width for height, width in (bank.size for bank in config.data.banks)) // token_px**2
+    cells = max(height * width for height, width in config.data.sizes) // token_px**2
     tokens = 2 * num_latent_frames(config.data.num_frames) * cells
     dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
     width = dit.dim // dit.num_heads

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from mvtrack.config import RunConfig
-from mvtrack.data.loader import Batch, BatchDataset, batches
+from mvtrack.data.loader import Batch, batches
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import prune, remove_leftovers, save_checkpoint
 from mvtrack.training.engine import start_distributed
@@ -19,7 +19,7 @@ from mvtrack.training.guard import StopRequest, explain_hang
 from mvtrack.training.observe import Meter, gradient_norms
 from mvtrack.training.optimizer import learning_rate_factor
 from mvtrack.training.resume import choose_checkpoint, refuse_changes
-from mvtrack.training.run import Run, prune_banks, set_up
+from mvtrack.training.run import Run, open_dataset, prune_banks, set_up
 from mvtrack.training.run_dir import Heartbeat, locked
 
 STOPPED = "stopped_by_signal"  # a file that says that the run should go on later (configs/slurm/train.sbatch)
@@ -41,8 +41,7 @@ def train(config: RunConfig, resume: str | None = None, accept_changes: bool = F
         reader = choose_checkpoint(run_dir, resume)
         if reader:
             refuse_changes(config, reader, accept_changes)
-        sizes = settings.batch_size, settings.micro_batch_size
-        dataset = BatchDataset(config.data, settings.seed, *sizes, rank, world, config.model.views)
+        dataset = open_dataset(config, rank, world)
         own_group = not torch.distributed.is_initialized()
         start_distributed(settings.timeout_s)
         heartbeat = Heartbeat(run_dir, rank)

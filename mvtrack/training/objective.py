@@ -53,15 +53,23 @@ class Prepared:
 
 
 @torch.no_grad()
-def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
-    """Encode a batch and draw its noise, keyed by (seed, global sample number)."""
-    latents = codec.encode(batch.video)
-    camera, _ = model_cameras(batch.camera, config.model.rays, batch.depth)
+def prepare(batch: Batch, codec: VideoCodec, config: RunConfig, device: torch.device | None = None) -> Prepared:
+    """Encode a batch, unless it was encoded before, and draw its noise, keyed by (seed, global sample number).
+
+    device: where the codec lies; None: the CPU. Raises ValueError for clips that lack what the losses need.
+    """
+    latents = codec.encode(batch.video.to(device)) if batch.latents is None else batch.latents
+    camera, _ = model_cameras(batch.camera, config.model.rays, batch.depth, _distance(batch, config))
     noise, sigma = [], []
     for number in batch.index.tolist():
         generator = torch.Generator().manual_seed(hash_seed(config.train.seed, number))
         sigma.append(draw_sigma(config.model.flow, generator))
         noise.append(torch.randn(latents.shape[1:], generator=generator))
+    if batch.tracks is None and (config.loss.correspondence > 0 or config.loss.tracking > 0):
+        raise ValueError(
+            f"{batch.keys[0]} has no point tracks: put tracks.npz beside its videos (docs/data.md), or set "
+            "loss.correspondence: 0, loss.tracking: 0 and model.tracking: null"
+        )
     targets = correspondence_targets(batch, config) if config.loss.correspondence > 0 else None
     tracking = None
     if config.loss.tracking > 0:
@@ -71,8 +79,19 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig) -> Prepared:
     if config.model.rays.drop > 0:
         rays = rays * keeps_camera(batch.index, config)[:, None, None, None, None, None]
     reference = None if config.model.views is None else draw_references(batch.index, tuple(latents.shape[1:3]), config)
-    native = native_inputs(batch.camera, config.model.dit, config.model.native_camera)
-    return Prepared(latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking, reference, native)
+    native = native_inputs(batch.camera, config.model.dit, config.model.native_camera, batch.image)
+    return Prepared(
+        latents, torch.stack(noise), torch.stack(sigma), rays, targets, tracking, reference, native, batch.text
+    )
+
+
+def _distance(batch: Batch, config: RunConfig) -> Float[Tensor, "B"] | None:
+    """The scene's depth, where the model's scale asks for it and no maps tell it."""
+    if batch.depth is None and batch.distance is None and config.model.rays.scale == "median_depth":
+        raise ValueError(
+            f"{batch.keys[0]} has no depth, which model.rays.scale: median_depth needs: set it to path_extent (or none)"
+        )
+    return batch.distance
 
 
 def keeps_camera(index: Int[Tensor, "B"], config: RunConfig) -> Bool[Tensor, "B"]:
@@ -107,7 +126,7 @@ def correspondence_targets(batch: Batch, config: RunConfig) -> CorrespondenceTar
         seed, one = hash_seed(config.train.seed + 1, number), slice(b, b + 1)
         if loss.correspondence_targets == "tracks":
             tracks = Tracks(batch.tracks.xy[one], batch.tracks.visible[one], batch.tracks.valid[one])
-            size = tuple(batch.video.shape[-2:])
+            size = batch.camera.size
             samples.append(targets_from_tracks(tracks, size, token_px, loss.correspondence_queries, seed))
         else:
             points = points_from_depth(batch.depth[one], batch.camera[one])

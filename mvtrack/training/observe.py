@@ -1,6 +1,5 @@
 """What a run tells of itself while it runs: gradient norms by part, throughput, FLOP utilisation, memory."""
 
-import resource
 import time
 from dataclasses import dataclass, field
 
@@ -9,10 +8,9 @@ import torch
 from mvtrack.backbone.checkpointing import checkpointing_of
 from mvtrack.backbone.flops import training_flops
 from mvtrack.config import RunConfig
+from mvtrack.machine import gpu_peak_flops, peak_gib
 from mvtrack.training import distributed
 
-# Dense bfloat16 peak by the maker's data sheet, TFLOP/s.
-_PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "H800": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
 _PARTS = ("self_attn", "cross_attn", "ffn", "camera_proj", "ray_encoder", "modulation")
 
 
@@ -41,15 +39,7 @@ def peak_flops(config: RunConfig) -> float | None:
     """FLOP/s that one device could do at best, or None when unknown."""
     if config.train.peak_tflops:
         return config.train.peak_tflops * 1e12
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((peak * 1e12 for key, peak in _PEAK_TFLOPS.items() if key in name), None)
-
-
-def memory_gib() -> float:
-    """Peak memory of this rank: the GPU allocator's, or the process's on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return gpu_peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
 @dataclass
@@ -70,7 +60,8 @@ class Meter:
             self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
         self.tokens += samples * tokens
         checkpointing = checkpointing_of(self.config.train)
-        self.flops += samples * training_flops(self.config.model.dit, tokens, checkpointing=checkpointing)
+        text = self.config.model.text.length if self.config.model.text else 0
+        self.flops += samples * training_flops(self.config.model.dit, tokens, text, checkpointing)
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""
@@ -81,7 +72,7 @@ class Meter:
             "time/data_wait_share": self.data_s / elapsed,
             "speed/tokens_per_s": self.tokens * distributed.world_size() / elapsed,
             "speed/tflops_per_device": self.flops / elapsed / 1e12,
-            "memory/peak_gib": memory_gib(),
+            "memory/peak_gib": peak_gib(distributed.device()),
         }
         peak = peak_flops(self.config)
         if peak:

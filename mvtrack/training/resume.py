@@ -13,7 +13,7 @@ _FREE = {
     "train.compile", "train.on_nonfinite", "train.max_skipped", "train.log_every",
     "train.save_every", "train.keep_last", "train.keep_every", "train.validate_every", "train.validate_clips",
     "train.stop_after", "train.timeout_s", "train.peak_tflops", "train.wandb", "train.run_dir", "train.init_from",
-    "data.workers",
+    "data.workers", "model.sampling.steps", "model.sampling.guidance", "model.sampling.precision",
 }  # fmt: skip
 _FREE_OF_A_BANK = {"root", "prerender"}
 

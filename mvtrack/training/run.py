@@ -4,21 +4,26 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mvtrack.backbone.codec import VideoCodec, build_codec
-from mvtrack.backbone.initialise import initial_weights
+from mvtrack.backbone.encoders import run_encoders
+from mvtrack.backbone.initialise import empty_dit, initial_weights
 from mvtrack.backbone.model import ReshootModel, load_model
-from mvtrack.config import RunConfig
-from mvtrack.data.loader import Batch, BatchDataset
+from mvtrack.config import ModelConfig, RunConfig
+from mvtrack.data.latent_loader import LatentDataset
+from mvtrack.data.loader import Batch, BatchDataset, StepDataset
+from mvtrack.encoder_config import TextConfig
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_dit, build_engine, training_kernel
 from mvtrack.training.guard import FiniteGuard
+from mvtrack.training.latent_validation import LatentValidator
 from mvtrack.training.objective import losses, prepare
 from mvtrack.training.run_dir import Heartbeat, record_attempt
 from mvtrack.training.run_log import RunLog
@@ -33,12 +38,12 @@ class Run:
     """Everything that lives from the first to the last step of a process."""
 
     config: RunConfig
-    dataset: BatchDataset
+    dataset: StepDataset
     engine: object
     codec: VideoCodec
     ema: EMA
     guard: FiniteGuard
-    validator: Validator | ViewValidator
+    validator: Validator | ViewValidator | LatentValidator
     heartbeat: Heartbeat
     log: RunLog | None  # rank 0 only
     progress: Progress
@@ -53,7 +58,7 @@ class Run:
 
     @property
     def model(self) -> ReshootModel:
-        return ReshootModel(self.config.model, self.engine.module, self.codec)
+        return ReshootModel(self.config.model, self.engine.module, self.codec, self.engine.device)
 
     def autocast(self):
         """The context in which losses are computed."""
@@ -63,27 +68,52 @@ class Run:
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], int]:
         """Loss parts of a micro-batch, and the tokens of one of its samples."""
-        prepared = prepare(batch, self.codec, self.config).to(self.engine.device)
+        device = self.engine.device
+        prepared = prepare(batch, self.codec, self.config, device).to(device)
         with self.autocast():
             return losses(self.engine, prepared, self.config), prepared.num_tokens(self.config)
 
 
-def set_up(config: RunConfig, dataset: BatchDataset, reader: CheckpointReader | None, heartbeat: Heartbeat) -> Run:
+def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
+    """This rank's part of the data. Raises ValueError where it does not fit the config."""
+    settings = (config.data, config.train.seed, config.train.batch_size, config.train.micro_batch_size, rank, world)
+    if config.data.latents:
+        return LatentDataset(*settings, text_length=text_length(config.model))
+    if config.model.dit.text_dim or config.model.dit.image_dim:
+        raise ValueError(
+            "a model with text or image branches trains on clips that were encoded with their captions: run "
+            "`mvtrack prepare`, set data.latents and data.banks: []"
+        )
+    return BatchDataset(*settings, config.model.views)
+
+
+def text_length(config: ModelConfig) -> int | None:
+    """Tokens of a caption's features; None for a model without text."""
+    if not config.dit.text_dim:
+        return None
+    return config.text.length if config.text else TextConfig().length
+
+
+def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | None, heartbeat: Heartbeat) -> Run:
     """Build a run on this rank. Collective."""
     run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
     log, kernel = None, training_kernel(config)
     if distributed.rank() == 0:
         record_attempt(run_dir, config, progress.step, distributed.world_size(), kernel)
         log = RunLog(run_dir, config, progress.step)
-        fill_banks(dataset, config)
+        if isinstance(dataset, BatchDataset):
+            fill_banks(dataset, config)
     distributed.barrier()
     codec = build_codec(config.model.codec)
-    dit = build_dit(config, _first_weights(config, reader, codec, dataset))
-    engine = build_engine(dit, config)
+    weights = _first_weights(config, reader, codec, dataset)
+    if isinstance(dataset, LatentDataset):
+        check_encoders(dataset, config.model, codec)
+    engine = build_engine(build_dit(config, weights), config)
+    codec.to(engine.device)
     save_frozen(run_dir / "checkpoints", engine.module)
     ema = EMA(engine, config.train.ema_decay)
     guard = FiniteGuard(config, progress.skipped)
-    validator = Validator(config) if config.model.views is None else ViewValidator(config)
+    validator = _validator(config, dataset)
     run = Run(config, dataset, engine, codec, ema, guard, validator, heartbeat, log, progress)
     if reader:
         _materialise_optimizer(run)
@@ -91,8 +121,21 @@ def set_up(config: RunConfig, dataset: BatchDataset, reader: CheckpointReader | 
     return run
 
 
+def _validator(config: RunConfig, dataset: StepDataset) -> Validator | ViewValidator | LatentValidator:
+    if isinstance(dataset, LatentDataset):
+        return LatentValidator(config, dataset)
+    return Validator(config) if config.model.views is None else ViewValidator(config)
+
+
+def check_encoders(dataset: LatentDataset, config: ModelConfig, codec: VideoCodec) -> None:
+    """Raise ValueError where the clips were encoded by something else than the model will meet."""
+    ours = run_encoders(config, codec)
+    for folder in dataset.folders:
+        folder.check(ours)
+
+
 def _first_weights(
-    config: RunConfig, reader: CheckpointReader | None, codec: VideoCodec, dataset: BatchDataset
+    config: RunConfig, reader: CheckpointReader | None, codec: VideoCodec, dataset: StepDataset
 ) -> Iterator[tuple[str, Tensor]]:
     """Where weights and codec come from: a checkpoint, the model that `train.init_from` names, or a seed."""
     if reader:
@@ -105,12 +148,24 @@ def _first_weights(
                 f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec"
             )
         codec.load_state_dict(start.codec.state_dict())
-        started = dict(start.dit.named_parameters())
-        fresh = initial_weights(config.model, config.train.seed)  # for a tracking head that the model did not have
-        return ((name, started.get(name, value)) for name, value in fresh)
+        return _started(config, dict(start.dit.named_parameters()))
     if config.model.codec.kind == "pca":  # a VAE comes with its weights
         _fit_codec(codec, config, dataset)
     return initial_weights(config.model, config.train.seed)
+
+
+def _started(config: RunConfig, started: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """A model's weights, and fresh ones for what it did not have, such as a tracking head."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in empty_dit(config.model).named_parameters()}
+    for name, shape in shapes.items():
+        if name in started and tuple(started[name].shape) != shape:
+            raise ValueError(
+                f"train.init_from {config.train.init_from} holds {name} of {tuple(started[name].shape)}, the config "
+                f"makes it {shape}: use the model.rays and model.tracking that it was made with"
+            )
+    names = list(shapes)
+    fresh = initial_weights(config.model, config.train.seed, [name for name in names if name not in started])
+    return chain(((name, started[name]) for name in names if name in started), fresh)
 
 
 def _fit_codec(codec: VideoCodec, config: RunConfig, dataset: BatchDataset) -> None:
@@ -144,8 +199,10 @@ def fill_banks(dataset: BatchDataset, config: RunConfig) -> None:
             bank.render_ahead(range(last))
 
 
-def prune_banks(dataset: BatchDataset, config: RunConfig, step: int) -> None:
+def prune_banks(dataset: StepDataset, config: RunConfig, step: int) -> None:
     """Delete scenes that the moving window has left behind."""
+    if not isinstance(dataset, BatchDataset):
+        return
     for bank, settings in zip(dataset.banks, config.data.banks, strict=True):
         if settings.new_scenes_per_step > 0:
             bank.prune(int(step * settings.new_scenes_per_step))

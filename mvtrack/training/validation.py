@@ -55,7 +55,7 @@ class Validator:
 
     def _share(self) -> list[RenderedCase]:
         if self._cases is None:
-            size, frames = self.config.data.banks[0].size, self.config.data.num_frames
+            size, frames = self.config.data.sizes[0], self.config.data.num_frames
             specs = case_specs(self.config.train.validate_clips, VALIDATION_SEED, size, frames)
             rank, world = distributed.rank(), distributed.world_size()
             each = -(-len(specs) // world)

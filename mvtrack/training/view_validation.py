@@ -41,7 +41,7 @@ class ViewValidator:
 
     def _share(self) -> list[StillCase]:
         if self._cases is None:
-            size, count = self.config.data.banks[0].size, self.config.train.validate_clips
+            size, count = self.config.data.sizes[0], self.config.train.validate_clips
             cases = still_cases(self.config.model.views, size, count, VALIDATION_SEED)
             rank, world = distributed.rank(), distributed.world_size()
             each = -(-len(cases) // world)

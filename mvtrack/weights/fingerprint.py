@@ -32,14 +32,5 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as releases publish it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _digest(parts: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

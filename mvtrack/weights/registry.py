@@ -10,12 +10,15 @@ from importlib import resources
 from pathlib import Path
 
 from mvtrack.config_tree import from_tree
-from mvtrack.weights.fingerprint import sha256
+from mvtrack.kept_files import sha256
+
+_MODEL_PARTS = ("dit", "vae", "text", "tokenizer", "image")
 
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """One file. source: a hub id, or the address that the file lies under. sha256: the digest, or its first digits
+    """One file. part: which of a model's parts, or how a metric comes by it. source: a hub id, or the address that the
+    file lies under (package://: an installed package). sha256: the digest, or its first digits
     where only those are published. licence, non_commercial: None where nobody has read them.
     """
 
@@ -33,6 +36,11 @@ class WeightsEntry:
     @property
     def from_hub(self) -> bool:
         return "://" not in self.source
+
+    @property
+    def of_model(self) -> bool:
+        """Whether models are made of it; else it serves metrics."""
+        return self.part in _MODEL_PARTS
 
 
 @cache

@@ -1,5 +1,8 @@
 """Presets against the lists of names and shapes of the released checkpoints, on the meta device."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,7 +15,11 @@ from mvtrack.backbone.presets import (
     preset,
     training_preset,
 )
+from mvtrack.config import load_config
+from mvtrack.training.optimizer import freeze
+from tracking_head import HeadConfig
 
+ROOT = Path(__file__).parents[2]
 RELEASED = {
     "wan2.1_t2v_1.3b": (["wan2.1_t2v_1.3b"], 825, 1419.0),
     "recammaster_1.3b": (["recammaster_1.3b"], 945, 1490.4),
@@ -77,6 +84,27 @@ def test_the_cameras_convention_travels_with_the_preset(tmp_path):
 
     for config in PRESETS.values():
         assert from_tree(ModelConfig, to_tree(config), "preset") == config
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("recammaster_1.3b", "recammaster_1.3b"),
+        ("redirector_1.3b", "redirector_1.3b"),
+        ("wan_14b", "wan2.1_t2v_14b"),
+    ],
+)
+def test_the_training_configs_are_the_presets_and_the_papers_recipe(file, name):
+    run, released = load_config(ROOT / f"configs/{file}.yaml"), training_preset(name)
+    rays = replace(released.rays, scale="path_extent")  # videos come without depth
+    assert run.model == replace(released, tracking=HeadConfig(), rays=rays)
+    assert (run.train.batch_size, run.train.steps, run.train.precision, run.optim.lr) == (16, 13000, "bf16", 1e-4)
+    assert (run.loss.correspondence, run.loss.tracking, run.optim.name) == (0.01, 0.01, "adamw")
+    dit = empty_dit(run.model)
+    freeze(dit, run.optim.trainable)
+    trained = {n.split(".", 2)[-1].split(".")[0] for n, p in dit.blocks.named_parameters("blocks") if p.requires_grad}
+    assert {"self_attn", "camera_proj"} <= trained <= {"self_attn", "camera_proj", "cam_encoder", "projector"}
+    assert not any(p.requires_grad for p in dit.head.parameters())
 
 
 def test_an_unknown_preset_is_refused():

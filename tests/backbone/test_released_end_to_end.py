@@ -1,15 +1,17 @@
 """From files as releases have them to a video: transformer, VAE, text encoder and tokenizer, all tiny."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
 import yaml
 
-from mvtrack.backbone.model import build_model, load_model
+from mvtrack.backbone.model import build_model, load_model, save_model
 from mvtrack.backbone.prompts import make_prompts
 from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.config import CodecConfig, DiTConfig, ModelConfig, RayConfig, TextConfig
+from mvtrack.cli import main as cli
+from mvtrack.config import CodecConfig, DiTConfig, ModelConfig, RayConfig, SamplingConfig, TextConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.convert import main as convert
 from mvtrack.generate import SampleConfig, generate
@@ -18,17 +20,23 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reaso
 T, H, W = 5, 32, 48
 
 
-def test_a_converted_model_makes_a_video(umt5, wan_vae_file, tmp_path, monkeypatch):
+@pytest.fixture
+def config(umt5, wan_vae_file, tmp_path, monkeypatch) -> ModelConfig:
+    """Of a tiny ReCamMaster whose encoders lie in files."""
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
-    config = ModelConfig(
-        dit=DiTConfig(dim=24, ffn_dim=28, num_heads=2, num_layers=2, text_dim=12, freq_dim=10),
+    return ModelConfig(
+        dit=DiTConfig(dim=24, ffn_dim=28, num_heads=2, num_layers=2, text_dim=12, freq_dim=10, projector=True),
         rays=RayConfig(token_px=16, stride=8),
         codec=CodecConfig(kind="wan_vae", channels=16, stride=8, weights=str(wan_vae_file)),
         text=TextConfig(weights=str(umt5), length=7),
         tap_layer=1,
         sizes=((H, W),),
         num_frames=T,
+        sampling=SamplingConfig(steps=2, guidance=3.0, precision="bfloat16"),
     )
+
+
+def test_a_converted_model_makes_a_video(config, tmp_path):
     made = build_model(config, seed=3).dit.state_dict()
     released = {k: v for k, v in made.items() if not k.startswith("ray_encoder.") and ".camera_proj." not in k}
     torch.save(released, tmp_path / "step20000.ckpt")
@@ -43,9 +51,7 @@ def test_a_converted_model_makes_a_video(umt5, wan_vae_file, tmp_path, monkeypat
     def video(caption: str, guidance: float) -> torch.Tensor:
         told = make_prompts(model.config, reference[0], caption, guidance=guidance)
         sample = SampleConfig(steps=2, guidance=guidance)
-        return generate(
-            model, reference, camera, sample, scene_depth=4.0, text=told.text, negative_text=told.negative_text
-        )
+        return generate(model, reference, camera, sample, scene_depth=4.0, prompts=told)
 
     first = video("a red ball", 5.0)
     assert first.shape == reference.shape
@@ -53,5 +59,89 @@ def test_a_converted_model_makes_a_video(umt5, wan_vae_file, tmp_path, monkeypat
     assert torch.equal(video("a red ball", 5.0), first)
     assert not torch.equal(video("down the hill", 5.0), first)
     assert not torch.equal(video("a red ball", 1.0), first)
-    with pytest.raises(ValueError, match="needs text"):
-        generate(model, reference, camera, SampleConfig(steps=1), scene_depth=4.0)
+    empty = generate(model, reference, camera, SampleConfig(steps=2), scene_depth=4.0)
+    assert torch.equal(video("", 1.0), empty)
+    unguided = make_prompts(model.config, reference[0], "a red ball")
+    with pytest.raises(ValueError, match="guidance needs the features of two captions"):
+        generate(model, reference, camera, SampleConfig(2, guidance=5.0), scene_depth=4.0, prompts=unguided)
+
+
+@pytest.fixture
+def folder(config, tmp_path):
+    return save_model(build_model(config, seed=3), tmp_path / "model").parent
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    code = cli(["reshoot", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.err.splitlines()[-1] if captured.err else captured.out
+
+
+def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsys, monkeypatch):
+    code, error = run(capsys, video, "--camera", "arc_left", "--model", folder, "--out", tmp_path / "o")
+    assert code == 0, error
+    record = json.loads((tmp_path / "o/run.json").read_text())
+    assert record["shot"]["sample"] == {"steps": 2, "guidance": 3.0, "seed": 0, "camera_guidance": 1.0}
+    assert "caption" not in record["shot"]
+    assert record["placement"] == {
+        "device": "cpu",
+        "offload": "none",
+        "compile": False,
+        "tiled": False,
+        "precision": "bfloat16",
+    }
+    assert record["peak_memory_gib"] > 0
+    arguments = [
+        "--caption",
+        "a red ball",
+        "--guidance",
+        1,
+        "--steps",
+        1,
+        "--offload",
+        "blocks",
+        "--precision",
+        "float32",
+    ]
+    code, error = run(capsys, video, "--camera", "arc_left", "--model", folder, "--out", tmp_path / "p", *arguments)
+    assert code == 0, error
+    record = json.loads((tmp_path / "p/run.json").read_text())
+    assert record["shot"]["sample"]["guidance"] == 1
+    assert record["shot"]["caption"] == "a red ball"
+    assert record["placement"]["precision"] == "float32"
+
+
+def test_a_table_has_captions_and_the_encoder_is_read_once(video, folder, tmp_path, capsys, monkeypatch):
+    from mvtrack.backbone import text_encoder
+
+    read = []
+    load = text_encoder.load_encoder
+    monkeypatch.setattr(text_encoder, "load_encoder", lambda *a, **k: read.append(1) or load(*a, **k))
+    table = tmp_path / "jobs.csv"
+    rows = [
+        "video,caption,negative,guidance,steps,out",
+        f"{video},a red ball,,,,a",
+        f"{video},down the hill,a hill,2,1,b",
+    ]
+    table.write_text("\n".join(rows) + "\n")
+    arguments = [table, "--camera", "pan_left", "--model", folder, "--out", tmp_path / "o", "--caption", "the hill"]
+    code, error = run(capsys, *arguments)
+    assert code == 0, error
+    first, second = (json.loads((tmp_path / "o" / name / "run.json").read_text())["shot"] for name in "ab")
+    assert (first["caption"], first["sample"]["guidance"], first["sample"]["steps"]) == ("a red ball", 3.0, 2)
+    assert (second["caption"], second["negative"]) == ("down the hill", "a hill")
+    assert (second["sample"]["guidance"], second["sample"]["steps"]) == (2.0, 1)
+    assert len(read) == 1
+
+
+def test_what_a_model_cannot_be_told_is_one_line(video, small_model, tmp_path, capsys):
+    plain = save_model(small_model, tmp_path / "plain").parent
+    for option, message in (
+        (["--caption", "a dog"], "takes no captions"),
+        (["--guidance", "5"], "takes no captions"),
+        (["--device", "cuda:99"], "device cuda:99 is not there"),
+    ):
+        code, error = run(capsys, video, "--camera", "arc_left", "--model", plain, "--out", tmp_path / "o", *option)
+        assert code == 2
+        assert message in error
+        assert not (tmp_path / "o").exists()

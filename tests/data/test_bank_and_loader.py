@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mvtrack.camera import project, unproject
-from mvtrack.config import BankConfig, DataConfig
+from mvtrack.config_data import BankConfig, DataConfig
 from mvtrack.correspondence.targets import targets_from_depth
 from mvtrack.data.bank import Bank, BankRecipe, render_scene_tensors
 from mvtrack.data.loader import BatchDataset, augment, batches, mirrored

@@ -1,6 +1,7 @@
 """Everything that moves can be read, in pieces, and what cannot says why."""
 
 import subprocess
+import sys
 import time
 import wave
 from pathlib import Path
@@ -230,3 +231,18 @@ def test_damaged_videos_are_refused_or_read_but_never_hang(plain, tmp_path):
 def test_asking_for_frames_that_are_not_there(plain):
     with pytest.raises(ValueError, match=r"has 11 frames, asked for 9\.\.12"):
         open_footage(plain).read(9, 12)
+
+
+def test_images_can_be_read_after_a_video(video, tmp_path):
+    """In a process of its own, in which nothing has loaded OpenCV before decord."""
+    code = """
+import sys
+from PIL import Image
+from mvtrack.data.footage import open_footage
+Image.new("RGB", (17, 13), (250, 0, 90)).save(sys.argv[2])
+open_footage(sys.argv[1]).read(0, 1)
+assert open_footage(sys.argv[2]).read(0, 1)[0, :, 0, 0].tolist() == [250, 0, 90]
+"""
+    arguments = [sys.executable, "-c", code, str(video), str(tmp_path / "one.png")]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

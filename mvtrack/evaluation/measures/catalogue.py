@@ -1,7 +1,9 @@
 """Every metric and estimator that evaluations use, in one list: a new one is a line here."""
 
+from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
 from mvtrack.evaluation.interface import Estimator, Metric
+from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.measures.consistency import WarpConsistency
 from mvtrack.evaluation.measures.correspondence import Correspondence
 from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
@@ -27,13 +29,14 @@ def all_metrics(options: MeasureOptions = _DEFAULTS) -> tuple[Metric, ...]:
         MaskedFidelity(),
         Met3r(options.pythons.get("met3r"), options.pairing, _masks(options), options.non_commercial),
         *_warp_consistency(options),
+        CameraMeasure(options.pose_scale),
         Correspondence(options.models),
     )
 
 
-def all_estimators() -> dict[str, Estimator]:
+def all_estimators(poses: Estimator | None = None) -> dict[str, Estimator]:
     """By what they give."""
-    return {"depth": PlaneSweepDepth()}
+    return {"depth": PlaneSweepDepth(), "poses": poses or ColmapPoses()}
 
 
 def chosen_metrics(names: str | None, options: MeasureOptions = _DEFAULTS) -> tuple[Metric, ...]:

@@ -9,6 +9,7 @@ from typing import get_args
 from mvtrack.evaluation.measures.dynamic_masks import MASK_KINDS, MaskKind
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.pair_networks import NETWORK_KINDS
+from mvtrack.metrics.camera_accuracy import SCALE_RULES, ScaleRule
 from mvtrack.metrics.perceptual import LPIPS_NETS, LpipsNet
 from mvtrack.metrics.warp_consistency import PAIRINGS, Pairing
 
@@ -18,7 +19,7 @@ _ENVIRONMENTS = {
     "met3r": "MEt3R",
     "mast3r": "MASt3R, for --geometry mast3r",
     "vggt": "VGGT, for --geometry vggt",
-    "da3": "Depth Anything 3, for --geometry depth_anything_3",
+    "da3": "Depth Anything 3, for --poses or --geometry depth_anything_3",
 }
 
 
@@ -26,7 +27,8 @@ _ENVIRONMENTS = {
 class MeasureOptions:
     """weights: folder of weight files by their published names. pythons: interpreters of other environments, by
     `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. geometry_model: a
-    hub id or path for the network among the geometries. models: folders of the models that made this run's rows."""
+    hub id or path for the network among the geometries. models: folders of the models that made this run's rows.
+    pose_scale: see `camera_accuracy`."""
 
     weights: Path | None = None
     lpips_net: LpipsNet = "alex"
@@ -40,6 +42,7 @@ class MeasureOptions:
     depth_files: Path | None = None
     non_commercial: bool = False
     models: dict[str, Path] = field(default_factory=dict)
+    pose_scale: ScaleRule = "self_max"
 
     def __post_init__(self) -> None:
         for name, values, known in (
@@ -79,6 +82,7 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--geometry", default="true_depth", help=f"comma-separated: {', '.join(GEOMETRIES)}")
     group.add_argument("--geometry-model", default="", help="hub id or path for its network, not the published one")
     group.add_argument("--features", default="colours", help=f"comma-separated: {', '.join(FEATURE_KINDS)}")
+    group.add_argument("--pose-scale", choices=SCALE_RULES, default="self_max", help="what settles a path's unit")
     group.add_argument("--pairs", choices=PAIRINGS, default="same_time", help="frames that consistency compares")
     group.add_argument("--dynamic-mask", choices=MASK_KINDS, default="reference", help="whose pixels the masks are of")
     group.add_argument("--generated-masks", type=Path, help="folder of <row>/<case>.npz with mask (T, H, W)")
@@ -101,6 +105,7 @@ def measure_options(options: argparse.Namespace, models: dict[str, Path] | None 
         depth_files=options.depth_files,
         non_commercial=options.non_commercial,
         models=models or {},
+        pose_scale=options.pose_scale,
     )
 
 

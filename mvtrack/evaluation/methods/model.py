@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
+from mvtrack.backbone.prompts import Prompts, window_prompts
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs
 from mvtrack.evaluation.runner.records import hash_of_files
-from mvtrack.generate import SampleConfig, generate_long
+from mvtrack.generate import SampleConfig, generate_long, own_windows
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,15 @@ class ModelMethod:
             shown = ", ".join(f"{h}x{w}" for h, w in made)
             raise ValueError(f"{self.folder} makes {shown}, the benchmark is {size[0]}x{size[1]}: pass --size")
         sample = replace(self.sample, seed=crc32(f"{self.sample.seed} {inputs.key}".encode()))
-        return generate_long(model, inputs.reference, inputs.camera, sample, scene_depth=inputs.subject_distance)
+        told = _prompts(model, inputs, sample)
+        return generate_long(model, inputs.reference, inputs.camera, sample, None, inputs.subject_distance, told)
+
+
+def _prompts(model: ReshootModel, inputs: Inputs, sample: SampleConfig) -> list[Prompts]:
+    """The case's caption, where the model takes any, and each window's first frame."""
+    caption = inputs.caption if model.config.dit.text_dim else None
+    starts = [start for start, _ in own_windows(model, len(inputs.reference))]
+    return window_prompts(model.config, inputs.reference[starts], caption, guidance=sample.guidance)
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Declined, Estimate, Estimator, Inputs, failed, skipped
+from mvtrack.evaluation.interface import (
+    ESTIMATE_NEEDS,
+    Declined,
+    Estimate,
+    Estimator,
+    Inputs,
+    RowEstimator,
+    failed,
+    skipped,
+)
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack, read_record, unpack, write_record
 
@@ -22,15 +31,19 @@ def gather(
     video_sha: str | None,
     inputs: Inputs,
     video: Float[Tensor, "T 3 H W"] | None,
+    row: str | None = None,
 ) -> dict[str, Estimate] | Declined:
-    """All estimates among `needs`, made where they are not yet; the first input or estimate that is lacking else."""
+    """All estimates among `needs`, made where they are not yet; the first input or estimate that is lacking else.
+
+    row: the method whose video it is, None for the reference's estimates.
+    """
     for need in needs:
         if need not in ESTIMATE_NEEDS and (why := inputs.why_missing(need)):
             return why
     found = {}
     for need in needs:
         if need in ESTIMATE_NEEDS:
-            found[need] = _estimate(plan, need, digest, video_sha, inputs, video)
+            found[need] = _estimate(plan, need, digest, video_sha, inputs, video, row)
             if isinstance(found[need], Declined):
                 return found[need]
     return found
@@ -47,7 +60,13 @@ def is_estimated(plan: Plan, need: str, digest: str, video_sha: str | None) -> b
 
 
 def _estimate(
-    plan: Plan, need: str, digest: str, video_sha: str | None, inputs: Inputs, video: Tensor | None
+    plan: Plan,
+    need: str,
+    digest: str,
+    video_sha: str | None,
+    inputs: Inputs,
+    video: Tensor | None,
+    row: str | None,
 ) -> Estimate | Declined:
     subject, what = need.split(".")
     estimator = plan.estimators.get(what)
@@ -64,6 +83,8 @@ def _estimate(
             return unpack(record["declined"])
         if kept := _read(path):
             return kept
+    if row is not None and isinstance(estimator, RowEstimator):
+        estimator = estimator.of_row(row)
     result = _run(estimator, subject, inputs, video)
     record = {"key": key, "estimator": estimator.name, "subject": subject, "case": inputs.key}
     if isinstance(result, Declined):

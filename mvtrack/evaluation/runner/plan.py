@@ -77,7 +77,11 @@ class Plan:
         return hash_of([_part(metric), inputs_digest, video_sha, estimates, *([sha_of(f)] for f in files)])
 
     def _estimated(self, needs: tuple[str, ...]) -> list[str]:
-        return [n for n in needs if n in ESTIMATE_NEEDS and n.split(".")[1] in self.estimators]
+        """Estimates that can be made here: what was skipped for want of one is taken up once it can."""
+        return [n for n in needs if n in ESTIMATE_NEEDS and self._can_run(self.estimators.get(n.split(".")[1]))]
+
+    def _can_run(self, estimator: Estimator | None) -> bool:
+        return estimator is not None and estimator.missing() is None
 
 
 def _part(part: Metric | Estimator) -> list:

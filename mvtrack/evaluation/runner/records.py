@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Declined, Scores
-from mvtrack.weights.fingerprint import sha256
+from mvtrack.kept_files import sha256
 
 
 def hash_of(value: object) -> str:

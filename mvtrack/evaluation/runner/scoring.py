@@ -65,7 +65,7 @@ def estimate_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs
     if isinstance(video, Declined):
         return []  # scoring says so, for each metric
     for need in due:
-        found = gather(plan, (need,), digest, record["sha256"], inputs, video)
+        found = gather(plan, (need,), digest, record["sha256"], inputs, video, method)
         if isinstance(found, Declined) and found.kind == "failed":
             troubles.append(f"{method}, {key}: {found.reason}")
     return troubles
@@ -135,7 +135,7 @@ def _sample(
 ) -> Sample | Declined:
     if isinstance(video, Declined):
         return video
-    estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video)
+    estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video, method)
     if isinstance(estimates, Declined):
         return estimates
     return Sample(inputs, video, plan.folder / record["video"], estimates, method)

@@ -7,6 +7,7 @@ FOLDER holds job.json, frames/NAME.png and, where pixels are to be ignored, mask
 Stage `match` writes match.npz, `incremental` and `global` write poses under their names.
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pycolmap
 
 MOST_EXHAUSTIVE = 40  # frames; longer videos match neighbours and frames 2, 4, 8, ... apart
 SEQUENTIAL_OVERLAP = 10
+SOFT_PX = 0.5  # residual beyond which a match loses weight
 
 
 def main(folder: Path, stage: str) -> None:
@@ -106,20 +108,54 @@ def place(folder: Path, job: dict, stage: str) -> dict[str, np.ndarray]:
     models = mapper(folder / "database.db", folder / "frames", folder / stage, options=options(job))
     count = job["num_frames"]
     found, c2w = np.zeros(count, bool), np.full((count, 4, 4), np.nan)
+    halves = np.full((2, count, 4, 4), np.nan)
     lens = np.full((count, 4), np.nan)
     points, seen_first = np.zeros((0, 3)), np.zeros(0, bool)
     if models:
         model = max(models.values(), key=lambda m: (m.num_reg_images(), m.num_points3D()))
-        for image in (image for image in model.images.values() if image.has_pose):
-            frame = int(image.name[:5])
-            c2w[frame] = np.vstack([image.cam_from_world().inverse().matrix(), [0, 0, 0, 1]])
-            lens[frame], found[frame] = model.cameras[image.camera_id].params, True
+        adjust(model, job)
+        c2w = poses(model, count)
+        found = np.isfinite(c2w).all((1, 2))
+        for image in model.images.values():
+            if image.has_pose:
+                lens[int(image.name[:5])] = model.cameras[image.camera_id].params
+        halves = np.stack([poses(half_of(model, part, job), count) for part in (0, 1)])
         first = {index for index, image in model.images.items() if int(image.name[:5]) == int(found.argmax())}
         points = np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3)
         seen_first = np.array(
             [any(e.image_id in first for e in point.track.elements) for point in model.points3D.values()], bool
         )
-    return {"c2w": c2w, "found": found, "lens": lens, "points": points, "seen_first": seen_first}
+    return {"c2w": c2w, "found": found, "lens": lens, "points": points, "seen_first": seen_first, "halves": halves}
+
+
+def poses(model: pycolmap.Reconstruction, count: int) -> np.ndarray:
+    """Camera-to-world (T, 4, 4); NaN for frames that are not in the model."""
+    c2w = np.full((count, 4, 4), np.nan)
+    for image in model.images.values():
+        if image.has_pose:
+            c2w[int(image.name[:5])] = np.vstack([image.cam_from_world().inverse().matrix(), [0, 0, 0, 1]])
+    return c2w
+
+
+def half_of(model: pycolmap.Reconstruction, part: int, job: dict) -> pycolmap.Reconstruction:
+    """The model adjusted to every second of its points alone."""
+    half = copy.deepcopy(model)
+    for rank, point in enumerate(sorted(half.points3D)):
+        if rank % 2 != part:
+            half.delete_point3D(point)
+    adjust(half, job)
+    return half
+
+
+def adjust(model: pycolmap.Reconstruction, job: dict) -> None:
+    """A last bundle adjustment in which matches that do not fit fade out: about half the mappers' own error."""
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_focal_length, options.refine_extra_params = job["refine_focal"], False
+    options.print_summary = False
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = SOFT_PX
+    options.ceres.solver_options.num_threads = job["threads"]
+    pycolmap.bundle_adjustment(model, options)
 
 
 def _incremental_options(job: dict) -> pycolmap.IncrementalPipelineOptions:

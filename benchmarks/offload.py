@@ -1,0 +1,93 @@
+"""`python benchmarks/offload.py`: peak memory of making a video with each way to offload, beside what was foretold.
+
+ReCamMaster's width with random weights in a float32 file, held in bfloat16: on a GPU all 30 blocks at 480x832 and 81
+frames, and the allocator's peak; on a CPU 8 blocks at 96x160 and 5 frames, and private memory, to which pages of the
+file do not count. Each way in a fresh process.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from bench import report
+from weights import watched
+
+from mvtrack.backbone.model import ReshootModel, build_model, load_model, save_model
+from mvtrack.backbone.placement import OFFLOADS, Placement, place
+from mvtrack.backbone.presets import preset
+from mvtrack.backbone.prompts import Prompts
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.config import ModelConfig
+from mvtrack.estimate.codec import empty_wan_network
+from mvtrack.estimate.inference import estimate_inference
+from mvtrack.generate import SampleConfig, generate
+from mvtrack.machine import peak_gib
+
+MIB = 2**20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=30 if torch.cuda.is_available() else 8)
+    parser.add_argument("--measure", nargs=2, metavar=("OFFLOAD", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        sys.stdout.write(json.dumps(measure(*options.measure)) + "\n")
+        return 0
+    config = preset("recammaster_1.3b")
+    layers = replace(config, dit=replace(config.dit, num_layers=options.layers), tap_layer=1)
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(build_model(layers), folder)
+        for offload in OFFLOADS:
+            found = in_fresh_process(offload, folder)
+            figures |= {f"{offload}: {name}": value for name, value in found.items()}
+    figures["blocks / none"] = figures["blocks: peak MiB"] / figures["none: peak MiB"]
+    return report(figures, {"blocks / none": ("<=", 0.75)})
+
+
+def in_fresh_process(offload: str, folder: str) -> dict[str, float]:
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, __file__, "--measure", offload, folder]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parent)
+    if run.returncode:
+        raise RuntimeError(run.stderr[-3000:])
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def measure(offload: str, folder: str) -> dict[str, float]:
+    placement = Placement(offload=offload)
+    device = placement.torch_device
+    size, frames = ((480, 832), 81) if device.type == "cuda" else ((96, 160), 5)
+    config, sample = load_model(folder).config, SampleConfig(1, guidance=5.0)
+    foretold = estimate_inference(config, size, frames, sample, replace(placement, device=device.type)).peak / MIB
+    peak, seconds = watched(lambda: video(folder, placement, config, size, frames, sample))
+    if device.type == "cuda":
+        peak = peak_gib(device) * 1024
+    return {"peak MiB": peak, "foretold MiB": foretold, "s": seconds}
+
+
+def video(
+    folder: str, placement: Placement, config: ModelConfig, size: tuple[int, int], frames: int, sample: SampleConfig
+) -> torch.Tensor:
+    """From the file to a video of noise: load, place, encode, sample, decode."""
+    model = load_model(folder)
+    network = empty_wan_network(16).to_empty(device="cpu")
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    model.codec.put_in(network)
+    model: ReshootModel = place(model, placement)
+    camera = Camera(torch.eye(4).expand(2, frames, 4, 4), intrinsics_from_fov(60.0, size).expand(2, frames, 3, 3), size)
+    text = torch.zeros(config.text.length, config.dit.text_dim)
+    reference = torch.zeros(frames, 3, *size)
+    return generate(model, reference, camera, sample, scene_depth=4.0, prompts=Prompts(text, text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""How much memory code takes, found by running it on tensors that have shapes and no storage.
+
+What is counted is what lives at the same time, as PyTorch's GPU allocator counts it: no formula that could fall behind
+the code. What kernels use inside themselves is not seen, and sizes of blocks are not rounded.
+"""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """While entered, counts the bytes of tensors that come and go. `peak` is the most at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, weakref.ref] = {}
+
+    def ignore(self, tensors: Iterable[Tensor]) -> None:
+        """Leave out what is there already: weights, inputs."""
+        for tensor in tensors:
+            self._note(tensor, counts=False)
+
+    def _note(self, tensor: Tensor, counts: bool = True) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes() if counts else 0
+        if key in self._known:
+            return
+
+        def gone(_reference: weakref.ref) -> None:
+            self.live -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return result
+
+
+@contextmanager
+def without_storage() -> Iterator[LiveBytes]:
+    """While open, tensors are made without storage, and counted once the result is entered: `with counter: ...`."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield LiveBytes()
+
+
+def fill_with_nothing(module: nn.Module, dtype: torch.dtype, keep: str = "tracking_head") -> nn.Module:
+    """Parameters and buffers of a module on "meta" as CPU tensors without storage; call it inside `without_storage`.
+
+    dtype: of the floating-point parameters. keep: the child that stays float32.
+    """
+    for name, part in module.named_modules():
+        wanted = torch.float32 if name.split(".")[0] == keep else dtype
+        for key, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[key] = nn.Parameter(torch.empty(parameter.shape, dtype=wanted))
+        for key, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    return module

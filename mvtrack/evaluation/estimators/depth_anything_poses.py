@@ -1,0 +1,44 @@
+"""Cameras by Depth Anything 3, in its own environment: what the paper measures with, though not which variant."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.data.video_io import to_bytes
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.structure.depth_anything import (
+    DepthAnythingConfig,
+    depth_anything_missing,
+    recover_with_depth_anything,
+)
+
+
+@dataclass(frozen=True)
+class DepthAnythingPoses:
+    config: DepthAnythingConfig = DepthAnythingConfig()
+    name: str = "depth_anything_3"
+    version: int = 1
+    gives: Literal["poses"] = "poses"
+    needs: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict:
+        return self.config.record()
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        head = "ray" if self.config.ray_pose else "camera"
+        return (
+            f"Poses: Depth Anything 3, {self.config.model}, {head} head, longest side {self.config.process_res} px, "
+            "all frames at once; the paper does not say which variant it used.",
+        )
+
+    def missing(self) -> str | None:
+        return depth_anything_missing(self.config)
+
+    def estimate(
+        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
+    ) -> Estimate | Declined:
+        return recover_with_depth_anything(to_bytes(video), self.config).arrays()

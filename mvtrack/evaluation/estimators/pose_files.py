@@ -1,0 +1,81 @@
+"""Cameras that another program estimated: one pose file of any format for each row and case."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.evaluation.runner.records import hash_of_files
+from mvtrack.poses import read_cameras
+from mvtrack.structure.recovered import recovered
+
+REFERENCES = "_reference"  # stands for a row's name: cameras of the references
+_ASPECT = 0.01
+
+
+@dataclass(frozen=True)
+class PoseFiles:
+    """Reads <folder>/<row>/<case>.<any> (or a folder <case>, for formats that are one).
+
+    digest: of all these files. num_frames: of a padded clip, whose real frames alone are taken. row: whose video it is.
+    """
+
+    folder: Path
+    digest: str
+    num_frames: int | None = None
+    row: str | None = None
+    name: str = "pose_files"
+    version: int = 1
+    gives: Literal["poses"] = "poses"
+    needs: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(folder: Path, num_frames: int | None = None) -> "PoseFiles":
+        """Raises ValueError for a folder that does not exist or holds nothing."""
+        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+        if not files:
+            raise ValueError(f"--pose-files {folder} holds no files: put pose files at {folder}/<row>/<case>.json")
+        return PoseFiles(folder, hash_of_files(files, [str(p.relative_to(folder)) for p in files]), num_frames)
+
+    def of_row(self, row: str) -> "PoseFiles":
+        return replace(self, row=row)
+
+    @property
+    def settings(self) -> dict:
+        return {"files": self.digest}
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        return (f"Poses: estimated by another program, read from {self.folder.name}/; every frame has one.",)
+
+    def missing(self) -> str | None:
+        return None
+
+    def estimate(
+        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
+    ) -> Estimate | Declined:
+        file = self._file(REFERENCES if subject == "reference" else str(self.row), inputs.key)
+        camera, frames, size = read_cameras(file).camera, len(video), tuple(video.shape[-2:])
+        if camera.shape[0] not in (frames, self.num_frames) or camera.shape[0] < frames:
+            raise ValueError(
+                f"{file} holds {camera.shape[0]} cameras, the video {frames} frames: one a frame is needed"
+            )
+        if abs(camera.size[1] * size[0] / (camera.size[0] * size[1]) - 1) > _ASPECT:
+            raise ValueError(
+                f"{file} is for pictures of {camera.size[1]}x{camera.size[0]}, the video is {size[1]}x{size[0]}: the "
+                "aspects differ"
+            )
+        camera = camera[:frames].resized(size)
+        found = torch.ones(frames, dtype=torch.bool)
+        return recovered(camera.c2w, camera.K, size, found, "file", camera.scale_known).arrays()
+
+    def _file(self, row: str, key: str) -> Path:
+        folder = self.folder / row
+        there = sorted(p for p in folder.iterdir() if key in (p.stem, p.name)) if folder.is_dir() else []
+        if len(there) != 1:
+            raise ValueError(f"{folder} holds {len(there)} pose files {key}.*, expected one")
+        return there[0]

@@ -1,0 +1,44 @@
+"""The options that say where poses come from and how paths are compared, for every benchmark's command."""
+
+import argparse
+from pathlib import Path
+
+from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
+from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
+from mvtrack.evaluation.estimators.pose_files import PoseFiles
+from mvtrack.evaluation.estimators.true_poses import TruePoses
+from mvtrack.evaluation.interface import Estimator
+from mvtrack.structure.depth_anything import DepthAnythingConfig, depth_anything_missing
+
+POSES = ("colmap", "depth_anything_3", "files", "truth")
+
+
+def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
+    """--poses and what it needs."""
+    group = parser.add_argument_group("poses of the videos, for camera accuracy")
+    group.add_argument(
+        "--poses", choices=POSES, default="colmap",
+        help="colmap: structure from motion, no weights; depth_anything_3: learned, needs --da3-python; files: of any "
+        "program, needs --pose-files; truth: only the references', as the benchmark knows them",
+    )  # fmt: skip
+    group.add_argument("--pose-files", type=Path, metavar="FOLDER", help="holds <row>/<case>.<any pose format>")
+    default = DepthAnythingConfig()
+    group.add_argument("--da3-model", default=default.model, help=f"hub id or folder; default {default.model}")
+    group.add_argument("--da3-ray-pose", action="store_true", help="poses from its ray head, not its camera head")
+
+
+def pose_estimator(options: argparse.Namespace, da3_python: Path | None, num_frames: int) -> Estimator:
+    """What --poses names. da3_python: of Depth Anything 3's environment. num_frames: of the benchmark's clips. Raises
+    ValueError where an option is missing, or given for nothing."""
+    if options.pose_files is not None and options.poses != "files":
+        raise ValueError(f"--pose-files is for --poses files, not --poses {options.poses}")
+    if options.poses == "files":
+        if options.pose_files is None:
+            raise ValueError("--poses files needs --pose-files FOLDER, which holds <row>/<case>.<any pose format>")
+        return PoseFiles.of(options.pose_files, num_frames)
+    if options.poses == "depth_anything_3":
+        config = DepthAnythingConfig(da3_python, options.da3_model, options.da3_ray_pose)
+        if lacking := depth_anything_missing(config):
+            raise ValueError(f"--poses depth_anything_3 cannot run: missing {lacking}")
+        return DepthAnythingPoses(config)
+    return TruePoses() if options.poses == "truth" else ColmapPoses()

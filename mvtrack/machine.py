@@ -1,0 +1,50 @@
+"""What the machine is: memory that is free, memory that was used, how fast its processors can be."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+# By the maker's data sheet: memory, and the dense bfloat16 peak.
+GPUS = {  # name: (GiB, TFLOP/s)
+    "H200": (141, 989.0), "H100": (80, 989.0), "H800": (80, 989.0), "A100": (80, 312.0), "L40S": (48, 362.0),
+    "4090": (24, 165.0),
+}  # fmt: skip
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def gpu_peak_flops(name: str) -> float | None:
+    """FLOP/s that a GPU could do at best, by a name that holds a known one; None when unknown."""
+    return next((tflops * 1e12 for known, (_, tflops) in GPUS.items() if known in name), None)
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that was in use: the GPU allocator's, or the process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    per_gib = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_gib
+
+
+def free_gib(device: torch.device) -> float | None:
+    """Memory that can be had now, within the limits of a container; None where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) / 2**30
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    return min([int(available.split()[1]) / 2**20, *_container_gib()])
+
+
+def _container_gib() -> list[float]:
+    """What a control group leaves: its limit less what it holds that is no cache."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return []
+    return [] if limit == "max" else [(int(limit) - used + int(stat.get("inactive_file", 0))) / 2**30]

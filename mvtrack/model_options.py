@@ -1,0 +1,48 @@
+"""The options that say how a model works and what it is told, for every command that makes videos."""
+
+import argparse
+from dataclasses import replace
+from typing import get_args
+
+from mvtrack.backbone.placement import OFFLOADS, PRECISIONS, Placement
+from mvtrack.config import AttentionKernel, ModelConfig
+from mvtrack.generate import SampleConfig
+
+
+def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """--steps, --guidance, --caption and what else changes the result."""
+    group = parser.add_argument_group("sampling; what is left out is what the model is meant for")
+    group.add_argument("--steps", type=int, help="sampling steps")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--caption", help="what the video shows, for models that take captions; default: nothing")
+    group.add_argument("--guidance", type=float, help="scale of guidance by the caption; 1 is none")
+    group.add_argument("--negative", help="what guidance steers away from; default: the list of Wan's authors")
+
+
+def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = True) -> None:
+    """--device, --offload and what else changes speed and memory. samples: the command makes videos."""
+    group = parser.add_argument_group("where and how the model works")
+    group.add_argument("--device", default="auto", help="cpu, cuda or cuda:1; default: a GPU where there is one")
+    group.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: the model's own wish")
+    group.add_argument(
+        "--offload", choices=OFFLOADS, default="none",
+        help="what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block",
+    )  # fmt: skip
+    group.add_argument("--compile", action="store_true", help="compile the block: slower at first, then faster")
+    group.add_argument("--attention", choices=get_args(AttentionKernel), default="auto", help="the kernel to use")
+    group.add_argument("--tiled", action="store_true", help="Wan's VAE works on tiles of pictures: less memory")
+    if samples:
+        group.add_argument(
+            "--batched-guidance", action="store_true", help="both predictions of a guided step at once: more memory"
+        )
+
+
+def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfig:
+    """What the options ask of a model."""
+    return SampleConfig.of(config, options.steps, options.guidance, options.seed)
+
+
+def read_placement(options: argparse.Namespace) -> Placement:
+    """Raises ValueError for options that cannot be combined."""
+    placement = Placement(options.device, options.precision, options.offload, options.compile, options.attention)
+    return replace(placement, batched_guidance=getattr(options, "batched_guidance", False), tiled=options.tiled)

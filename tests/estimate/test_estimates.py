@@ -1,0 +1,153 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvtrack.backbone.initialise import empty_dit
+from mvtrack.backbone.placement import Placement
+from mvtrack.config import DiTConfig, ModelConfig, RayConfig, RunConfig, SamplingConfig, TrainConfig
+from mvtrack.config_tree import from_tree
+from mvtrack.encoder_config import CodecConfig
+from mvtrack.estimate.advice import flags, judge_inference, judge_training, overrides
+from mvtrack.estimate.inference import GIB, estimate_inference, weights_bytes
+from mvtrack.estimate.refuse import refuse_inference, refuse_training
+from mvtrack.estimate.training import estimate_training
+from mvtrack.estimate.transformer import Scene, forward_bytes
+from mvtrack.generate import SampleConfig
+
+CPU = Placement("cpu")
+MODEL = ModelConfig(
+    dit=DiTConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=3, text_dim=7, freq_dim=8),
+    rays=RayConfig(token_px=8, stride=4),
+    codec=CodecConfig(channels=16, stride=4),
+    sampling=SamplingConfig(3, 2.0),
+    tap_layer=1,
+    sizes=((32, 48),),
+    num_frames=9,
+)
+SIZE = (32, 48)
+
+
+@pytest.fixture
+def run(small_run) -> RunConfig:
+    config = from_tree(RunConfig, small_run, "small_run")
+    return replace(config, loss=replace(config.loss, correspondence_targets="tracks"))
+
+
+def test_weights_are_counted_exactly():
+    whole, block = weights_bytes(MODEL, torch.bfloat16)
+    dit = empty_dit(MODEL)
+    assert whole == 2 * sum(p.numel() for p in dit.parameters())
+    assert block == 2 * sum(p.numel() for p in dit.blocks[2].parameters())
+
+
+def test_activations_grow_with_what_is_put_through():
+    one = forward_bytes(MODEL, Scene(SIZE, 9), torch.float32)
+    assert forward_bytes(MODEL, Scene(SIZE, 9), torch.bfloat16) < one
+    twice = forward_bytes(MODEL, Scene(SIZE, 9, batch=2), torch.float32)
+    assert 1.8 * one < twice < 2.2 * one
+    deeper = replace(MODEL, dit=replace(MODEL.dit, num_layers=6))
+    assert forward_bytes(deeper, Scene(SIZE, 9), torch.float32) == one
+
+
+def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
+    none, model, blocks = (
+        estimate_inference(MODEL, SIZE, 30, placement=Placement("cuda", offload=offload))
+        for offload in ("none", "model", "blocks")
+    )
+    whole, block = weights_bytes(MODEL, torch.float32)
+    assert none.host == 0
+    assert blocks.host == 3 * block
+    assert none.phases["sampling"] - blocks.phases["sampling"] == 2 * block
+    assert none.phases["encoding"] - model.phases["encoding"] == whole
+    assert model.host > whole  # the codec too
+    on_host = estimate_inference(MODEL, SIZE, 30, placement=Placement("cpu", offload="model"))
+    assert on_host.phases["encoding"] == none.phases["encoding"]
+    # four windows of 9 frames, two of them shared; three steps, guided
+    assert none.flops == pytest.approx(4 * 3 * 2 * estimate_inference(MODEL, SIZE, 9, SampleConfig(1)).flops)
+
+
+def test_recomputing_and_sharing_take_less(run):
+    plain = estimate_training(run)
+    again = estimate_training(replace(run, train=replace(run.train, gradient_checkpointing=True)))
+    assert again.work < plain.work
+    assert again.flops > plain.flops
+    shared = estimate_training(replace(run, train=replace(run.train, zero_stage=1)), world_size=2)
+    assert shared.parts["optimiser state"] == pytest.approx(plain.parts["optimiser state"] / 2, rel=0.01)
+    on_host = TrainConfig(zero_stage=1, offload_optimizer=True)
+    assert estimate_training(replace(run, train=on_host)).parts.get("optimiser state") is None
+    assert estimate_training(replace(run, train=on_host)).host > 0
+
+
+def test_what_to_change_is_what_fits():
+    need = estimate_inference(MODEL, SIZE, 9, placement=CPU).peak
+    fine = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, need)
+    assert fine.fits
+    assert (fine.steps, fine.advice) == ((), "")
+    tight = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, need - 1)
+    assert not tight.fits
+    assert tight.advice.startswith("add --precision bfloat16 (about ")
+    on_host = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, 1000)
+    assert [step.typed for step in on_host.steps][-1] == "--precision bfloat16 --offload blocks"
+    assert len(on_host.steps) == 2
+    hopeless = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), 1000)
+    assert [step.typed for step in hopeless.steps] == [
+        "--precision bfloat16", "--precision bfloat16 --offload model", "--precision bfloat16 --offload blocks",
+    ]  # fmt: skip
+    assert "even with --precision bfloat16 --offload" in hopeless.advice
+    assert hopeless.advice.endswith("use fewer pixels or frames, or a larger device")
+
+
+def test_a_trainings_settings_are_changed_in_order(run):
+    verdict = judge_training(replace(run, train=replace(run.train, micro_batch_size=2)), 2, 1000)
+    assert [step.typed for step in verdict.steps] == [
+        "train.gradient_checkpointing=true train.checkpoint_keep=attention",
+        "train.micro_batch_size=1 train.gradient_checkpointing=true train.checkpoint_keep=attention",
+        "train.micro_batch_size=1 train.gradient_checkpointing=true",
+        "train.micro_batch_size=1 train.zero_stage=2 train.gradient_checkpointing=true",
+        "train.micro_batch_size=1 train.zero_stage=3 train.gradient_checkpointing=true",
+        "train.micro_batch_size=1 train.zero_stage=3 train.offload_optimizer=true train.gradient_checkpointing=true",
+        "train.micro_batch_size=1 train.zero_stage=3 train.offload_optimizer=true train.offload_parameters=true "
+        "train.gradient_checkpointing=true",
+    ]  # fmt: skip
+    muon = replace(run, optim=replace(run.optim, name="muon"))
+    assert all("zero" not in step.typed for step in judge_training(muon, 2, 1000).steps)
+
+
+def test_changes_are_spelled_as_they_are_typed():
+    assert flags(Placement(compile=True), Placement(offload="blocks", tiled=True)) == (
+        "--tiled --offload blocks (and no --compile)"
+    )
+    before = TrainConfig(gradient_checkpointing=True, checkpoint_blocks=3)
+    after = replace(before, checkpoint_blocks=None)
+    assert overrides(before, after) == "train.checkpoint_blocks=null"
+
+
+def test_too_little_memory_is_refused_before_anything(run, monkeypatch):
+    import mvtrack.estimate.refuse as module
+
+    monkeypatch.setattr(module, "free_gib", lambda _: 1e-4)
+    with pytest.raises(ValueError, match=r"has 0\.0 GiB free: (add|even with) .*--ignore-memory"):
+        refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+    with pytest.raises(ValueError, match=r"a training step takes about .* GiB a rank .*--ignore-memory"):
+        refuse_training(run, 1, 1)
+    monkeypatch.setattr(module, "free_gib", lambda _: None)
+    refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+    monkeypatch.setattr(module, "free_gib", lambda _: 64.0)
+    monkeypatch.setattr(module, "judge_inference", lambda *_: pytest.fail("small models are not to be held up"))
+    refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["sampling, ReCamMaster, bfloat16", "training, ReCamMaster, float32"])
+def test_foretold_memory_is_what_is_measured(case):
+    script = Path(__file__).parents[2] / "benchmarks/estimates.py"
+    done = subprocess.run([sys.executable, script, "--only", case], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_the_smallest_estimate_is_not_zero():
+    assert estimate_inference(MODEL, SIZE, 1, placement=CPU).peak > GIB * 1e-5

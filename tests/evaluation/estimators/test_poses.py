@@ -1,0 +1,217 @@
+"""Where poses come from: files, the benchmark, pycolmap; and that results are kept, and taken up when they can be."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.evaluation.estimators import colmap_poses
+from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses, moving_in_target
+from mvtrack.evaluation.estimators.pose_files import PoseFiles
+from mvtrack.evaluation.estimators.true_poses import TruePoses
+from mvtrack.evaluation.interface import Estimator, Inputs, RowEstimator
+from mvtrack.evaluation.measures.camera import CameraMeasure
+from mvtrack.evaluation.methods.baselines import Baseline
+from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
+from mvtrack.evaluation.report.summary import summarise
+from mvtrack.evaluation.runner.plan import Plan
+from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.metrics.splat import splat
+from mvtrack.path_language import parse_path
+from mvtrack.poses import CameraSequence, write_cameras
+from mvtrack.structure.colmap import colmap_missing
+from mvtrack.structure.recovered import NotRecoveredError, recovered
+
+T, SIZE = 5, (13, 17)  # of the toy benchmark's cases
+
+
+def pose_file(path: Path, frames: int = T, size: tuple[int, int] = SIZE, text: str = "arc_left 20") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    K = intrinsics_from_fov(50.0, size).double().repeat(frames, 1, 1)
+    sequence = CameraSequence(Camera(parse_path(text).poses(frames), K, size), tuple(map(str, range(frames))))
+    return write_cameras(path, sequence, "json")
+
+
+def options_of(*arguments: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_pose_arguments(parser)
+    return parser.parse_args([str(a) for a in arguments])
+
+
+@pytest.fixture
+def inputs(toy) -> Inputs:
+    return toy.load("cows")
+
+
+def test_files_of_each_row(toy, inputs, tmp_path):
+    for row, text in (("copy", "arc_left 20"), ("_reference", "pan_left 10")):
+        pose_file(tmp_path / row / "cows.json", text=text)
+    files = PoseFiles.of(tmp_path)
+    assert isinstance(files, RowEstimator)
+    estimate = files.of_row("copy").estimate(inputs, inputs.reference, "generated")
+    torch.testing.assert_close(torch.from_numpy(estimate["c2w"]), parse_path("arc_left 20").poses(T))
+    assert estimate["found"].all()
+    estimate = files.of_row("copy").estimate(inputs, inputs.reference, "reference")
+    torch.testing.assert_close(torch.from_numpy(estimate["c2w"]), parse_path("pan_left 10").poses(T))
+    with pytest.raises(ValueError, match=r"peer holds 0 pose files cows\.\*, expected one"):
+        files.of_row("peer").estimate(inputs, inputs.reference, "generated")
+    pose_file(tmp_path / "copy/cows.txt.json")  # another case, which begins alike
+    files.of_row("copy").estimate(inputs, inputs.reference, "generated")
+    pose_file(tmp_path / "copy/cows.JSON")
+    with pytest.raises(ValueError, match=r"holds 2 pose files cows\.\*"):
+        files.of_row("copy").estimate(inputs, inputs.reference, "generated")
+
+
+def test_files_that_do_not_fit(inputs, tmp_path):
+    file = pose_file(tmp_path / "copy/cows.json", frames=7)
+    padded = PoseFiles.of(tmp_path, num_frames=7).of_row("copy")
+    assert padded.estimate(inputs, inputs.reference, "generated")["c2w"].shape == (T, 4, 4)
+    for frames, size, message in (
+        (7, SIZE, "cows.json holds 7 cameras, the video 5 frames"),
+        (3, SIZE, "cows.json holds 3 cameras, the video 5 frames"),
+        (T, (17, 13), "cows.json is for pictures of 13x17, the video is 17x13"),
+    ):
+        file.unlink()
+        pose_file(file, frames, size)
+        with pytest.raises(ValueError, match=message):
+            PoseFiles.of(tmp_path).of_row("copy").estimate(inputs, inputs.reference, "generated")
+
+
+def test_other_files_are_another_estimator(tmp_path):
+    file = pose_file(tmp_path / "copy/cows.json")
+    before = PoseFiles.of(tmp_path)
+    assert before.settings == PoseFiles.of(tmp_path).settings
+    file.unlink()
+    pose_file(file, text="arc_right 20")
+    assert before.settings != PoseFiles.of(tmp_path).settings
+
+
+def test_the_truth_is_of_references_only(davis):
+    case = davis.load(davis.case_keys()[0])
+    estimate = TruePoses().estimate(case, case.reference, "reference")
+    first, last = case.camera[0].c2w[[0, -1]].double()
+    torch.testing.assert_close(torch.from_numpy(estimate["c2w"][-1]), torch.linalg.inv(first) @ last, atol=1e-6, rtol=0)
+    declined = TruePoses().estimate(case, case.reference, "generated")
+    assert declined.kind == "skipped"
+
+
+def test_what_colmap_is_given(davis, monkeypatch):
+    """The asked-for lens for a generated video; masks and the reference's lens for the reference."""
+    calls = []
+
+    def told(frames, lens, known, ignore, config):
+        calls.append((frames, lens, known, ignore))
+        c2w, K = torch.eye(4).double().repeat(len(frames), 1, 1), lens.K.expand(len(frames), 3, 3)
+        return recovered(c2w, K, lens.size, torch.ones(len(frames), dtype=torch.bool), "told")
+
+    monkeypatch.setattr(colmap_poses, "recover_with_colmap", told)
+    case = davis.load(davis.case_keys()[0])
+    for subject in ("generated", "reference"):
+        ColmapPoses().estimate(case, case.reference, subject)
+    (frames, lens, known, ignore), (_, of_reference, reference_known, masked) = calls
+    assert frames.dtype == np.uint8
+    assert frames.shape == (5, 24, 32, 3)
+    assert torch.equal(lens.K, case.camera[1].K[:1])
+    assert known
+    assert ignore.shape == (5, 24, 32)
+    assert torch.equal(of_reference.K, case.camera[0].K[:1])
+    assert reference_known
+    assert np.array_equal(masked, case.dynamic.numpy())
+
+
+def test_moving_things_are_masked_where_the_path_would_show_them(davis):
+    """By true depth: within what moves in the rendered target, widened; without depth, near it."""
+    case = davis.load("scene-00--pan_right")
+    target, moving = case.camera[1], moving_in_target(case)
+    seen = torch.stack(
+        [
+            splat(case.dynamic[t][None].float(), case.depth[t], case.camera[0, t], target[t])[0][0] > 0.5
+            for t in range(T)
+        ]
+    )
+    assert seen.any()
+    assert moving[seen].all()
+    assert moving.float().mean() < 3 * seen.float().mean()
+    flat = moving_in_target(replace(case, depth=None))
+    assert (flat & seen).float().sum() > 0.9 * seen.float().sum()  # the camera only turns: any depth will do
+    assert moving_in_target(replace(case, dynamic=None)) is None
+
+
+class Unsure:
+    """An estimator that knows some cases, and is not installed at first."""
+
+    name, version, gives, needs, settings, footnotes = "unsure", 1, "poses", (), {}, ()
+
+    def __init__(self) -> None:
+        self.absent: str | None = "unsure: pip install unsure"
+
+    def missing(self) -> str | None:
+        return self.absent
+
+    def estimate(self, inputs, video, subject):
+        if inputs.key == "cows":
+            raise NotRecoveredError("only 3 points could be matched")
+        found = torch.ones(T, dtype=torch.bool)
+        return recovered(inputs.camera[1].c2w, inputs.camera[1].K, SIZE, found, "told").arrays()
+
+
+def test_failures_are_counted_and_what_was_not_installed_is_taken_up(toy, tmp_path):
+    estimator = Unsure()
+    assert isinstance(estimator, Estimator)
+    plan = Plan(toy, (Baseline("copy"),), (CameraMeasure(),), {"poses": estimator}, tmp_path)
+
+    def score(column: str) -> dict:
+        run_stages(plan, ("generate", "estimate", "score"))
+        return summarise(plan)["rows"][0]["scores"][column]
+
+    assert score("mRotErr")["reasons"] == {"skipped: missing unsure: pip install unsure": 3}
+    estimator.absent = None
+    after = score("mRotErr")
+    assert (after["count"], after["failed"], after["mean"]) == (2, 1, 0.0)
+    assert after["reasons"] == {"failed: unsure, generated video: only 3 points could be matched": 1}
+    assert score("pose_coverage")["mean"] == 1.0
+    assert "unsure" not in " ".join(str(r) for r in score("mTransErr")["reasons"] if "turns" in r)
+
+
+def test_the_runner_says_whose_video_it_is(toy, tmp_path):
+    """Two rows with other videos, each with its own folder of files; one file is missing."""
+    for row, keys in (("copy", ("bear", "dog")), ("blur", ("bear", "cows", "dog"))):
+        for key in keys:
+            pose_file(tmp_path / "poses" / row / f"{key}.json", text="static" if row == "copy" else "pan_left 10")
+    methods = (Baseline("copy"), Baseline("blur"))
+    plan = Plan(toy, methods, (CameraMeasure(),), {"poses": PoseFiles.of(tmp_path / "poses")}, tmp_path / "out")
+    run_stages(plan, ("generate", "estimate", "score"))
+    rows = {row["name"]: row["scores"]["mRotErr"] for row in summarise(plan)["rows"]}
+    assert (rows["copy"]["count"], rows["copy"]["failed"]) == (2, 1)
+    assert "copy holds 0 pose files cows.*, expected one" in next(iter(rows["copy"]["reasons"]))
+    assert rows["copy"]["mean"] < 1e-4  # the toy's cameras stand still
+    assert rows["blur"]["mean"] == pytest.approx(5.0, abs=0.01)
+
+
+@pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
+def test_pictures_that_are_too_small_fail_with_a_reason(davis):
+    case = davis.load(davis.case_keys()[0])
+    with pytest.raises(NotRecoveredError, match="points could be matched|structure from motion|mapper found"):
+        ColmapPoses().estimate(case, torch.zeros_like(case.reference), "generated")
+
+
+def test_options(tmp_path):
+    pose_file(tmp_path / "copy/cows.json")
+    assert isinstance(pose_estimator(options_of(), None, 7), ColmapPoses)
+    assert isinstance(pose_estimator(options_of("--poses", "truth"), None, 7), TruePoses)
+    files = pose_estimator(options_of("--poses", "files", "--pose-files", tmp_path), None, 7)
+    assert files.num_frames == 7
+    for arguments, message in [
+        (["--poses", "files"], "--poses files needs --pose-files FOLDER"),
+        (["--poses", "files", "--pose-files", tmp_path / "gone"], "gone holds no files"),
+        (["--pose-files", tmp_path], "--pose-files is for --poses files, not --poses colmap"),
+        (["--poses", "depth_anything_3"], "cannot run: missing Depth Anything 3: make an environment"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pose_estimator(options_of(*arguments), None, 7)
+    with pytest.raises(ValueError, match="gone/python -m pip install"):
+        pose_estimator(options_of("--poses", "depth_anything_3"), Path("gone/python"), 7)

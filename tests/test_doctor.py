@@ -1,0 +1,101 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from mvtrack.backbone.model import save_model
+from mvtrack.cli import main as cli
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def doctor(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli(["doctor", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_an_installation_is_looked_at(capsys):
+    code, out, _ = doctor(capsys)
+    assert code == 0, out
+    for title in ("packages", "devices", "attention kernels, bfloat16", "programs", "weights in the hub's cache"):
+        assert f"\n{title}\n" in f"\n{out}"
+    assert "ok torch " in out
+    assert "ok ffmpeg " in out
+    assert "works (taken)" in out
+    assert "wan2.1_vae" in out
+    assert "Apache-2.0" in out
+
+
+def test_what_metrics_need(capsys, monkeypatch, tmp_path):
+    """Models' weights and metrics' weights are two lists; a metric that lacks something is no fault."""
+    monkeypatch.setenv("MVTRACK_WEIGHTS", str(tmp_path))
+    code, told, _ = doctor(capsys, "--eval")
+    assert code == 0
+    models, metrics = told.split("metrics that can run")
+    assert "recammaster" in models
+    assert "alexnet" not in models
+    assert "alexnet-owt-7be5be79.pth" in metrics
+    assert f"weights ({tmp_path})" in metrics
+
+
+def test_a_training_that_fits(capsys):
+    code, out, _ = doctor(capsys, "--config", ROOT / "configs/smoke.yaml", "--gpus", 2, "--gpu-memory", 24)
+    assert code == 0, out
+    assert "2 x a GPU, 24.0 GiB each" in out
+    assert "ok fits" in out
+    assert "the speed of a GPU is not known" in out
+
+
+def test_a_training_that_does_not_fit_is_told_what_to_change(capsys):
+    arguments = ["--config", ROOT / "configs/smoke.yaml", "--gpu", "H100", "--gpu-memory", 0.0001]
+    code, out, _ = doctor(capsys, *arguments, "train.batch_size=8")
+    assert code == 1
+    assert "8 samples a step" in out
+    assert "!! does not fit" in out
+    assert "train.gradient_checkpointing=true" in out
+    assert "if 45% of the peak are reached" in out
+
+
+def test_a_video_of_a_model(small_model, tmp_path, capsys):
+    folder = save_model(small_model, tmp_path).parent
+    code, out, _ = doctor(capsys, "--model", folder, "--size", "30x40", "--frames", 9, "--gpu", "4090")
+    assert code == 0, out
+    assert "9 frames of 32x40, 8 steps, guidance 1" in out
+    assert "1 x 4090, 24.0 GiB each" in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
+def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    code, out, _ = doctor(capsys, "--preset", "recammaster_1.3b", "--gpu-memory", 8, "--size", "480x832", "--frames", 5)
+    assert code == 1
+    assert "!! model.codec.weights" in out
+    assert "`hf download Wan-AI/Wan2.1-T2V-1.3B`" in out
+    assert "50 steps, guidance 5" in out
+    assert "add --tiled" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "recamaster_1.3b"], "did you mean 'recammaster_1.3b'?"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--preset", "wan2.1_t2v_1.3b", "--for", "train"], "a training is described by --config"),
+        (["--preset", "wan2.1_t2v_1.3b", "train.steps=3"], "'train.steps=3' changes a --config"),
+        (["--config", "configs/smoke.yaml", "--gpu", "Voodoo"], "unknown GPU 'Voodoo': known are H200"),
+        (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "must be positive"),
+    ],
+)
+def test_bad_questions_are_one_line(capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    code, _, error = doctor(capsys, *arguments)
+    assert code == 2
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
