@@ -20,6 +20,15 @@ from tracking_head import Tracks
 INPUT_NEEDS = ("target", "camera", "source_camera", "dynamic", "covisible", "depth", "target_depth", "tracks")
 ESTIMATE_NEEDS = ("generated.poses", "generated.depth", "reference.poses", "reference.depth")
 
+_IN_WORDS = {
+    "target": "true target video",
+    "source_camera": "cameras of the reference",
+    "dynamic": "masks of what moves",
+    "covisible": "masks of what the reference sees",
+    "target_depth": "depth of the target",
+    "tracks": "true tracks",
+}
+
 Estimate = dict[str, np.ndarray]
 
 
@@ -86,7 +95,7 @@ class Inputs:
         if need == "camera":
             return None
         there = self.source_camera_known if need == "source_camera" else getattr(self, need) is not None
-        return None if there else skipped(f"this benchmark gives no {need.replace('_', ' ')}")
+        return None if there else skipped(f"this benchmark gives no {_IN_WORDS.get(need, need)}")
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_without_cameras_the_source_is_still(own):
     inputs = own.load(own.case_keys()[0])
     assert not inputs.source_camera_known
     assert inputs.depth is None
-    assert inputs.why_missing("target").reason == "this benchmark gives no target"
+    assert inputs.why_missing("target").reason == "this benchmark gives no true target video"
     torch.testing.assert_close(inputs.camera.c2w[0], torch.eye(4).expand(5, 4, 4))
     path = CameraPath(own.cases[0].trajectory, pivot_m=own.subject_distance)
     torch.testing.assert_close(inputs.camera.c2w[1], path.poses(5).float())

@@ -62,7 +62,7 @@ def test_what_the_benchmark_lacks_costs_only_its_columns(wall):
     unmasked = replace(wall.inputs, dynamic=None)
     scores = TRUE.score(replace(wall, inputs=unmasked))
     assert scores[NAME] < 1e-4
-    assert reason(scores, f"{NAME}.dynamic") == "skipped: this benchmark gives no dynamic"
+    assert reason(scores, f"{NAME}.dynamic") == "skipped: this benchmark gives no masks of what moves"
     bad = replace(unmasked, problems={"dynamic": "cannot read the mask 0.png"})
     assert reason(TRUE.score(replace(wall, inputs=bad)), f"{NAME}.dynamic") == "failed: cannot read the mask 0.png"
     away = wall.inputs.camera.c2w.clone()

@@ -55,7 +55,10 @@ def test_lpips_of_the_frames_whose_truth_is_known(seen, network):
     mask = seen.inputs.covisible[1]
     assert scores["mlpips"] == pytest.approx(float(masked_lpips(network, *pairs[0], mask)), rel=1e-5)
     bare = replace(seen, inputs=replace(seen.inputs, covisible=None))
-    assert reason(PerceptualDistance().score(bare)["mlpips"]) == "skipped: this benchmark gives no covisible"
+    assert (
+        reason(PerceptualDistance().score(bare)["mlpips"])
+        == "skipped: this benchmark gives no masks of what the reference sees"
+    )
 
 
 def test_what_lpips_lacks_is_named_in_turn(tmp_path, monkeypatch):

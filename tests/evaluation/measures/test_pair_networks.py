@@ -154,7 +154,7 @@ def test_met3r_of_another_environment(environment, wall):
     assert scores["met3r_dynamic"] == pytest.approx(float(apart[:2, 10:20, 20:30].mean()), abs=5e-3)
     assert scores["met3r_dynamic_share"] == pytest.approx(2 / 3 * 100 / (32 * 48))
     assert unmasked["met3r"] == pytest.approx(scores["met3r"])
-    assert unmasked["met3r_dynamic"].reason == "this benchmark gives no dynamic"
+    assert unmasked["met3r_dynamic"].reason == "this benchmark gives no masks of what moves"
 
 
 def test_met3r_takes_whole_patches(wall, unchecked):
