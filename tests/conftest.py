@@ -23,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_extensions(tmp_path_factory) -> None:
+    """What DeepSpeed compiles is compiled in a folder of this run, where no killed process has left a lock."""
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(tmp_path_factory.mktemp("extensions"))
+
+
 def shared_file(relative: str) -> Path:
     path = SHARED / relative
     if not path.exists():

@@ -71,7 +71,7 @@ def test_guidance_goes_away_from_the_views_without_cameras(model, cases):
         return generate_views(model, 0.2 * given, case.camera, sample, scene_depth=4.0)
 
     none, plain, strong = one_step(0.0), one_step(1.0), one_step(3.0)
-    assert (plain - none).abs().max() > 1e-2
+    assert (plain - none).abs().max() > 3e-3
     inside = (strong.abs() < 1) & (plain.abs() < 1) & (none.abs() < 1)
     torch.testing.assert_close(strong[inside], (none + 3 * (plain - none))[inside], atol=3e-2, rtol=0)
 

@@ -12,6 +12,7 @@ from einops import rearrange
 
 from mvtrack import reshoot_file
 from mvtrack.backbone.model import save_model
+from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
@@ -47,9 +48,8 @@ def result(video, model_folder, tmp_path_factory):
 def row_by_hand(model, run, layer, forward, token, heads=None):
     """One row of the whole attention matrix of one block's `forward`-th call during `run`."""
     calls = []
-    handle = model.dit.blocks[layer].register_forward_hook(lambda _m, _i, out: calls.append(out[1]))
-    run()
-    handle.remove()
+    with visiting_layers(model.dit, lambda _layer, *heads: calls.append(heads), (layer,)):
+        run()
     q, k = (x[0].float().transpose(0, 1) for x in calls[forward])  # (heads, N, d)
     q, k = (q, k) if heads is None else (q[list(heads)], k[list(heads)])
     row = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1).mean(0)[token]

@@ -1,11 +1,15 @@
 """The optimisers a run can ask for, and which parameters each of them gets."""
 
 import fnmatch
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.cpp_extension import get_default_build_root
 
 from mvtrack.config import OptimConfig
 
@@ -71,8 +75,24 @@ def build_optimizer(model: nn.Module, config: OptimConfig, on_cpu: bool = False)
     if on_cpu:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
+        refuse_left_lock("cpu_adam")
         return DeepSpeedCPUAdam(groups, **settings)
     return torch.optim.AdamW(groups, **settings)
+
+
+def refuse_left_lock(extension: str) -> None:
+    """Raise ValueError where compiling one of DeepSpeed's extensions would wait for a process that was killed.
+
+    PyTorch compiles under a lock file with no owner in it; one that is older than any compilation takes was left behind.
+    """
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in root.glob(f"**/{extension}/lock"):
+        minutes = (time.time() - lock.stat().st_mtime) / 60
+        if minutes > 15:
+            raise ValueError(
+                f"{lock} is {minutes:.0f} minutes old: a process was killed while it compiled {extension}, and this one "
+                "would wait for it without end; delete that file"
+            )
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from mvtrack.config_tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.training.ema import EMA
 from mvtrack.training.objective import hash_seed, losses, prepare
-from mvtrack.training.optimizer import build_optimizer, freeze, learning_rate_factor
+from mvtrack.training.optimizer import build_optimizer, freeze, learning_rate_factor, refuse_left_lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,6 +160,17 @@ def test_learning_rate_schedule(config):
     assert max(factors) == factors[10] == pytest.approx(1)
     assert factors[-1] == pytest.approx(0.1, abs=0.01)
     assert learning_rate_factor(50, replace(optim, schedule="constant"), 100) == 1
+
+
+@pytest.mark.parametrize(("minutes", "left"), [(1, False), (60, True)])
+def test_a_lock_that_a_killed_process_left_is_named_instead_of_waited_for(tmp_path, monkeypatch, minutes, left):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "cpu_adam" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (time.time() - 60 * minutes,) * 2)
+    with pytest.raises(ValueError, match=f"{lock} is 60 minutes old.* delete that file") if left else nullcontext():
+        refuse_left_lock("cpu_adam")
 
 
 def test_ema_averages_only_what_is_trained(config):
