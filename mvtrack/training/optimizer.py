@@ -83,15 +83,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig, on_cpu: bool = False)
 def refuse_left_lock(extension: str) -> None:
     """Raise ValueError where compiling one of DeepSpeed's extensions would wait for a process that was killed.
 
-    PyTorch compiles under a lock file with no owner in it; one that is older than any compilation takes was left behind.
+    PyTorch compiles under a lock file that names no owner; one older than any compilation takes was left behind.
     """
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     for lock in root.glob(f"**/{extension}/lock"):
         minutes = (time.time() - lock.stat().st_mtime) / 60
         if minutes > 15:
             raise ValueError(
-                f"{lock} is {minutes:.0f} minutes old: a process was killed while it compiled {extension}, and this one "
-                "would wait for it without end; delete that file"
+                f"{lock} is {minutes:.0f} minutes old: a process was killed while it compiled {extension}, and "
+                "this one would wait for it without end; delete that file"
             )
 
 
