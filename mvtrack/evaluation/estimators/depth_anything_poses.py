@@ -1,4 +1,4 @@
-"""Cameras by Depth Anything 3, in its own environment: what the paper measures with, though not which variant."""
+"""Cameras by Depth Anything 3, in its own environment: what the paper names for DAVIS, though not which variant."""
 
 from dataclasses import dataclass
 from typing import Literal
