@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.backbone.head_cameras import head_cameras
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.metrics.tracking import epipolar_error, hidden_here_scores, tap_scores
 from mvtrack.tracking.features import view_features
@@ -18,14 +19,14 @@ from mvtrack.tracking.scene import require_head
 from mvtrack.tracking.starts import Starts, starts_by_depth
 from mvtrack.tracking.windows import Windows
 from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
-from tracking_head import Features, Queries, Tracker, Tracks, queries_from_truth
+from tracking_head import Cameras, Features, Queries, Tracker, Tracks, queries_from_truth
 
 
 @dataclass(frozen=True)
 class TrackedClip:
     """A clip's predicted and true tracks at video rate, and at which video frame each point was asked for.
 
-    features, queries: what the head was given.
+    features, queries, cameras: what the head was given.
     """
 
     clip: Clip
@@ -34,6 +35,7 @@ class TrackedClip:
     query_frame: Float[Tensor, "V N"]
     features: Features
     queries: Queries
+    cameras: Cameras | None
 
 
 def draw_queries(truth: Tracks, size: tuple[int, int], seed: int) -> Queries:
@@ -51,15 +53,16 @@ def track_clip(model: ReshootModel, clip: Clip, seed: int = 0) -> TrackedClip:
     tracker = require_head(model)
     features = view_features(model, clip.video, clip.camera, clip.depth, seed=seed)
     queries = draw_queries(clip.tracks, tuple(clip.video.shape[-2:]), seed)
-    predicted = tracker(features, queries, frame_stride=TEMPORAL_STRIDE)
+    cameras = head_cameras(clip.camera[:, ::TEMPORAL_STRIDE], model.config.tracking)
+    predicted = tracker(features, queries, cameras, TEMPORAL_STRIDE)
     truth = Tracks(clip.tracks.xy, clip.tracks.visible, clip.tracks.valid & queries.valid)
-    return TrackedClip(clip, predicted, truth, queries.txy[..., 0] * TEMPORAL_STRIDE, features, queries)
+    return TrackedClip(clip, predicted, truth, queries.txy[..., 0] * TEMPORAL_STRIDE, features, queries, cameras)
 
 
 def track_apart(tracker: Tracker, tracked: TrackedClip) -> Tracks:
     """The same queries with each view on its own, so that nothing passes between them in the head."""
     views = range(len(tracked.clip.video))
-    return _stack([tracker(*_views(tracked, [v]), frame_stride=TEMPORAL_STRIDE) for v in views])
+    return _stack([tracker(*_views(tracked, [v]), TEMPORAL_STRIDE) for v in views])
 
 
 def track_shuffled(tracker: Tracker, tracked: TrackedClip, other: TrackedClip) -> Tracks:
@@ -69,15 +72,17 @@ def track_shuffled(tracker: Tracker, tracked: TrackedClip, other: TrackedClip) -
         mine, theirs = _views(tracked, [v]), _views(other, [w for w in range(len(other.clip.video)) if w != v])
         features = Features(*(torch.cat([getattr(f, n) for f in (mine[0], theirs[0])]) for n in "qk"), mine[0].token_px)
         txy, valid = (torch.cat([getattr(q, n) for q in (mine[1], theirs[1])]) for n in ("txy", "valid"))
-        both = tracker(features, replace(mine[1], txy=txy, valid=valid), frame_stride=TEMPORAL_STRIDE)
+        cameras = mine[2] and Cameras(*(torch.cat(pair) for pair in zip(mine[2], theirs[2], strict=True)))
+        both = tracker(features, replace(mine[1], txy=txy, valid=valid), cameras, TEMPORAL_STRIDE)
         found.append(both.views([0]))
     return _stack(found)
 
 
-def _views(tracked: TrackedClip, views: list[int]) -> tuple[Features, Queries]:
+def _views(tracked: TrackedClip, views: list[int]) -> tuple[Features, Queries, Cameras | None]:
     features, queries = tracked.features, tracked.queries
     part = replace(queries, txy=queries.txy[views], valid=queries.valid[views])
-    return Features(features.q[views], features.k[views], features.token_px), part
+    cameras = tracked.cameras and Cameras(*(x[views] for x in tracked.cameras))
+    return Features(features.q[views], features.k[views], features.token_px), part, cameras
 
 
 def _stack(views: list[Tracks]) -> Tracks:
@@ -92,7 +97,9 @@ def follow_reference(tracker: Tracker, tracked: TrackedClip, find_starts: FindSt
     clip, asked = tracked.clip, tracked.queries.valid[0]
     txy = tracked.queries.txy[0, asked]
     windows = Windows(((0, clip.num_frames),))
-    source = FeatureSource(windows, len(clip.video), tracked.queries.size, lambda _: (tracked.features, None))
+    source = FeatureSource(
+        windows, len(clip.video), tracked.queries.size, lambda _: (tracked.features, tracked.cameras)
+    )
     query = Query(torch.zeros(len(txy), dtype=torch.long), txy)
     predicted = Follower(tracker, source, query, find_starts).follow().tracks
     truth = Tracks(clip.tracks.xy[:, :, asked], clip.tracks.visible[:, :, asked], clip.tracks.valid[:, asked])

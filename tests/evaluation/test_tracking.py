@@ -4,6 +4,7 @@ import cv2
 import pytest
 import torch
 
+from mvtrack.backbone.model import build_model
 from mvtrack.data.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.manifest import load_tracking_cases, still_delta
 from mvtrack.evaluation.tracking import (
@@ -78,6 +79,18 @@ def test_another_clip_beside_a_view_changes_it_and_its_own_does_not(tracking_mod
     torch.testing.assert_close(same.xy[1], one.predicted.xy[1], atol=1e-4, rtol=1e-4)
     other = track_clip(tracking_model, render_case(CaseSpec(6, "pan_left", 15.0, 0.0, (24, 32), 5), num_points=13).clip)
     assert not torch.allclose(track_shuffled(tracker, one, other).xy, one.predicted.xy, atol=1e-4)
+
+
+@pytest.mark.parametrize("camera", ["mean", "reference"])
+def test_a_head_that_takes_cameras_is_scored_with_them(tracking_model, clip, camera):
+    config = replace(tracking_model.config, tracking=replace(tracking_model.config.tracking, camera=camera))
+    model = replace(tracking_model, config=config, dit=build_model(config, seed=4).dit)
+    other = render_case(CaseSpec(6, "pan_left", 15.0, 0.0, (24, 32), 5), num_points=13).clip
+    tracked, rows = score_model(model, [clip, other])
+    assert torch.equal(tracked[0].cameras.c2w, clip.camera.c2w[:, ::4])
+    assert len(rows) == 7
+    same = track_shuffled(require_head(model), tracked[0], tracked[0])
+    torch.testing.assert_close(same.xy[0], tracked[0].predicted.xy[0], atol=1e-4, rtol=1e-4)
 
 
 def test_target_scores_of_an_oracle_are_one_and_of_nothing_found_zero(tracking_model, clip):
