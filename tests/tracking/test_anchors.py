@@ -63,6 +63,15 @@ def test_a_point_that_cannot_be_followed_keeps_its_place(footage):
     assert moved.shift.tolist() == [1]
 
 
+def test_what_the_way_back_does_not_confirm_is_carried_all_the_same(footage, monkeypatch):
+    monkeypatch.setattr("mvtrack.tracking.anchors._ROUND_TRIP", -1.0)
+    txy = torch.tensor([[3.0, 50.0, 35.0], [1.0, 40.0, 30.0]])
+    moved = move_to_anchors(footage, txy, [0, 4], EVERYWHERE)
+    assert moved.kept.all()
+    assert moved.frame.tolist() == [4, 0]
+    torch.testing.assert_close(moved.xy, txy[:, 1:] + moved.shift[:, None] * SPEED, atol=0.15, rtol=0)
+
+
 def test_frames_without_an_anchor_nearby_are_an_error(footage):
     with pytest.raises(ValueError, match="no anchor within 3 frames of frame 8"):
         move_to_anchors(footage, torch.tensor([[8.0, 5.0, 5.0]]), [0, 4], EVERYWHERE)
