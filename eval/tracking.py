@@ -50,6 +50,8 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.clips is not None and options.clips < 2:
+        raise ValueError(f"--clips must be at least 2 (views are also put beside another clip's), got {options.clips}")
     began, model = time.monotonic(), load_model(options.model)
     specs = load_tracking_cases()[: options.clips]
     clips = [render_case(spec, num_points=_POINTS).clip for spec in tqdm(specs, desc="rendering", unit="clip")]
@@ -61,12 +63,12 @@ def _run(options: argparse.Namespace) -> None:
         "model": {"folder": options.model, "sha256": sha256(Path(options.model) / "model.safetensors")},
         "clips": len(clips),
         "summary": summary,
-        "cases": {clip.key: {who: scores[i] for who, scores in rows.items()} for i, clip in enumerate(clips)},
+        "cases": {clip.key: {who: _known(scores[i]) for who, scores in rows.items()} for i, clip in enumerate(clips)},
         "seconds": round(time.monotonic() - began, 1),
     }
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "tracking.json").write_text(json.dumps(record, indent=1))
+    (out / "tracking.json").write_text(json.dumps(record, indent=1, allow_nan=False))
     with (out / "tracking.csv").open("w", newline="") as file:
         names = dict.fromkeys(name for scores in rows.values() for name in scores[0])
         writer = csv.DictWriter(file, ["clip", "who", *names])
@@ -79,6 +81,11 @@ def _run(options: argparse.Namespace) -> None:
     table = _table(summary)
     (out / "tracking.md").write_text(table + "\n")
     sys.stdout.write(f"{table}\n{json.dumps(_verdict(summary))}\n")
+
+
+def _known(scores: dict[str, float]) -> dict[str, float | None]:
+    """Scores for JSON, which has no NaN."""
+    return {name: value if value == value else None for name, value in scores.items()}
 
 
 def _means(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -27,8 +27,8 @@ _ROUND_TRIP = 1 / 200  # of the longest side: going to the anchor and back must 
 class Anchored:
     """Points at anchors. frame: the video frame of the anchor; xy: where the point is there, source pixels.
 
-    shift: anchor minus asked frame. kept: no anchor nearby was reached and confirmed on the way back, so the nearest one
-    is used, at the place where flow ends there (outside the region: as it was asked for).
+    shift: anchor minus asked frame. kept: no anchor nearby was reached and confirmed by the way back, so the nearest is
+    used, at the place where flow ends there (outside the region: as it was asked for).
     """
 
     frame: Int[Tensor, "N"]
