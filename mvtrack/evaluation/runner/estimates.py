@@ -105,7 +105,8 @@ def _run(estimator: Estimator, subject: Subject, inputs: Inputs, video: Tensor |
     try:
         return estimator.estimate(inputs, torch.cat(frames), subject)
     except (ValueError, OSError, RuntimeError) as error:
-        return failed(f"{estimator.name}, {subject} video: {' '.join(str(error).split())}")
+        seen = "reference and generated videos" if subject == "joint" else f"{subject} video"
+        return failed(f"{estimator.name}, {seen}: {' '.join(str(error).split())}")
 
 
 def _write(path: Path, estimate: Estimate) -> None:

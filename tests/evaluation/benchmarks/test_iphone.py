@@ -90,7 +90,7 @@ def test_cameras_that_cannot_be(own):
 
 
 def test_still_cameras_may_stray_by_less_than_a_pixel(own):
-    """Whatever the unit: the same share of the distance to the reference's cameras passes, ten times as much does not."""
+    """Half a thousandth of the distance to the reference's cameras passes, ten times as much does not."""
     key, folder = own.case_keys()[0], own.root / "scene-00/camera"
     position = np.array(json.loads((folder / "1_00000.json").read_text())["position"])
     away = max(np.linalg.norm(json.loads(file.read_text())["position"] - position) for file in folder.glob("0_*.json"))
