@@ -40,7 +40,8 @@ def case_of(seed: int) -> tuple[Inputs, list[Tensor]]:
     path = CameraPath(preset, amount_of(preset, 15.0, pivot_m), pivot_m=pivot_m).poses(FRAMES)
     length = float((path[1:, :3, 3] - path[:-1, :3, 3]).norm(dim=-1).sum())
     reference = CameraPath("pan_right", 8.0).poses(FRAMES)
-    reference[:, 0, 3] = torch.linspace(0, 0.1 * length, FRAMES).double()
+    away = torch.tensor([0.0, 0.5, -0.5]).double() * length  # down and back: no path here goes there
+    reference[:, :3, 3] = torch.linspace(0, 1, FRAMES).double()[:, None] * away
     wanted = [first @ drifted(path, degrees, share * length) for degrees, share in DRIFTS]
     c2w = torch.stack([first @ reference, *wanted]).float()
     camera = Camera(c2w, K.expand(*c2w.shape[:2], 3, 3), SIZE, True)

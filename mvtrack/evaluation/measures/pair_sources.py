@@ -95,7 +95,7 @@ class EstimatedDepth:
     def footnote(self) -> str:
         return (
             "estimated depth of both videos, the reference's cameras and those asked for; claims no order between "
-            "models, as it puts known qualities in order in 2 of 8 scenes only"
+            "models, as it often puts known qualities in the wrong one"
         )
 
     def missing(self) -> str | None:
