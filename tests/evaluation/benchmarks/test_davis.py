@@ -7,14 +7,19 @@ import torch
 from PIL import Image
 
 from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.data.detailed_scenes import detailed_case
+from mvtrack.data.renderer import FIRST_OBJECT
+from mvtrack.data.scene import SceneStyle
 from mvtrack.evaluation.benchmarks import davis as davis_module
 from mvtrack.evaluation.benchmarks import davis_cameras
+from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase, find_sequences, make_list, read_list, write_list
 from mvtrack.evaluation.interface import Declined
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline, warp_and_fill
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.metrics.image import psnr
 from mvtrack.path_language import parse_path
 from mvtrack.poses import CameraSequence, write_cameras
@@ -213,6 +218,27 @@ def test_pictures_that_do_not_tell_say_so(own, monkeypatch, tmp_path):
         with pytest.raises(NotRecoveredError, match=f"the cameras of {folder} cannot be measured: "):
             replace(own, cameras="auto").load(own.case_keys()[0])
     assert len(list((tmp_path / "cache/cameras").glob("*.npz"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
+def test_an_arc_is_measured_from_pictures_and_masks(monkeypatch, tmp_path):
+    """Things move, and count for nothing under their masks; K and path come out for the benchmark's size."""
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    _, camera, rendered = detailed_case(5, "arc_left", 20.0, 9, (240, 320), SceneStyle(min_objects=2, max_objects=3))
+    for part in ("JPEGImages", "Annotations"):
+        (tmp_path / part / "480p/arc").mkdir(parents=True)
+    for t in range(9):
+        picture = Image.fromarray(rendered.video[0, t].permute(1, 2, 0).numpy())  # (H, W, 3)
+        picture.save(tmp_path / f"JPEGImages/480p/arc/{t:05d}.jpg", quality=95)
+        moving = (rendered.ids[0, t] >= FIRST_OBJECT).numpy().astype(np.uint8)  # an index image without a palette
+        Image.fromarray(moving).save(tmp_path / f"Annotations/480p/arc/{t:05d}.png")
+    case = DavisCase("arc", "pan_left")
+    inputs = Davis(tmp_path, (case,), (120, 160), num_frames=9, cameras="auto").load(case.key)
+    accuracy = camera_accuracy(inputs.camera.c2w[0].double(), camera.c2w[0].double()).means()
+    assert accuracy["mRotErr"] < 0.3
+    assert accuracy["mTransErr"] < 0.02
+    assert float(inputs.camera.K[0, 0, 0, 0]) == pytest.approx(float(camera.K[0, 0, 0, 0]) / 2, rel=0.02)
 
 
 def test_pose_files_of_unknown_unit_are_said(own, tmp_path):
