@@ -14,9 +14,11 @@ from mvtrack.command import run_command
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import RULES, find_sequences, make_list, read_list, write_list
 from mvtrack.evaluation.command import add_run_arguments, case_size, methods_of, run_benchmark
-from mvtrack.evaluation.interface import Declined
+from mvtrack.evaluation.interface import Declined, failed
 from mvtrack.fitting import FIT_MODES
 from mvtrack.reshooting import DEFAULT_FOV_DEG, camera_record
+from mvtrack.source_cameras import AUTO
+from mvtrack.structure.recovered import NotRecoveredError
 from mvtrack.trajectory import PIVOT_M
 
 
@@ -33,7 +35,10 @@ def main() -> int:
     parser.add_argument("--num-frames", type=int, default=81, help="of each sequence, from its first on")
     parser.add_argument("--fov", type=float, default=DEFAULT_FOV_DEG, help="horizontal, degrees; DAVIS does not say")
     parser.add_argument("--subject-distance", type=float, default=PIVOT_M, help="metres, nominal")
-    parser.add_argument("--source-cameras", type=Path, help="folder with a pose file for each sequence")
+    parser.add_argument(
+        "--source-cameras", type=_source_cameras,
+        help="folder with a pose file for each sequence, or auto to measure them (pycolmap); default: still",
+    )  # fmt: skip
     parser.add_argument("--short-clips", choices=("score_real", "skip"), default="score_real")
     parser.add_argument("--fit", choices=FIT_MODES, default="crop", help="how pictures meet the size")
     add_run_arguments(parser, "outputs/davis")
@@ -57,6 +62,8 @@ def _run(options: argparse.Namespace) -> None:
         options.fit,
         options.source_cameras,
     )
+    if benchmark.unit_warning:
+        sys.stderr.write(f"davis: pose files: {benchmark.unit_warning}\n")
     if options.list_cases:
         write_list(options.out / "cases.csv", cases)
         _write_cameras(benchmark, options.out / "cameras")
@@ -65,11 +72,18 @@ def _run(options: argparse.Namespace) -> None:
     write_list(options.out / "cases.csv", cases)
 
 
+def _source_cameras(text: str) -> Path | str:
+    return text if text == AUTO else Path(text)
+
+
 def _write_cameras(benchmark: Davis, folder: Path) -> None:
     """One cameras.json a case: the reference's cameras and those to render, for pictures of the benchmark's size."""
     folder.mkdir(parents=True, exist_ok=True)
     for key in benchmark.case_keys():
-        inputs = benchmark.load(key)
+        try:
+            inputs = benchmark.load(key)
+        except NotRecoveredError as error:
+            inputs = failed(str(error))
         if isinstance(inputs, Declined):
             sys.stdout.write(f"{key}: {inputs.reason}\n")
             continue

@@ -86,7 +86,7 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard."""
     models = {m.name: m.folder for m in methods if isinstance(m, ModelMethod)}
-    measuring = measure_options(options, models)
+    measuring = measure_options(options, models, benchmark.name)
     estimators = all_estimators(pose_estimator(options, measuring.pythons.get("da3"), benchmark.num_frames))
     plan = Plan(benchmark, methods, chosen_metrics(options.metrics, measuring), estimators, options.out)
     shard, stages = _shard(options.shard), _stages(options.stages)

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from mvtrack.evaluation.interface import (
     Estimator,
     Inputs,
     RowEstimator,
+    Subject,
     failed,
     skipped,
 )
@@ -95,14 +97,16 @@ def _estimate(
     return result
 
 
-def _run(estimator: Estimator, subject: str, inputs: Inputs, video: Tensor | None) -> Estimate | Declined:
+def _run(estimator: Estimator, subject: Subject, inputs: Inputs, video: Tensor | None) -> Estimate | Declined:
     for need in estimator.needs:
         if why := inputs.why_missing(need):
             return why
+    frames = {"reference": [inputs.reference], "generated": [video], "joint": [inputs.reference, video]}[subject]
     try:
-        return estimator.estimate(inputs, inputs.reference if subject == "reference" else video, subject)
+        return estimator.estimate(inputs, torch.cat(frames), subject)
     except (ValueError, OSError, RuntimeError) as error:
-        return failed(f"{estimator.name}, {subject} video: {' '.join(str(error).split())}")
+        seen = "reference and generated videos" if subject == "joint" else f"{subject} video"
+        return failed(f"{estimator.name}, {seen}: {' '.join(str(error).split())}")
 
 
 def _write(path: Path, estimate: Estimate) -> None:
