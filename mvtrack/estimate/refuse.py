@@ -10,6 +10,7 @@ from mvtrack.estimate.transformer import Scene, training_scene
 from mvtrack.generate import SampleConfig
 from mvtrack.machine import free_gib
 from mvtrack.training import distributed
+from mvtrack.video_clip import padded_length
 
 # Generous bounds that are quick to tell, so that small models are not held up by an estimate.
 _BYTES_PER_TOKEN_VALUE = {"infer": 200, "train": 400}  # and block, in training without recomputing
@@ -23,7 +24,7 @@ def refuse_inference(
     """Raise ValueError where making a video of a size (H, W) takes more memory than the device has free."""
     device = placement.torch_device
     have = free_gib(device)
-    frames = min(num_frames + 3, config.num_frames)
+    frames = min(padded_length(num_frames), config.num_frames)
     if have is None or _clearly_fits(config, Scene(size, frames), "infer", have):
         return
     placement = replace(placement, device=str(device))

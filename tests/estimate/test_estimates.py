@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_too_little_memory_is_refused_before_anything(run, monkeypatch):
     monkeypatch.setattr(module, "free_gib", lambda _: 64.0)
     monkeypatch.setattr(module, "judge_inference", lambda *_: pytest.fail("small models are not to be held up"))
     refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+
+
+@pytest.mark.parametrize("gib", [64.0, 1e-4])
+def test_every_length_can_be_judged(gib, monkeypatch):
+    """Lengths that are not 4n + 1 are padded, as making the video does."""
+    import mvtrack.estimate.refuse as module
+
+    monkeypatch.setattr(module, "free_gib", lambda _: gib)
+    for frames in range(1, MODEL.num_frames + 4):
+        with nullcontext() if gib > 1 else pytest.raises(ValueError, match="--ignore-memory") as refused:
+            refuse_inference(MODEL, SIZE, frames, SampleConfig(1), CPU)
+        if refused:
+            assert f"{min(-(-(frames - 1) // 4) * 4 + 1, MODEL.num_frames)} frames at a time" in str(refused.value)
 
 
 @pytest.mark.slow
