@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.model_options import add_placement_arguments, read_placement
+from mvtrack.model_options import LESS_MEMORY, add_memory_argument, add_placement_arguments, read_placement
 from mvtrack.shot_options import add_shot_arguments, read_shot
 
 
@@ -38,11 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own")
     parser.add_argument("--seed", type=int, help="default: the result's, or 0")
     add_placement_arguments(parser)
+    add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
     changed = [name for name, value in vars(shot.parse_args([])).items() if getattr(options, name) != value]
-    return run_command(lambda: _attention(options, changed), parser.prog, options.debug)
+    return run_command(lambda: _attention(options, changed), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _attention(options: argparse.Namespace, changed: list[str]) -> None:

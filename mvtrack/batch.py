@@ -13,13 +13,14 @@ from mvtrack.backbone.model import ReshootModel, load_model, read_config
 from mvtrack.backbone.placement import Placement, place
 from mvtrack.backbone.prompts import captions_to_embed
 from mvtrack.backbone.text_encoder import embed_captions
+from mvtrack.command import is_out_of_memory, out_of_memory
 from mvtrack.config import ModelConfig
 from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import plan_fit
 from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
-from mvtrack.model_options import read_placement
+from mvtrack.model_options import LESS_MEMORY, read_placement
 from mvtrack.reshooting import reshoot_file, shipped_model, shot_record
 from mvtrack.shot_options import picture_size, read_shot, track_plan
 
@@ -112,6 +113,10 @@ def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement)
         reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite, placement, check)
     except (ValueError, OSError) as error:
         return "failed", f"{job.where}: {error}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return "failed", f"{job.where}: {out_of_memory(error, LESS_MEMORY)}"
     return "done", None
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from mvtrack.backbone.attention import kernel_report
+from mvtrack.backbone.cached_weights import resolve_here
 from mvtrack.config import ModelConfig
 from mvtrack.data.footage import ffmpeg
 from mvtrack.machine import free_gib
 from mvtrack.weights.locate import Wanted
 from mvtrack.weights.registry import WeightsEntry, cached_file, problem_with, registry
-from mvtrack.weights.sources import parse_hub, resolve
+from mvtrack.weights.sources import parse_hub
 
 PACKAGES = {  # and what they are for
     "torch": "", "safetensors": "", "numpy": "", "decord": "reading videos", "opencv-python-headless": "",
@@ -120,7 +121,7 @@ def needed_files(config: ModelConfig, init_from: str | None = None) -> Iterator[
         wanted.append(("model.image.weights", config.image.weights, "image"))
     for name, source, part in wanted:
         try:
-            yield Line(name, str(_offline(source, part)), True)
+            yield Line(name, str(resolve_here(source, part)), True)
         except ValueError as error:
             hub = None if Path(source).exists() else parse_hub(source)
             fetch = hub and f"{source} is not on this machine: `hf download {hub.repo}`, or name a local path"
@@ -128,15 +129,3 @@ def needed_files(config: ModelConfig, init_from: str | None = None) -> Iterator[
     if init_from is not None:
         there = Path(init_from).exists()
         yield Line("train.init_from", init_from if there else f"{init_from} does not exist: see docs/weights.md", there)
-
-
-def _offline(source: str, part: Wanted) -> Path:
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        return resolve(source, part)
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        return resolve(source, part)
-    finally:
-        constants.HF_HUB_OFFLINE = before

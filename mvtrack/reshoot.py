@@ -6,7 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.model_options import add_placement_arguments, add_sample_arguments, read_placement, read_sample
+from mvtrack.model_options import (
+    LESS_MEMORY,
+    add_memory_argument,
+    add_placement_arguments,
+    add_sample_arguments,
+    read_placement,
+    read_sample,
+)
 from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, track_plan
 
 
@@ -24,13 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     add_sample_arguments(parser)
     add_placement_arguments(parser)
-    parser.add_argument(
-        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
-    )
+    add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _reshoot(options), parser.prog, options.debug)
+    return run_command(lambda: _reshoot(options), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _reshoot(options: argparse.Namespace) -> None:

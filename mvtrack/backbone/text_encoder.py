@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mvtrack.backbone.cached_weights import without_network
 from mvtrack.backbone.diffsynth_parts import diffsynth_module
 from mvtrack.config import TextConfig
 from mvtrack.kept_files import cache_folder
@@ -46,9 +47,7 @@ def embed_captions(
     cache: folder of features that were computed before, default `cache_folder()`. device: where the encoder runs if it
     has to. Raises ValueError when weights, tokenizer or DiffSynth are missing.
     """
-    texts = [caption or NO_CAPTION for caption in captions]
-    folder = (cache or cache_folder() / "text") / encoder_id(config)
-    files = {text: folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors" for text in texts}
+    texts, files = [caption or NO_CAPTION for caption in captions], _files(captions, config, cache)
     known = {text: found for text, file in files.items() if (found := _read(file)) is not None}
     missing = [text for text in files if text not in known]
     if missing:
@@ -56,6 +55,22 @@ def embed_captions(
             _write(files[text], features)
             known[text] = features
     return torch.stack([_padded(known[text], config.length) for text in texts])
+
+
+def are_cached(captions: Sequence[str | None], config: TextConfig, cache: Path | None = None) -> bool:
+    """Whether no encoder is needed. Nothing is downloaded to tell."""
+    try:
+        with without_network():
+            return all(_read(file) is not None for file in _files(captions, config, cache).values())
+    except ValueError:
+        return False  # the weights, which features are named after, are not there
+
+
+def _files(captions: Sequence[str | None], config: TextConfig, cache: Path | None) -> dict[str, Path]:
+    """Where each caption's features are kept, or will be."""
+    folder = (cache or cache_folder() / "text") / encoder_id(config)
+    texts = [caption or NO_CAPTION for caption in captions]
+    return {text: folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors" for text in texts}
 
 
 def encoder_id(config: TextConfig) -> str:
