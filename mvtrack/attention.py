@@ -73,8 +73,7 @@ def _lens(options: argparse.Namespace):
 
 
 def _pair_and_model(options: argparse.Namespace, changed: list[str]):
-    from mvtrack.backbone.model import load_model
-    from mvtrack.backbone.placement import place
+    from mvtrack.backbone.model import read_config
     from mvtrack.generate import SampleConfig
     from mvtrack.query_pair import is_result, model_of_result, pair_of_result, pair_of_shot
     from mvtrack.reshooting import shipped_model
@@ -83,12 +82,13 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
         if options.camera is None:
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
         source = options.model or shipped_model()
-        model = place(load_model(source), read_placement(options))
-        sample = SampleConfig.of(model.config, options.steps, seed=options.seed or 0)
+        config = read_config(source)
+        sample = SampleConfig.of(config, options.steps, seed=options.seed or 0)
         shot = read_shot(options, options.video, sample)
         for note in shot.notes:
             sys.stderr.write(f"mvtrack attention: {note}\n")
-        return pair_of_shot(options.video, shot, model.config, options.generated), source, model
+        pair = pair_of_shot(options.video, shot, config, options.generated)
+        return pair, source, _loaded(source, pair, options)
     if options.generated is not None:
         changed = [*changed, "generated"]
     if changed:
@@ -97,8 +97,31 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     pair = pair_of_result(options.video)
     chosen = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
     source = options.model or model_of_result(options.video)
-    model = place(load_model(source), read_placement(options))
-    return replace(pair, sample=replace(pair.sample, **chosen)), source, model
+    pair = replace(pair, sample=replace(pair.sample, **chosen))
+    return pair, source, _loaded(source, pair, options)
+
+
+def _loaded(source, pair, options: argparse.Namespace):
+    """The model, after attention and memory were found to do, and captions were encoded."""
+    from mvtrack.backbone.model import load_model, read_config
+    from mvtrack.backbone.placement import place
+    from mvtrack.backbone.prompts import captions_to_embed, remember_captions
+    from mvtrack.estimate.encoders import encoders_of
+    from mvtrack.estimate.inference import Work
+    from mvtrack.estimate.kernel import kernel_of_video
+    from mvtrack.estimate.refuse import refuse_inference
+    from mvtrack.reshooting import with_window
+
+    config, placement = with_window(read_config(source), pair.window), read_placement(options)
+    size, frames = pair.fits[0].model, min(pair.reference.num_frames, config.num_frames)
+    kernel = kernel_of_video(config, size, frames, placement)
+    sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
+    captions = captions_to_embed(None, None, pair.sample.guidance)
+    if not options.ignore_memory:
+        work = Work(encoders_of(config, captions), decodes=pair.generated is None)
+        refuse_inference(config, size, frames, pair.sample, placement, work)
+    remember_captions(config, captions, placement.encoder_device)
+    return replace(place(load_model(source), placement), config=config)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="folder with model.safetensors; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     add_sample_arguments(parser)
+    parser.add_argument(
+        "--window", type=int, metavar="FRAMES", help="frames that are made at once, 4n + 1; default: the model's own"
+    )
     add_placement_arguments(parser)
     add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
@@ -48,15 +51,19 @@ def _reshoot(options: argparse.Namespace) -> None:
         reshoot_batch(options.video, options, sample)
         return
     shot = read_shot(options, options.video, sample, track_plan(options))
-    shot = replace(shot, caption=options.caption, negative=options.negative)
+    shot = replace(shot, caption=options.caption, negative=options.negative, window=options.window)
     outputs = reshoot_file(
         options.video, shot.path, options.model, options.out, shot, options.overwrite, read_placement(options),
-        check_memory=not options.ignore_memory,
+        check_memory=not options.ignore_memory, say=_say,
     )  # fmt: skip
     for note in outputs.notes:
         sys.stderr.write(f"mvtrack reshoot: {note}\n")
     for path in (outputs.side_by_side, outputs.video, *outputs.tracks):
         sys.stdout.write(f"{path}\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"mvtrack reshoot: {line}\n")
 
 
 if __name__ == "__main__":

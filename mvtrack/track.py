@@ -63,7 +63,10 @@ def _track(options: argparse.Namespace) -> None:
     cameras, measured = _cameras(options)
     how = TrackOptions(cameras, fov_of(options), options.subject_distance, options.fit, size, measured)
     placement = read_placement(options)
-    done = track_files(options.videos, plan, options.model, options.out, how, options.overwrite, placement)
+    done = track_files(
+        options.videos, plan, options.model, options.out, how, options.overwrite, placement,
+        check_memory=not options.ignore_memory, say=lambda line: sys.stderr.write(f"mvtrack track: {line}\n"),
+    )  # fmt: skip
     for note in done.notes:
         sys.stderr.write(f"mvtrack track: {note}\n")
     for path in done.files:

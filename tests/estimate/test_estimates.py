@@ -142,13 +142,14 @@ def test_encoders_that_are_too_large_go_to_the_cpu():
 
 def test_captions_in_the_cache_need_no_encoder(tmp_path, monkeypatch):
     from mvtrack.backbone import text_encoder
+    from mvtrack.backbone.feature_cache import write_features
 
     config = replace(ENCODED, text=TextConfig(weights=str(tmp_path)))
     assert encoders_of(config, ["a dog"]) == ("captions", "image tokens")
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path))
     monkeypatch.setattr(text_encoder, "encoder_id", lambda _: "known")
     for file in text_encoder._files(["a dog", None], config.text, None).values():
-        text_encoder._write(file, torch.zeros(2, 7))
+        write_features(file, torch.zeros(2, 7))
     assert encoders_of(config, ["a dog", None]) == ("image tokens",)
     assert encoders_of(config, ["a cat"]) == ("captions", "image tokens")
     assert encoders_of(config) == ("captions", "image tokens")
