@@ -13,7 +13,7 @@ from mvtrack.estimate.encoders import encoders_of
 from mvtrack.estimate.inference import GIB, UTILISATION, Work
 from mvtrack.generate import SampleConfig
 from mvtrack.health import Line
-from mvtrack.machine import GPUS, free_gib, gpu_peak_flops
+from mvtrack.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: P
     if memory_gib is not None and memory_gib <= 0 or count < 1:
         raise ValueError(f"--gpu-memory and --gpus must be positive, got {memory_gib} and {count}")
     if gpu is not None:
-        known = next((name for name in GPUS if name.lower() in gpu.lower()), None)
-        if known is None and memory_gib is None:
+        memory_gib = memory_gib or gpu_memory_gib(gpu)
+        if memory_gib is None:
             raise ValueError(f"unknown GPU {gpu!r}: known are {', '.join(GPUS)}; for others give --gpu-memory too")
-        return Machine(gpu, count, memory_gib or GPUS[known][0], gpu_peak_flops(known) if known else None)
+        return Machine(gpu, count, memory_gib, gpu_peak_flops(gpu))
     if memory_gib is not None:
         return Machine("a GPU", count, memory_gib, None)
     device = placement.torch_device if placement else torch.device("cuda" if torch.cuda.is_available() else "cpu")
