@@ -68,6 +68,8 @@ def test_one_video_by_its_file(video, model_folder, tmp_path, capsys):
     assert (drawn.num_frames, drawn.size) == (T, (360, 640))
     record = json.loads((out / "run.json").read_text())
     assert record["tracks"] == {"points": str(points), "depth": None, "count": 2}
+    assert (record["placement"]["device"], record["placement"]["attention"]) == ("cpu", "auto")
+    assert set(record["attention"].values()) == {"cpu"}
     assert run(capsys, "track", video, "--tracks", points, "--model", model_folder, "--out", out)[0] == 2
 
 
