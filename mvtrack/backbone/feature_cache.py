@@ -1,0 +1,25 @@
+"""Features of captions and pictures on disk, so that their encoders are read once."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def read_features(file: Path) -> Float[Tensor, "n c"] | None:
+    """Cached features; None when they are not there, or only half (they are computed again)."""
+    try:
+        return load_file(file)["features"] if file.is_file() else None
+    except SafetensorError:
+        return None
+
+
+def write_features(file: Path, features: Float[Tensor, "n c"]) -> None:
+    """Written aside and renamed: several processes may fill one cache."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(f".{os.getpid()}.partial")
+    save_file({"features": features.contiguous()}, aside)
+    aside.replace(file)
