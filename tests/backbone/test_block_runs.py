@@ -4,15 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvtrack.backbone.checkpointing import Checkpointing
+from mvtrack.backbone import attention
+from mvtrack.backbone.checkpointing import Checkpointing, keeps_attention
 from mvtrack.backbone.dit import WanDiT
-from mvtrack.config import DiTConfig, RayConfig
+from mvtrack.config import DiTConfig, RayConfig, RunConfig, TrainConfig
+from mvtrack.training.engine import warn_if_nothing_is_kept
 
 LAYERS, TOKENS = 3, 2 * 3 * 2 * 3
 CONFIG = DiTConfig(
@@ -94,6 +99,52 @@ def test_recomputed_blocks_hold_less():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "tokens", "kept"),
+    [
+        ("cpu", torch.float32, 36, True),
+        ("flash", torch.bfloat16, 36, True),
+        ("cpu", torch.bfloat16, 36, False),  # in pieces
+        ("cpu", torch.bfloat16, 10_000, True),
+        ("plain", torch.float32, 36, True),
+    ],
+)
+def test_whether_a_kernel_can_be_kept_is_known(kernel, dtype, tokens, kept):
+    assert keeps_attention(kernel, torch.empty(1, tokens, 2, 12, dtype=dtype, device="meta")) is kept
+
+
+def test_a_package_without_a_torch_operator_cannot_be_kept(monkeypatch):
+    package = SimpleNamespace(flash_attn_func=lambda q, k, v: v * 1.0)
+    monkeypatch.setattr(attention, "import_module", lambda name: {"flash_attn": package}[name])
+    assert not keeps_attention("flash_attn_2", torch.empty(1, 36, 2, 12, dtype=torch.bfloat16, device="meta"))
+
+
+@pytest.mark.parametrize(("precision", "keep", "warned"), [
+    ("bf16", "attention", True), ("fp32", "attention", False), ("bf16", "nothing", False),
+])  # fmt: skip
+def test_training_says_once_that_nothing_will_be_kept(caplog, precision, keep, warned):
+    train = TrainConfig(precision=precision, gradient_checkpointing=True, checkpoint_keep=keep)
+    warn_if_nothing_is_kept(RunConfig(train=train), "cpu")  # pictures of 64 x 64 have few tokens
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["train.checkpoint_keep"] * warned
+
+
+def test_more_sizes_than_pytorch_would_compile_are_compiled(monkeypatch):
+    """Seven sizes with and without gradients, five times as many calls."""
+    graphs = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
+    dit = model()
+    dit.compile_blocks()
+    sizes = [(f, side) for f in (1, 2, 3) for side in (4, 6, 8)]
+    assert 2 * len(sizes) > 2 * torch._dynamo.config.recompile_limit
+    for f, side in sizes * 2:
+        latents, rays = torch.randn(1, 2, f, 5, side, side), torch.randn(1, 2, f, 24, side, side)
+        given = latents, torch.tensor([300.0]), rays, torch.randn(1, 7, 11)
+        dit(*given).prediction.sum().backward()
+        with torch.no_grad():
+            dit(*given)
+    assert graphs.frame_count == 2 * len(sizes)
+
+
 def test_compiled_blocks_compute_the_same():
     """In a process of its own: the shape checks of the tests cannot be compiled."""
     worker = Path(__file__).with_name("compile_worker.py")
