@@ -201,6 +201,8 @@ def our_figures(dit: WanDiT, step: Prepared, run: RunConfig, rounds: int, held: 
     def forward() -> None:
         dit(noisy, 1000 * step.sigma, step.rays, step.text, native=step.native)
 
+    device, tokens = step.latents.device, step.num_tokens(run)
+    figures = measured("forward", forward, device, rounds, held)
     optimizer = Masters(dit, run.optim)
 
     def train() -> None:
@@ -210,8 +212,6 @@ def our_figures(dit: WanDiT, step: Prepared, run: RunConfig, rounds: int, held: 
         total.backward()
         optimizer.step()
 
-    device, tokens = step.latents.device, step.num_tokens(run)
-    figures = measured("forward", forward, device, rounds, held)
     figures |= measured("step", train, device, rounds if device.type == "cuda" else 1, held)
     figures["parameters, millions"] = sum(p.numel() for p in dit.parameters()) / 1e6
     figures["trained, millions"] = sum(p.numel() for p in optimizer.parameters) / 1e6
