@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,6 +72,24 @@ def test_what_is_recomputed(checkpointing, self_runs, cross_runs):
         dit(*inputs()).prediction.square().mean().backward()
     assert count.forward == {TOKENS: self_runs, 7: cross_runs}
     assert count.backward == {TOKENS: LAYERS, 7: LAYERS}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient"])
+def test_attention_is_kept_through_the_kernels_of_a_gpu(kernel):
+    config = replace(CONFIG, dim=32)  # heads of 16
+    dit = WanDiT(config, RayConfig(token_px=4, stride=2)).to("cuda", torch.bfloat16)
+    dit.checkpointing, dit.attention = Checkpointing(keep="attention"), kernel
+    reason = attention.why_not(kernel, torch.device("cuda"), torch.bfloat16, 16, training=True)
+    if reason:
+        pytest.skip(f"{kernel}: {reason}")
+    given = [x.to("cuda") for x in inputs()]
+    dit(*given)
+    with AttentionCounter() as count:
+        dit(*given).prediction.float().square().mean().backward()
+    assert count.forward == {TOKENS: LAYERS, 7: 2 * LAYERS}
+    assert keeps_attention(kernel, torch.empty(1, 36, 2, 16, dtype=torch.bfloat16, device="cuda"))
 
 
 def kept_bytes(checkpointing) -> int:

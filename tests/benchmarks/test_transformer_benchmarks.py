@@ -67,6 +67,17 @@ def test_a_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
         assert figures[f"plain Wan: {what} / theirs"] == pytest.approx(ours / theirs, rel=1e-2)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_doctors_estimates_hold_on_a_gpu(benchmark, capsys, monkeypatch):
+    module = benchmark("full_size", "--layers", "4", "--frames", "9", "--rounds", "1", "--no-compile")
+    monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")
+    module.main()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    assert figures["forward: doctor off by"] < 0.15
+    assert figures["step: doctor off by"] < 0.15
+
+
 def test_where_ours_is_compiled_it_runs_uncompiled_too(benchmark, monkeypatch, peer):
     module = benchmark("plain_wan")
     compiled = []
