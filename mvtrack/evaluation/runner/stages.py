@@ -76,7 +76,7 @@ def digest_of_case(plan: Plan, key: str) -> str:
 def method_record(method) -> dict:
     """What the report must know of a method, as plain values."""
     shown = {name: getattr(method, name) for name in ("name", "title", "group", "bound", "backbone", "settings")}
-    return {"key": method.name, **shown, "footnotes": list(method.footnotes)}
+    return {"key": method.name, **shown, "needs": list(method.needs), "footnotes": list(method.footnotes)}
 
 
 def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
