@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--config", type=Path, help="of a training, see configs/")
-    what.add_argument("--model", help="folder of a model")
+    what.add_argument("--model", help="folder of a model, or its hub id")
     what.add_argument("--preset", help="a released model, such as recammaster_1.3b")
     parser.add_argument("--for", dest="purpose", choices=("train", "infer"), help="default: train with --config")
     machine = parser.add_argument_group("another machine than this one")

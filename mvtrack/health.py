@@ -17,7 +17,7 @@ from mvtrack.config import AttentionKernel, ModelConfig
 from mvtrack.data.footage import ffmpeg
 from mvtrack.machine import free_gib
 from mvtrack.weights.locate import Wanted
-from mvtrack.weights.registry import WeightsEntry, cached_file, problem_with, registry
+from mvtrack.weights.registry import WeightsEntry, cached_file, fetch_command, problem_with, registry
 from mvtrack.weights.sources import parse_hub
 
 PACKAGES = {  # and what they are for
@@ -129,7 +129,7 @@ def _weights_line(entry: WeightsEntry, hash_them: bool) -> Line:
     if path is not None:
         return _file_line(entry.name, path, entry, hash_them)
     size = "" if entry.bytes is None else f", {entry.bytes / 1e9:.1f} GB"
-    how = f"hf download {entry.source} {entry.file}" if entry.from_hub else f"{entry.source}/{entry.file}"
+    how = fetch_command(entry) if entry.from_hub else f"{entry.source}/{entry.file}"
     return Line(entry.name, f"missing{size}{_digest(entry)}; {_licence(entry)}; {how}")
 
 
@@ -171,5 +171,16 @@ def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: b
             fetch = hub and f"{source} is not on this machine: `hf download {hub.repo}`, or name a local path"
             yield Line(name, fetch or str(error), False)
     if init_from is not None:
-        there = Path(init_from).exists()
-        yield Line("train.init_from", init_from if there else f"{init_from} does not exist: see docs/weights.md", there)
+        yield _start(init_from)
+
+
+def _start(init_from: str) -> Line:
+    """What `train.init_from` names: a path, or a model of this project in the hub's cache."""
+    if Path(init_from).exists():
+        return Line("train.init_from", init_from, True)
+    try:
+        return Line("train.init_from", str(resolve_here(init_from, "model")), True)
+    except ValueError:
+        hub = parse_hub(init_from)
+        fetch = f", and `hf download {hub.repo}` would be needed if it is a hub id" if hub else ""
+        return Line("train.init_from", f"{init_from} does not exist{fetch}: see docs/weights.md", False)

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_shot_arguments(parser)
     add_track_arguments(parser)
-    parser.add_argument("--model", help="folder with model.safetensors; default: the tiny model that ships")
+    parser.add_argument("--model", help="folder with model.safetensors or hub id; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     add_sample_arguments(parser)
     parser.add_argument(

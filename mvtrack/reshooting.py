@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
+from mvtrack.backbone.model import ReshootModel, load_model, model_file, read_config
 from mvtrack.backbone.placement import Placement, place
 from mvtrack.backbone.prompts import Prompts, captions_to_embed, window_prompts
 from mvtrack.camera import Camera
@@ -296,7 +296,8 @@ def camera_record(cameras: Camera, fps: float) -> dict:
 
 
 def model_hash(source: str) -> str | None:
-    """Digest of a model's weights by its folder or file; None for a model that was given in memory."""
-    path = Path(source)
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    return sha256(path) if path.is_file() else None
+    """Digest of a model's weights by its source; None where it is not there, or for a model given in memory."""
+    try:
+        return sha256(model_file(source))
+    except ValueError:
+        return None
