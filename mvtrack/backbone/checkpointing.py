@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from mvtrack.backbone.attention import attend, cache_is_faster
+from mvtrack.backbone.attention import attend
 from mvtrack.backbone.blocks import Block, Conditions, Heads
 from mvtrack.config import TrainConfig
 
@@ -54,17 +54,12 @@ def run_block(
 def keeps_attention(kernel: str, q: Float[Tensor, "B N H d"]) -> bool:
     """Whether `keep: attention` can recognise what a kernel computes from such queries.
 
-    It goes by the names of PyTorch's operators, which a package need not register, and the CPU's way with few tokens is
-    plain matrix products.
-
-    q: shape, precision and device of one micro-batch's; it may have no storage (meta), then the CPU is meant.
+    It goes by the names of PyTorch's operators, which a package need not register. q: shape, precision and device of one micro-batch's; it may have no storage (meta), then the CPU is meant.
     """
-    if kernel == "cpu" and cache_is_faster(*(x.transpose(1, 2) for x in (q, q))):
-        return False
     device = "cpu" if q.device.type == "meta" else q.device
     few = torch.zeros(1, 64, *q.shape[2:], dtype=q.dtype, device=device)
     with _Watch() as watch, torch.no_grad():
-        attend(few, few, few, "flash" if kernel == "cpu" else kernel)
+        attend(few, few, few, kernel)
     return watch.kept
 
 

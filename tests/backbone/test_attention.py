@@ -67,21 +67,6 @@ def test_kernels_equal_softmax_backwards_too(kernel, device, dtype):
         torch.testing.assert_close(one.double(), other, atol=atol, rtol=0)
 
 
-def test_pieces_and_whole_agree(monkeypatch):
-    """The cache-sized pieces of bfloat16 cover all rows, and only where few scores are made."""
-    q, k, v = tensors(torch.bfloat16)
-    expected = by_softmax(q, k, v)
-    monkeypatch.setattr(attention, "CACHED_SCORES", 1)
-    long = q.repeat(1, 5, 1, 1)  # 185 rows in pieces of 64
-    out = attend(long, k, v, "cpu").double()
-    torch.testing.assert_close(out, expected.repeat(1, 5, 1), atol=0.02, rtol=0)
-    called = []
-    monkeypatch.setattr(attention, "_in_cached_pieces", lambda *_: called.append(1))
-    monkeypatch.setattr(attention, "PLAIN_SCORES_LIMIT", B * H * N * M - 1)
-    attend(q, k, v, "cpu")
-    assert not called
-
-
 def test_the_cpu_has_one_kernel_for_every_use():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         for training in (False, True):
