@@ -54,7 +54,8 @@ def run_block(
 def keeps_attention(kernel: str, q: Float[Tensor, "B N H d"]) -> bool:
     """Whether `keep: attention` can recognise what a kernel computes from such queries.
 
-    It goes by the names of PyTorch's operators, which a package need not register. q: shape, precision and device of one micro-batch's; it may have no storage (meta), then the CPU is meant.
+    It goes by the names of PyTorch's operators, which a package need not register. q: shape,
+    precision and device of one micro-batch's; it may have no storage (meta), then the CPU is meant.
     """
     device = "cpu" if q.device.type == "meta" else q.device
     few = torch.zeros(1, 64, *q.shape[2:], dtype=q.dtype, device=device)
