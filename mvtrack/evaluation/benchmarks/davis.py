@@ -34,7 +34,8 @@ class Davis:
 
     short_clips: sequences with fewer are re-shot at their own length ("score_real") or left out ("skip"). cameras:
     folder with a pose file of any format for each sequence, <sequence>.*; else the source is taken as still, with
-    the horizontal field of view fov_deg. subject_distance: what amounts in metres and arcs refer to.
+    the horizontal field of view fov_deg. subject_distance: what amounts in metres and arcs refer to. resolution: the
+    folder under JPEGImages and under `annotations`, the folder of masks.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Davis:
     fit: FitMode = "crop"
     cameras: Path | None = None
     resolution: str = "480p"
+    annotations: str = "Annotations"
     name: str = field(default="davis", init=False)
     title: str = field(default="DAVIS", init=False)
 
@@ -60,6 +62,7 @@ class Davis:
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
             "subject_distance": self.subject_distance, "short_clips": self.short_clips, "fit": self.fit,
             "cameras": self.cameras is not None, "resolution": self.resolution,
+            "annotations": self.annotations,
         }  # fmt: skip
 
     @property
@@ -78,7 +81,7 @@ class Davis:
             "paper does not say which it used.",
             f"The first {self.num_frames} frames of each sequence; shorter ones are {short}.",
             f"Pictures {_FITTED[self.fit]} {self.size[0]}x{self.size[1]}. Source cameras {source}.",
-            "Dynamic regions: all annotated objects.",
+            f"Dynamic regions: all objects of {self.annotations}.",
         )
 
     def case_keys(self) -> list[str]:
@@ -123,7 +126,7 @@ class Davis:
         return files
 
     def _masks(self, case: DavisCase, frames: list[Path]) -> list[Path]:
-        folder = self.root / "Annotations" / self.resolution / case.sequence
+        folder = self.root / self.annotations / self.resolution / case.sequence
         return [folder / f"{frame.stem}.png" for frame in frames]
 
     def _truth(self, case: DavisCase) -> Path:
