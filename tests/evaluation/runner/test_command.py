@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mvtrack.backbone.model import save_model
-from mvtrack.evaluation.command import add_run_arguments, case_size, methods_of, run_benchmark
+from mvtrack.evaluation.command import add_run_arguments, case_size, run_benchmark
+from mvtrack.evaluation.row_options import methods_of
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 
