@@ -17,11 +17,10 @@ from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import check_backbones
 from mvtrack.evaluation.report.text import table_of
 from mvtrack.evaluation.report.write import write_report
-from mvtrack.evaluation.row_options import add_row_arguments
+from mvtrack.evaluation.row_options import add_row_arguments, placement_of
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of, read_record, write_record
 from mvtrack.evaluation.runner.stages import STAGES, forget_failures, run_stages
-from mvtrack.model_options import read_placement
 
 _MOST_LINES = 20
 
@@ -60,7 +59,7 @@ def default_workers() -> int:
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard. No method: those that the folder
     holds."""
-    found = FoundRows() if methods else found_rows(options.out, read_placement(options))
+    found = FoundRows() if methods else found_rows(options.out, placement_of(options))
     plan = _plan(benchmark, methods or found.methods, found, options)
     shard, stages = _shard(options.shard), _stages(options.stages)
     workers = default_workers() if options.workers is None else options.workers

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from mvtrack.backbone.placement import Placement, codec_config
 from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
@@ -63,15 +64,23 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
 def model_row(options: argparse.Namespace, name: str, title: str, folder: Path) -> ModelMethod:
     """A model, sampled and placed as the options say, or as its file does where they are silent."""
     method = ModelMethod(
-        name, title, folder, None, read_placement(options), options.negative, options.other_size, options.backbone,
+        name, title, folder, None, placement_of(options), options.negative, options.other_size, options.backbone,
         options.group,
     )  # fmt: skip
+    codec_config(method.config.codec, method.placement)
     sample, has_captions = read_sample(options, method.config), bool(method.config.dit.text_dim)
     if sample.guidance != 1 and not has_captions:
         raise ValueError(f"{folder} takes no captions (dit.text_dim is 0): leave out --guidance")
     if options.negative is not None and sample.guidance == 1:
         raise ValueError("--negative is for guidance by captions: set --guidance above 1, or leave it out")
     return replace(method, sample=sample)
+
+
+def placement_of(options: argparse.Namespace) -> Placement:
+    """Where models are to work. Raises ValueError for a device that is not there."""
+    placement = read_placement(options)
+    _ = placement.torch_device
+    return placement
 
 
 def _given(options: argparse.Namespace, name: str, title: str) -> GivenVideos:

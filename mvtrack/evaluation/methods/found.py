@@ -52,7 +52,7 @@ def _made_again(record: dict, placement: Placement) -> Method | None:
     try:
         method = _method(record, record["settings"], record["origin"], placement)
         same = method.settings == record["settings"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OSError):
         return None  # written by another version, or the model is gone
     return method if same and Path(record["origin"].get("folder", ".")).exists() else None
 

@@ -13,7 +13,7 @@ from mvtrack.backbone.placement import Placement, place
 from mvtrack.backbone.prompts import Prompts, window_prompts
 from mvtrack.config import ModelConfig
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs
-from mvtrack.evaluation.runner.records import hash_of_files
+from mvtrack.evaluation.runner.records import sha_of
 from mvtrack.generate import SampleConfig, generate_long, window_spans
 
 
@@ -53,8 +53,9 @@ class ModelMethod:
     @property
     def settings(self) -> dict:
         """Device, offloading and kernels are not in it: they change rounding only."""
+        file = self.folder / WEIGHTS_FILE if self.folder.is_dir() else self.folder
         return {
-            "weights": _weights_hash(self.folder), "sample": asdict(self.sampling), "precision": self.precision,
+            "weights": sha_of(file), "sample": asdict(self.sampling), "precision": self.precision,
             "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
         }  # fmt: skip
 
@@ -103,8 +104,3 @@ def _sizes(config: ModelConfig) -> str:
 @lru_cache(maxsize=1)
 def _placed(folder: Path, placement: Placement) -> ReshootModel:
     return place(load_model(folder), placement)
-
-
-@lru_cache(maxsize=8)
-def _weights_hash(folder: Path) -> str:
-    return hash_of_files([folder / WEIGHTS_FILE if folder.is_dir() else folder], None)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from mvtrack.backbone.model import ReshootModel, save_model
+from mvtrack.backbone.placement import Placement
 from mvtrack.evaluation.interface import Declined, Sample
 from mvtrack.evaluation.measures.correspondence import Correspondence
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -41,12 +42,23 @@ def test_a_model_is_scored_on_the_true_videos(sample, tracking_model, tmp_path):
     assert metric.settings == Correspondence().settings
 
 
+@pytest.mark.gpu
+def test_a_model_scores_the_same_on_a_gpu(sample, tracking_model, tmp_path):
+    near = row_of(tracking_model, tmp_path)
+    found = [
+        Correspondence({"mine": replace(near, placement=Placement(device))}).score(sample) for device in ("cpu", "cuda")
+    ]
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+
+
 def test_what_does_not_apply_is_said(sample, small_model, tmp_path):
     metric = Correspondence({"mine": row_of(small_model, tmp_path)})
     scores = metric.score(sample)
     assert 0 <= scores["attention_pck"] <= 1
     assert scores["tracks_delta_avg"].reason == "this model has no tracking head"
     assert metric.score(replace(sample, method="copy")).reason == "no model of this project made this video"
+    lost = Correspondence({"mine": None}).score(sample)
+    assert (lost.kind, lost.reason) == ("failed", "the model that made this video is gone or has changed")
     part = replace(sample.inputs, target=sample.inputs.target[:3], target_frames=(0, 1, 2), covisible=None)
     found = metric.score(replace(sample, inputs=part))
     assert isinstance(found, Declined)
