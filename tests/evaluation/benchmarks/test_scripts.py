@@ -1,5 +1,6 @@
 """The benchmarks' commands, run as a user runs them."""
 
+import argparse
 import json
 import runpy
 import shutil
@@ -126,3 +127,17 @@ def test_a_shard_leaves_the_list_to_the_last_run(davis, run, tmp_path):
     before = (tmp_path / "cases.csv").stat().st_mtime_ns
     assert run("davis.py", *base)[0] == 0
     assert (tmp_path / "cases.csv").stat().st_mtime_ns == before
+
+
+def test_the_table_is_of_both_shipped_models_unless_it_is_told():
+    """The one that follows points was not trained at the miniature's size, and says so."""
+    table = runpy.run_path(str(ROOT / "eval/table.py"))
+    parser = argparse.ArgumentParser()
+    table["add_run_arguments"](parser, "outputs/table")
+    tiny, follower, copy = table["_methods"](parser.parse_args(["--baselines", "copy", "--steps", "3"]))
+    assert (tiny.name, follower.name, copy.name) == ("tiny", "tiny_tracking", "copy")
+    assert (tiny.config.tracking is None, follower.config.tracking is None) == (True, False)
+    assert (tiny.sampling.steps, follower.sampling.steps) == (3, 3)
+    assert (tiny.other_size, follower.other_size) == (False, True)
+    [mine] = table["_methods"](parser.parse_args(["--model", str(tiny.folder), "--name", "mine"]))
+    assert (mine.name, mine.title) == ("mine", "mine")
