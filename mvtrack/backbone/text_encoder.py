@@ -4,7 +4,6 @@ The encoder has 5.7 billion parameters; it is read only when a caption is not in
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from mvtrack.backbone.diffsynth_parts import diffsynth_module
 from mvtrack.config import TextConfig
 from mvtrack.kept_files import cache_folder
+from mvtrack.new_folder import write_aside
 from mvtrack.weights.checkpoint import Checkpoint
 from mvtrack.weights.fingerprint import fingerprint
 from mvtrack.weights.loading import load_into
@@ -130,6 +130,4 @@ def _read(file: Path) -> Float[Tensor, "n t"] | None:
 def _write(file: Path, features: Tensor) -> None:
     """Written aside and renamed: several processes may fill one cache."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"features": features.contiguous()}, aside)
-    aside.replace(file)
+    write_aside(file, lambda aside: save_file({"features": features.contiguous()}, aside))

@@ -117,7 +117,9 @@ def _estimate_case(plan: Plan, key: str, digest: str) -> list[str]:
 
 
 def _preview_case(plan: Plan, key: str, digest: str) -> list[str]:
-    return make_previews(plan, key, digest, _load(plan, key))
+    inputs = _load(plan, key)
+    troubles = guarded(lambda: make_previews(plan, key, digest, inputs), f"{key}, page: ", plan.debug)
+    return [troubles.reason] if isinstance(troubles, Declined) else troubles
 
 
 def _load(plan: Plan, key: str) -> Inputs | Declined:

@@ -115,6 +115,21 @@ def test_what_nobody_foresaw_costs_its_case_alone(toy, told, weigh, tmp_path, mo
         run(replace(plan, folder=tmp_path / "looked at", debug=True))
 
 
+def test_a_preview_that_cannot_be_written_is_said_and_tried_again(toy, told, tmp_path, monkeypatch):
+    plan = Plan(toy, (COPY,), (told(GOOD),), folder=tmp_path)
+    run(plan)
+
+    def odd(path, *arguments, **options):
+        raise IndexError(f"no codec for {path.parent.name}")
+
+    with monkeypatch.context() as during:
+        during.setattr("mvtrack.evaluation.runner.previews.write_video", odd)
+        troubles = run_stages(plan, ["page"])
+    assert troubles == [f"{key}, page: IndexError: no codec for _target" for key in GOOD]
+    assert run_stages(plan, ["page"]) == []
+    assert (tmp_path / "page/copy/dog.mp4").is_file()
+
+
 def test_failures_are_tried_again_only_when_asked(toy, told, tmp_path):
     metric = told(GOOD | {"dog": ValueError("network down")})
     plan = Plan(toy, (COPY,), (metric,), folder=tmp_path)
