@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -21,3 +22,27 @@ def sha256(path: Path) -> str:
                 while block := stream.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_once(file: Path) -> str:
+    """Hex digest of a file, read once as long as its size and time stay what they are."""
+    stat = file.stat()
+    return _sha256_once(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_once(file: Path, size: int, time_ns: int) -> str:
+    return sha256(file)
+
+
+def weights_identity(model: str) -> str:
+    """What tells the weights of a network from others: an id as it is, of a path that exists the hash of what it holds
+    (of a folder: of all files below it, by their names)."""
+    path = Path(model)
+    if path.is_file():
+        return f"sha256 {sha256_once(path)}"
+    if not path.is_dir():
+        return model
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    listed = "".join(f"{file.relative_to(path)}\n{sha256_once(file)}\n" for file in files)
+    return f"sha256 {hashlib.sha256(listed.encode()).hexdigest()}"

@@ -1,6 +1,7 @@
 """Shared fixtures. Shapes in signatures are checked at run time, in the tests only."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ _checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 sys.modules[_checker.__name__] = _checker
 jaxtyping.install_import_hook(["mvtrack", "tracking_head"], f"{_checker.__name__}.check")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -53,6 +55,22 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def browser():
+    """A real browser without a window: the Chromium or Chrome on PATH. Skips, saying why, where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"needs a browser on PATH, one of {', '.join(BROWSERS)}: apt-get install chromium")
+    flags = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--use-angle=swiftshader",
+             "--enable-unsafe-swiftshader"]  # fmt: skip
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=flags)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 import argparse
-import shutil
 import socket
 from types import SimpleNamespace
 
@@ -61,27 +60,17 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
 
 
 @pytest.mark.slow
-def test_in_a_browser(page):
+def test_in_a_browser(page, browser):
     """The page opens, shows its controls and the 3D view, a keyframe can be dragged, and a click saves the path."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    browser_path = shutil.which("chromium")
-    if browser_path is None:
-        pytest.skip("needs the program chromium")
-    flags = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--use-angle=swiftshader",
-             "--enable-unsafe-swiftshader"]  # fmt: skip
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=flags)
-        view = browser.new_page(viewport={"width": 900, "height": 600})
-        view.set_default_timeout(120_000)
-        view.goto(page.url)
-        view.get_by_text("save path").wait_for()
-        view.locator("canvas").first.wait_for()
-        assert "the path is smooth" in view.inner_text("body") or "degrees" in view.inner_text("body")
-        _drag_a_keyframe(page, view)
-        view.get_by_text("save path").click()
-        view.get_by_text("saved; now").wait_for()
-        browser.close()
+    view = browser.new_page(viewport={"width": 900, "height": 600})
+    view.set_default_timeout(120_000)
+    view.goto(page.url)
+    view.get_by_text("save path").wait_for()
+    view.locator("canvas").first.wait_for()
+    assert "the path is smooth" in view.inner_text("body") or "degrees" in view.inner_text("body")
+    _drag_a_keyframe(page, view)
+    view.get_by_text("save path").click()
+    view.get_by_text("saved; now").wait_for()
     assert page.save_to.exists()
 
 

@@ -9,7 +9,7 @@ from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
 from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Estimator
-from mvtrack.structure.depth_anything import DepthAnythingConfig, depth_anything_missing
+from mvtrack.structure.depth_anything import DepthAnythingConfig
 
 POSES = ("colmap", "depth_anything_3", "files", "truth")
 
@@ -40,7 +40,8 @@ def pose_estimator(options: argparse.Namespace, da3_python: Path | None, num_fra
         return PoseFiles.of(options.pose_files, num_frames)
     if options.poses == "depth_anything_3":
         config = DepthAnythingConfig(da3_python, options.da3_model, options.da3_ray_pose)
-        if lacking := depth_anything_missing(config):
+        learned = DepthAnythingPoses(config, options.non_commercial)
+        if lacking := learned.missing():
             raise ValueError(f"--poses depth_anything_3 cannot run: missing {lacking}")
-        return DepthAnythingPoses(config)
+        return learned
     return TruePoses() if options.poses == "truth" else ColmapPoses()

@@ -1,23 +1,36 @@
-"""What an evaluation could compute here and now, metric by metric, and what each of the others lacks."""
+"""What an evaluation could compute here and now, and what the rest lacks: metrics, estimators, weights and licences."""
 
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mvtrack.evaluation.measures.catalogue import all_metrics
+import torch
+
+from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
+from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
+from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Estimator, Metric
+from mvtrack.evaluation.measures.catalogue import all_estimators, all_metrics
 from mvtrack.evaluation.measures.options import GEOMETRIES, MeasureOptions
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
+from mvtrack.evaluation.measures.perceptual import packaged_heads
+from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
+from mvtrack.evaluation.measures.vbench_package import cache_folder
 from mvtrack.evaluation.measures.weight_files import WeightFile
-from mvtrack.weights.registry import WeightsEntry, registry
+from mvtrack.structure.depth_anything import DepthAnythingConfig
+from mvtrack.weights.registry import WeightsEntry, cached_file, registry
 
-_IN_FOLDER = "metric"  # the registry's word for files that metrics read from the weights folder
+_FREEDOM = {None: "not checked", True: "NON-COMMERCIAL: only with --non-commercial", False: "free"}
+_IN_FOLDER, _IN_PACKAGE = "metric", "package"  # the registry's words for how metrics come by a file
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """One metric. missing: what it lacks with the fix, None when it can run. columns: titles of its numbers."""
+    """A metric or estimator. missing: what it lacks with the fix, None when it can run. gives: titles of its numbers,
+    or what it is chosen by."""
 
     name: str
-    columns: tuple[str, ...]
+    gives: tuple[str, ...]
     missing: str | None
 
     @property
@@ -27,42 +40,102 @@ class Readiness:
 
 @dataclass(frozen=True)
 class WeightsReadiness:
-    """One file of the registry that metrics use. state: "there", "missing", or what is wrong with it."""
+    """One file of the registry that metrics or estimators use. state: "there", "missing", or what is wrong with it."""
 
     entry: WeightsEntry
     path: Path | None
     state: str
 
 
-def evaluation_readiness(options: MeasureOptions) -> tuple[list[Readiness], list[WeightsReadiness]]:
-    """All metrics that the evaluation knows, those of every geometry and kind of features included, and all weights
-    that metrics read from the weights folder."""
+@dataclass(frozen=True)
+class EvaluationReadiness:
+    metrics: tuple[Readiness, ...]
+    estimators: tuple[Readiness, ...]
+    weights: tuple[WeightsReadiness, ...]
+
+
+def evaluation_readiness(options: MeasureOptions) -> EvaluationReadiness:
+    """All metrics that the evaluation knows, those of every geometry and kind of features included, as the default
+    estimators let them run; all estimators; all weights of the registry that these use, wherever they are kept."""
     metrics = all_metrics(replace(options, geometry=GEOMETRIES, geometry_model="", features=FEATURE_KINDS))
-    found = [Readiness(m.name, tuple(c.title for c in m.columns if c.better != "none"), m.missing()) for m in metrics]
-    return found, [_weights(entry, options.weights) for entry in registry().values() if entry.part == _IN_FOLDER]
+    estimators = all_estimators()
+    return EvaluationReadiness(
+        tuple(
+            Readiness(m.name, tuple(c.title for c in m.columns if c.better != "none"), _lacking(m, estimators))
+            for m in metrics
+        ),
+        tuple(Readiness(e.name, (chosen,), e.missing()) for chosen, e in _estimators(options).items()),
+        tuple(_weights(entry, options.weights) for entry in registry().values() if not entry.of_model),
+    )
 
 
 def readiness_text(options: MeasureOptions) -> str:
     """The report as plain text, a line each: what is ready, what is missing and how to get it, and the weights."""
-    metrics, weights = evaluation_readiness(options)
-    ready, lacking = [m for m in metrics if m.ready], [m for m in metrics if not m.ready]
-    width = max(len(m.name) for m in metrics)
-    lines = [f"metrics that can run ({len(ready)} of {len(metrics)})"]
-    lines += [f"  {m.name:<{width}}  {', '.join(m.columns)}" for m in ready]
+    found = evaluation_readiness(options)
+    ready, lacking = [m for m in found.metrics if m.ready], [m for m in found.metrics if not m.ready]
+    width = max(len(m.name) for m in found.metrics)
+    lines = [f"metrics that can run ({len(ready)} of {len(found.metrics)})"]
+    lines += [f"  {m.name:<{width}}  {', '.join(m.gives)}" for m in ready]
     lines += [f"metrics that cannot ({len(lacking)}); their columns say `skipped: missing ...`"]
     lines += [f"  {m.name:<{width}}  missing {m.missing}" for m in lacking]
+    lines += ["estimators"]
+    for e in found.estimators:
+        lines.append(f"  {e.name:<{width}}  {e.gives[0]}: {'can run' if e.ready else f'missing {e.missing}'}")
     where = options.weights or "no folder: pass --weights-dir or set $MVTRACK_WEIGHTS"
     lines += [f"weights ({where})"]
-    for w in weights:
-        free = {None: "licence not checked", True: "non-commercial", False: "free"}[w.entry.non_commercial]
-        lines.append(f"  {Path(w.entry.file).name:<36} {w.state}; {w.entry.licence or 'see its note'} ({free})")
-        if w.path is None:
-            lines.append(f"    {w.entry.source}/{Path(w.entry.file).name}")
+    lines += [line for w in found.weights if w.entry.part == _IN_FOLDER for line in _weights_lines(w)]
+    lines += ["weights that packages and other environments keep (VBench's cache, the hub's, torch.hub's)"]
+    lines += [line for w in found.weights if w.entry.part != _IN_FOLDER for line in _weights_lines(w)]
     return "\n".join(lines) + "\n"
 
 
+def _lacking(metric: Metric, estimators: dict[str, Estimator]) -> str | None:
+    """What a metric itself lacks, else what the estimators lack that it needs."""
+    used = (estimators[need.split(".")[1]] for need in metric.needs if need in ESTIMATE_NEEDS)
+    return metric.missing() or next(filter(None, (estimator.missing() for estimator in used)), None)
+
+
+def _estimators(options: MeasureOptions) -> dict[str, Estimator]:
+    """By how they are chosen; `--poses files` and `truth` need no more than their files and the benchmark."""
+    learned = DepthAnythingConfig(options.pythons.get("da3"))
+    return {
+        "--poses colmap (default)": ColmapPoses(),
+        f"--poses depth_anything_3, {learned.model}": DepthAnythingPoses(learned, options.non_commercial),
+        "estimated depth": PlaneSweepDepth(),
+    }
+
+
 def _weights(entry: WeightsEntry, folder: Path | None) -> WeightsReadiness:
-    file = WeightFile(entry, folder)
-    if file.path is None:
-        return WeightsReadiness(entry, None, "missing")
-    return WeightsReadiness(entry, file.path, file.missing() or f"there, SHA-256 {file.sha256[:16]}...")
+    if entry.part == _IN_FOLDER:
+        file = WeightFile(entry, folder)
+        if file.path is None:
+            return WeightsReadiness(entry, None, "missing")
+        return WeightsReadiness(entry, file.path, file.missing() or f"there, SHA-256 {file.sha256[:16]}...")
+    if entry.from_hub and importlib.util.find_spec("huggingface_hub") is None:
+        return WeightsReadiness(entry, None, "not looked up, huggingface_hub is not installed")
+    path = _kept_elsewhere(entry)
+    return WeightsReadiness(entry, path, "missing" if path is None else f"there, {path}")
+
+
+def _kept_elsewhere(entry: WeightsEntry) -> Path | None:
+    """Where the package or cache that is to hold a file has it; None where it has not."""
+    if entry.part == _IN_PACKAGE:
+        return packaged_heads(Path(entry.file).stem)
+    if entry.from_hub:
+        return cached_file(entry)
+    of_vbench = {name: file for d in DIMENSIONS.values() for name, file in zip(d.weights, d.cache, strict=True)}
+    in_torch_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.file).name
+    path = cache_folder() / of_vbench[entry.name] if entry.name in of_vbench else in_torch_hub
+    return path if path.is_file() else None
+
+
+def _weights_lines(found: WeightsReadiness) -> list[str]:
+    entry = found.entry
+    free = _FREEDOM[entry.non_commercial]
+    name = Path(entry.source).name if entry.from_hub else Path(entry.file).name
+    users = ", ".join(user.removeprefix("metric ") for user in entry.needed_by)
+    lines = [f"  {name:<36} {found.state}; {entry.licence or 'see its note'} ({free}); for {users}"]
+    if found.path is None:
+        address = entry.source if entry.from_hub else f"{entry.source}/{Path(entry.file).name}"
+        lines.append(f"    {entry.note if entry.part == _IN_PACKAGE else address}")
+    return lines

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from mvtrack.structure.job import has_module, run_worker, write_frames
+from mvtrack.kept_files import weights_identity
+from mvtrack.structure.job import has_module, package_identity, run_worker, write_frames
 from mvtrack.structure.recovered import NotRecoveredError, RecoveredCameras, recovered
 
 VERSION = 1  # raised when the same video gives other cameras
+_CHOICES = ("ray_pose", "process_res", "reference_view")
 _ROTATION_TOLERANCE = 1e-2  # of what a network that runs in half precision calls a rotation
 
 
@@ -35,9 +37,11 @@ class DepthAnythingConfig:
     timeout_s: float = 7200.0
 
     def record(self) -> dict:
-        """What the cameras of a video depend on beside its pictures, as plain values."""
-        names = ("model", "ray_pose", "process_res", "reference_view")
-        return {name: getattr(self, name) for name in names} | {"version": VERSION}
+        """What the cameras of a video depend on beside its pictures, as plain values; weights in a folder by what they
+        hold, the package by its version and sources."""
+        package = None if self.python is None else package_identity(self.python, "depth_anything_3")
+        made_by = {"weights": weights_identity(self.model), "package": package, "version": VERSION}
+        return {name: getattr(self, name) for name in _CHOICES} | made_by
 
 
 def depth_anything_missing(config: DepthAnythingConfig) -> str | None:
@@ -62,10 +66,10 @@ def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: De
     size = tuple(frames.shape[1:3])
     with tempfile.TemporaryDirectory(prefix="mvtrack-da3-") as name:
         write_frames(Path(name), frames)
+        job = {name: getattr(config, name) for name in ("model", "device", *_CHOICES)}
         got = run_worker(
-            "depth_anything_worker.py", Path(name), job=config.record() | {"device": config.device},
-            python=config.python, timeout_s=config.timeout_s,
-        )  # fmt: skip
+            "depth_anything_worker.py", Path(name), job=job, python=config.python, timeout_s=config.timeout_s
+        )
     if got["w2c"].shape != (len(frames), 3, 4) or got["K"].shape != (len(frames), 3, 3):
         raise NotRecoveredError(
             f"Depth Anything 3 gave poses {got['w2c'].shape} and lenses {got['K'].shape} of {len(frames)} frames"

@@ -120,6 +120,34 @@ def package_version(python: Path | str, package: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+_IDENTITY = """
+import hashlib, importlib.metadata, importlib.util, pathlib, sys
+name = sys.argv[1]
+spec = importlib.util.find_spec(name)
+places = [pathlib.Path(p) for p in spec.submodule_search_locations or []]
+files = sorted((p.relative_to(top).as_posix(), p) for top in places for p in top.rglob("*.py"))
+files = files or [(name, pathlib.Path(spec.origin))]
+digest = hashlib.sha256()
+for shown, path in files:
+    digest.update(f"{shown}\\n{hashlib.sha256(path.read_bytes()).hexdigest()}\\n".encode())
+known = getattr(importlib.metadata, "packages_distributions", dict)().get(name)
+version = importlib.metadata.version(known[0]) if known else "no version"
+print(f"{version}, sources {digest.hexdigest()[:16]}")
+"""
+
+
+@lru_cache(maxsize=32)
+def package_identity(python: Path | str, module: str) -> str | None:
+    """What tells a package in an interpreter's environment from others: its version, and a hash of its .py files,
+    because research code carries one version for ever. None where it is not there. Asked once."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    try:
+        done = subprocess.run([str(python), "-c", _IDENTITY, module], capture_output=True, text=True, env=environment)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 @lru_cache(maxsize=32)
 def has_module(python: Path | str, module: str) -> bool:
     """Whether an interpreter can import a module (it is looked for, not imported). Asked once."""

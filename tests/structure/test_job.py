@@ -1,12 +1,13 @@
 """Programs in other environments: what they may do wrong, and how it is said."""
 
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
 
 from mvtrack.structure import job
-from mvtrack.structure.job import WorkerError, has_module, run_worker, write_frames
+from mvtrack.structure.job import WorkerError, has_module, package_identity, run_worker, write_frames
 
 SCRIPT = """
 import json, sys, time
@@ -58,6 +59,24 @@ def test_interpreters_that_cannot_run(worker, tmp_path):
     assert not has_module("nowhere/python", "json")
     assert has_module(sys.executable, "json")
     assert not has_module(sys.executable, "no_such_module_anywhere")
+
+
+def test_packages_are_told_by_version_and_sources(tmp_path):
+    """Research code keeps its version: another file tells it. Installed packages have one, single modules have none."""
+    assert package_identity(sys.executable, "einops").startswith(f"{metadata.version('einops')}, sources ")
+    assert package_identity(sys.executable, "no_such_module_anywhere") is None
+    assert package_identity("nowhere/python", "json") is None
+    found = set()
+    for number, source in enumerate(("x = 1", "x = 1", "x = 2")):
+        package = tmp_path / str(number) / "research/deep"
+        package.mkdir(parents=True)
+        (package / "model.py").write_text(source)
+        python = tmp_path / f"python{number}"
+        python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path / str(number)}" exec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+        found.add(package_identity(python, "research"))
+    assert len(found) == 2
+    assert all(text.startswith("no version, sources ") for text in found)
 
 
 def test_masks_are_black_where_pixels_are_ignored(tmp_path):

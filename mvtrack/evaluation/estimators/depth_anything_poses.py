@@ -1,4 +1,4 @@
-"""Cameras by Depth Anything 3, in its own environment: what the paper measures with, though not which variant."""
+"""Cameras by Depth Anything 3, in its own environment: what the paper names for DAVIS, though not which variant."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +13,15 @@ from mvtrack.structure.depth_anything import (
     depth_anything_missing,
     recover_with_depth_anything,
 )
+from mvtrack.weights.consent import consent_lacking
 
 
 @dataclass(frozen=True)
 class DepthAnythingPoses:
+    """non_commercial: whether weights that may not be used commercially, or whose licence is not known, may run."""
+
     config: DepthAnythingConfig = DepthAnythingConfig()
+    non_commercial: bool = False
     name: str = "depth_anything_3"
     version: int = 1
     gives: Literal["poses"] = "poses"
@@ -36,7 +40,9 @@ class DepthAnythingPoses:
         )
 
     def missing(self) -> str | None:
-        return depth_anything_missing(self.config)
+        return depth_anything_missing(self.config) or (
+            None if self.non_commercial else consent_lacking(self.config.model)
+        )
 
     def estimate(
         self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]

@@ -11,9 +11,10 @@ from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, faile
 from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
 from mvtrack.evaluation.measures.pair_networks import WORKERS, few_at_a_time, picture_name, write_videos
 from mvtrack.metrics.warp_consistency import Pairing, frame_pairs
-from mvtrack.structure.job import has_module, package_version, run_worker, write_frames
+from mvtrack.structure.job import has_module, package_identity, run_worker, write_frames
 
 VARIABLE = "MVTRACK_MET3R_PYTHON"
+_PACKAGES = ("met3r", "mast3r")  # which name the weights that they fetch
 _PATCH = 16  # of MASt3R and DINO
 _TIMEOUT_S = 6 * 3600.0
 
@@ -37,8 +38,8 @@ class Met3r:
 
     @property
     def settings(self) -> dict:
-        version = None if self.missing() else package_version(self.python, "met3r")
-        return {"met3r": version, "pairing": self.pairing, "masks": self.masks.kind, "img_size": None}
+        packages = {n: None if self.missing() else package_identity(self.python, n) for n in _PACKAGES}
+        return packages | {"pairing": self.pairing, "masks": self.masks.kind, "img_size": None}
 
     @property
     def footnotes(self) -> tuple[str, ...]:

@@ -15,8 +15,10 @@ from mvtrack.evaluation.benchmarks.pictures import read_arrays
 from mvtrack.evaluation.interface import Declined, Sample, Scores, failed
 from mvtrack.evaluation.measures.consistency import WarpConsistency
 from mvtrack.evaluation.measures.pair_sources import Frame
+from mvtrack.kept_files import weights_identity
 from mvtrack.metrics.warp_consistency import PairGeometry
-from mvtrack.structure.job import has_module, run_program, write_frames
+from mvtrack.structure.job import has_module, package_identity, run_program, write_frames
+from mvtrack.weights.consent import consent_lacking
 
 NetworkKind = Literal["mast3r", "vggt", "depth_anything_3"]
 NETWORK_KINDS: tuple[NetworkKind, ...] = get_args(NetworkKind)
@@ -27,10 +29,9 @@ _MODELS = {
     "vggt": "facebook/VGGT-1B",
     "depth_anything_3": "depth-anything/DA3-BASE",
 }
-_NON_COMMERCIAL = {
-    "mast3r": "MASt3R is for non-commercial use (CC BY-NC-SA)",
-    "vggt": "the weights of VGGT are for non-commercial use",
-}
+_MAST3R_IS_BOUND = (
+    "consent: MASt3R, code and weights, is for non-commercial use (CC BY-NC-SA 4.0); pass --non-commercial"
+)
 _TOGETHER = 4  # samples in memory while the network is loaded once
 _TIMEOUT_S = 6 * 3600.0
 
@@ -38,7 +39,8 @@ _TIMEOUT_S = 6 * 3600.0
 @dataclass(frozen=True)
 class PairNetwork:
     """python: the interpreter of the network's environment. model: a hub id or path that its loader takes; "": the
-    published one. Each pair is given to the network alone, its pictures scaled, not cropped."""
+    published one. non_commercial: whether what may not be used commercially, or nobody knows the licence of, may run.
+    Each pair is given to the network alone, its pictures scaled, not cropped."""
 
     name: NetworkKind
     python: Path | None = None
@@ -56,7 +58,8 @@ class PairNetwork:
 
     @property
     def settings(self) -> dict:
-        return {"model": self.weights}
+        package = None if self.python is None else package_identity(self.python, self.name)
+        return {"weights": weights_identity(self.weights), "package": package}
 
     @property
     def footnote(self) -> str:
@@ -67,9 +70,9 @@ class PairNetwork:
             return f"{_TITLES[self.name]}: install it in its own environment and pass {self.option}"
         if not has_module(self.python, self.name):
             return f"the package {self.name} in {self.python}"
-        if not self.non_commercial and self.name in _NON_COMMERCIAL and not self.model:
-            return f"consent: {_NON_COMMERCIAL[self.name]}; pass --non-commercial"
-        return None
+        if self.non_commercial:
+            return None
+        return _MAST3R_IS_BOUND if self.name == "mast3r" else consent_lacking(self.weights)
 
     def files(self, method: str, key: str) -> list[Path]:
         return []

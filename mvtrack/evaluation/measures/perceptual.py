@@ -8,7 +8,7 @@ import torch
 
 from mvtrack.evaluation.interface import Column, Sample, Scores, skipped
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
-from mvtrack.evaluation.runner.records import sha_of
+from mvtrack.kept_files import sha256_once
 from mvtrack.metrics.masked_image import masked_lpips
 from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, packaged_heads
 
@@ -35,7 +35,7 @@ class PerceptualDistance:
         return {
             "net": self.net,
             "backbone": self._backbone.sha256,
-            "heads": "missing" if heads is None else sha_of(heads),
+            "heads": "missing" if heads is None else sha256_once(heads),
         }
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, failed
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS, DINO_REPOSITORY, Dimension
-from mvtrack.evaluation.runner.records import sha_of
+from mvtrack.kept_files import sha256_once
 from mvtrack.structure.job import package_version, run_program
 from mvtrack.weights.registry import registry
 
@@ -47,7 +47,7 @@ class VBenchPackage:
     def settings(self) -> dict:
         if self.missing():
             return {"vbench": "missing"}
-        weights = [sha_of(cache_folder() / file) for file in self._dimension.cache]
+        weights = [sha256_once(cache_folder() / file) for file in self._dimension.cache]
         return {"vbench": package_version(self.python, "vbench"), "by": "package", "weights": weights}
 
     @property

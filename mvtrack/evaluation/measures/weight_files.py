@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.evaluation.runner.records import sha_of
+from mvtrack.kept_files import sha256_once
 from mvtrack.weights.registry import WeightsEntry, problem_with, registry
 
 VARIABLE = "MVTRACK_WEIGHTS"
@@ -34,7 +34,7 @@ class WeightFile:
     @property
     def sha256(self) -> str:
         """Of the file that is there, for settings; "missing" where none is."""
-        return "missing" if self.path is None else sha_of(self.path)
+        return "missing" if self.path is None else sha256_once(self.path)
 
     def missing(self) -> str | None:
         """What to fetch from where and where to put it, or that the file is another one; None when it is there."""

@@ -13,8 +13,8 @@ from mvtrack.backbone.placement import Placement, place
 from mvtrack.backbone.prompts import Prompts, window_prompts
 from mvtrack.config import ModelConfig
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs
-from mvtrack.evaluation.runner.records import sha_of
 from mvtrack.generate import SampleConfig, generate_long, window_spans
+from mvtrack.kept_files import sha256_once
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ModelMethod:
         """Device, offloading and kernels are not in it: they change rounding only."""
         file = self.folder / WEIGHTS_FILE if self.folder.is_dir() else self.folder
         return {
-            "weights": sha_of(file), "sample": asdict(self.sampling), "precision": self.precision,
+            "weights": sha256_once(file), "sample": asdict(self.sampling), "precision": self.precision,
             "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
         }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mvtrack.evaluation.report.columns import OTHERS
+from mvtrack.evaluation.report.details import number
 
 Summary = dict
 
@@ -83,10 +84,6 @@ def shown_columns(summary: Summary) -> list[dict]:
 def _is_measured(summary: Summary, column: dict) -> bool:
     scores = (row["scores"][column["key"]] for row in summary["rows"])
     return any(score["count"] or score["infinite"] for score in scores)
-
-
-def number(value: float, column: dict) -> str:
-    return f"{value:.{column['digits']}f}"
 
 
 def _value(score: dict, column: dict) -> str:

@@ -4,18 +4,26 @@ import html
 import json
 
 from mvtrack.evaluation.report.cells import published_lines, scored_lines, shown_columns, shown_groups
+from mvtrack.evaluation.report.details import (
+    LEGEND,
+    NOTHING_LACKS,
+    all_columns,
+    interval_rows,
+    published_note,
+    reason_rows,
+)
 from mvtrack.evaluation.report.page_template import TEMPLATE
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.previews import REFERENCE, TARGET, preview_file
 
-_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
+_ARROWS = {"higher": "&nbsp;↑", "lower": "&nbsp;↓", "none": ""}
 
 
 def page(plan: Plan, summary: dict) -> str:
     """The whole page as text; it names videos in page/ beside it."""
-    columns = [c for part in summary["groups"].values() for c in part]
+    columns = all_columns(summary)
     methods = [(row["name"], row["title"]) for row in summary["rows"]]
-    views = [(REFERENCE, "reference"), *methods, (TARGET, "true target")]
+    views = [(REFERENCE, "reference"), (TARGET, "true target"), *methods]
     cases = []
     for key in plan.benchmark.case_keys():
         shown = []
@@ -36,6 +44,10 @@ def page(plan: Plan, summary: dict) -> str:
     parts = {
         "%TITLE%": html.escape(title),
         "%TABLE%": _table(summary),
+        "%LEGEND%": html.escape(LEGEND),
+        "%SOURCE%": html.escape(published_note(summary)),
+        "%INTERVALS%": _plain_table(interval_rows(summary), "text") or "No numbers.",
+        "%REASONS%": _plain_table(reason_rows(summary), "text why") or NOTHING_LACKS,
         "%NOTES%": "".join(f"<li>{html.escape(note)}</li>" for note in summary["footnotes"]),
         "%DATA%": json.dumps(data, allow_nan=False).replace("</", "<\\/"),
     }
@@ -65,3 +77,14 @@ def _table(summary: dict) -> str:
         rows.append(f"<tr><th>{html.escape(line.title)}</th>{''.join(cells)}</tr>")
     top = f"<thead><tr><th></th>{heads}</tr><tr><th></th>{names}</tr></thead>"
     return f"<table>{top}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _plain_table(rows: list[list[str]], kind: str) -> str:
+    """Rows of text as a table of a style, the first as its heading; empty without rows."""
+    if not rows:
+        return ""
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    head = lines[0].replace("td>", "th>")
+    body = "".join(f"<tr>{line}</tr>" for line in lines[1:])
+    table = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'

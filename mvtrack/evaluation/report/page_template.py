@@ -15,15 +15,22 @@ h1 { font-size: 20px; margin: 4px 0 10px; }
 .scroll { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-thead th { text-align: center; font-weight: 600; }
+thead th { text-align: center; font-weight: 600; vertical-align: bottom; }
+thead tr + tr th { white-space: normal; overflow-wrap: break-word; max-width: 15ch; }
 tbody th { text-align: left; font-weight: 500; position: sticky; left: 0; background: #fff; }
 tr.group td { text-align: left; font-style: italic; color: var(--soft); background: #fafbfc; }
 small { color: var(--soft); } small.gain { color: #16803c; } small.loss { color: #c02626; }
+p.note { margin: 8px 0 0; color: var(--soft); font-size: 13px; max-width: 110ch; }
+table.text th, table.text td { text-align: left; vertical-align: top; }
+table.why td { white-space: normal; overflow-wrap: anywhere; min-width: 9ch; }
+table.why td:last-child { min-width: 40ch; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); }
 #bar { position: sticky; top: 0; z-index: 2; display: flex; flex-wrap: wrap; gap: 10px; align-items: center;
   padding: 8px 20px; background: #fff; border-block: 1px solid var(--line); }
-#bar input[type=range] { width: 200px; } #bar input[type=search] { width: 170px; }
-#bar select { max-width: 230px; }
+#bar label { display: inline-flex; align-items: center; gap: 5px; }
+#bar input[type=range] { width: 150px; } #bar input[type=search] { width: 140px; }
+#bar select { max-width: 200px; }
+@media (max-width: 700px) { #bar { position: static; } header, main, #bar { padding-inline: 10px; } }
 button, select, input { font: inherit; padding: 3px 8px; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 6px; margin: 14px 0; padding: 10px 14px; }
 section h2 { font-size: 15px; margin: 0 0 8px; }
@@ -41,6 +48,10 @@ dd.why { color: #9a6a00; cursor: help; }
 <header>
 <h1>%TITLE%</h1>
 <div class="scroll">%TABLE%</div>
+<p class="note">%LEGEND%</p>
+<p class="note">%SOURCE%</p>
+<details><summary>Means with 95 % bootstrap intervals over cases, and how many count</summary>%INTERVALS%</details>
+<details><summary>What is not in the means, and why</summary>%REASONS%</details>
 <details><summary>Protocol</summary><ol>%NOTES%</ol></details>
 </header>
 <div id="bar">

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from importlib import metadata
 
-from mvtrack.evaluation.interface import Column, Declined, Metric, skipped
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Column, Declined, Metric, skipped
 from mvtrack.evaluation.report.columns import table_groups
 from mvtrack.evaluation.report.published import published_rows
 from mvtrack.evaluation.runner.plan import Plan
@@ -144,10 +144,15 @@ def _finite(*values: float) -> bool:
 
 
 def _footnotes(plan: Plan, methods: list[dict]) -> list[str]:
-    """What must be said of the benchmark, the metrics and estimators that ran, and the methods; each once."""
-    notes = [*plan.benchmark.footnotes]
-    notes += [n for m in plan.metrics if m.missing() is None for n in m.footnotes]
-    notes += [n for e in plan.estimators.values() if e.missing() is None for n in e.footnotes]
+    """What must be said of the benchmark, the metrics that can run, the estimators that these and the methods use, and
+    the methods; each once."""
+    notes, running = [*plan.benchmark.footnotes], [m for m in plan.metrics if m.missing() is None]
+    notes += [n for m in running for n in m.footnotes]
+    # Rows that an earlier version made have no needs on record.
+    needs = {need for m in running for need in m.needs} | {need for m in methods for need in m.get("needs", ())}
+    used = {need.split(".")[1] for need in needs & set(ESTIMATE_NEEDS)}
+    estimators = [e for what, e in plan.estimators.items() if what in used and e.missing() is None]
+    notes += [n for e in estimators for n in e.footnotes]
     notes += [n for m in methods for n in m["footnotes"]]
     return list(dict.fromkeys(notes))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mvtrack.evaluation.report.page import page
 from mvtrack.evaluation.report.summary import summarise
-from mvtrack.evaluation.report.text import latex, markdown, scores_csv, summary_csv
+from mvtrack.evaluation.report.tex import latex
+from mvtrack.evaluation.report.text import markdown, scores_csv, summary_csv
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import write_text
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, FileMetric, Method, Metric
-from mvtrack.evaluation.runner.records import hash_of, sha_of
+from mvtrack.evaluation.runner.records import hash_of
+from mvtrack.kept_files import sha256_once
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -82,7 +83,7 @@ class Plan:
     def scores_key(self, metric: Metric, inputs_digest: str, video_sha: str, method: str, key: str) -> str:
         estimates = [self.estimate_key(n, inputs_digest, video_sha) for n in self._estimated(metric.needs)]
         files = metric.files(method, key) if isinstance(metric, FileMetric) else []
-        return hash_of([_part(metric), inputs_digest, video_sha, estimates, *([sha_of(f)] for f in files)])
+        return hash_of([_part(metric), inputs_digest, video_sha, estimates, *([sha256_once(f)] for f in files)])
 
     def _estimated(self, needs: tuple[str, ...]) -> list[str]:
         """Estimates that can be made here: what was skipped for want of one is taken up once it can."""

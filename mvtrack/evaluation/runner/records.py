@@ -3,11 +3,9 @@
 import hashlib
 import json
 import math
-from functools import lru_cache
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Declined, Scores
-from mvtrack.kept_files import sha256
 from mvtrack.new_folder import write_aside
 
 
@@ -28,17 +26,6 @@ def hash_of_files(files: list[Path], settings: object) -> str:
         digest.update(f"{len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
-
-
-def sha_of(file: Path) -> str:
-    """sha256 of a file, read once as long as its size and time stay what they are."""
-    stat = file.stat()
-    return _sha_of(file, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _sha_of(file: Path, size: int, time_ns: int) -> str:
-    return sha256(file)
 
 
 def write_text(path: Path, text: str) -> None:

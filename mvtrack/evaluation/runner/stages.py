@@ -74,7 +74,8 @@ def digest_of_case(plan: Plan, key: str) -> str:
 def method_record(method: Method) -> dict:
     """What the report, and a later command that goes on with the row, must know of a method, as plain values."""
     shown = {name: getattr(method, name) for name in ("name", "title", "group", "bound", "backbone", "settings")}
-    return {"key": method.name, **shown, "footnotes": list(method.footnotes), "origin": method.origin}
+    notes = {"needs": list(method.needs), "footnotes": list(method.footnotes), "origin": method.origin}
+    return {"key": method.name, **shown, **notes}
 
 
 def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:

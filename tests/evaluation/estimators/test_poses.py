@@ -1,6 +1,7 @@
 """Where poses come from: files, the benchmark, pycolmap; and that results are kept, and taken up when they can be."""
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
 from mvtrack.evaluation.interface import Estimator, Inputs, RowEstimator
 from mvtrack.evaluation.measures.camera import CameraMeasure
+from mvtrack.evaluation.measures.options import add_measure_arguments
 from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import summarise
@@ -38,6 +40,7 @@ def pose_file(path: Path, frames: int = T, size: tuple[int, int] = SIZE, text: s
 
 def options_of(*arguments: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    add_measure_arguments(parser)
     add_pose_arguments(parser)
     return parser.parse_args([str(a) for a in arguments])
 
@@ -215,3 +218,26 @@ def test_options(tmp_path):
             pose_estimator(options_of(*arguments), None, 7)
     with pytest.raises(ValueError, match="gone/python -m pip install"):
         pose_estimator(options_of("--poses", "depth_anything_3"), Path("gone/python"), 7)
+
+
+def test_weights_that_are_not_free_wait_for_consent(tmp_path, monkeypatch):
+    """And scores of one folder of weights, or of one package, are not those of another."""
+    (tmp_path / "depth_anything_3").mkdir()
+    (tmp_path / "depth_anything_3/api.py").write_text("")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"one")
+    learned = ["--poses", "depth_anything_3", "--da3-model"]
+    for model in ("depth-anything/DA3-LARGE", weights):
+        with pytest.raises(ValueError, match=f"cannot run: missing consent: .*{model}.*; pass --non-commercial"):
+            pose_estimator(options_of(*learned, model), python, 7)
+    assert pose_estimator(options_of("--poses", "depth_anything_3"), python, 7).missing() is None
+    first = pose_estimator(options_of(*learned, weights, "--non-commercial"), python, 7)
+    before = first.settings
+    assert before["package"].startswith("no version, sources ")
+    assert str(weights) not in str(before)
+    (weights / "model.safetensors").write_bytes(b"two")
+    assert first.settings["weights"] != before["weights"]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from mvtrack.evaluation.estimators import colmap_poses
 from mvtrack.evaluation.interface import BatchMetric
 from mvtrack.evaluation.measures.catalogue import all_metrics, chosen_metrics
 from mvtrack.evaluation.measures.options import (
@@ -13,6 +14,7 @@ from mvtrack.evaluation.measures.options import (
 )
 from mvtrack.evaluation.readiness import evaluation_readiness, readiness_text
 from mvtrack.evaluation.report.columns import table_groups
+from mvtrack.weights.registry import registry
 
 
 def parsed(*arguments: object) -> MeasureOptions:
@@ -86,7 +88,8 @@ def test_readiness_says_what_is_there_and_how_to_get_the_rest(tmp_path):
     (tmp_path / "ViT-B-32.pt").write_bytes(b"another file")
     (tmp_path / "dino_vitbase16_pretrain.pth").write_bytes(b"whatever: its hash is not known")
     options = MeasureOptions(weights=tmp_path)
-    metrics, weights = evaluation_readiness(options)
+    found = evaluation_readiness(options)
+    metrics, weights = found.metrics, found.weights
     state = {m.name: m.missing for m in metrics}
     assert state["fidelity"] is None
     assert state["temporal_flickering"] is None
@@ -101,5 +104,36 @@ def test_readiness_says_what_is_there_and_how_to_get_the_rest(tmp_path):
     lines = readiness_text(options).splitlines()
     assert lines[0] == f"metrics that can run ({sum(m.ready for m in metrics)} of {len(metrics)})"
     assert any(line.startswith("  lpips ") and "missing alexnet" in line for line in lines)
-    assert any(line.startswith("  ViT-L-14.pt") and "missing; MIT (free)" in line for line in lines)
+    assert any(line.startswith("  ViT-L-14.pt") and "missing; MIT (free); for aesthetic" in line for line in lines)
     assert f"weights ({tmp_path})" in lines
+
+
+def test_readiness_knows_what_estimators_and_other_environments_need(tmp_path, monkeypatch):
+    """Camera accuracy cannot run without its estimator; what is not free is told, and found where it is kept."""
+    monkeypatch.setattr(colmap_poses, "colmap_missing", lambda: "pycolmap: pip install pycolmap")
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    for path in ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth", "hub/checkpoints/dino16_jbu_stack_cocostuff.ckpt"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(b"weights")
+    found = evaluation_readiness(MeasureOptions())
+    missing = {m.name: m.missing for m in found.metrics + found.estimators}
+    assert missing["camera_accuracy"] == missing["colmap"] == "pycolmap: pip install pycolmap"
+    assert missing["depth_anything_3"].endswith("pass --da3-python da3/bin/python")
+    assert missing["plane_sweep"] is missing["warp_consistency.estimated_depth.colours"] is None
+    kept = {w.entry.name: w for w in found.weights}
+    assert kept["musiq_spaq"].path == tmp_path / "pyiqa_model/musiq_spaq_ckpt-358bb6af.pth"
+    assert kept["featup_dino16"].path == tmp_path / "hub/checkpoints/dino16_jbu_stack_cocostuff.ckpt"
+    assert kept["amt_s"].state == "missing"
+    bound = {name for name, w in kept.items() if w.entry.non_commercial}
+    assert {"musiq_spaq", "amt_s", "mast3r_vitl", "vggt_1b", "depth_anything_3_large"} <= bound
+    lines = readiness_text(MeasureOptions()).splitlines()
+    told = [line for line in lines if "NON-COMMERCIAL: only with --non-commercial" in line]
+    assert len(told) == len(bound)
+    assert any(line.startswith("  VGGT-1B ") and line.endswith("; for geometry vggt") for line in told)
+    assert "wan2.1_t2v_1.3b" not in kept
+
+
+def test_every_metric_that_runs_by_itself_has_a_licence_on_record():
+    unknown = [e.name for e in registry().values() if not e.of_model and (not e.licence or e.non_commercial is None)]
+    assert unknown == []

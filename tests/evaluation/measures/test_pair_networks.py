@@ -132,10 +132,40 @@ def test_what_is_not_installed_is_named(environment):
     assert Met3r().missing().endswith("pass --met3r-python or set $MVTRACK_MET3R_PYTHON")
 
 
+def test_no_other_weights_get_round_consent(environment, tmp_path):
+    """MASt3R's code is bound too; of the others, only weights that the registry calls free run unasked."""
+    python = environment({f"{name}/__init__": "" for name in ("mast3r", "vggt", "depth_anything_3")})
+    assert PairNetwork("depth_anything_3", python).missing() is None
+    for kind, model in [
+        ("mast3r", "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"),
+        ("mast3r", str(tmp_path)),
+        ("vggt", "facebook/VGGT-1B-Commercial"),
+        ("depth_anything_3", "depth-anything/DA3-LARGE"),
+        ("depth_anything_3", str(tmp_path)),
+    ]:
+        network = PairNetwork(kind, python, model)
+        assert network.missing().startswith("consent: ")
+        assert network.missing().endswith("; pass --non-commercial")
+        assert replace(network, non_commercial=True).missing() is None
+
+
+def test_settings_tell_weights_and_packages_apart(environment, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"one")
+    network = PairNetwork("vggt", environment({"vggt/__init__": ""}), str(weights), non_commercial=True)
+    before = network.settings
+    assert before["package"].startswith("no version, sources ")
+    (weights / "model.safetensors").write_bytes(b"another")
+    after = network.settings
+    assert (after["package"], after["weights"] == before["weights"]) == (before["package"], False)
+    assert PairNetwork("vggt").settings == {"weights": "facebook/VGGT-1B", "package": None}
+
+
 def test_a_network_that_fails_is_a_failure_of_these_samples(environment, wall):
     broken = "raise OSError('facebook/VGGT-1B is not in the cache')"
     python = environment({"vggt/models/vggt": broken, "vggt/utils/pose_enc": ""})
-    assert PairNetwork("vggt", python).missing().startswith("consent: the weights of VGGT")
+    assert PairNetwork("vggt", python).missing().startswith("consent: facebook/VGGT-1B is for non-commercial use")
     [result] = measure(python, "vggt").score_batch([wall])
     assert isinstance(result, Declined)
     assert result.kind == "failed"
@@ -147,6 +177,7 @@ def test_met3r_of_another_environment(environment, wall):
     metric = Met3r(environment({"met3r": MET3R}), non_commercial=True)
     assert metric.missing() is None
     assert replace(metric, non_commercial=False).missing().startswith("consent: MEt3R runs MASt3R")
+    assert metric.settings["met3r"].startswith("no version, sources ")
     quiet = replace(wall, inputs=replace(wall.inputs, dynamic=None))
     scores, unmasked = metric.score_batch(iter([wall, quiet]))
     apart = (wall.inputs.reference - wall.generated).abs().mean(1)

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import math
+import shutil
+import subprocess
 
 import pytest
 
@@ -13,7 +15,8 @@ from mvtrack.evaluation.report.columns import table_groups
 from mvtrack.evaluation.report.page import page
 from mvtrack.evaluation.report.published import published_rows
 from mvtrack.evaluation.report.summary import check_backbones, summarise_column
-from mvtrack.evaluation.report.text import latex, markdown, scores_csv, summary_csv
+from mvtrack.evaluation.report.tex import latex, tex
+from mvtrack.evaluation.report.text import markdown, scores_csv, summary_csv
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
@@ -96,6 +99,7 @@ def test_markdown(summary):
 def test_latex(summary):
     text = latex(summary)
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert len(body) == 5
     assert all(line.count("&") == 2 for line in body)
     assert text.count("{") == text.count("}")
     assert r"Geometric\_consistency" in text
@@ -104,6 +108,40 @@ def test_latex(summary):
     assert r"$\infty$" in text
     assert "∞" not in text
     assert "–" not in text
+    assert text.index(r"\end{tabular}") < text.index(r"(1) 100\% of frames.")
+
+
+HARD = r"\ { } ~ ^ & % _ # $ < > | [x] ≥ ≤ ° × ± δ σ ∞ → ↑ ↓ − – — … é"
+
+
+def test_latex_takes_no_text_for_commands():
+    assert tex(r"a_b^c~{d}\e") == r"a\_b\textasciicircum{}c\textasciitilde{}\{d\}\textbackslash{}e"
+    assert tex("≥ 5 %") == r"$\geq$ 5 \%"
+    assert tex("[1]") == "{[}1]"
+    assert [letter for letter in tex(HARD) if not letter.isascii()] == ["é"]
+
+
+def has_latex() -> bool:
+    found = shutil.which("pdflatex") and shutil.which("kpsewhich")
+    return bool(found) and subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not has_latex(), reason="needs pdflatex, booktabs: apt-get install texlive-latex-recommended")
+def test_latex_compiles(summary, tmp_path):
+    """Into one page, with everything that is hard to print in titles and notes, and no wider than the line."""
+    summary["rows"][0]["title"] = f"[ours] {HARD}"
+    summary["groups"] = {f"Quality {HARD}": COLUMNS}
+    summary["footnotes"].append(f"Hard: {HARD}")
+    (tmp_path / "table.tex").write_text(latex(summary))
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx,xcolor}\begin{document}\begin{table}\centering"
+    (tmp_path / "page.tex").write_text(f"{head}\n\\input{{table}}\n\\end{{table}}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    said = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, said[-2000:]
+    assert "(1 page" in said
+    assert "Missing character" not in said
+    assert "Overfull" not in said
 
 
 def test_csv(summary):
@@ -118,7 +156,10 @@ def test_csv(summary):
 def test_published_rows_are_whole_and_their_bests_are_the_papers():
     """Figures printed in bold in MVTrack4Gen's tables 1 and 2, and changes as printed."""
     davis, iphone = published_rows("davis"), published_rows("iphone")
-    assert "MVTrack4Gen" in davis["source"]
+    assert "JoungBin Lee" in davis["source"]
+    assert "arXiv:2606.26087" in davis["source"]
+    assert "table 1 (camera accuracy from poses by Depth Anything 3" in davis["source"]
+    assert "Depth Anything" not in iphone["source"]  # the paper names it for DAVIS alone
     assert [len(r["values"]) for r in davis["rows"]] == [11] * 8
     assert [len(r["values"]) for r in iphone["rows"]] == [4] * 8 + [7] * 4
     assert published_rows("unknown")["rows"] == []
@@ -185,6 +226,40 @@ def test_the_page_names_only_videos_that_are_there(toy, told, tmp_path):
     assert "</script><b>" not in text.split('id="data"')[1].split("<script>")[0]
 
 
+def test_the_page_says_what_the_tables_say(toy, told, tmp_path):
+    """Where published rows are from, how sure the means are, and why some are lacking."""
+    metric = told({"bear": 1.0, "cows": ValueError("<odd> pose"), "dog": 6.0})
+    plan = Plan(toy, (Baseline("copy"),), (metric,), folder=tmp_path)
+    run_stages(plan)
+    summary, _ = write_report(plan)
+    shown = page(plan, summary).split('<script id="data"')[0]
+    assert "arXiv:2606.26087" in shown
+    assert "3.50 (1.00 to 6.00; n=2)" in shown
+    assert "<td>failed: &lt;odd&gt; pose</td>" in shown
+    assert not [name for name in ("%TABLE%", "%LEGEND%", "%SOURCE%", "%INTERVALS%", "%REASONS%") if name in shown]
+    without = page(plan, summary | {"published": {"source": "somewhere", "rows": []}})
+    assert "somewhere" not in without
+
+
+def test_only_what_was_used_has_a_footnote(toy, told, weigh, tmp_path):
+    """An estimator that no metric and no row asks for is not the table's; one that a row alone asks for is."""
+    depth, poses = weigh(footnotes=("Depth by weighing.",)), weigh(gives="poses", footnotes=("Poses by weighing.",))
+    estimators, values = {"depth": depth, "poses": poses}, dict.fromkeys(toy.names, 1.0)
+
+    def notes(method: Baseline, metric) -> str:
+        plan = Plan(toy, (method,), (metric,), estimators, tmp_path / f"{method.name}{len(list(tmp_path.iterdir()))}")
+        run_stages(plan, ["generate"])
+        return " ".join(write_report(plan)[0]["footnotes"])
+
+    assert "weighing" not in notes(Baseline("copy"), told(values))
+    asks = notes(Baseline("copy"), told(values, needs=("generated.poses",)))
+    assert "Poses by weighing." in asks
+    assert "Depth by weighing." not in asks
+    absent = told(values, needs=("generated.poses",), absent="told: pip install told")
+    assert "weighing" not in notes(Baseline("copy"), absent)
+    assert "Depth by weighing." in notes(Baseline("depth_warp_estimated"), told(values))
+
+
 def test_numbers_that_are_no_scores_have_no_best_and_no_arrow(summary):
     """Nor do columns beside the paper's appear that nobody has a number for."""
     share = {"key": "share", "title": "share compared", "better": "none", "digits": 2}
@@ -199,5 +274,8 @@ def test_numbers_that_are_no_scores_have_no_best_and_no_arrow(summary):
     assert "| Ours | **21.00** (-0.20) | **0.300** (-0.060) | 0.50 (+0.10) |" in text
     assert "| all | LPIPS | 12 | skipped: missing alexnet |" in text
     assert "LPIPS" not in text.split("## Means")[0]
-    assert " & share compared \\\\" in latex(summary)
+    ours = latex(summary).split(r"\end{tabular}")[1]  # a second table, below the paper's columns
+    assert r" & \shortstack{share \\ compared} \\" in ours
+    assert "Ours & 0.50 " in ours
+    assert "PSNR" not in ours
     assert [cells.cells[2].is_gain for cells in scored_lines(summary)] == [None] * 4

@@ -266,35 +266,28 @@ def test_killed_and_run_again(davis, tmp_path, contents):
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(davis, tmp_path):
+def test_the_page_in_a_browser(davis, browser, tmp_path):
     """The page opens from the disk, plays its videos together, sorts and finds cases; nothing goes wrong in it."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    browser_path = shutil.which("chromium")
-    if browser_path is None:
-        pytest.skip("needs the program chromium")
     run(davis, "--out", tmp_path, "--baselines", "all")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-quic"])
-        view = browser.new_page(viewport={"width": 1300, "height": 900})
-        troubles = []
-        view.on("pageerror", lambda error: troubles.append(str(error)))
-        view.on("requestfailed", lambda request: troubles.append(request.url))
-        view.set_default_timeout(120_000)
-        view.goto((tmp_path / "index.html").as_uri())
-        view.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState >= 2)")
-        names = view.locator("figcaption").all_inner_texts()
-        assert names[0] == "reference"
-        assert "true target" in names
-        assert "warp by true depth" in names
-        view.get_by_role("button", name="Play").click()
-        view.wait_for_function("[...document.querySelectorAll('video')].filter(v => v.currentTime > 0.02).length > 3")
-        view.get_by_role("button", name="Pause").click()
-        view.select_option("#order", "psnr")
-        view.select_option("#whose", "copy")
-        view.locator("#filter").fill(davis.cases[1].sequence)
-        assert view.locator("section").count() == 1
-        assert view.locator("#count").inner_text() == "1 of 2 cases"
-        browser.close()
+    view = browser.new_page(viewport={"width": 1300, "height": 900})
+    troubles = []
+    view.on("pageerror", lambda error: troubles.append(str(error)))
+    view.on("requestfailed", lambda request: troubles.append(request.url))
+    view.set_default_timeout(120_000)
+    view.goto((tmp_path / "index.html").as_uri())
+    view.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState >= 2)")
+    names = view.locator("figcaption").all_inner_texts()
+    assert names[0] == "reference"
+    assert "true target" in names
+    assert "warp by true depth" in names
+    view.get_by_role("button", name="Play").click()
+    view.wait_for_function("[...document.querySelectorAll('video')].filter(v => v.currentTime > 0.02).length > 3")
+    view.get_by_role("button", name="Pause").click()
+    view.select_option("#order", "psnr")
+    view.select_option("#whose", "copy")
+    view.locator("#filter").fill(davis.cases[1].sequence)
+    assert view.locator("section").count() == 1
+    assert view.locator("#count").inner_text() == "1 of 2 cases"
     assert troubles == []
 
 
