@@ -18,6 +18,7 @@ from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.row_options import methods_of
 from mvtrack.fitting import FIT_MODES
 from mvtrack.reshooting import DEFAULT_FOV_DEG, camera_record
+from mvtrack.source_cameras import AUTO
 from mvtrack.trajectory import PIVOT_M
 
 
@@ -43,7 +44,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, default=81, help="of each sequence, from its first on")
     parser.add_argument("--fov", type=float, default=DEFAULT_FOV_DEG, help="horizontal, degrees; DAVIS does not say")
     parser.add_argument("--subject-distance", type=float, default=PIVOT_M, help="metres, nominal")
-    parser.add_argument("--source-cameras", type=Path, help="folder with a pose file for each sequence")
+    parser.add_argument(
+        "--source-cameras", type=_source_cameras,
+        help="folder with a pose file for each sequence, or auto to measure them (pycolmap); default: still",
+    )  # fmt: skip
     parser.add_argument("--short-clips", choices=("score_real", "skip"), default="score_real")
     parser.add_argument("--fit", choices=FIT_MODES, default="crop", help="how pictures meet the size")
 
@@ -68,11 +72,17 @@ def _run(options: argparse.Namespace) -> None:
         options.resolution,
         options.annotations,
     )
+    if benchmark.unit_warning:
+        sys.stderr.write(f"davis: pose files: {benchmark.unit_warning}\n")
     if options.list_cases:
         write_list(options.out / "cases.csv", cases)
         list_cases(benchmark, options.out / "cameras", camera_record, options.debug)
     elif run_benchmark(benchmark, methods_of(options), options) is not None:  # shards leave the list to the last run
         write_list(options.out / "cases.csv", cases)
+
+
+def _source_cameras(text: str) -> Path | str:
+    return text if text == AUTO else Path(text)
 
 
 if __name__ == "__main__":

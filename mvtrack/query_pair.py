@@ -1,7 +1,7 @@
 """A video and its re-shot view as one thing to look into: about to be made, given as two files, or a result folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more
 class Pair:
     """generated: None is made afresh. fits: how each view meets the model's picture.
 
-    cameras: (2, T), for the model's picture. subject_distance: in the cameras' unit.
+    cameras: (2, T), for the model's picture. subject_distance: in the cameras' unit. window: see `Shot`.
     """
 
     reference: Footage
@@ -32,6 +32,7 @@ class Pair:
     subject_distance: float
     sample: SampleConfig
     label: str
+    window: int | None = None
 
 
 def pair_of_shot(video: Path, shot: Shot, config: ModelConfig, generated: Path | None = None) -> Pair:
@@ -68,7 +69,8 @@ def pair_of_result(folder: Path) -> Pair:
         raise ValueError(f"{folder} was made of {path}, which is not there: run this where it was made, or put it back")
     if sha256(path) != digest:
         raise ValueError(f"{path} has changed since {folder} was made of it: re-shoot it again")
-    return _pair(open_footage(path), open_footage(folder / "video.mp4"), fit, camera, distance, sample, label)
+    pair = _pair(open_footage(path), open_footage(folder / "video.mp4"), fit, camera, distance, sample, label)
+    return replace(pair, window=shot.get("window"))
 
 
 def model_of_result(folder: Path) -> Path:

@@ -40,7 +40,7 @@ def attend(
     if kernel in _FUSED:
         with sdpa_kernel(_FUSED[kernel]):
             out = F.scaled_dot_product_attention(q, k, v)
-    elif kernel == "cpu" and _cache_is_faster(q, k):
+    elif kernel == "cpu" and cache_is_faster(q, k):
         out = _in_cached_pieces(q, k, v)
     else:
         out = F.scaled_dot_product_attention(q, k, v)
@@ -55,7 +55,8 @@ def _by_package(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Float[Tensor, "
     return out[0] if isinstance(out, tuple) else out  # some releases also return the log-sum-exps
 
 
-def _cache_is_faster(q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H M d"]) -> bool:
+def cache_is_faster(q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H M d"]) -> bool:
+    """Whether the kernel `cpu` computes attention by plain matrix products, in pieces."""
     return q.dtype == torch.bfloat16 and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= PLAIN_SCORES_LIMIT
 
 

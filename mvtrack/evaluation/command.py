@@ -86,7 +86,7 @@ def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: ar
 
 def _plan(benchmark: Benchmark, methods: tuple[Method, ...], found: FoundRows, options: argparse.Namespace) -> Plan:
     models = {m.name: m for m in methods if isinstance(m, ModelMethod)} | dict.fromkeys(found.lost_models)
-    measuring = measure_options(options, models)
+    measuring = measure_options(options, models, benchmark.name)
     estimators = all_estimators(pose_estimator(options, measuring.pythons.get("da3"), benchmark.num_frames))
     metrics, others = chosen_metrics(options.metrics, measuring), tuple(found.others)
     return Plan(benchmark, methods, metrics, estimators, options.out, others, options.debug)

@@ -20,7 +20,7 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--poses", choices=POSES, default="colmap",
         help="colmap: structure from motion, no weights; depth_anything_3: learned, needs --da3-python; files: of any "
-        "program, needs --pose-files; truth: only the references', as the benchmark knows them",
+        "program, needs --pose-files; truth: of copies, warps by true depth and the truth, as the benchmark knows them",
     )  # fmt: skip
     group.add_argument("--pose-files", type=Path, metavar="FOLDER", help="holds <row>/<case>.<any pose format>")
     default = DepthAnythingConfig()

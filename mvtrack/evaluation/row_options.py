@@ -17,7 +17,7 @@ _OF_ROW = ("name", "title", "group")
 _OF_ANY = ("backbone", "replace")
 _OF_SAMPLE = ("steps", "seed", "guidance", "negative", "other_size")
 _PINNED = ("precision", "tiled")  # a row that is there was made with its own
-_OF_PLACE = (*_PINNED, "device", "offload", "compile", "attention", "batched_guidance")
+_OF_PLACE = (*_PINNED, "device", "offload", "compile", "attention", "batched_guidance", "encoders_on_cpu")
 
 
 def add_row_arguments(parser: argparse.ArgumentParser) -> None:

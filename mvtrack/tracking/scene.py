@@ -43,7 +43,8 @@ def footage_source(
         missing = padded_length(stop - start) - (stop - start)
         video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
         part = _window_camera(camera, start, stop)
-        return view_features(model, video, part, scene_depth=scene_depth), _head_cameras(model, camera, windows, window)
+        features = view_features(model, video, part, scene_depth=scene_depth, start=camera.c2w[:, 0])
+        return features, _head_cameras(model, camera, windows, window)
 
     return FeatureSource(windows, len(footage), camera.size, read)
 
@@ -83,7 +84,8 @@ def latent_source(
     def read(window: int) -> tuple:
         part = _window_camera(camera, *windows.spans[window])
         told = prompts[window] if prompts else None
-        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told)
+        begin = camera.c2w[:, 0]
+        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told, start=begin)
         return features, _head_cameras(model, camera, windows, window)
 
     return FeatureSource(windows, camera.shape[0], camera.size, read)

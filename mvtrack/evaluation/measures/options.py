@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraOrigin, camera_origin
 from mvtrack.evaluation.measures.dynamic_masks import MASK_KINDS, MaskKind
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.pair_networks import NETWORK_KINDS
@@ -28,8 +29,8 @@ _ENVIRONMENTS = {
 class MeasureOptions:
     """weights: folder of weight files by their published names. pythons: interpreters of other environments, by
     `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. geometry_model: a
-    hub id or path for the network among the geometries. models: see `Correspondence`. pose_scale: see
-    `camera_accuracy`."""
+    hub id or path for the network among the geometries. models: see `Correspondence`. pose_scale, camera_origin: see
+    `CameraMeasure`."""
 
     weights: Path | None = None
     lpips_net: LpipsNet = "alex"
@@ -44,6 +45,7 @@ class MeasureOptions:
     non_commercial: bool = False
     models: dict[str, ModelMethod | None] = field(default_factory=dict)
     pose_scale: ScaleRule = "self_max"
+    camera_origin: CameraOrigin = "own"
 
     def __post_init__(self) -> None:
         for name, values, known in (
@@ -86,14 +88,21 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--geometry-model", default="", help="hub id or path for its network, not the published one")
     group.add_argument("--features", default="colours", help=f"comma-separated: {', '.join(FEATURE_KINDS)}")
     group.add_argument("--pose-scale", choices=SCALE_RULES, default="self_max", help="what settles a path's unit")
+    group.add_argument(
+        "--camera-origin", choices=CAMERA_ORIGINS,
+        help="first frame that cameras are relative to: the generated video's own, or the reference's, seen together "
+        "with it; default: the benchmark's (iPhone: reference, else own)",
+    )  # fmt: skip
     group.add_argument("--pairs", choices=PAIRINGS, default="same_time", help="frames that consistency compares")
     group.add_argument("--dynamic-mask", choices=MASK_KINDS, default="reference", help="whose pixels the masks are of")
     group.add_argument("--generated-masks", type=Path, help="folder of <row>/<case>.npz with mask (T, H, W)")
     group.add_argument("--depth-files", type=Path, help="folder of {reference,<row>}/<case>.npz with depth (T, H, W)")
 
 
-def measure_options(options: argparse.Namespace, models: dict[str, ModelMethod | None] | None = None) -> MeasureOptions:
-    """From the command line and, where it is silent, the environment."""
+def measure_options(
+    options: argparse.Namespace, models: dict[str, ModelMethod | None] | None = None, benchmark: str = ""
+) -> MeasureOptions:
+    """From the command line and, where it is silent, the environment and what suits the benchmark of that name."""
     pythons = {name: _path(getattr(options, f"{name}_python"), _variable(name)) for name in _ENVIRONMENTS}
     return MeasureOptions(
         weights=_path(options.weights_dir, "MVTRACK_WEIGHTS"),
@@ -109,6 +118,7 @@ def measure_options(options: argparse.Namespace, models: dict[str, ModelMethod |
         non_commercial=options.non_commercial,
         models=models or {},
         pose_scale=options.pose_scale,
+        camera_origin=options.camera_origin or camera_origin(benchmark),
     )
 
 

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from mvtrack.evaluation.interface import (
     Estimator,
     Inputs,
     RowEstimator,
+    Subject,
     skipped,
 )
 from mvtrack.evaluation.runner.guard import guarded
@@ -95,13 +97,16 @@ def _estimate(
     return result
 
 
-def _run(plan: Plan, estimator: Estimator, subject: str, inputs: Inputs, video: Tensor | None) -> Estimate | Declined:
+def _run(
+    plan: Plan, estimator: Estimator, subject: Subject, inputs: Inputs, video: Tensor | None
+) -> Estimate | Declined:
     for need in estimator.needs:
         if why := inputs.why_missing(need):
             return why
-    seen = inputs.reference if subject == "reference" else video
-    about = f"{estimator.name}, {subject} video: "
-    return guarded(lambda: estimator.estimate(inputs, seen, subject), about, plan.debug)
+    frames = {"reference": [inputs.reference], "generated": [video], "joint": [inputs.reference, video]}[subject]
+    seen = "reference and generated videos" if subject == "joint" else f"{subject} video"
+    about = f"{estimator.name}, {seen}: "
+    return guarded(lambda: estimator.estimate(inputs, torch.cat(frames), subject), about, plan.debug)
 
 
 def _write(path: Path, estimate: Estimate) -> None:

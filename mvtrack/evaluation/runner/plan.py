@@ -71,9 +71,9 @@ class Plan:
     # Hashes of what went into a result
 
     def estimate_key(self, need: str, inputs_digest: str, video_sha: str | None) -> str:
-        """Of one estimate; `video_sha` is that of the generated video, where it is about that."""
+        """Of one estimate; `video_sha` is that of the generated video, where it is in it."""
         subject, what = need.split(".")
-        video = video_sha if subject == "generated" else None
+        video = None if subject == "reference" else video_sha
         return hash_of([_part(self.estimators[what]), subject, inputs_digest, video])
 
     def video_key(self, method: Method, inputs_digest: str, found_sha: str | None) -> str:

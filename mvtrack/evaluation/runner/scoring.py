@@ -10,6 +10,7 @@ from mvtrack.evaluation.interface import (
     ESTIMATE_NEEDS,
     BatchMetric,
     Column,
+    CoverageMetric,
     Declined,
     Inputs,
     Metric,
@@ -82,7 +83,7 @@ def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -
     for metric in due:
         sample = _sample(plan, metric, method, record, inputs, video, digest)
         scores = sample
-        if not isinstance(sample, Declined):
+        if isinstance(sample, Sample):
             scores = guarded(lambda m=metric, s=sample: m.score(s), debug=plan.debug)
         troubles += _keep(plan, metric, method, key, digest, record, scores)
     return troubles
@@ -96,7 +97,7 @@ def score_together(
     load: Callable[[str], Inputs | Declined],
 ) -> list[str]:
     """Score several (method, case) with one call of a metric that asks for it; each is read when its turn comes."""
-    declined: dict[tuple[str, str], Declined] = {}
+    declined: dict[tuple[str, str], Declined | Scores] = {}
 
     def samples() -> Iterator[Sample]:
         for method, key in group:
@@ -106,10 +107,10 @@ def score_together(
                 record = video_of(plan, method, key, digests[key])
                 video = made_video(plan, record, inputs)
                 sample = _sample(plan, metric, method, record, inputs, video, digests[key])
-            if isinstance(sample, Declined):
-                declined[method, key] = sample
-            else:
+            if isinstance(sample, Sample):
                 yield sample
+            else:
+                declined[method, key] = sample
 
     results = guarded(lambda: metric.score_batch(samples()), debug=plan.debug)
     scored = [pair for pair in group if pair not in declined]
@@ -135,12 +136,14 @@ def made_video(plan: Plan, record: dict, inputs: Inputs) -> Float[Tensor, "T 3 H
 
 def _sample(
     plan: Plan, metric: Metric, method: str, record: dict, inputs: Inputs, video: Tensor | Declined, digest: str
-) -> Sample | Declined:
+) -> Sample | Scores | Declined:
+    """What a metric looks at; where an estimate failed, what it makes of that, or the reason why there is nothing."""
     if isinstance(video, Declined):
         return video
     estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video, method)
     if isinstance(estimates, Declined):
-        return estimates
+        is_counted = estimates.kind == "failed" and isinstance(metric, CoverageMetric)
+        return metric.unestimated(estimates) if is_counted else estimates
     return Sample(inputs, video, plan.folder / record["video"], estimates, method)
 
 

@@ -78,6 +78,18 @@ def test_every_column_of_the_paper_has_a_metric(tmp_path):
     }  # fmt: skip
 
 
+def test_the_benchmark_says_what_cameras_are_relative_to():
+    parser = argparse.ArgumentParser()
+    add_measure_arguments(parser)
+    silent = parser.parse_args([])
+    for benchmark, origin in (("iphone", "reference"), ("davis", "own")):
+        options = measure_options(silent, benchmark=benchmark)
+        [metric] = chosen_metrics("camera_accuracy", options)
+        assert metric.origin == origin
+    told = parser.parse_args(["--camera-origin", "own"])
+    assert measure_options(told, benchmark="iphone").camera_origin == "own"
+
+
 def test_metrics_are_chosen_by_name():
     assert [m.name for m in chosen_metrics("lpips,fidelity,lpips")] == ["lpips", "fidelity"]
     with pytest.raises(ValueError, match="unknown metric 'met3rr'; known: .*met3r"):
