@@ -14,12 +14,13 @@ LESS_MEMORY = (
 )
 
 
-def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    """--steps, --guidance, --caption and what else changes the result."""
+def add_sample_arguments(parser: argparse.ArgumentParser, captions: bool = True) -> None:
+    """--steps, --guidance, --caption and what else changes the result. captions: the command is told what to say."""
     group = parser.add_argument_group("sampling; what is left out is what the model is meant for")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--caption", help="what the video shows, for models that take captions; default: nothing")
+    if captions:
+        group.add_argument("--caption", help="what the video shows, for models that take captions; default: nothing")
     group.add_argument("--guidance", type=float, help="scale of guidance by the caption; 1 is none")
     group.add_argument("--negative", help="what guidance steers away from; default: the list of Wan's authors")
 

@@ -1,12 +1,13 @@
 """Features of captions and pictures on disk, so that their encoders are read once."""
 
-import os
 from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from mvtrack.new_folder import write_aside
 
 
 def read_features(file: Path) -> Float[Tensor, "n c"] | None:
@@ -20,6 +21,4 @@ def read_features(file: Path) -> Float[Tensor, "n c"] | None:
 def write_features(file: Path, features: Float[Tensor, "n c"]) -> None:
     """Written aside and renamed: several processes may fill one cache."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"features": features.contiguous()}, aside)
-    aside.replace(file)
+    write_aside(file, lambda aside: save_file({"features": features.contiguous()}, aside))

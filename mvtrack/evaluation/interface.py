@@ -225,7 +225,8 @@ class Method(Protocol):
     """Makes the video of the target view.
 
     name: for folders; title, group: its row and the heading above it in tables. bound: knows the truth, so it is never
-    marked as the best. backbone: the name of the method, or of the published row, that it is compared to.
+    marked as the best. backbone: the name of the method, or of the published row, that it is compared to. origin: plain
+    values that make it again in a later command, beside its settings: its kind and folder (`methods/found.py`).
     """
 
     name: str
@@ -237,6 +238,9 @@ class Method(Protocol):
 
     @property
     def settings(self) -> dict: ...
+
+    @property
+    def origin(self) -> dict: ...
 
     @property
     def footnotes(self) -> tuple[str, ...]: ...

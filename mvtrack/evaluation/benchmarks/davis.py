@@ -40,6 +40,7 @@ class Davis:
     folder with a pose file of any format for each sequence, <sequence>.*, or "auto" to measure them; else the source is
     taken as still, with the horizontal field of view fov_deg. subject_distance: what amounts in metres and arcs refer
     to. A miniature's truth belongs to its own cameras: with others, it is not used.
+    resolution: the folder under JPEGImages and under `annotations`, the folder of masks.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Davis:
     fit: FitMode = "crop"
     cameras: Path | Literal["auto"] | None = None
     resolution: str = "480p"
+    annotations: str = "Annotations"
     name: str = field(default="davis", init=False)
     title: str = field(default="DAVIS", init=False)
 
@@ -69,7 +71,7 @@ class Davis:
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
             "subject_distance": self.subject_distance, "short_clips": self.short_clips, "fit": self.fit,
             "cameras": COLMAP.record() if self.cameras == AUTO else self.cameras is not None,
-            "resolution": self.resolution,
+            "resolution": self.resolution, "annotations": self.annotations,
         }  # fmt: skip
 
     @property
@@ -84,7 +86,7 @@ class Davis:
             "paper does not say which it used.",
             f"The first {self.num_frames} frames of each sequence; shorter ones are {short}.",
             f"Pictures {_FITTED[self.fit]} {self.size[0]}x{self.size[1]}. Source cameras {self._source_words()}.",
-            "Dynamic regions: all annotated objects.",
+            f"Dynamic regions: all objects of {self.annotations}.",
         )
 
     def _source_words(self) -> str:
@@ -160,7 +162,7 @@ class Davis:
         return files
 
     def _masks(self, case: DavisCase, frames: list[Path]) -> list[Path]:
-        folder = self.root / "Annotations" / self.resolution / case.sequence
+        folder = self.root / self.annotations / self.resolution / case.sequence
         return [folder / f"{frame.stem}.png" for frame in frames]
 
     def _truth(self, case: DavisCase) -> Path:

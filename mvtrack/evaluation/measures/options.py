@@ -10,6 +10,7 @@ from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraOrigin, cam
 from mvtrack.evaluation.measures.dynamic_masks import MASK_KINDS, MaskKind
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.pair_networks import NETWORK_KINDS
+from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.metrics.camera_accuracy import SCALE_RULES, ScaleRule
 from mvtrack.metrics.perceptual import LPIPS_NETS, LpipsNet
 from mvtrack.metrics.warp_consistency import PAIRINGS, Pairing
@@ -28,8 +29,8 @@ _ENVIRONMENTS = {
 class MeasureOptions:
     """weights: folder of weight files by their published names. pythons: interpreters of other environments, by
     `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. geometry_model: a
-    hub id or path for the network among the geometries. models: folders of the models that made this run's rows.
-    pose_scale, camera_origin: see `CameraMeasure`."""
+    hub id or path for the network among the geometries. models: see `Correspondence`. pose_scale, camera_origin: see
+    `CameraMeasure`."""
 
     weights: Path | None = None
     lpips_net: LpipsNet = "alex"
@@ -42,7 +43,7 @@ class MeasureOptions:
     generated_masks: Path | None = None
     depth_files: Path | None = None
     non_commercial: bool = False
-    models: dict[str, Path] = field(default_factory=dict)
+    models: dict[str, ModelMethod | None] = field(default_factory=dict)
     pose_scale: ScaleRule = "self_max"
     camera_origin: CameraOrigin = "own"
 
@@ -57,8 +58,8 @@ class MeasureOptions:
                     raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         if self.geometry_model and len(set(self.geometry) & set(NETWORK_KINDS)) != 1:
             raise ValueError("--geometry-model is for one network: name exactly one in --geometry")
-        if self.masks == "generated" and self.generated_masks is None:
-            raise ValueError("--dynamic-mask generated needs the masks' folder as --generated-masks")
+        if (self.masks == "generated") != (self.generated_masks is not None):
+            raise ValueError("--dynamic-mask generated and the masks' folder, --generated-masks, belong together")
         for option, folder in (
             ("--weights-dir", self.weights),
             ("--generated-masks", self.generated_masks),
@@ -66,6 +67,8 @@ class MeasureOptions:
         ):
             if folder is not None and not folder.is_dir():
                 raise ValueError(f"{option} {folder} is no folder")
+        if self.depth_files is not None and "depth_files" not in self.geometry:
+            raise ValueError("--depth-files has no effect, it is for --geometry depth_files: give both, or neither")
         for name, python in self.pythons.items():
             if not python.is_file():
                 raise ValueError(f"--{name}-python {python} does not exist: name the environment's interpreter")
@@ -97,7 +100,7 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure_options(
-    options: argparse.Namespace, models: dict[str, Path] | None = None, benchmark: str = ""
+    options: argparse.Namespace, models: dict[str, ModelMethod | None] | None = None, benchmark: str = ""
 ) -> MeasureOptions:
     """From the command line and, where it is silent, the environment and what suits the benchmark of that name."""
     pythons = {name: _path(getattr(options, f"{name}_python"), _variable(name)) for name in _ENVIRONMENTS}

@@ -19,6 +19,7 @@ from mvtrack.evaluation.interface import (
     failed,
 )
 from mvtrack.evaluation.runner.estimates import gather, is_estimated
+from mvtrack.evaluation.runner.guard import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack_scores, read_record, unpack_scores, write_record
 from mvtrack.evaluation.runner.videos import read_made
@@ -81,7 +82,9 @@ def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -
     video, troubles = made_video(plan, record, inputs), []
     for metric in due:
         sample = _sample(plan, metric, method, record, inputs, video, digest)
-        scores = _guarded(lambda m=metric, s=sample: m.score(s)) if isinstance(sample, Sample) else sample
+        scores = sample
+        if isinstance(sample, Sample):
+            scores = guarded(lambda m=metric, s=sample: m.score(s), debug=plan.debug)
         troubles += _keep(plan, metric, method, key, digest, record, scores)
     return troubles
 
@@ -109,7 +112,7 @@ def score_together(
             else:
                 declined[method, key] = sample
 
-    results = _guarded(lambda: metric.score_batch(samples()))
+    results = guarded(lambda: metric.score_batch(samples()), debug=plan.debug)
     scored = [pair for pair in group if pair not in declined]
     results = [results] * len(scored) if isinstance(results, Declined) else results
     found, troubles = declined | dict(zip(scored, results, strict=True)), []
@@ -122,10 +125,10 @@ def score_together(
 def made_video(plan: Plan, record: dict, inputs: Inputs) -> Float[Tensor, "T 3 H W"] | Declined:
     """The frames of a video that a record names, or why they cannot be scored: it was damaged or changed since."""
     path = plan.folder / record["video"]
-    try:
-        video = read_made(plan, record)
-    except (ValueError, OSError, RuntimeError) as error:
-        return failed(f"the video cannot be read, delete {path} to have it made again: {' '.join(str(error).split())}")
+    about = f"the video cannot be read, delete {path} to have it made again: "
+    video = guarded(lambda: read_made(plan, record), about, plan.debug)
+    if isinstance(video, Declined):
+        return video
     if video.shape != inputs.reference.shape:
         return failed(f"{path} is {tuple(video.shape)}, the reference {tuple(inputs.reference.shape)}: it was replaced")
     return video
@@ -142,13 +145,6 @@ def _sample(
         is_counted = estimates.kind == "failed" and isinstance(metric, CoverageMetric)
         return metric.unestimated(estimates) if is_counted else estimates
     return Sample(inputs, video, plan.folder / record["video"], estimates, method)
-
-
-def _guarded(work) -> Scores | Declined | list:
-    try:
-        return work()
-    except (ValueError, OSError, RuntimeError) as error:
-        return failed(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _keep(

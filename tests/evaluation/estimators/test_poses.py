@@ -271,7 +271,7 @@ def test_options(tmp_path):
     for arguments, message in [
         (["--poses", "files"], "--poses files needs --pose-files FOLDER"),
         (["--poses", "files", "--pose-files", tmp_path / "gone"], "gone holds no files"),
-        (["--pose-files", tmp_path], "--pose-files is for --poses files, not --poses colmap"),
+        (["--pose-files", tmp_path], "--pose-files .* has no effect, it is for --poses files: leave it out"),
         (["--poses", "depth_anything_3"], "cannot run: missing Depth Anything 3: make an environment"),
     ]:
         with pytest.raises(ValueError, match=message):

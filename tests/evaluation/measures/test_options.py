@@ -47,7 +47,7 @@ def test_the_environment_fills_what_the_command_line_leaves(monkeypatch, tmp_pat
         (["--features", "sift"], "unknown --features 'sift'; known: colours, dino"),
         (["--weights-dir", "nowhere"], "--weights-dir nowhere is no folder"),
         (["--depth-files", "nowhere"], "--depth-files nowhere is no folder"),
-        (["--dynamic-mask", "generated"], "needs the masks' folder as --generated-masks"),
+        (["--dynamic-mask", "generated"], "--generated-masks, belong together"),
         (["--met3r-python", "nowhere"], "--met3r-python nowhere does not exist"),
     ],
 )
