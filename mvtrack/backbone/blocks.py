@@ -119,8 +119,8 @@ class CrossAttention(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """AdaLN: scale and shift a normalised tensor."""
-    return x * (1 + scale) + shift
+    """AdaLN: scale and shift a normalised tensor, rounded once."""
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class Block(nn.Module):
@@ -166,11 +166,11 @@ class Block(nn.Module):
         del h  # nothing that is done with is held while the widest layer runs
         if self.projector is not None:
             attended = self.projector(attended)
-        x = x + gate1 * attended
+        x = torch.addcmul(x, gate1, attended)
         del attended
         if given.text is not None:
             x = x + self.cross_attn(self.norm3(x), given.text, kernel, given.image)
-        return x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2)), heads
+        return torch.addcmul(x, gate2, self.ffn(modulate(self.norm2(x), shift2, scale2))), heads
 
 
 def _add_per_frame(x: Float[Tensor, "B N D"], rows: Float[Tensor, "B M D"]) -> Float[Tensor, "B N D"]:
