@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
@@ -151,11 +151,18 @@ def reshoot_file(
 def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, placement: Placement) -> list[Prompts]:
     """What the model is told of every window of a shot."""
     spans = window_spans(config, footage.num_frames)
-    frames = None
-    if config.dit.image_dim:
-        frames = torch.cat([fit.apply(footage.read(start, start + 1, fit.scaled)) for start, _ in spans])
+    frames = first_frames(config, footage, fit, spans)
     told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
     return told if len(told) == len(spans) else told * len(spans)
+
+
+def first_frames(
+    config: ModelConfig, footage: Footage, fit: Fit, spans: Sequence[tuple[int, int]]
+) -> Float[Tensor, "n 3 H W"] | None:
+    """Of every window, for models that look at them; None for others."""
+    if not config.dit.image_dim:
+        return None
+    return torch.cat([fit.apply(footage.read(start, start + 1, fit.scaled)) for start, _ in spans])
 
 
 def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:

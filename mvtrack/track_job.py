@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.backbone.model import ReshootModel, load_model, read_config
 from mvtrack.backbone.placement import Placement, place
+from mvtrack.backbone.prompts import Prompts, window_prompts
 from mvtrack.camera import Camera
+from mvtrack.config import ModelConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.kept_files import sha256
 from mvtrack.new_folder import new_folder, refuse_existing
-from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
+from mvtrack.reshooting import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
 from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.following import FindStarts, attention_starts
 from mvtrack.tracking.outputs import write_tracks
@@ -35,7 +37,7 @@ class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
     `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
-    measured, or why they were not.
+    measured, or why they were not. caption: of the scene, for models that take captions.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -44,6 +46,7 @@ class TrackOptions:
     fit: FitMode = "pad"
     size: tuple[int, int] | None = None
     measured: MeasuredSource | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,23 @@ def track_files(
     out = Path(out) if out else Path("outputs") / f"{paths[0].stem}_tracks"
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
+    config = model.config if isinstance(model, ReshootModel) else read_config(source)
+    footage = _open_together(paths)
+    fits = _fits(footage, config, options)
+    camera = _cameras(footage, fits, options)
+    points = read_points(plan.points, footage[0].num_frames, fits[0])
+    windows = aligned_windows(footage[0].num_frames, config.num_frames)
+    find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
+    prompts = _prompts(config, footage[0], fits[0], windows, options, placement or Placement())
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)
     tracker = require_head(model)
-    footage = _open_together(paths)
-    fits = _fits(footage, model, options)
-    camera = _cameras(footage, fits, options)
-    points = read_points(plan.points, footage[0].num_frames, fits[0])
-    windows = aligned_windows(footage[0].num_frames, model.config.num_frames)
-    find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
-    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance)
+    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, prompts)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
     notes = [*_notes(footage, options), *track_notes(points.notes, tracks)]
     record = _record(footage, fits, options, notes) | {
-        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
+        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(config)},
         "tracks": plan.record() | {"count": len(points.names)},
     }
     with new_folder(out) as aside:
@@ -119,6 +124,7 @@ def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, note
         "cameras": cameras,
         **({"measured": options.measured.record} if options.measured else {}),
         "subject_distance": options.subject_distance,
+        **({} if options.caption is None else {"caption": options.caption}),
         "notes": notes,
     }
 
@@ -134,10 +140,19 @@ def _open_together(paths: list[Path]) -> list[Footage]:
     return footage
 
 
-def _fits(footage: list[Footage], model: ReshootModel, options: TrackOptions) -> list[Fit]:
+def _fits(footage: list[Footage], config: ModelConfig, options: TrackOptions) -> list[Fit]:
     """All views meet the same picture of the model: the one that suits the first video."""
-    first = plan_fit(footage[0].size, model.config, options.fit, options.size)
-    return [first, *(plan_fit(film.size, model.config, options.fit, first.model) for film in footage[1:])]
+    first = plan_fit(footage[0].size, config, options.fit, options.size)
+    return [first, *(plan_fit(film.size, config, options.fit, first.model) for film in footage[1:])]
+
+
+def _prompts(
+    config: ModelConfig, footage: Footage, fit: Fit, windows: Windows, options: TrackOptions, placement: Placement
+) -> list[Prompts]:
+    """What the model is told of every window. Made before it is loaded, so that the encoders are gone by then."""
+    frames = first_frames(config, footage, fit, windows.spans)
+    told = window_prompts(config, frames, options.caption, device=placement.encoder_device)
+    return told if len(told) == len(windows.spans) else told * len(windows.spans)
 
 
 def _cameras(footage: list[Footage], fits: list[Fit], options: TrackOptions) -> Camera:

@@ -32,9 +32,18 @@ def require_head(model: ReshootModel) -> Tracker:
 
 
 def footage_source(
-    model: ReshootModel, footage: list[Footage], fits: list[Fit], camera: Camera, windows: Windows, scene_depth: float
+    model: ReshootModel,
+    footage: list[Footage],
+    fits: list[Fit],
+    camera: Camera,
+    windows: Windows,
+    scene_depth: float,
+    prompts: Sequence[Prompts] | None = None,
 ) -> FeatureSource:
-    """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture."""
+    """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture.
+
+    prompts: of every window.
+    """
 
     def read(window: int) -> tuple:
         start, stop = windows.spans[window]
@@ -43,7 +52,9 @@ def footage_source(
         missing = padded_length(stop - start) - (stop - start)
         video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
         part = _window_camera(camera, start, stop)
-        return view_features(model, video, part, scene_depth=scene_depth), _head_cameras(model, camera, windows, window)
+        told = prompts[window] if prompts else None
+        features = view_features(model, video, part, scene_depth=scene_depth, prompts=told)
+        return features, _head_cameras(model, camera, windows, window)
 
     return FeatureSource(windows, len(footage), camera.size, read)
 
