@@ -230,7 +230,8 @@ class PointMatchConfig:
     pairs: match all views and frames (a static scene), or views at the same time only (things move).
     cycle_cells: matching forward and back must end less than this many token cells from the start; None: no check.
     max_distance: largest 3D distance of a match, in the points' unit; None: no gate.
-    max_spacings: the same as a multiple of the distance between neighbouring tokens' points, free of units.
+    max_spacings: the same as a multiple of the distance between neighbouring tokens' points, free of units; null: no
+    gate, as in CAMEO's released code, and border cells of views that share nothing match.
     min_confidence: points below it are left out; needs a confidence map.
     """
 
@@ -238,7 +239,7 @@ class PointMatchConfig:
     pairs: Literal["all", "same_time"] = "all"
     cycle_cells: float | None = 1.5
     max_distance: float | None = None
-    max_spacings: float | None = None
+    max_spacings: float | None = 2.0
     min_confidence: float | None = None
 
     def __post_init__(self) -> None:
