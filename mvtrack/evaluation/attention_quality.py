@@ -9,37 +9,49 @@ from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.backbone.perturb import PERTURBATIONS, Perturbation, perturbed_attention
+from mvtrack.evaluation.attention_scenes import Subject, check_subjects
 from mvtrack.generate import SampleConfig, generate
+from mvtrack.generate_views import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
 from mvtrack.metrics.ssim import ssim
-from mvtrack.video_clip import Clip
+from mvtrack.still_views import StillCase
 
 # higher is better in all of them
 QUALITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr_db": psnr, "ssim": ssim}
 
 
 def picture_quality(
-    model: ReshootModel, clips: list[Clip], sample: SampleConfig, on_clip: Callable[[], None] | None = None
+    model: ReshootModel, clips: list[Subject], sample: SampleConfig, on_clip: Callable[[], None] | None = None
 ) -> dict[str, list[float]]:
-    """Every clip's target view generated anew and compared with the truth: per name in `QUALITIES`, one number a clip.
+    """Every clip's target view, or a still scene's missing views, generated anew and compared with the truth.
+
+    Per name in `QUALITIES` one number a clip.
 
     Clip i is sampled with seed `sample.seed` + i.
     """
+    check_subjects(model, clips)
     found = {name: [] for name in QUALITIES}
     for i, clip in enumerate(clips):
-        made = _generate(model, clip, replace(sample, seed=sample.seed + i))
+        made, truth = _generate(model, clip, replace(sample, seed=sample.seed + i))
         for name, measure in QUALITIES.items():
-            found[name].append(measure(made, clip.video[1]))
+            found[name].append(measure(made, truth))
         if on_clip:
             on_clip()
     return found
 
 
-def _generate(model: ReshootModel, clip: Clip, sample: SampleConfig) -> Float[Tensor, "T 3 H W"]:
+def _generate(
+    model: ReshootModel, clip: Subject, sample: SampleConfig
+) -> tuple[Float[Tensor, "T 3 H W"], Float[Tensor, "T 3 H W"]]:
+    """What the model makes, and the truth."""
+    if isinstance(clip, StillCase):
+        given, truth = clip.images[: clip.num_given], clip.images[clip.num_given :]
+        return generate_views(model, given, clip.camera, sample, clip.clip.depth[0, 0]), truth
     if len(clip.video) != 2:
         raise ValueError(f"clip {clip.key} has {len(clip.video)} views: a reference and one target are needed")
-    return generate(model, clip.video[0], clip.camera, sample, None if clip.depth is None else clip.depth[0])
+    depth = None if clip.depth is None else clip.depth[0]
+    return generate(model, clip.video[0], clip.camera, sample, depth), clip.video[1]
 
 
 @dataclass(frozen=True)
@@ -83,23 +95,25 @@ class Harm:
 
 
 def measure_harm(
-    model: ReshootModel, clips: list[Clip], sample: SampleConfig, on_run: Callable[[], None] | None = None
+    model: ReshootModel, clips: list[Subject], sample: SampleConfig, on_run: Callable[[], None] | None = None
 ) -> Harm:
     """Generate every clip once whole, then once per layer and perturbation, with the same noise each time.
 
     on_run: called after each of the len(clips) * (1 + 2 * layers) generations.
     """
+    check_subjects(model, clips)
+    views = model.config.views.count if model.config.views else 2
 
-    def score(i: int, clip: Clip) -> float:
-        made = _generate(model, clip, replace(sample, seed=sample.seed + i))
+    def score(i: int, clip: Subject) -> float:
+        made, truth = _generate(model, clip, replace(sample, seed=sample.seed + i))
         if on_run:
             on_run()
-        return psnr(made, clip.video[1])
+        return psnr(made, truth)
 
     whole = [score(i, clip) for i, clip in enumerate(clips)]
     hurt: dict[Perturbation, list[list[float]]] = {kind: [] for kind in PERTURBATIONS}
     for kind, rows in hurt.items():
         for layer in range(len(model.dit.blocks)):
-            with perturbed_attention(model.dit, layer, kind):
+            with perturbed_attention(model.dit, layer, kind, views):
                 rows.append([score(i, clip) for i, clip in enumerate(clips)])
     return Harm(whole, hurt)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mvtrack.backbone.model import ReshootModel, load_model
-from mvtrack.evaluation.attention import clip_targets
+from mvtrack.evaluation.attention_scenes import clip_targets
 from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, skipped
 from mvtrack.evaluation.tracking import score_tracks, track_clip
 from mvtrack.probing import probe_layer
