@@ -48,6 +48,7 @@ class DiTConfig:
     control_adapter: bool = False
     rope_phases: bool = False
     image_dim: int = 0  # 0: no image branch
+    tap_features: Literal["after_rope", "before_rope"] = "after_rope"  # q and k for the losses and the tracking head
 
     def __post_init__(self) -> None:
         if self.rope_phases and not self.control_adapter:
