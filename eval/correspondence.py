@@ -8,6 +8,7 @@ runs with their checkpoints, show how alignment grows.
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -27,8 +28,11 @@ from mvtrack.evaluation.attention_growth import Stage, check_comparable, growth_
 from mvtrack.evaluation.attention_overlays import example_sheet
 from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
 from mvtrack.evaluation.attention_scenes import Subject
+from mvtrack.evaluation.measures.perceptual import PerceptualDistance
+from mvtrack.evaluation.measures.weight_files import VARIABLE
 from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
+from mvtrack.metrics.perceptual import SMALLEST_PX, Lpips
 from mvtrack.reshooting import shipped_model
 from mvtrack.still_views import still_cases
 from mvtrack.training.model_sources import ModelSource, model_sources
@@ -48,7 +52,13 @@ def main() -> int:
     parser.add_argument("--threshold-px", type=float, help="how near is right; default: one token")
     parser.add_argument("--near", type=float, metavar="M", help="how near is right in space, in the clips' unit; "
                         "default: 4 %% of the reference's median depth")  # fmt: skip
-    parser.add_argument("--pictures", action="store_true", help="generate every clip: alignment against PSNR and SSIM")
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="generate every clip: alignment against PSNR and SSIM, and LPIPS where its weights are",
+    )
+    parser.add_argument("--weights-dir", type=Path, default=os.environ.get(VARIABLE),
+                        help="folder of LPIPS's AlexNet; default: $MVTRACK_WEIGHTS")  # fmt: skip
     parser.add_argument("--perturb", type=int, default=0, metavar="N", help="perturb each layer on the first N clips")
     parser.add_argument("--sample-steps", type=int, default=8, help="of generated pictures")
     parser.add_argument("--overlays", type=int, default=3, metavar="N", help="attention of one query in N clips")
@@ -106,7 +116,7 @@ def _one(
     quality = found = harm = None
     if options.pictures:
         with tqdm(total=len(clips), desc="generating", unit="clip") as bar:
-            quality = picture_quality(model, clips, sample, bar.update)
+            quality = picture_quality(model, clips, sample, bar.update, _lpips(model, options.weights_dir))
         found = correlate(analysis.alignment_error_per_clip(), quality)
         report.write_correlations(out / "correlation.png", found)
     if options.perturb:
@@ -134,6 +144,18 @@ def _one(
     tapped = f"The model is tapped at layer {model.config.tap_layer}."
     sys.stdout.write(f"{table}\n{tapped} Took {record['seconds']['all']} s. Wrote {out}.\n")
     return Stage(source.name, source.step, analysis, quality)
+
+
+def _lpips(model: ReshootModel, folder: Path | None) -> Lpips | None:
+    """Where its files are there, and pictures are large enough."""
+    metric = PerceptualDistance(folder=folder)
+    lacking = metric.missing()
+    if min(model.config.sizes[0]) < SMALLEST_PX:
+        lacking = f"it needs pictures of {SMALLEST_PX} pixels and more, the model makes {model.config.sizes[0]}"
+    if lacking is None:
+        return metric.network()
+    sys.stderr.write(f"correspondence: LPIPS is left out: {lacking}\n")
+    return None
 
 
 def _pictures(analysis: Analysis, model: ReshootModel, clips: list[Subject], config: AnalysisConfig, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,31 +15,45 @@ from mvtrack.generate import SampleConfig, generate
 from mvtrack.generate_views import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
+from mvtrack.metrics.perceptual import Lpips
 from mvtrack.metrics.ssim import ssim
 from mvtrack.still_views import StillCase
 
-# higher is better in all of them
 QUALITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr_db": psnr, "ssim": ssim}
+LPIPS = "lpips"  # beside them where its weights are there; the only one of which less is better
+_BATCH = 8  # pictures that LPIPS compares at a time
 
 
 def picture_quality(
-    model: ReshootModel, clips: list[Subject], sample: SampleConfig, on_clip: Callable[[], None] | None = None
+    model: ReshootModel,
+    clips: list[Subject],
+    sample: SampleConfig,
+    on_clip: Callable[[], None] | None = None,
+    lpips: Lpips | None = None,
 ) -> dict[str, list[float]]:
     """Every clip's target view, or a still scene's missing views, generated anew and compared with the truth.
 
-    Per name in `QUALITIES` one number a clip.
+    Per name in `QUALITIES`, and for `lpips` where its network is given, one number a clip.
 
     Clip i is sampled with seed `sample.seed` + i.
     """
     check_subjects(model, clips)
-    found = {name: [] for name in QUALITIES}
+    measures = QUALITIES if lpips is None else QUALITIES | {LPIPS: partial(_distance, lpips)}
+    found = {name: [] for name in measures}
     for i, clip in enumerate(clips):
         made, truth = _generate(model, clip, replace(sample, seed=sample.seed + i))
-        for name, measure in QUALITIES.items():
+        for name, measure in measures.items():
             found[name].append(measure(made, truth))
         if on_clip:
             on_clip()
     return found
+
+
+@torch.no_grad()
+def _distance(network: Lpips, made: Float[Tensor, "T 3 H W"], truth: Float[Tensor, "T 3 H W"]) -> float:
+    device = next(network.parameters()).device
+    pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
+    return float(torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs]).double().mean())
 
 
 def _generate(
@@ -73,7 +88,7 @@ def correlate(errors: Float[Tensor, "samples layers"], quality: dict[str, list[f
         raise ValueError(f"a correlation needs at least three samples, got {int(known.sum())} of {len(errors)} usable")
     found = {}
     for name, values in quality.items():
-        better = torch.tensor(values, dtype=torch.float64)[known]
+        better = torch.tensor(values, dtype=torch.float64)[known] * (-1 if name == LPIPS else 1)
         pairs = [pearson(-errors[known, layer].double(), better) for layer in range(errors.shape[1])]
         found[name] = [Correlation(r, p, int(known.sum())) for r, p in pairs]
     return found

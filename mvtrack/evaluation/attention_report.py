@@ -32,7 +32,7 @@ _SCORE_TITLES = {
     "harmonic_mean": "harmonic mean",
     "alignment_error": "alignment error, nats",
 }
-_QUALITY_TITLES = {"psnr_db": "PSNR", "ssim": "SSIM"}
+_QUALITY_TITLES = {"psnr_db": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
 _HARM_TITLES = {"identity": "attention replaced by identity", "own_view": "cross-view part removed"}
 
 

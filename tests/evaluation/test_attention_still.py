@@ -131,7 +131,9 @@ def test_the_script_compares_still_models(model, tmp_path, monkeypatch, capsys):
     out, models = tmp_path / "o", [tmp_path / name for name in ("one", "two")]
     options = ["--clips", 3, "--steps", 2, "--queries", 40, "--pictures", "--perturb", 1, "--sample-steps", 1]
     assert run(monkeypatch, "--model", *models, "--out", out, *options, "--overlays", 1) == 0
-    assert "| two |" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "| two |" in printed.out
+    assert "LPIPS is left out: it needs pictures of 32 pixels and more, the model makes (24, 32)" in printed.err
     for name in ("one", "two"):
         record = json.loads((out / name / "attention.json").read_text())
         assert list(record["tables"]) == list(record["rows"]) == ["cross_view"]
