@@ -315,7 +315,7 @@ class TrainConfig:
     timeout_s: int = 1800  # how long ranks wait for each other
     peak_tflops: float | None = None  # of one device, for FLOP utilisation; None: known GPUs only
     wandb: bool = False
-    init_from: str | None = None  # a model folder to start from
+    init_from: str | None = None  # a model to start from: its folder, file or hub id
     run_dir: str = "runs/train"
 
     def __post_init__(self) -> None:

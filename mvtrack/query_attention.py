@@ -175,8 +175,8 @@ def _watch(
     camera = pair.cameras[:, torch.arange(start, start + len(reference)).clamp_max(stop - 1)]
     latents, token_px = (len(reference) - 1) // TEMPORAL_STRIDE + 1, model.config.rays.token_px
     grid = tuple(side // token_px for side in reference.shape[-2:])
-    guidance = pair.sample.guidance if pair.generated is None else 1.0  # a video that exists is seen once, unguided
-    told = make_prompts(model.config, reference[0], pair.caption, pair.negative, guidance, model.device)
+    distance, begin = pair.subject_distance, pair.cameras.c2w[:, 0]
+    told = make_prompts(model.config, reference[0], pair.caption, pair.negative, pair.guidance, model.device)
     rows: list[AttentionRow] = []
     done = 0
 
@@ -195,13 +195,13 @@ def _watch(
     with visiting_layers(model.dit, visit, (moment.layer,)):
         if pair.generated is None:
             made = generate(
-                model, reference, camera, pair.sample, scene_depth=pair.subject_distance, prompts=told, on_step=count
+                model, reference, camera, pair.sample, scene_depth=distance, prompts=told, on_step=count, start=begin
             )
             videos = torch.stack([reference, made])
         else:
             videos = torch.stack([reference, _frames(pair.generated, pair.fits[1], span)])
             noised = noised_videos(
-                model, videos, camera, scene_depth=pair.subject_distance, seed=pair.sample.seed, prompts=told
+                model, videos, camera, scene_depth=distance, seed=pair.sample.seed, prompts=told, start=begin
             )
             noised.forward(model, moment.sigma)
     return rows[0], videos

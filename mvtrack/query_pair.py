@@ -22,8 +22,8 @@ _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more
 class Pair:
     """generated: None is made afresh. fits: how each view meets the model's picture.
 
-    cameras: (2, T), for the model's picture. subject_distance: in the cameras' unit. caption, negative: see
-    `make_prompts`.
+    cameras: (2, T), for the model's picture. subject_distance: in the cameras' unit. window: see `Shot`. caption,
+    negative: see `make_prompts`.
     """
 
     reference: Footage
@@ -33,8 +33,14 @@ class Pair:
     subject_distance: float
     sample: SampleConfig
     label: str
+    window: int | None = None
     caption: str | None = None
     negative: str | None = None
+
+    @property
+    def guidance(self) -> float:
+        """A video that exists is seen once, unguided."""
+        return self.sample.guidance if self.generated is None else 1.0
 
 
 def pair_of_shot(video: Path, shot: Shot, config: ModelConfig, generated: Path | None = None) -> Pair:
@@ -73,7 +79,7 @@ def pair_of_result(folder: Path) -> Pair:
     if sha256(path) != digest:
         raise ValueError(f"{path} has changed since {folder} was made of it: re-shoot it again")
     pair = _pair(open_footage(path), open_footage(folder / "video.mp4"), fit, camera, distance, sample, label)
-    return replace(pair, caption=shot.get("caption"))
+    return replace(pair, window=shot.get("window"), caption=shot.get("caption"))
 
 
 def model_of_result(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,16 +12,22 @@ from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel, load_model, read_config
 from mvtrack.backbone.placement import Placement, place
-from mvtrack.backbone.prompts import Prompts, window_prompts
+from mvtrack.backbone.prompts import remember_captions
 from mvtrack.camera import Camera
 from mvtrack.config import ModelConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import Work
+from mvtrack.estimate.kernel import kernel_of_video
+from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
+from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
+from mvtrack.machine import peak_gib
 from mvtrack.new_folder import new_folder, refuse_existing
-from mvtrack.reshooting import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
+from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
 from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.following import FindStarts, attention_starts
 from mvtrack.tracking.outputs import write_tracks
@@ -67,12 +74,15 @@ def track_files(
     options: TrackOptions | None = None,
     overwrite: bool = False,
     placement: Placement | None = None,
+    check_memory: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> TrackOutputs:
     """Follow points of the first video through all videos, which show one scene at the same moments.
 
     plan: the points as `--tracks` names them. model: one with a tracking head, its folder, or None for the shipped one.
-    out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works. Raises
-    ValueError before anything is written when the input cannot be used; nothing half-written stays behind.
+    out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works.
+    check_memory, say: see `reshoot_file`. Raises ValueError before anything is written when the input cannot be used;
+    nothing half-written stays behind.
     """
     began, options = time.monotonic(), options or TrackOptions()
     plan = TrackPlan(plan) if isinstance(plan, str) else plan
@@ -81,26 +91,36 @@ def track_files(
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
     config = model.config if isinstance(model, ReshootModel) else read_config(source)
+    placement = placement or Placement()
     footage = _open_together(paths)
     fits = _fits(footage, config, options)
-    camera = _cameras(footage, fits, options)
-    points = read_points(plan.points, footage[0].num_frames, fits[0])
-    windows = aligned_windows(footage[0].num_frames, config.num_frames)
-    find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
-    prompts = _prompts(config, footage[0], fits[0], windows, options, placement or Placement())
     if not isinstance(model, ReshootModel):
+        kernel = kernel_of_video(config, fits[0].model, footage[0].num_frames, placement, len(footage))
+        if say:
+            say(f"attention kernel: {kernel}")
+        if check_memory:
+            work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
+            refuse_inference(config, fits[0].model, footage[0].num_frames, SampleConfig(1), placement, work)
+        remember_captions(config, [options.caption], placement.encoder_device)
         model = place(load_model(source), placement)
     tracker = require_head(model)
-    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, prompts)
+    camera = _cameras(footage, fits, options)
+    points = read_points(plan.points, footage[0].num_frames, fits[0])
+    windows = aligned_windows(footage[0].num_frames, model.config.num_frames)
+    find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
+    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
     notes = [*_notes(footage, options), *track_notes(points.notes, tracks)]
     record = _record(footage, fits, options, notes) | {
-        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(config)},
+        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
         "tracks": plan.record() | {"count": len(points.names)},
+        "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
     }
     with new_folder(out) as aside:
         files = write_tracks(aside, tracks, dict(zip(_names(paths), footage, strict=True)))
+        record["attention"] = model.dit.chosen_kernels
+        record["peak_memory_gib"] = round(peak_gib(model.device), 3)
         record["seconds"] = round(time.monotonic() - began, 3)
         (aside / "run.json").write_text(json.dumps(record, indent=1))
     return TrackOutputs(out, tuple(out / path.name for path in files), out / "run.json", tuple(notes))
@@ -144,15 +164,6 @@ def _fits(footage: list[Footage], config: ModelConfig, options: TrackOptions) ->
     """All views meet the same picture of the model: the one that suits the first video."""
     first = plan_fit(footage[0].size, config, options.fit, options.size)
     return [first, *(plan_fit(film.size, config, options.fit, first.model) for film in footage[1:])]
-
-
-def _prompts(
-    config: ModelConfig, footage: Footage, fit: Fit, windows: Windows, options: TrackOptions, placement: Placement
-) -> list[Prompts]:
-    """What the model is told of every window. Made before it is loaded, so that the encoders are gone by then."""
-    frames = first_frames(config, footage, fit, windows.spans)
-    told = window_prompts(config, frames, options.caption, device=placement.encoder_device)
-    return told if len(told) == len(windows.spans) else told * len(windows.spans)
 
 
 def _cameras(footage: list[Footage], fits: list[Fit], options: TrackOptions) -> Camera:

@@ -153,7 +153,7 @@ def told_model(small_run, tracking_model, monkeypatch):
     from mvtrack.config import DiTConfig, TextConfig
     from mvtrack.config_tree import from_tree
 
-    def embed(captions, config, cache, device):
+    def embed(captions, config, cache=None, device="cpu"):
         return torch.stack([torch.randn(5, 7, generator=torch.Generator().manual_seed(len(c or ""))) for c in captions])
 
     monkeypatch.setattr(prompts, "embed_captions", embed)

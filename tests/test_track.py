@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack import track_files
+from mvtrack import track_files, track_job
 from mvtrack.backbone.model import read_config, save_model
 from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
+from mvtrack.estimate import refuse
 from mvtrack.reshooting import shipped_model
 from mvtrack.track_job import TrackOptions
 
@@ -68,7 +69,19 @@ def test_one_video_by_its_file(video, model_folder, tmp_path, capsys):
     assert (drawn.num_frames, drawn.size) == (T, (360, 640))
     record = json.loads((out / "run.json").read_text())
     assert record["tracks"] == {"points": str(points), "depth": None, "count": 2}
+    assert (record["placement"]["device"], record["placement"]["attention"]) == ("cpu", "auto")
+    assert set(record["attention"].values()) == {"cpu"}
     assert run(capsys, "track", video, "--tracks", points, "--model", model_folder, "--out", out)[0] == 2
+
+
+def test_too_little_memory_is_refused_before_the_model_is_loaded(video, model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(refuse, "free_gib", lambda _: 1e-6)
+    monkeypatch.setattr(track_job, "load_model", lambda _: pytest.fail("the model was loaded"))
+    arguments = ["track", video, "--tracks", "grid:2", "--model", model_folder, "--out", tmp_path / "o"]
+    assert cli([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert "pictures, 5 frames at a time, takes about" in error
+    assert "decoding" not in error  # tracking makes no pictures
 
 
 def test_two_views_side_by_side(video, other_view, tracking_model, tmp_path):

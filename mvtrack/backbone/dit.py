@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mvtrack.backbone.attention import choose_kernel
-from mvtrack.backbone.blocks import Block, Conditions, modulate
+from mvtrack.backbone.blocks import Block, Conditions, Heads, modulate
 from mvtrack.backbone.branches import ADAPTER_STRIDE, ControlAdapter, ImageEmbedding, NativeInputs
 from mvtrack.backbone.checkpointing import Checkpointing, run_block
 from mvtrack.backbone.ray_encoder import RayEncoder
@@ -16,6 +16,8 @@ from mvtrack.backbone.rope import axis_frequencies, default_pairs, rope_table
 from mvtrack.config import AttentionKernel, DiTConfig, RayConfig
 from mvtrack.correspondence.logit_head import LogitHead, Projection
 from tracking_head import HeadConfig, HeadOutput, TrackingHead
+
+GRAPHS = 512  # that a compiled block may have
 
 
 class Tap(NamedTuple):
@@ -173,8 +175,18 @@ class WanDiT(nn.Module):
         return {str(key[2]).removeprefix("torch."): kernel for key, kernel in self._kernels.items()}
 
     def compile_blocks(self) -> None:
-        """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working."""
-        self._run_block = torch.compile(run_block, dynamic=False)
+        """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working.
+
+        Sizes, taps, recomputation and passes without gradients each make a graph. PyTorch would run what comes after
+        the eighth uncompiled, without a word; here it may make `GRAPHS` of them.
+        """
+        compiled = torch.compile(run_block, dynamic=False)
+
+        def run(*arguments: object) -> tuple[Tensor, Heads | None]:
+            with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
+                return compiled(*arguments)
+
+        self._run_block = run
 
     def _embed_text(self, text: Tensor | None) -> Tensor | None:
         if (text is None) != (self.config.text_dim == 0):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.prompts import Prompts
+from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.camera import Camera
 from mvtrack.data.footage import Footage
 from mvtrack.fitting import Fit
@@ -38,11 +38,11 @@ def footage_source(
     camera: Camera,
     windows: Windows,
     scene_depth: float,
-    prompts: Sequence[Prompts] | None = None,
+    caption: str | None = None,
 ) -> FeatureSource:
     """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture.
 
-    prompts: of every window.
+    caption: see `make_prompts`.
     """
 
     def read(window: int) -> tuple:
@@ -52,8 +52,8 @@ def footage_source(
         missing = padded_length(stop - start) - (stop - start)
         video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
         part = _window_camera(camera, start, stop)
-        told = prompts[window] if prompts else None
-        features = view_features(model, video, part, scene_depth=scene_depth, prompts=told)
+        told = make_prompts(model.config, video[0, 0], caption, device=model.device)
+        features = view_features(model, video, part, scene_depth=scene_depth, prompts=told, start=camera.c2w[:, 0])
         return features, _head_cameras(model, camera, windows, window)
 
     return FeatureSource(windows, len(footage), camera.size, read)
@@ -94,7 +94,8 @@ def latent_source(
     def read(window: int) -> tuple:
         part = _window_camera(camera, *windows.spans[window])
         told = prompts[window] if prompts else None
-        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told)
+        begin = camera.c2w[:, 0]
+        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told, start=begin)
         return features, _head_cameras(model, camera, windows, window)
 
     return FeatureSource(windows, camera.shape[0], camera.size, read)

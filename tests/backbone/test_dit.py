@@ -44,6 +44,9 @@ def test_golden_wan_forward(shared):
     dit.load_state_dict(weights, strict=True)
     latents = file.get_tensor("in.latents").transpose(1, 2)[:, None]
     tap = given["qk_block"]
+    seen = []
+    for block in dit.blocks:
+        block.register_forward_hook(lambda _block, _given, out: seen.append(out[0]))
     with torch.no_grad():
         out = dit(
             latents,
@@ -54,6 +57,9 @@ def test_golden_wan_forward(shared):
         )
     velocity = file.get_tensor("out.velocity")
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), velocity, atol=1e-5, rtol=0)
+    assert len(seen) == 3
+    for i, tokens in enumerate(seen):
+        torch.testing.assert_close(tokens, file.get_tensor(f"out.block{i}"), atol=1e-5, rtol=0)
     for ours, name in zip(out.taps[0], "qk", strict=True):
         torch.testing.assert_close(ours.flatten(1, 4).flatten(2), file.get_tensor(f"out.{name}"), atol=1e-5, rtol=0)
 
