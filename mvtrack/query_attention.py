@@ -20,7 +20,7 @@ from mvtrack.backbone.prompts import make_prompts
 from mvtrack.backbone.visiting import check_layer, visiting_layers
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
-from mvtrack.data.attention_overlay import Looks, attention_sheet, shown_frames, token_centres, token_heat
+from mvtrack.data.attention_overlay import Looks, attention_sheet, frame_titles, shown_frames, token_centres, token_heat
 from mvtrack.data.footage import Footage
 from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.fitting import Fit
@@ -268,7 +268,7 @@ def write_seen(folder: Path, seen: Seen, model: Path | str) -> Path:
         f"layer {n['layer']}, {heads}, sigma {n['sigma']:.2f} (step {n['step']}), attention of {n['attention_of']}"
     )
     with new_folder(folder) as aside:
-        sheet = attention_sheet(title, seen.looks, list(VIEWS), seen.frames)
+        sheet = attention_sheet(title, seen.looks, frame_titles(list(VIEWS), seen.frames))
         cv2.imwrite(str(aside / "attention.png"), sheet[..., ::-1])
         (aside / "attention.json").write_text(json.dumps({"model": str(model), **n}, indent=1))
     return folder / "attention.png"

@@ -10,7 +10,7 @@ from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.data.attention_overlay import Looks, attention_sheet, shown_frames, token_centres, token_heat
+from mvtrack.data.attention_overlay import Looks, attention_sheet, frame_titles, shown_frames, token_centres, token_heat
 from mvtrack.evaluation.attention_scenes import Subject, scene_of
 from mvtrack.video_clip import anchor_frames
 
@@ -55,12 +55,17 @@ def example_sheet(
         truth=torch.where(known, targets.label_xy[0, index], torch.nan)[:, frames],
     )
     title = f"{scene.clip.key}: layer {layer}, all heads, noise level {sigma:.2f}"
-    names = ["reference", "target"] if views == 2 else [f"view {v}, {_role(v < given)}" for v in range(views)]
-    return attention_sheet(title, looks, names, anchors[frames].tolist())
+    if len(anchors) > 1:
+        return attention_sheet(title, looks, frame_titles(["reference", "target"], anchors[frames].tolist()))
+    names = [f"view {v}, {'given' if v < given else 'noised'}" for v in range(views)]
+    return attention_sheet(title, _side_by_side(looks), [names])
 
 
-def _role(given: bool) -> str:
-    return "given" if given else "noised"
+def _side_by_side(looks: Looks) -> Looks:
+    """Views of one frame as if they were frames of one view: a row instead of a column."""
+    swapped = (x.transpose(0, 1) for x in (looks.frames, looks.heat, looks.peak, looks.share, looks.truth))
+    frames, heat, peak, share, truth = swapped
+    return Looks(frames, heat, peak, share, (0, looks.query[0], *looks.query[2:]), truth)
 
 
 def best_shown(targets: CorrespondenceTargets, given: int = 1) -> int:

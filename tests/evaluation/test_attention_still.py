@@ -110,7 +110,7 @@ def test_pictures_are_the_missing_views(model, cases):
 
 def test_an_example_shows_every_view(model, cases):
     sheet = example_sheet(model, cases[1], 1, 0.5)
-    assert sheet.shape[1] == 256
+    assert sheet.shape[1] == COUNT * 256 + (COUNT - 1) * 6
     assert ((sheet == (255, 40, 200)).all(-1)).any()  # the query's ring
     assert ((sheet == (60, 255, 60)).all(-1)).any()  # the truth's
 
