@@ -34,9 +34,29 @@ def timed_by_turns(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_mib(work: Callable[[], object]) -> float:
-    """Peak resident memory of this process while `work` runs, less what it held before. Linux only."""
+def clock_of(device: str) -> Callable[[], float]:
+    """For `timed_by_turns`: wall time; of a GPU when it has done all it was given."""
+    if device == "cpu":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def peak_mib(work: Callable[[], object], device: str = "cpu") -> float:
+    """Peak memory while `work` runs, less what was held before: allocated on a GPU, or resident in this process (Linux
+    only)."""
     gc.collect()
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - held) / 2**20
     _forget_the_peak()
     before = _status_mib("VmRSS")
     work()

@@ -20,7 +20,17 @@ def add_sample_arguments(parser: argparse.ArgumentParser, captions: bool = True)
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--seed", type=int, default=0)
     if captions:
-        group.add_argument("--caption", help="what the video shows, for models that take captions; default: nothing")
+        add_caption_argument(group)
+        add_guidance_arguments(group)
+
+
+def add_caption_argument(group, default: str = "nothing") -> None:
+    """--caption, for every command that runs a model. default: what is taken without it, in words."""
+    group.add_argument("--caption", help=f"what the video shows, for models that take captions; default: {default}")
+
+
+def add_guidance_arguments(group) -> None:
+    """--guidance and --negative, for commands that sample."""
     group.add_argument("--guidance", type=float, help="scale of guidance by the caption; 1 is none")
     group.add_argument("--negative", help="what guidance steers away from; default: the list of Wan's authors")
 

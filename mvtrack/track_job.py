@@ -44,7 +44,7 @@ class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
     `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
-    measured, or why they were not.
+    measured, or why they were not. caption: of the scene, for models that take captions.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -53,6 +53,7 @@ class TrackOptions:
     fit: FitMode = "pad"
     size: tuple[int, int] | None = None
     measured: MeasuredSource | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,16 @@ def track_files(
         if say:
             say(f"attention kernel: {kernel}")
         if check_memory:
-            work = Work(encoders_of(config, [None]), len(footage), decodes=False)
+            work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
             refuse_inference(config, fits[0].model, footage[0].num_frames, SampleConfig(1), placement, work)
-        remember_captions(config, [None], placement.encoder_device)
+        remember_captions(config, [options.caption], placement.encoder_device)
         model = place(load_model(source), placement)
     tracker = require_head(model)
     camera = _cameras(footage, fits, options)
     points = read_points(plan.points, footage[0].num_frames, fits[0])
     windows = aligned_windows(footage[0].num_frames, model.config.num_frames)
     find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
-    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance)
+    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
     notes = [*_notes(footage, options), *track_notes(points.notes, tracks)]
@@ -143,6 +144,7 @@ def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, note
         "cameras": cameras,
         **({"measured": options.measured.record} if options.measured else {}),
         "subject_distance": options.subject_distance,
+        **({} if options.caption is None else {"caption": options.caption}),
         "notes": notes,
     }
 

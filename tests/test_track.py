@@ -131,6 +131,20 @@ def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, cap
         assert -6 < shift.mean() < -0.5  # what was ahead lies further left after a turn to the right
 
 
+def test_a_caption_changes_what_the_model_sees(video, told_model, tmp_path, capsys):
+    folder = save_model(told_model, tmp_path / "m").parent
+    found = {}
+    for caption in (None, "", "a red ball"):
+        out, words = tmp_path / f"o{caption}", [] if caption is None else ["--caption", caption]
+        code, _, error = run(capsys, "track", video, "--tracks", "grid:3", "--model", folder, "--out", out, *words)
+        assert code == 0, error
+        assert json.loads((out / "run.json").read_text()).get("caption") == caption
+        with np.load(out / "tracks.npz") as arrays:
+            found[caption] = arrays["xy"]
+    np.testing.assert_array_equal(found[None], found[""])
+    assert np.abs(found["a red ball"] - found[""]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,6 +154,7 @@ def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, cap
         ({"--depth": "d.npy"}, "--depth finds points in other views: give more than one video"),
         ({"--fov": 200}, "field of view must lie in"),
         ({"--size": "9"}, "--size must look like"),
+        ({"--caption": "fog"}, "this model takes no captions (dit.text_dim is 0)"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(video, model_folder, tmp_path, capsys, change, message):

@@ -21,7 +21,10 @@ GRAPHS = 512  # that a compiled block may have
 
 
 class Tap(NamedTuple):
-    """Query and key of one block, after QK-norm and RoPE: MVTrack4Gen's attention features (method §3)."""
+    """Query and key of one block, after QK-norm and RoPE: MVTrack4Gen's attention features (method §3).
+
+    With dit.tap_features before_rope they are without RoPE: what tokens look like, not where they are.
+    """
 
     q: Float[Tensor, "B V f h w heads d"]
     k: Float[Tensor, "B V f h w heads d"]
@@ -142,7 +145,7 @@ class WanDiT(nn.Module):
             x, heads = self._run_block(block, x, conditions, kernel, keep, wanted)
             if wanted:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
-                tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads))
+                tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads.tapped))
                 if i in tap_layers:
                     taps.append(tap)
                     projections += [self.logit_heads[str(i)].lend()] if str(i) in self.logit_heads else []

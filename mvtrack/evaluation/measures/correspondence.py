@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mvtrack.backbone.model import ReshootModel
-from mvtrack.evaluation.attention import clip_targets
+from mvtrack.evaluation.attention_scenes import clip_targets
 from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, failed, skipped
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.tracking import score_tracks, track_clip
