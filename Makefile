@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 USED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-for-tests
 
-.PHONY: demo test test-slow score table lint
+.PHONY: demo test test-slow test-gpu score table lint
 
 $(USED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: lint
 
 test-slow: $(TESTED)
 	$(VENV)/bin/pytest -q -m slow
+
+test-gpu: $(TESTED)
+	$(VENV)/bin/pytest -q -m gpu
 
 score: $(USED)
 	$(RUN) eval/yardstick.py --out outputs/yardstick $(if $(FOOTAGE),--footage $(FOOTAGE))

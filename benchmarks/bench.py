@@ -1,12 +1,19 @@
 """What benchmarks share: timing by turns, and the closing JSON line."""
 
+import ctypes
 import gc
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+# glibc with these gives freed blocks back at once, so that the peak of a process is that of what lives at the same time
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
 def timed_by_turns(
@@ -27,13 +34,76 @@ def timed_by_turns(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_mib(work: Callable[[], object]) -> float:
-    """Peak resident memory of this process while `work` runs, less what it held before. Linux only."""
+def clock_of(device: str) -> Callable[[], float]:
+    """For `timed_by_turns`: wall time; of a GPU when it has done all it was given."""
+    if device == "cpu":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def peak_mib(work: Callable[[], object], device: str = "cpu") -> float:
+    """Peak memory while `work` runs, less what was held before: allocated on a GPU, or resident in this process (Linux
+    only)."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - held) / 2**20
+    _forget_the_peak()
     before = _status_mib("VmRSS")
     work()
     return _status_mib("VmHWM") - before
+
+
+@dataclass(frozen=True)
+class Call:
+    """peak_gib: all that was held while it ran, of a GPU what tensors took."""
+
+    seconds: float
+    peak_gib: float
+
+
+def called(work: Callable[[], object], device: torch.device) -> Call:
+    """Time and memory of one call. Linux only."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        _give_back()
+        _forget_the_peak()
+    began = time.perf_counter()
+    work()
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    return Call(seconds, torch.cuda.max_memory_allocated() / 2**30 if on_gpu else _status_mib("VmHWM") / 1024)
+
+
+def held_gib(device: torch.device) -> float:
+    """What the process holds now, of a GPU what its tensors take."""
+    _give_back()
+    return torch.cuda.memory_allocated() / 2**30 if device.type == "cuda" else _status_mib("VmRSS") / 1024
+
+
+def _give_back() -> None:
+    """What is freed goes back to the system, so that it does not count as held."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _forget_the_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
 
 
 def _status_mib(field: str) -> float:

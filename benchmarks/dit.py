@@ -13,7 +13,7 @@ import sys
 
 import peer_diffsynth
 import torch
-from bench import peak_mib, report, timed_by_turns
+from bench import FREED_AT_ONCE, peak_mib, report, timed_by_turns
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -103,9 +103,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 def in_fresh_process(whose: str, dtype: str, small: bool) -> float:
     command = [sys.executable, __file__, "--measure", whose, dtype, *(["--small"] if small else [])]
-    # glibc gives freed blocks back at once there, so that the peak is that of what lives at the same time
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | FREED_AT_ONCE)
     return json.loads(run.stdout.splitlines()[-1])
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import full_size
 import torch
-from bench import peak_mib, report
+from bench import FREED_AT_ONCE, peak_mib, report
+from plain_wan import random_weights
 
 from mvtrack.backbone.initialise import empty_dit
 from mvtrack.backbone.model import ReshootModel
@@ -67,12 +68,7 @@ def main() -> int:
 
 
 def in_fresh_process(name: str) -> tuple[float, float]:
-    # glibc gives freed blocks back at once there, so that the peak is that of what lives at the same time
-    environment = os.environ | {
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TRIM_THRESHOLD_": "0",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | FREED_AT_ONCE | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--measure", name]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parent)
     if run.returncode:
@@ -95,7 +91,7 @@ def sampling(name: str, layers: int, frames: int, precision: str, batched: bool 
     warm_up()
 
     def work() -> None:
-        dit = full_size.random_weights(empty_dit(config), torch.device("cpu")).to(dtype)
+        dit = random_weights(empty_dit(config), torch.device("cpu")).to(dtype)
         model = ReshootModel(config, dit, None, batched_guidance=batched)
         step = full_size.random_step(full_size_run(config), SIZE, frames)
         given = Given(step.rays, step.native, step.text, step.text)
@@ -132,10 +128,10 @@ def codec(size: tuple[int, int], frames: int, precision: str, decode: bool) -> t
 
 def training(name: str, layers: int, frames: int, **train: object) -> tuple[float, float]:
     """Two accumulated micro-batches and the update, through DeepSpeed; everything of a rank included."""
-    options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing", size=SIZE)
+    options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing", size=SIZE, frames=frames)
     run = full_size.run_config(options)
     data = DataConfig(banks=(), latents=(LatentsConfig("none", SIZE),), num_frames=frames, mirror=False, palette=False)
-    run = replace(run, data=data, model=replace(run.model, num_frames=frames))
+    run = replace(run, data=data)
     settings = {"batch_size": 2, "gradient_checkpointing": True, "precision": "bf16"} | train
     run = replace(run, train=replace(run.train, checkpoint_keep="nothing", **settings))
     foretold = estimate_training(run).peak

@@ -2,35 +2,22 @@
 
 import importlib.util
 
-import torch
 from torch import Tensor, nn
 
+from mvtrack.backbone.diffsynth_parts import declare_torchvision_operators
 from mvtrack.config import DiTConfig
-
-_KEPT = []  # op definitions live as long as their library object
 
 
 def why_missing() -> str | None:
     """The reason why DiffSynth cannot be used here, or None."""
     if importlib.util.find_spec("diffsynth") is None:
-        return "diffsynth is not installed: pip install 'torch>=2.6,<2.14' diffsynth==2.1.12"
-    _define_missing_ops()
+        return "diffsynth is not installed: pip install 'mvtrack[wan]'"
+    declare_torchvision_operators()
     try:
         importlib.import_module("diffsynth.models.wan_video_dit")
     except (ImportError, RuntimeError) as error:
         return f"diffsynth does not import here ({str(error).splitlines()[0]})"
     return None
-
-
-def _define_missing_ops() -> None:
-    """A CPU build of PyTorch beside a CUDA build of torchvision lacks two ops that torchvision declares kernels for."""
-    try:
-        torch.ops.torchvision.nms  # noqa: B018
-    except AttributeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
 
 
 def build(config: DiTConfig) -> nn.Module:

@@ -1,12 +1,14 @@
 """`python eval/correspondence.py --model FOLDER ... --out FOLDER`: which layers match points, at which noise level.
 
-Renders clips with exact tracks, noises them to every level of a sampling run and probes each layer's attention; with
---pictures it also generates them and asks whether better aligned attention goes with better pictures, with --perturb
-what they lose without one layer's attention. Several models, or runs with their checkpoints, show how alignment grows.
+Renders clips with exact tracks (still scenes, for a model that makes views of them), noises them to every level of a
+sampling run and probes each layer's attention; with --pictures it also generates them and asks whether better aligned
+attention goes with better pictures, with --perturb what they lose without one layer's attention. Several models, or
+runs with their checkpoints, show how alignment grows.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -18,17 +20,24 @@ from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.command import run_command
+from mvtrack.config_views import ViewsConfig
 from mvtrack.data.test_scenes import case_specs, render_case
 from mvtrack.evaluation import attention_report as report
 from mvtrack.evaluation.attention import Analysis, AnalysisConfig, analyse
-from mvtrack.evaluation.attention_growth import Stage, growth_record, growth_table, write_growth
+from mvtrack.evaluation.attention_growth import Stage, check_comparable, growth_record, growth_table, write_growth
 from mvtrack.evaluation.attention_overlays import example_sheet
 from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
+from mvtrack.evaluation.attention_scenes import Subject
+from mvtrack.evaluation.measures.perceptual import PerceptualDistance
+from mvtrack.evaluation.measures.weight_files import VARIABLE
 from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
+from mvtrack.metrics.perceptual import SMALLEST_PX, Lpips
 from mvtrack.reshooting import shipped_model
+from mvtrack.still_views import still_cases
 from mvtrack.training.model_sources import ModelSource, model_sources
-from mvtrack.video_clip import Clip
+
+_FIRST_STILL = 20_000  # as eval/static.py: validation's scenes have smaller seeds
 
 
 def main() -> int:
@@ -43,7 +52,13 @@ def main() -> int:
     parser.add_argument("--threshold-px", type=float, help="how near is right; default: one token")
     parser.add_argument("--near", type=float, metavar="M", help="how near is right in space, in the clips' unit; "
                         "default: 4 %% of the reference's median depth")  # fmt: skip
-    parser.add_argument("--pictures", action="store_true", help="generate every clip: alignment against PSNR and SSIM")
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="generate every clip: alignment against PSNR and SSIM, and LPIPS where its weights are",
+    )
+    parser.add_argument("--weights-dir", type=Path, default=os.environ.get(VARIABLE),
+                        help="folder of LPIPS's AlexNet; default: $MVTRACK_WEIGHTS")  # fmt: skip
     parser.add_argument("--perturb", type=int, default=0, metavar="N", help="perturb each layer on the first N clips")
     parser.add_argument("--sample-steps", type=int, default=8, help="of generated pictures")
     parser.add_argument("--overlays", type=int, default=3, metavar="N", help="attention of one query in N clips")
@@ -62,12 +77,12 @@ def _run(options: argparse.Namespace) -> None:
         options.steps, options.queries, options.threshold_px, near_m=options.near, seed=options.seed
     )
     sources, stages, clips = model_sources(options.model), [], {}
+    check_comparable({source.name: source.config for source in sources})
     for source in sources:
         model = source.load(options.weights)
-        shape = model.config.sizes[0], model.config.num_frames
+        shape = model.config.sizes[0], model.config.num_frames, model.config.views
         if shape not in clips:
-            specs = tqdm(case_specs(options.clips, 0, *shape), desc="rendering", unit="clip")
-            clips[shape] = [render_case(spec, num_points=options.queries).clip for spec in specs]
+            clips[shape] = _subjects(*shape, options)
         out = options.out if len(sources) == 1 else options.out / source.name
         stages.append(_one(source, model, clips[shape], config, out, options))
     if len(stages) > 1:
@@ -77,8 +92,18 @@ def _run(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{growth_table(stages)}\nWrote {options.out / 'growth.png'}.\n")
 
 
+def _subjects(
+    size: tuple[int, int], num_frames: int, views: ViewsConfig | None, options: argparse.Namespace
+) -> list[Subject]:
+    """Rendered clips, or still scenes for a model that makes views of them."""
+    if views is not None:
+        return still_cases(views, size, options.clips, _FIRST_STILL)
+    specs = tqdm(case_specs(options.clips, 0, size, num_frames), desc="rendering", unit="clip")
+    return [render_case(spec, num_points=options.queries).clip for spec in specs]
+
+
 def _one(
-    source: ModelSource, model: ReshootModel, clips: list[Clip], config: AnalysisConfig, out: Path,
+    source: ModelSource, model: ReshootModel, clips: list[Subject], config: AnalysisConfig, out: Path,
     options: argparse.Namespace,
 ) -> Stage:  # fmt: skip
     """Everything about one model, written to a folder of its own."""
@@ -91,7 +116,7 @@ def _one(
     quality = found = harm = None
     if options.pictures:
         with tqdm(total=len(clips), desc="generating", unit="clip") as bar:
-            quality = picture_quality(model, clips, sample, bar.update)
+            quality = picture_quality(model, clips, sample, bar.update, _lpips(model, options.weights_dir))
         found = correlate(analysis.alignment_error_per_clip(), quality)
         report.write_correlations(out / "correlation.png", found)
     if options.perturb:
@@ -121,7 +146,19 @@ def _one(
     return Stage(source.name, source.step, analysis, quality)
 
 
-def _pictures(analysis: Analysis, model: ReshootModel, clips: list[Clip], config: AnalysisConfig, out: Path) -> None:
+def _lpips(model: ReshootModel, folder: Path | None) -> Lpips | None:
+    """Where its files are there, and pictures are large enough."""
+    metric = PerceptualDistance(folder=folder)
+    lacking = metric.missing()
+    if min(model.config.sizes[0]) < SMALLEST_PX:
+        lacking = f"it needs pictures of {SMALLEST_PX} pixels and more, the model makes {model.config.sizes[0]}"
+    if lacking is None:
+        return metric.network()
+    sys.stderr.write(f"correspondence: LPIPS is left out: {lacking}\n")
+    return None
+
+
+def _pictures(analysis: Analysis, model: ReshootModel, clips: list[Subject], config: AnalysisConfig, out: Path) -> None:
     report.write_heat_maps(out / "heat_maps.png", analysis)
     report.write_heads(out / "heads.png", analysis)
     report.write_curves(out / "curves.png", analysis)

@@ -5,13 +5,14 @@ one results folder, as with eval/davis.py. docs/evaluation.md
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from mvtrack.command import run_command
+from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.iphone import SEQUENCES, IPhone
-from mvtrack.evaluation.command import add_run_arguments, case_size, methods_of, run_benchmark
+from mvtrack.evaluation.command import add_run_arguments, case_size, run_benchmark
+from mvtrack.evaluation.row_options import methods_of
 from mvtrack.fitting import FIT_MODES
 from mvtrack.reshooting import camera_record
 
@@ -37,14 +38,9 @@ def _run(options: argparse.Namespace) -> None:
         options.data, sequences, options.size, options.num_frames, options.start, options.stride, options.fit
     )
     if options.list_cases:
-        folder = options.out / "cameras"
-        folder.mkdir(parents=True, exist_ok=True)
-        for key in benchmark.case_keys():
-            inputs = benchmark.load(key)
-            (folder / f"{key}.json").write_text(json.dumps(camera_record(inputs.camera, inputs.fps), indent=1))
-            sys.stdout.write(f"{key}: {len(inputs.reference)} frames, {len(inputs.target_frames)} scored\n")
-        return
-    run_benchmark(benchmark, methods_of(options), options)
+        list_cases(benchmark, options.out / "cameras", camera_record, options.debug)
+    else:
+        run_benchmark(benchmark, methods_of(options), options)
 
 
 if __name__ == "__main__":

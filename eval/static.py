@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
 def _score(model: ReshootModel, case: StillCase, sample: SampleConfig) -> tuple[dict, torch.Tensor]:
     score = score_views(model, case, sample)
     given, truth = case.images[: case.num_given], case.images[case.num_given :]
-    aligned = alignment(model, case, model.config.tap_layer, PointMatchConfig(max_spacings=2.0), sample.seed)
+    aligned = alignment(model, case, model.config.tap_layer, PointMatchConfig(), sample.seed)
     numbers = {
         "given": case.num_reference,
         "psnr_db": score.psnr_db,

@@ -1,4 +1,4 @@
-"""`make table`: the shipped model and all baselines on rendered miniatures of DAVIS and iPhone, with the whole report.
+"""`make table`: the shipped models and all baselines on rendered miniatures of DAVIS and iPhone, with the whole report.
 
 The miniatures are rendered once, in the benchmarks' own layouts, and every step goes on where it was stopped.
 """
@@ -16,7 +16,9 @@ from mvtrack.evaluation.benchmarks.davis_list import read_list
 from mvtrack.evaluation.benchmarks.davis_miniature import LIST_FILE, write_davis_miniature
 from mvtrack.evaluation.benchmarks.iphone import IPhone
 from mvtrack.evaluation.benchmarks.iphone_miniature import write_iphone_miniature
-from mvtrack.evaluation.command import add_run_arguments, methods_of, run_benchmark
+from mvtrack.evaluation.command import add_run_arguments, run_benchmark
+from mvtrack.evaluation.interface import Method
+from mvtrack.evaluation.row_options import methods_of, model_row
 from mvtrack.reshooting import shipped_model
 
 _FRAMES = 17
@@ -25,7 +27,7 @@ _FRAMES = 17
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser, "outputs/table")
-    parser.set_defaults(model=shipped_model(), name="tiny", title="mvtrack tiny (shipped)", baselines="all")
+    parser.set_defaults(baselines="all")
     options = parser.parse_args()
     return run_command(lambda: _run(options), "table", options.debug)
 
@@ -35,12 +37,24 @@ def _run(options: argparse.Namespace) -> None:
     davis, iphone = _rendered(out / "data/davis", _davis), _rendered(out / "data/iphone", _iphone)
     cases = read_list(davis / LIST_FILE)
     sequences = tuple(sorted(path.name for path in iphone.iterdir() if path.is_dir()))
-    methods, summaries = methods_of(options), {}
+    methods, summaries = _methods(options), {}
     for benchmark in (Davis(davis, cases, (64, 112), _FRAMES), IPhone(iphone, sequences, (64, 64), _FRAMES)):
         options.out = out / benchmark.name
         summaries[benchmark.name] = run_benchmark(benchmark, methods, options)
     figures = {name: _figures(summary) for name, summary in summaries.items() if summary}
     sys.stdout.write(json.dumps({"figures": figures, "seconds": round(time.monotonic() - began, 1)}) + "\n")
+
+
+def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
+    """The rows that are asked for; the two models that come with the package where none but baselines is."""
+    if options.model or options.videos:
+        return methods_of(options)
+    options.model = shipped_model()
+    options.name, options.title = options.name or "tiny", options.title or "mvtrack tiny (shipped)"
+    tiny, *others = methods_of(options)
+    options.other_size = True  # the one that follows points was trained at 64x64 alone
+    follower = model_row(options, "tiny_tracking", "mvtrack tiny, follows points (shipped)", shipped_model(True))
+    return tiny, follower, *others
 
 
 def _davis(root: Path) -> None:

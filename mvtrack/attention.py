@@ -6,7 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.model_options import add_placement_arguments, read_placement
+from mvtrack.model_options import (
+    LESS_MEMORY,
+    add_caption_argument,
+    add_guidance_arguments,
+    add_memory_argument,
+    add_placement_arguments,
+    read_placement,
+)
 from mvtrack.shot_options import add_shot_arguments, read_shot
 
 
@@ -37,12 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
     parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own")
     parser.add_argument("--seed", type=int, help="default: the result's, or 0")
+    add_caption_argument(parser, "the result's, or nothing")
+    add_guidance_arguments(parser)
     add_placement_arguments(parser)
+    add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
     changed = [name for name, value in vars(shot.parse_args([])).items() if getattr(options, name) != value]
-    return run_command(lambda: _attention(options, changed), parser.prog, options.debug)
+    return run_command(lambda: _attention(options, changed), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _attention(options: argparse.Namespace, changed: list[str]) -> None:
@@ -72,22 +82,26 @@ def _lens(options: argparse.Namespace):
 
 
 def _pair_and_model(options: argparse.Namespace, changed: list[str]):
-    from mvtrack.backbone.model import load_model
-    from mvtrack.backbone.placement import place
+    from mvtrack.backbone.model import read_config
     from mvtrack.generate import SampleConfig
     from mvtrack.query_pair import is_result, model_of_result, pair_of_result, pair_of_shot
     from mvtrack.reshooting import shipped_model
 
-    if not is_result(options.video):
+    result = is_result(options.video)
+    if (result or options.generated) and (options.guidance is not None or options.negative is not None):
+        raise ValueError("--guidance and --negative are for sampling, a video that exists is only seen: leave them out")
+    if not result:
         if options.camera is None:
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
         source = options.model or shipped_model()
-        model = place(load_model(source), read_placement(options))
-        sample = SampleConfig.of(model.config, options.steps, seed=options.seed or 0)
+        config = read_config(source)
+        sample = SampleConfig.of(config, options.steps, options.guidance, options.seed or 0)
         shot = read_shot(options, options.video, sample)
+        shot = replace(shot, caption=options.caption, negative=options.negative)
         for note in shot.notes:
             sys.stderr.write(f"mvtrack attention: {note}\n")
-        return pair_of_shot(options.video, shot, model.config, options.generated), source, model
+        pair = pair_of_shot(options.video, shot, config, options.generated)
+        return pair, source, _loaded(source, pair, options)
     if options.generated is not None:
         changed = [*changed, "generated"]
     if changed:
@@ -95,9 +109,34 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
         raise ValueError(f"{options.video} is a result, which has its own cameras and pictures: leave out {names}")
     pair = pair_of_result(options.video)
     chosen = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
+    pair = replace(pair, sample=replace(pair.sample, **chosen))
+    if options.caption is not None:
+        pair = replace(pair, caption=options.caption)
     source = options.model or model_of_result(options.video)
-    model = place(load_model(source), read_placement(options))
-    return replace(pair, sample=replace(pair.sample, **chosen)), source, model
+    return pair, source, _loaded(source, pair, options)
+
+
+def _loaded(source, pair, options: argparse.Namespace):
+    """The model, after attention and memory were found to do, and captions were encoded."""
+    from mvtrack.backbone.model import load_model, read_config
+    from mvtrack.backbone.placement import place
+    from mvtrack.backbone.prompts import captions_to_embed, remember_captions
+    from mvtrack.estimate.encoders import encoders_of
+    from mvtrack.estimate.inference import Work
+    from mvtrack.estimate.kernel import kernel_of_video
+    from mvtrack.estimate.refuse import refuse_inference
+    from mvtrack.reshooting import with_window
+
+    config, placement = with_window(read_config(source), pair.window), read_placement(options)
+    size, frames = pair.fits[0].model, min(pair.reference.num_frames, config.num_frames)
+    kernel = kernel_of_video(config, size, frames, placement)
+    sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
+    captions = captions_to_embed(pair.caption, pair.negative, pair.guidance)
+    if not options.ignore_memory:
+        work = Work(encoders_of(config, captions), decodes=pair.generated is None)
+        refuse_inference(config, size, frames, pair.sample, placement, work)
+    remember_captions(config, captions, placement.encoder_device)
+    return replace(place(load_model(source), placement), config=config)
 
 
 if __name__ == "__main__":

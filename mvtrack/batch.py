@@ -5,22 +5,30 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.backbone.image_encoder import remember_images
 from mvtrack.backbone.model import ReshootModel, load_model, read_config
 from mvtrack.backbone.placement import Placement, place
-from mvtrack.backbone.prompts import captions_to_embed
-from mvtrack.backbone.text_encoder import embed_captions
+from mvtrack.backbone.prompts import captions_to_embed, remember_captions
+from mvtrack.command import is_out_of_memory, out_of_memory
 from mvtrack.config import ModelConfig
-from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_footage
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import Work
+from mvtrack.estimate.kernel import kernel_of_video
 from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import plan_fit
 from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
-from mvtrack.model_options import read_placement
-from mvtrack.reshooting import reshoot_file, shipped_model, shot_record
+from mvtrack.model_options import LESS_MEMORY, read_placement
+from mvtrack.reshooting import first_frames, reshoot_file, shipped_model, shot_record, with_window
 from mvtrack.shot_options import picture_size, read_shot, track_plan
 
 _COLUMNS = (
@@ -69,13 +77,11 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
             raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
     model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
     placement, results = read_placement(options), []
-    config = read_config(model_folder)
-    if not options.ignore_memory:
-        wanted = picture_size(options.size)
-        for size in [wanted] if wanted else config.sizes:
-            picture = plan_fit(size, config, size=size).model
-            refuse_inference(config, picture, config.num_frames, sample, placement)
-    remember_captions(config, jobs, placement)
+    config = with_window(read_config(model_folder), options.window)
+    _check(config, jobs, options, placement)
+    remember_captions(config, _captions(jobs), placement.encoder_device)
+    if config.image is not None and config.dit.image_dim:
+        remember_images(_pictures(config, jobs), config.image.weights, placement.encoder_device)
     model = place(load_model(model_folder), placement)
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
@@ -88,18 +94,39 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
         raise ValueError(f"{len(failed)} of {len(results)} videos failed; the first: {failed[0]['reason']}")
 
 
-def remember_captions(config: ModelConfig, jobs: list[Job], placement: Placement) -> None:
-    """Have the features of all captions in the cache, so that the text encoder is read once and gone before the model
-    comes."""
-    if config.text is not None:
-        needed = [captions_to_embed(job.options.caption, job.options.negative, job.sample.guidance) for job in jobs]
-        embed_captions([caption for each in needed for caption in each], config.text, device=placement.encoder_device)
+def _check(config: ModelConfig, jobs: list[Job], options: argparse.Namespace, placement: Placement) -> None:
+    """Raises ValueError where attention or memory will not do for a video of any size that is to be made."""
+    wanted, work = picture_size(options.size), Work(encoders_of(config, _captions(jobs)))
+    sample = next((job.sample for job in jobs if job.sample.guidance != 1), jobs[0].sample)
+    for size in [wanted] if wanted else config.sizes:
+        picture = plan_fit(size, config, size=size).model
+        kernel = kernel_of_video(config, picture, config.num_frames, placement)
+        if not options.ignore_memory:
+            refuse_inference(config, picture, config.num_frames, sample, placement, work)
+    sys.stderr.write(f"mvtrack reshoot: attention kernel: {kernel}\n")
+
+
+def _captions(jobs: list[Job]) -> list[str | None]:
+    """All captions that the videos need."""
+    needed = [captions_to_embed(job.options.caption, job.options.negative, job.sample.guidance) for job in jobs]
+    return [caption for each in needed for caption in each]
+
+
+def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3 H W"]]:
+    """First frames of all videos' windows; a video that cannot be read says so when its turn comes."""
+    for job in jobs:
+        try:
+            footage = open_footage(job.video)
+            fit = plan_fit(footage.size, config, job.options.fit, picture_size(job.options.size))
+            yield from first_frames(config, footage, fit)
+        except (ValueError, OSError):
+            continue
 
 
 def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement) -> tuple[str, str | None]:
     try:
         shot = read_shot(job.options, job.video, job.sample, track_plan(job.options))
-        shot = replace(shot, caption=job.options.caption, negative=job.options.negative)
+        shot = replace(shot, caption=job.options.caption, negative=job.options.negative, window=job.options.window)
         record = job.out / "run.json"
         if record.exists() and not job.options.overwrite:
             before = json.loads(record.read_text())
@@ -112,6 +139,10 @@ def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement)
         reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite, placement, check)
     except (ValueError, OSError) as error:
         return "failed", f"{job.where}: {error}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return "failed", f"{job.where}: {out_of_memory(error, LESS_MEMORY)}"
     return "done", None
 
 

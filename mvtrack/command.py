@@ -1,11 +1,16 @@
-"""How every command ends: bad input is one line on stderr and exit code 2, not a traceback."""
+"""How every command ends: bad input, or too little memory, is one line on stderr and exit code 2, not a traceback."""
 
 import sys
 from collections.abc import Callable
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of PyTorch on a CPU
 
-def run_command(work: Callable[[], None], name: str, debug: bool = False) -> int:
-    """Run a command's work and return its exit code. `debug` lets errors through with their traceback."""
+
+def run_command(work: Callable[[], None], name: str, debug: bool = False, less_memory: str = "") -> int:
+    """Run a command's work and return its exit code.
+
+    debug: let errors through with their traceback. less_memory: what to change where memory does not do.
+    """
     try:
         work()
     except (ValueError, OSError) as error:
@@ -13,7 +18,23 @@ def run_command(work: Callable[[], None], name: str, debug: bool = False) -> int
             raise
         sys.stderr.write(f"{name}: {error}\n")
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if debug or not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"{name}: {out_of_memory(error, less_memory)}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted\n")
         return 130
     return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the CPU."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def out_of_memory(error: BaseException, less_memory: str = "") -> str:
+    """One line that says so, what was asked for, and what to change."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"memory ran out ({said[:160]}): {less_memory or 'close what else uses it, or use a larger machine'}"

@@ -48,6 +48,7 @@ class DiTConfig:
     control_adapter: bool = False
     rope_phases: bool = False
     image_dim: int = 0  # 0: no image branch
+    tap_features: Literal["after_rope", "before_rope"] = "after_rope"  # q and k for the losses and the tracking head
 
     def __post_init__(self) -> None:
         if self.rope_phases and not self.control_adapter:
@@ -230,7 +231,8 @@ class PointMatchConfig:
     pairs: match all views and frames (a static scene), or views at the same time only (things move).
     cycle_cells: matching forward and back must end less than this many token cells from the start; None: no check.
     max_distance: largest 3D distance of a match, in the points' unit; None: no gate.
-    max_spacings: the same as a multiple of the distance between neighbouring tokens' points, free of units.
+    max_spacings: the same as a multiple of the distance between neighbouring tokens' points, free of units; null: no
+    gate, as in CAMEO's released code, and border cells of views that share nothing match.
     min_confidence: points below it are left out; needs a confidence map.
     """
 
@@ -238,7 +240,7 @@ class PointMatchConfig:
     pairs: Literal["all", "same_time"] = "all"
     cycle_cells: float | None = 1.5
     max_distance: float | None = None
-    max_spacings: float | None = None
+    max_spacings: float | None = 2.0
     min_confidence: float | None = None
 
     def __post_init__(self) -> None:
@@ -313,7 +315,7 @@ class TrainConfig:
     timeout_s: int = 1800  # how long ranks wait for each other
     peak_tflops: float | None = None  # of one device, for FLOP utilisation; None: known GPUs only
     wandb: bool = False
-    init_from: str | None = None  # a model folder to start from
+    init_from: str | None = None  # a model to start from: its folder, file or hub id
     run_dir: str = "runs/train"
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--config", type=Path, help="of a training, see configs/")
-    what.add_argument("--model", help="folder of a model")
+    what.add_argument("--model", help="folder of a model, or its hub id")
     what.add_argument("--preset", help="a released model, such as recammaster_1.3b")
     parser.add_argument("--for", dest="purpose", choices=("train", "infer"), help="default: train with --config")
     machine = parser.add_argument_group("another machine than this one")
@@ -47,14 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _examine(options: argparse.Namespace) -> bool:
     """Print all sections; returns whether nothing that is needed is missing."""
     from mvtrack import health
+    from mvtrack.backbone.placement import Placement
 
     purpose = options.purpose or ("train" if options.config else "infer")
+    _refuse_unread(options, purpose)
     if purpose == "train" and not options.config and (options.model or options.preset):
         raise ValueError("a training is described by --config")
+    config, run = _config(options) if options.config or options.model or options.preset else (None, None)
+    wanted = run.train.attention if run and purpose == "train" else options.attention
+    device = None if purpose == "train" else Placement(options.device).torch_device
     sections = [
         ("packages", health.packages()),
         ("devices", health.devices()),
-        ("attention kernels, bfloat16", health.kernels(training=purpose == "train")),
+        ("attention kernels, bfloat16", health.kernels(purpose == "train", wanted, device)),
         ("programs", health.programs()),
         ("weights in the hub's cache", health.weights(hash_them=options.hash)),
     ]
@@ -63,12 +68,12 @@ def _examine(options: argparse.Namespace) -> bool:
         fine &= _show(title, lines)
     if options.eval:
         sys.stdout.write(_evaluation(options.weights_dir))
-    if not (options.config or options.model or options.preset):
+    if config is None:
         return fine
     from mvtrack.estimate import forecast
 
-    config, run = _config(options)
-    named = health.needed_files(config, run.train.init_from if run and purpose == "train" else None)
+    init_from = run.train.init_from if run and purpose == "train" else None
+    named = health.needed_files(config, init_from, options.hash)
     fine &= _show("weights that it names", named)
     if purpose == "train":
         machine = forecast.machine_for_training(options.gpu, options.gpu_memory, options.gpus)
@@ -78,6 +83,22 @@ def _examine(options: argparse.Namespace) -> bool:
         machine = forecast.machine_for_inference(options.gpu, options.gpu_memory, placement)
         lines = forecast.inference_lines(config, machine, placement, size, options.frames)
     return _show(f"estimate: {'a training step' if purpose == 'train' else 'a video'}", lines) and fine
+
+
+def _refuse_unread(options: argparse.Namespace, purpose: str) -> None:
+    """Raises ValueError for options that nothing would read."""
+    machine, video = ("gpus", "gpu_memory", "gpu"), ("size", "frames")
+    works = ("device", "precision", "offload", "compile", "attention", "tiled", "batched_guidance", "encoders_on_cpu")
+    if not (options.config or options.model or options.preset):
+        unread = [*machine, *video, *(name for name in works if name not in ("device", "attention"))]
+        why = "is about what a model or a training takes: name one with --config, --model or --preset"
+    elif purpose == "train":
+        unread, why = [*video, *works], "is for videos, a training has its settings: leave it out, or add --for infer"
+    else:
+        unread, why = ["gpus"], "is for training, a video is made on one: leave it out"
+    given = [name for name in unread if getattr(options, name) not in (None, False, "auto", "none")]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} {why}")
 
 
 def _evaluation(weights: Path | None) -> str:

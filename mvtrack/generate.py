@@ -71,6 +71,7 @@ def generate(
     prompts: Prompts | None = None,
     on_step: Callable[[], None] | None = None,
     on_latents: Callable[[Float[Tensor, "V f c h w"]], None] | None = None,
+    start: Float[Tensor, "2 4 4"] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """Generate the target view of one window.
 
@@ -78,7 +79,8 @@ def generate(
     is what the model is meant for. depth: z-depth of the reference where known; scene_depth: else the distance of the
     subject, in the camera's unit. prompts: see `make_prompts`; None is the empty caption, where the model takes
     captions. on_step: called after every sampling step. on_latents: gets the reference's clean latents and the
-    generated ones. Raises ValueError on shapes the model cannot take.
+    generated ones. start: both views' poses at the first frame of the video that this is a window of, see
+    `relative_cameras`. Raises ValueError on shapes the model cannot take.
     """
     sample = sample or SampleConfig.of(model.config)
     if model.config.views is not None:
@@ -91,7 +93,7 @@ def generate(
     if prompts is None:
         prompts = make_prompts(model.config, reference[0], guidance=sample.guidance, device=model.device)
     clean = model.encode(reference[None, None])
-    given = tell(model.config, camera, prompts, depth, scene_depth)
+    given = tell(model.config, camera, prompts, depth, scene_depth, start)
     latents = sample_latents(model, clean, given, sample, on_step)
     if on_latents:
         on_latents(torch.cat([clean, latents], 1)[0].cpu())
@@ -104,13 +106,17 @@ def tell(
     prompts: Prompts,
     depth: Float[Tensor, "T H W"] | None = None,
     scene_depth: float | None = None,
+    start: Float[Tensor, "V 4 4"] | None = None,
 ) -> Given:
-    """What a model is told of one window (B = 1). camera: (V, T). depth, scene_depth: see `model_cameras`."""
+    """What a model is told of one window (B = 1). camera: (V, T). depth, scene_depth: see `model_cameras`. start: see
+    `relative_cameras`."""
     scaled, _ = model_cameras(camera, config.rays, None if depth is None else depth[None], scene_depth)
     text, negative, image = (
         None if x is None else x[None] for x in (prompts.text, prompts.negative_text, prompts.image)
     )
-    native = native_inputs(camera[None], config.dit, config.native_camera, image)
+    native = native_inputs(
+        camera[None], config.dit, config.native_camera, image, start=None if start is None else start[None]
+    )
     return Given(ray_maps(scaled, config.rays)[None], native, text, negative)
 
 
@@ -228,9 +234,10 @@ def generate_stream(
     """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
 
     read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `own_windows`.
-    Each window sees cameras relative to its own first reference frame, as in training. A video shorter than one
-    window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. prompts: one for every window, see
-    `window_prompts`. on_latents: see `generate`; it gets the window's number first.
+    Each window sees cameras relative to its own first reference frame, as in training; where a released model takes
+    paths to start at the reference's viewpoint, that is the start of the video, not of the window. A video shorter than
+    one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. prompts: one for every window,
+    see `window_prompts`. on_latents: see `generate`; it gets the window's number first.
     """
     spans = spans or own_windows(model, camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
@@ -241,7 +248,8 @@ def generate_stream(
         index = torch.arange(start, start + length).clamp_max(stop - 1)
         keep = partial(on_latents, number) if on_latents else None
         told = prompts[number] if prompts else None
-        part = generate(model, reference, camera[:, index], sample, None, scene_depth, told, on_step, keep)
+        begin = camera.c2w[:, 0]
+        part = generate(model, reference, camera[:, index], sample, None, scene_depth, told, on_step, keep, begin)
         part = part[: stop - start]
         if held is not None:
             part[: len(held)] = part[: len(held)] * _rising(len(held)) + held

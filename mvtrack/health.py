@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.backbone.attention import kernel_report
-from mvtrack.config import ModelConfig
+from mvtrack.backbone.attention import kernel_report, why_not
+from mvtrack.backbone.cached_weights import resolve_here
+from mvtrack.config import AttentionKernel, ModelConfig
 from mvtrack.data.footage import ffmpeg
 from mvtrack.machine import free_gib
 from mvtrack.weights.locate import Wanted
-from mvtrack.weights.registry import WeightsEntry, cached_file, problem_with, registry
-from mvtrack.weights.sources import parse_hub, resolve
+from mvtrack.weights.registry import WeightsEntry, cached_file, fetch_command, problem_with, registry
+from mvtrack.weights.sources import parse_hub
 
 PACKAGES = {  # and what they are for
     "torch": "", "safetensors": "", "numpy": "", "decord": "reading videos", "opencv-python-headless": "",
@@ -26,7 +27,8 @@ PACKAGES = {  # and what they are for
     "transformers": "tokenizers: pip install 'mvtrack[wan]'",
     "huggingface-hub": "weights from the hub: pip install 'mvtrack[wan]'",
     "accelerate": "--offload blocks: pip install 'mvtrack[wan]'",
-    "flash-attn": "a faster kernel (optional)", "sageattention": "an 8-bit kernel (optional)",
+    "flash-attn": "a faster kernel (optional)", "flash-attn-3": "the same for Hopper (optional)",
+    "sageattention": "an 8-bit kernel (optional)",
     "viser": "the interactive preview: pip install 'mvtrack[page]'",
 }  # fmt: skip
 WAN_HEAD_WIDTH = 128
@@ -58,18 +60,46 @@ def devices() -> Iterator[Line]:
         properties, device = torch.cuda.get_device_properties(index), torch.device("cuda", index)
         total = properties.total_memory / 2**30
         yield Line(f"cuda:{index}", f"{properties.name}, {free_gib(device):.1f} of {total:.1f} GiB free", True)
+    if torch.version.cuda is not None:
+        yield Line("CUDA", f"{torch.version.cuda}, cuDNN {_cudnn()}, driver {_driver()}")
     if not torch.cuda.is_available():
         built = "is built without CUDA" if torch.version.cuda is None else "finds none (is the driver installed?)"
         yield Line("cuda", f"no GPU: PyTorch {torch.__version__} {built}")
 
 
-def kernels(training: bool) -> Iterator[Line]:
-    """Attention kernels for Wan's heads in bfloat16, in the order in which `auto` takes them."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _cudnn() -> str:
+    """PyTorch's number: 90100 is 9.1.0."""
+    number = torch.backends.cudnn.version()
+    return "none" if number is None else f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version, as its own program tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return "not known (nvidia-smi does not run)"
+    lines = told.stdout.split()
+    return lines[0] if told.returncode == 0 and lines else "not known (nvidia-smi does not tell)"
+
+
+def kernels(training: bool, wanted: AttentionKernel = "auto", device: torch.device | None = None) -> Iterator[Line]:
+    """Attention kernels for Wan's heads in bfloat16, in the order in which `auto` takes them. wanted: the one that is
+    asked for, which must work. device: default: a GPU where there is one."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = kernel_report(device, torch.bfloat16, WAN_HEAD_WIDTH, training)
+    if wanted != "auto":
+        report[wanted] = why_not(wanted, device, torch.bfloat16, WAN_HEAD_WIDTH, training) or "works"
     chosen = next((name for name, state in report.items() if state == "works" and name != "sage"), None)
+    chosen = chosen if wanted == "auto" else wanted
     for name, state in report.items():
-        yield Line(name, state + (" (taken)" if name == chosen else ""), state == "works" or None)
+        if name != chosen:
+            yield Line(name, state, state == "works" or None)
+        elif state == "works":
+            yield Line(name, "works (taken)", True)
+        else:
+            yield Line(name, f"is asked for, but {state}", False)
     if chosen is None:
         yield Line("auto", "none works: pictures of full size are refused", False)
 
@@ -95,21 +125,34 @@ def weights(hash_them: bool = False) -> Iterator[Line]:
 
 
 def _weights_line(entry: WeightsEntry, hash_them: bool) -> Line:
-    licence = entry.licence or "licence not looked up: read the model card"
-    licence += ", NON-COMMERCIAL" if entry.non_commercial else ""
-    size = "" if entry.bytes is None else f", {entry.bytes / 1e9:.1f} GB"
-    digest = f", sha256 {entry.sha256[:12]}" if entry.sha256 else ", sha256 not known"
     path = cached_file(entry)
-    if path is None:
-        how = f"hf download {entry.source} {entry.file}" if entry.from_hub else f"{entry.source}/{entry.file}"
-        return Line(entry.name, f"missing{size}{digest}; {licence}; {how}")
+    if path is not None:
+        return _file_line(entry.name, path, entry, hash_them)
+    size = "" if entry.bytes is None else f", {entry.bytes / 1e9:.1f} GB"
+    how = fetch_command(entry) if entry.from_hub else f"{entry.source}/{entry.file}"
+    return Line(entry.name, f"missing{size}{_digest(entry)}; {_licence(entry)}; {how}")
+
+
+def _file_line(name: str, path: Path, entry: WeightsEntry, hash_them: bool) -> Line:
+    """A file that is there, compared with what it should be."""
+    size = f", {path.stat().st_size / 1e9:.1f} GB"
     problem = problem_with(path, entry, hash_them)
     state = "hash is right" if hash_them and entry.sha256 else "not hashed (--hash)"
-    return Line(entry.name, problem or f"{path}{size}{digest}, {state}; {licence}", problem is None)
+    return Line(name, problem or f"{path}{size}{_digest(entry)}, {state}; {_licence(entry)}", problem is None)
 
 
-def needed_files(config: ModelConfig, init_from: str | None = None) -> Iterator[Line]:
-    """What a config names, as far as it is on this machine; nothing is downloaded."""
+def _licence(entry: WeightsEntry) -> str:
+    licence = entry.licence or "licence not looked up: read the model card"
+    return licence + (", NON-COMMERCIAL" if entry.non_commercial else "")
+
+
+def _digest(entry: WeightsEntry) -> str:
+    return f", sha256 {entry.sha256[:12]}" if entry.sha256 else ", sha256 not known"
+
+
+def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: bool = False) -> Iterator[Line]:
+    """What a config names, as far as it is on this machine; nothing is downloaded. Of files that the registry knows by
+    name, licence and hash too."""
     wanted: list[tuple[str, str, Wanted]] = []
     if config.codec.weights:
         wanted.append(("model.codec.weights", config.codec.weights, "vae"))
@@ -120,23 +163,24 @@ def needed_files(config: ModelConfig, init_from: str | None = None) -> Iterator[
         wanted.append(("model.image.weights", config.image.weights, "image"))
     for name, source, part in wanted:
         try:
-            yield Line(name, str(_offline(source, part)), True)
+            path = resolve_here(source, part)
+            known = next((e for e in registry().values() if e.part == part and Path(e.file).name == path.name), None)
+            yield Line(name, str(path), True) if known is None else _file_line(name, path, known, hash_them)
         except ValueError as error:
             hub = None if Path(source).exists() else parse_hub(source)
             fetch = hub and f"{source} is not on this machine: `hf download {hub.repo}`, or name a local path"
             yield Line(name, fetch or str(error), False)
     if init_from is not None:
-        there = Path(init_from).exists()
-        yield Line("train.init_from", init_from if there else f"{init_from} does not exist: see docs/weights.md", there)
+        yield _start(init_from)
 
 
-def _offline(source: str, part: Wanted) -> Path:
+def _start(init_from: str) -> Line:
+    """What `train.init_from` names: a path, or a model of this project in the hub's cache."""
+    if Path(init_from).exists():
+        return Line("train.init_from", init_from, True)
     try:
-        from huggingface_hub import constants
-    except ImportError:
-        return resolve(source, part)
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        return resolve(source, part)
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        return Line("train.init_from", str(resolve_here(init_from, "model")), True)
+    except ValueError:
+        hub = parse_hub(init_from)
+        fetch = f", and `hf download {hub.repo}` would be needed if it is a hub id" if hub else ""
+        return Line("train.init_from", f"{init_from} does not exist{fetch}: see docs/weights.md", False)

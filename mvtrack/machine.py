@@ -1,5 +1,6 @@
 """What the machine is: memory that is free, memory that was used, how fast its processors can be."""
 
+import re
 import resource
 import sys
 from pathlib import Path
@@ -8,15 +9,30 @@ import torch
 
 # By the maker's data sheet: memory, and the dense bfloat16 peak.
 GPUS = {  # name: (GiB, TFLOP/s)
-    "H200": (141, 989.0), "H100": (80, 989.0), "H800": (80, 989.0), "A100": (80, 312.0), "L40S": (48, 362.0),
-    "4090": (24, 165.0),
+    "B200": (179, 2250.0), "H200": (140, 989.0), "H100": (80, 989.0), "H800": (80, 989.0), "A100": (80, 312.0),
+    "L40S": (48, 362.0), "5090": (32, 209.0), "4090": (24, 165.0), "3090": (24, 71.0),
 }  # fmt: skip
+CONTEXT_GIB = 1.0  # that driver, context and the code of kernels take of a GPU before anything is put there
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def gpu_peak_flops(name: str) -> float | None:
     """FLOP/s that a GPU could do at best, by a name that holds a known one; None when unknown."""
-    return next((tflops * 1e12 for known, (_, tflops) in GPUS.items() if known in name), None)
+    known = known_gpu(name)
+    return None if known is None else GPUS[known][1] * 1e12
+
+
+def known_gpu(name: str) -> str | None:
+    """The GPU of the table that a name means."""
+    return next((known for known in GPUS if known.lower() in name.lower()), None)
+
+
+def gpu_memory_gib(name: str) -> float | None:
+    """What a GPU has free when nothing runs; None when unknown. A name that states it (A100-SXM4-40GB) is believed."""
+    known, stated = known_gpu(name), re.search(r"(\d{2,3}) ?G[Bi]", name, re.IGNORECASE)
+    if known is None:
+        return None
+    return float(stated[1] if stated else GPUS[known][0]) - CONTEXT_GIB
 
 
 def peak_gib(device: torch.device) -> float:

@@ -8,13 +8,29 @@ from mvtrack.backbone.placement import OFFLOADS, PRECISIONS, Placement
 from mvtrack.config import AttentionKernel, ModelConfig
 from mvtrack.generate import SampleConfig
 
+LESS_MEMORY = (
+    "try --offload model, --offload blocks, --encoders-on-cpu, --tiled, --precision bfloat16 or a smaller --size; "
+    "`mvtrack doctor --model FOLDER` says what they take"
+)
 
-def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    """--steps, --guidance, --caption and what else changes the result."""
+
+def add_sample_arguments(parser: argparse.ArgumentParser, captions: bool = True) -> None:
+    """--steps, --guidance, --caption and what else changes the result. captions: the command is told what to say."""
     group = parser.add_argument_group("sampling; what is left out is what the model is meant for")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--caption", help="what the video shows, for models that take captions; default: nothing")
+    if captions:
+        add_caption_argument(group)
+        add_guidance_arguments(group)
+
+
+def add_caption_argument(group, default: str = "nothing") -> None:
+    """--caption, for every command that runs a model. default: what is taken without it, in words."""
+    group.add_argument("--caption", help=f"what the video shows, for models that take captions; default: {default}")
+
+
+def add_guidance_arguments(group) -> None:
+    """--guidance and --negative, for commands that sample."""
     group.add_argument("--guidance", type=float, help="scale of guidance by the caption; 1 is none")
     group.add_argument("--negative", help="what guidance steers away from; default: the list of Wan's authors")
 
@@ -31,6 +47,9 @@ def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = Tru
     group.add_argument("--compile", action="store_true", help="compile the block: slower at first, then faster")
     group.add_argument("--attention", choices=get_args(AttentionKernel), default="auto", help="the kernel to use")
     group.add_argument("--tiled", action="store_true", help="Wan's VAE works on tiles of pictures: less memory")
+    group.add_argument(
+        "--encoders-on-cpu", action="store_true", help="captions and pictures are encoded on the CPU: umT5 takes 11 GB"
+    )
     if samples:
         group.add_argument(
             "--batched-guidance", action="store_true", help="both predictions of a guided step at once: more memory"
@@ -45,4 +64,16 @@ def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfi
 def read_placement(options: argparse.Namespace) -> Placement:
     """Raises ValueError for options that cannot be combined."""
     placement = Placement(options.device, options.precision, options.offload, options.compile, options.attention)
-    return replace(placement, batched_guidance=getattr(options, "batched_guidance", False), tiled=options.tiled)
+    return replace(
+        placement,
+        batched_guidance=getattr(options, "batched_guidance", False),
+        tiled=options.tiled,
+        encoders_on_cpu=options.encoders_on_cpu,
+    )
+
+
+def add_memory_argument(parser: argparse.ArgumentParser) -> None:
+    """--ignore-memory, for every command that refuses what will not fit."""
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
+    )

@@ -2,9 +2,18 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def beside(path: Path, suffix: str = "") -> Path:
+    """A hidden name in the same folder, which no other process on any machine that shares it will choose.
+
+    suffix: for programs that go by it; without one, no pattern for files such as `path` finds what a kill left there.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
@@ -18,7 +27,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into; it takes that name, and the place of what is there, when the block ends well
     and goes when it fails."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    aside = beside(out)
     try:
         aside.mkdir()
         yield aside
@@ -31,7 +40,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place and rename it, so that a reader never meets half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = beside(path)
     try:
         write(aside)
         os.replace(aside, path)

@@ -47,14 +47,16 @@ def noised_videos(
     seed: int = 0,
     reference: Bool[Tensor, "1 V f"] | None = None,
     prompts: Prompts | None = None,
+    start: Float[Tensor, "V 4 4"] | None = None,
 ) -> NoisedVideos:
     """Encode videos (RGB in [-1, 1], 4n + 1 frames) and cameras (V, T). depth, scene_depth: see `model_cameras`.
 
-    prompts: see `make_prompts`; None is the empty caption, where the model takes captions.
+    prompts: see `make_prompts`; None is the empty caption, where the model takes captions. start: of a
+    window's video, see `relative_cameras`.
     """
     prompts = prompts or make_prompts(model.config, video[0, 0], device=model.device)
     latents = model.encode(video[None])[0].cpu()
-    return noised_latents(model, latents, camera, depth, scene_depth, seed, reference, prompts)
+    return noised_latents(model, latents, camera, depth, scene_depth, seed, reference, prompts, start)
 
 
 def noised_latents(
@@ -66,6 +68,7 @@ def noised_latents(
     seed: int = 0,
     reference: Bool[Tensor, "1 V f"] | None = None,
     prompts: Prompts | None = None,
+    start: Float[Tensor, "V 4 4"] | None = None,
 ) -> NoisedVideos:
     """The same from clean latents, as generating leaves them. camera: (V, T) at video rate.
 
@@ -76,5 +79,6 @@ def noised_latents(
     scaled, _ = model_cameras(camera[None], model.config.rays, None if depth is None else depth[None], scene_depth)
     noise = torch.randn((1, *latents.shape), generator=torch.Generator().manual_seed(seed))
     text, image = (None if x is None else x[None] for x in (prompts.text, prompts.image))
-    native = native_inputs(camera[None], model.config.dit, model.config.native_camera, image)
+    start = None if start is None else start[None]
+    native = native_inputs(camera[None], model.config.dit, model.config.native_camera, image, start=start)
     return NoisedVideos(latents[None], noise, ray_maps(scaled, model.config.rays), native, reference, text)

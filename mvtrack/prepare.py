@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 from mvtrack.command import run_command
+from mvtrack.model_options import add_memory_argument
+
+LESS_MEMORY = "try --set model.codec.tile=[30,52], a smaller size of data.latents, or --device cpu"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,16 +24,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:1; default: a GPU where there is one")
     parser.add_argument("--shard", default="1/1", help="i/n: only every n-th clip, from the i-th on")
     parser.add_argument("--overwrite", action="store_true", help="encode clips again whose files have changed")
+    add_memory_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="section.key=value",
                         help="change single settings of the config")  # fmt: skip
     options = parser.parse_args(arguments)
-    return run_command(lambda: _prepare(options), parser.prog, options.debug)
+    return run_command(lambda: _prepare(options), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _prepare(options: argparse.Namespace) -> None:
     from mvtrack.backbone.placement import Placement
     from mvtrack.config import load_config
+    from mvtrack.estimate.preparing import refuse_preparing
     from mvtrack.preparing import prepare_clips, rendered_sources, sources_of_folder
 
     if (options.clips is None) == (options.rendered is None):
@@ -45,6 +50,8 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.rendered is not None and options.rendered < 1:
         raise ValueError(f"--rendered must be at least 1, got {options.rendered}")
     entry, device = entries[into], Placement(options.device).torch_device
+    if not options.ignore_memory:
+        refuse_preparing(config, entry, device)
     if options.rendered is None:
         sources = sources_of_folder(options.clips, config, entry)
     else:

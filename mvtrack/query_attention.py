@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel
+from mvtrack.backbone.prompts import make_prompts
 from mvtrack.backbone.visiting import check_layer, visiting_layers
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
-from mvtrack.data.attention_overlay import Looks, attention_sheet, shown_frames, token_centres, token_heat
+from mvtrack.data.attention_overlay import Looks, attention_sheet, frame_titles, shown_frames, token_centres, token_heat
 from mvtrack.data.footage import Footage
 from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.fitting import Fit
@@ -102,6 +103,7 @@ def follow_query(
         "num_heads": num_heads,
         "step": step,
         "sigma": round(sigma, 5),
+        "caption": pair.caption,
         "attention_of": "a generated video, noised" if pair.generated else "the sampling",
     }
     return _seen(row, videos, pair, span, (token[0], latent, x, y, query.frame), token_px, numbers)
@@ -173,6 +175,8 @@ def _watch(
     camera = pair.cameras[:, torch.arange(start, start + len(reference)).clamp_max(stop - 1)]
     latents, token_px = (len(reference) - 1) // TEMPORAL_STRIDE + 1, model.config.rays.token_px
     grid = tuple(side // token_px for side in reference.shape[-2:])
+    distance, begin = pair.subject_distance, pair.cameras.c2w[:, 0]
+    told = make_prompts(model.config, reference[0], pair.caption, pair.negative, pair.guidance, model.device)
     rows: list[AttentionRow] = []
     done = 0
 
@@ -190,11 +194,15 @@ def _watch(
 
     with visiting_layers(model.dit, visit, (moment.layer,)):
         if pair.generated is None:
-            made = generate(model, reference, camera, pair.sample, scene_depth=pair.subject_distance, on_step=count)
+            made = generate(
+                model, reference, camera, pair.sample, scene_depth=distance, prompts=told, on_step=count, start=begin
+            )
             videos = torch.stack([reference, made])
         else:
             videos = torch.stack([reference, _frames(pair.generated, pair.fits[1], span)])
-            noised = noised_videos(model, videos, camera, scene_depth=pair.subject_distance, seed=pair.sample.seed)
+            noised = noised_videos(
+                model, videos, camera, scene_depth=distance, seed=pair.sample.seed, prompts=told, start=begin
+            )
             noised.forward(model, moment.sigma)
     return rows[0], videos
 
@@ -260,7 +268,7 @@ def write_seen(folder: Path, seen: Seen, model: Path | str) -> Path:
         f"layer {n['layer']}, {heads}, sigma {n['sigma']:.2f} (step {n['step']}), attention of {n['attention_of']}"
     )
     with new_folder(folder) as aside:
-        sheet = attention_sheet(title, seen.looks, list(VIEWS), seen.frames)
+        sheet = attention_sheet(title, seen.looks, frame_titles(list(VIEWS), seen.frames))
         cv2.imwrite(str(aside / "attention.png"), sheet[..., ::-1])
         (aside / "attention.json").write_text(json.dumps({"model": str(model), **n}, indent=1))
     return folder / "attention.png"

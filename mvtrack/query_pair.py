@@ -1,7 +1,7 @@
 """A video and its re-shot view as one thing to look into: about to be made, given as two files, or a result folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,8 @@ _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more
 class Pair:
     """generated: None is made afresh. fits: how each view meets the model's picture.
 
-    cameras: (2, T), for the model's picture. subject_distance: in the cameras' unit.
+    cameras: (2, T), for the model's picture. subject_distance: in the cameras' unit. window: see `Shot`. caption,
+    negative: see `make_prompts`.
     """
 
     reference: Footage
@@ -32,6 +33,14 @@ class Pair:
     subject_distance: float
     sample: SampleConfig
     label: str
+    window: int | None = None
+    caption: str | None = None
+    negative: str | None = None
+
+    @property
+    def guidance(self) -> float:
+        """A video that exists is seen once, unguided."""
+        return self.sample.guidance if self.generated is None else 1.0
 
 
 def pair_of_shot(video: Path, shot: Shot, config: ModelConfig, generated: Path | None = None) -> Pair:
@@ -40,7 +49,8 @@ def pair_of_shot(video: Path, shot: Shot, config: ModelConfig, generated: Path |
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     made = None if generated is None else open_footage(generated)
-    return _pair(footage, made, fit, cameras, shot.path.pivot_m, shot.sample, shot.path.label)
+    pair = _pair(footage, made, fit, cameras, shot.path.pivot_m, shot.sample, shot.path.label)
+    return replace(pair, caption=shot.caption, negative=shot.negative)
 
 
 def is_result(path: Path) -> bool:
@@ -49,7 +59,7 @@ def is_result(path: Path) -> bool:
 
 
 def pair_of_result(folder: Path) -> Pair:
-    """A result folder's two videos, with the cameras, the fit and the sampling that made them.
+    """A result folder's two videos, with the cameras, the fit, the sampling and the caption that made them.
 
     Raises ValueError when the folder is damaged, or its source video is no longer there or has changed.
     """
@@ -68,7 +78,8 @@ def pair_of_result(folder: Path) -> Pair:
         raise ValueError(f"{folder} was made of {path}, which is not there: run this where it was made, or put it back")
     if sha256(path) != digest:
         raise ValueError(f"{path} has changed since {folder} was made of it: re-shoot it again")
-    return _pair(open_footage(path), open_footage(folder / "video.mp4"), fit, camera, distance, sample, label)
+    pair = _pair(open_footage(path), open_footage(folder / "video.mp4"), fit, camera, distance, sample, label)
+    return replace(pair, window=shot.get("window"), caption=shot.get("caption"))
 
 
 def model_of_result(folder: Path) -> Path:

@@ -6,7 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.model_options import add_placement_arguments, add_sample_arguments, read_placement, read_sample
+from mvtrack.model_options import (
+    LESS_MEMORY,
+    add_memory_argument,
+    add_placement_arguments,
+    add_sample_arguments,
+    read_placement,
+    read_sample,
+)
 from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, track_plan
 
 
@@ -20,17 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_shot_arguments(parser)
     add_track_arguments(parser)
-    parser.add_argument("--model", help="folder with model.safetensors; default: the tiny model that ships")
+    parser.add_argument("--model", help="folder with model.safetensors or hub id; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     add_sample_arguments(parser)
-    add_placement_arguments(parser)
     parser.add_argument(
-        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
+        "--window", type=int, metavar="FRAMES", help="frames that are made at once, 4n + 1; default: the model's own"
     )
+    add_placement_arguments(parser)
+    add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _reshoot(options), parser.prog, options.debug)
+    return run_command(lambda: _reshoot(options), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _reshoot(options: argparse.Namespace) -> None:
@@ -43,15 +51,19 @@ def _reshoot(options: argparse.Namespace) -> None:
         reshoot_batch(options.video, options, sample)
         return
     shot = read_shot(options, options.video, sample, track_plan(options))
-    shot = replace(shot, caption=options.caption, negative=options.negative)
+    shot = replace(shot, caption=options.caption, negative=options.negative, window=options.window)
     outputs = reshoot_file(
         options.video, shot.path, options.model, options.out, shot, options.overwrite, read_placement(options),
-        check_memory=not options.ignore_memory,
+        check_memory=not options.ignore_memory, say=_say,
     )  # fmt: skip
     for note in outputs.notes:
         sys.stderr.write(f"mvtrack reshoot: {note}\n")
     for path in (outputs.side_by_side, outputs.video, *outputs.tracks):
         sys.stdout.write(f"{path}\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"mvtrack reshoot: {line}\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
@@ -14,15 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
+from mvtrack.backbone.model import ReshootModel, load_model, model_file, read_config
 from mvtrack.backbone.placement import Placement, place
-from mvtrack.backbone.prompts import Prompts, window_prompts
+from mvtrack.backbone.prompts import Prompts, captions_to_embed, window_prompts
 from mvtrack.camera import Camera
 from mvtrack.config import ModelConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, copy_audio, open_footage
 from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import Work
+from mvtrack.estimate.kernel import kernel_of_video
 from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
 from mvtrack.generate import SampleConfig, generate_stream, own_windows, window_spans
@@ -34,6 +37,7 @@ from mvtrack.path_shape import PosePath
 from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.reshot import ReshotTracks, TrackPlan
 from mvtrack.trajectory import CameraMotion, moved_along
+from mvtrack.video_clip import padded_length
 
 DEFAULT_FOV_DEG = 50.0
 
@@ -45,7 +49,8 @@ class Shot:
     path: the camera path, relative to the source's first frame. source: the source's own cameras (T,) at its own size
     where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
     sample: None is what the model is meant for. tracks: points to follow through the source and the result.
-    measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`.
+    measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`. window: frames that
+    are made at once, 4n + 1; None is the number that the model was trained at.
     """
 
     path: CameraMotion
@@ -58,6 +63,7 @@ class Shot:
     measured: MeasuredSource | None = None
     caption: str | None = None
     negative: str | None = None
+    window: int | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -106,13 +112,15 @@ def reshoot_file(
     overwrite: bool = False,
     placement: Placement | None = None,
     check_memory: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Outputs:
     """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
 
     camera: a preset's name, a path in the path language, or a path object. model: a model (where it was `place`d), its
     folder, or None for the shipped one. out: folder to create, default outputs/<video>_<path>. placement: where and how
-    a model from a folder works. check_memory: refuse what will not fit. Raises ValueError before anything is written
-    when the input cannot be used; nothing half-written stays behind.
+    a model from a folder works. check_memory: refuse what will not fit. say: gets a line that names the attention
+    kernel, before anything is loaded. Raises ValueError before anything is written when the input cannot be used;
+    nothing half-written stays behind.
     """
     path = parse_path(camera) if isinstance(camera, str) else camera
     shot = replace(shot, path=path) if shot else Shot(path)
@@ -121,15 +129,23 @@ def reshoot_file(
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
     config = model.config if isinstance(model, ReshootModel) else read_config(source)
+    config = with_window(config, shot.window)
     shot = replace(shot, sample=shot.sample or SampleConfig.of(config))
     footage = open_footage(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    if check_memory and not isinstance(model, ReshootModel):
-        refuse_inference(config, fit.model, footage.num_frames, shot.sample, placement)
+    if not isinstance(model, ReshootModel):
+        kernel = kernel_of_video(config, fit.model, footage.num_frames, placement)
+        if say:
+            say(f"attention kernel: {kernel}")
+        if check_memory:
+            captions = captions_to_embed(shot.caption, shot.negative, shot.sample.guidance)
+            work = Work(encoders_of(config, captions))
+            refuse_inference(config, fit.model, footage.num_frames, shot.sample, placement, work)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)
+    model = replace(model, config=config)
     tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
     notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes]
     record = {
@@ -148,14 +164,28 @@ def reshoot_file(
     return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks), record)
 
 
+def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
+    """A model that makes so many frames at once. Raises ValueError for other lengths than 4n + 1."""
+    if window is None:
+        return config
+    if window < 1 or padded_length(window) != window:
+        raise ValueError(f"--window must be 4n + 1 frames, such as 81 or 121, got {window}")
+    return replace(config, num_frames=window)
+
+
 def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, placement: Placement) -> list[Prompts]:
     """What the model is told of every window of a shot."""
-    spans = window_spans(config, footage.num_frames)
-    frames = None
+    spans, frames = window_spans(config, footage.num_frames), None
     if config.dit.image_dim:
-        frames = torch.cat([fit.apply(footage.read(start, start + 1, fit.scaled)) for start, _ in spans])
+        frames = torch.stack(list(first_frames(config, footage, fit)))
     told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
     return told if len(told) == len(spans) else told * len(spans)
+
+
+def first_frames(config: ModelConfig, footage: Footage, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
+    """Of every window, as the model's picture."""
+    for start, _ in window_spans(config, footage.num_frames):
+        yield fit.apply(footage.read(start, start + 1, fit.scaled))[0]
 
 
 def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
@@ -183,7 +213,7 @@ def shot_record(shot: Shot) -> dict:
         "source": "given" if shot.source else f"still, {shot.fov_deg:g} degrees wide",
         "subject_distance": shot.path.pivot_m,
         "sample": asdict(shot.sample),
-    }
+    } | ({"window": shot.window} if shot.window else {})
     if shot.measured:
         record["source"] = "measured" if shot.source else record["source"]
         record["measured"] = shot.measured.record
@@ -266,7 +296,8 @@ def camera_record(cameras: Camera, fps: float) -> dict:
 
 
 def model_hash(source: str) -> str | None:
-    """Digest of a model's weights by its folder or file; None for a model that was given in memory."""
-    path = Path(source)
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    return sha256(path) if path.is_file() else None
+    """Digest of a model's weights by its source; None where it is not there, or for a model given in memory."""
+    try:
+        return sha256(model_file(source))
+    except ValueError:
+        return None

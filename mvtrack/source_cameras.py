@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvtrack.camera import Camera, path_extent
+from mvtrack.structure.job import WorkerError
 from mvtrack.structure.of_video import cameras_of_video
 from mvtrack.structure.recovered import NotRecoveredError, RecoveredCameras
 
@@ -28,11 +29,16 @@ class MeasuredSource:
 def measure_source(
     video: Path, fov_deg: float | None, assumed_fov_deg: float, subject_distance: float, masks: Path | None = None
 ) -> MeasuredSource:
-    """As `measured_cameras`, but a video that does not tell is taken as still, `assumed_fov_deg` wide, with a note that
-    says so and why."""
+    """As `measured_cameras`, but a video that does not tell, or on which the program that measures crashes or takes too
+    long, is taken as still, `assumed_fov_deg` wide, with a note that says so and why.
+
+    A program that is not installed is a ValueError all the same: what was asked for could be had.
+    """
     try:
         return measured_cameras(video, fov_deg, subject_distance, masks)
-    except NotRecoveredError as error:
+    except (NotRecoveredError, WorkerError) as error:
+        if isinstance(error, WorkerError):
+            error = f"the cameras of {video} cannot be measured: {error}"
         note = (
             f"{error}; it is taken as still, {assumed_fov_deg:g} degrees wide: if it moves, the result will drift, and "
             "a pose file in place of auto helps"

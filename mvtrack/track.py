@@ -6,7 +6,13 @@ from pathlib import Path
 
 from mvtrack.command import run_command
 from mvtrack.fitting import FIT_MODES
-from mvtrack.model_options import add_placement_arguments, read_placement
+from mvtrack.model_options import (
+    LESS_MEMORY,
+    add_caption_argument,
+    add_memory_argument,
+    add_placement_arguments,
+    read_placement,
+)
 from mvtrack.poses.arguments import add_read_arguments
 from mvtrack.shot_options import (
     add_mask_argument,
@@ -47,11 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", metavar="HxW", help="size at which the model looks, instead of its own")
     parser.add_argument("--model", help="folder of a model with a tracking head; default: the model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<first video>_tracks")
+    add_caption_argument(parser)
     add_placement_arguments(parser, samples=False)
+    add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _track(options), parser.prog, options.debug)
+    return run_command(lambda: _track(options), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _track(options: argparse.Namespace) -> None:
@@ -60,9 +68,12 @@ def _track(options: argparse.Namespace) -> None:
 
     size, plan = picture_size(options.size), track_plan(options)
     cameras, measured = _cameras(options)
-    how = TrackOptions(cameras, fov_of(options), options.subject_distance, options.fit, size, measured)
+    how = TrackOptions(cameras, fov_of(options), options.subject_distance, options.fit, size, measured, options.caption)
     placement = read_placement(options)
-    done = track_files(options.videos, plan, options.model, options.out, how, options.overwrite, placement)
+    done = track_files(
+        options.videos, plan, options.model, options.out, how, options.overwrite, placement,
+        check_memory=not options.ignore_memory, say=lambda line: sys.stderr.write(f"mvtrack track: {line}\n"),
+    )  # fmt: skip
     for note in done.notes:
         sys.stderr.write(f"mvtrack track: {note}\n")
     for path in done.files:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -9,14 +10,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.backbone.model import ReshootModel, load_model
+from mvtrack.backbone.model import ReshootModel, load_model, read_config
 from mvtrack.backbone.placement import Placement, place
+from mvtrack.backbone.prompts import remember_captions
 from mvtrack.camera import Camera
+from mvtrack.config import ModelConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import Work
+from mvtrack.estimate.kernel import kernel_of_video
+from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
+from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
+from mvtrack.machine import peak_gib
 from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
 from mvtrack.source_cameras import MeasuredSource
@@ -35,7 +44,7 @@ class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
     `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
-    measured, or why they were not.
+    measured, or why they were not. caption: of the scene, for models that take captions.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -44,6 +53,7 @@ class TrackOptions:
     fit: FitMode = "pad"
     size: tuple[int, int] | None = None
     measured: MeasuredSource | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,15 @@ def track_files(
     options: TrackOptions | None = None,
     overwrite: bool = False,
     placement: Placement | None = None,
+    check_memory: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> TrackOutputs:
     """Follow points of the first video through all videos, which show one scene at the same moments.
 
     plan: the points as `--tracks` names them. model: one with a tracking head, its folder, or None for the shipped one.
-    out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works. Raises
-    ValueError before anything is written when the input cannot be used; nothing half-written stays behind.
+    out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works.
+    check_memory, say: see `reshoot_file`. Raises ValueError before anything is written when the input cannot be used;
+    nothing half-written stays behind.
     """
     began, options = time.monotonic(), options or TrackOptions()
     plan = TrackPlan(plan) if isinstance(plan, str) else plan
@@ -77,25 +90,37 @@ def track_files(
     out = Path(out) if out else Path("outputs") / f"{paths[0].stem}_tracks"
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
+    config = model.config if isinstance(model, ReshootModel) else read_config(source)
+    placement = placement or Placement()
+    footage = _open_together(paths)
+    fits = _fits(footage, config, options)
     if not isinstance(model, ReshootModel):
+        kernel = kernel_of_video(config, fits[0].model, footage[0].num_frames, placement, len(footage))
+        if say:
+            say(f"attention kernel: {kernel}")
+        if check_memory:
+            work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
+            refuse_inference(config, fits[0].model, footage[0].num_frames, SampleConfig(1), placement, work)
+        remember_captions(config, [options.caption], placement.encoder_device)
         model = place(load_model(source), placement)
     tracker = require_head(model)
-    footage = _open_together(paths)
-    fits = _fits(footage, model, options)
     camera = _cameras(footage, fits, options)
     points = read_points(plan.points, footage[0].num_frames, fits[0])
     windows = aligned_windows(footage[0].num_frames, model.config.num_frames)
     find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
-    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance)
+    scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
     notes = [*_notes(footage, options), *track_notes(points.notes, tracks)]
     record = _record(footage, fits, options, notes) | {
         "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
         "tracks": plan.record() | {"count": len(points.names)},
+        "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
     }
     with new_folder(out) as aside:
         files = write_tracks(aside, tracks, dict(zip(_names(paths), footage, strict=True)))
+        record["attention"] = model.dit.chosen_kernels
+        record["peak_memory_gib"] = round(peak_gib(model.device), 3)
         record["seconds"] = round(time.monotonic() - began, 3)
         (aside / "run.json").write_text(json.dumps(record, indent=1))
     return TrackOutputs(out, tuple(out / path.name for path in files), out / "run.json", tuple(notes))
@@ -119,6 +144,7 @@ def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, note
         "cameras": cameras,
         **({"measured": options.measured.record} if options.measured else {}),
         "subject_distance": options.subject_distance,
+        **({} if options.caption is None else {"caption": options.caption}),
         "notes": notes,
     }
 
@@ -134,10 +160,10 @@ def _open_together(paths: list[Path]) -> list[Footage]:
     return footage
 
 
-def _fits(footage: list[Footage], model: ReshootModel, options: TrackOptions) -> list[Fit]:
+def _fits(footage: list[Footage], config: ModelConfig, options: TrackOptions) -> list[Fit]:
     """All views meet the same picture of the model: the one that suits the first video."""
-    first = plan_fit(footage[0].size, model.config, options.fit, options.size)
-    return [first, *(plan_fit(film.size, model.config, options.fit, first.model) for film in footage[1:])]
+    first = plan_fit(footage[0].size, config, options.fit, options.size)
+    return [first, *(plan_fit(film.size, config, options.fit, first.model) for film in footage[1:])]
 
 
 def _cameras(footage: list[Footage], fits: list[Fit], options: TrackOptions) -> Camera:

@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 from mvtrack.command import run_command
+from mvtrack.model_options import add_memory_argument
+
+LESS_MEMORY = (
+    "try train.micro_batch_size=1 train.gradient_checkpointing=true, a higher train.zero_stage on several ranks, or "
+    "train.offload_optimizer=true; `mvtrack doctor --config FILE` says what they take"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--resume", metavar="auto|FOLDER", help="go on from the run's newest checkpoint, or from this one"
     )
     parser.add_argument("--accept-changes", action="store_true", help="resume although the config differs")
-    parser.add_argument(
-        "--ignore-memory", action="store_true", help="start although the estimate says that memory will not do"
-    )
+    add_memory_argument(parser)
     parser.add_argument("--ranks", type=int, help="start this many ranks here, through DeepSpeed's launcher")
     parser.add_argument("--hostfile", help="start ranks on several nodes, through DeepSpeed's launcher")
     parser.add_argument("--local_rank", type=int, help="set by the launcher")
@@ -27,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings")
     options = parser.parse_intermixed_args(arguments)  # overrides may stand anywhere
     work = _launch if (options.ranks or options.hostfile) and "RANK" not in os.environ else _train
-    return run_command(lambda: work(options), parser.prog, options.debug)
+    return run_command(lambda: work(options), parser.prog, options.debug, LESS_MEMORY)
 
 
 def _train(options: argparse.Namespace) -> None:

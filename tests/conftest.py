@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -142,3 +143,23 @@ def tracking_model(small_run, small_model):
     }  # fmt: skip
     config = from_tree(ModelConfig, small_run["model"] | {"tracking": head}, "model")
     return ReshootModel(config, build_model(config, seed=4).dit, small_model.codec)
+
+
+@pytest.fixture
+def told_model(small_run, tracking_model, monkeypatch):
+    """A model with a tracking head and a text branch; every caption has features of its own, without an encoder."""
+    from mvtrack.backbone import prompts
+    from mvtrack.backbone.model import ReshootModel, build_model
+    from mvtrack.config import DiTConfig, TextConfig
+    from mvtrack.config_tree import from_tree
+
+    def embed(captions, config, cache=None, device="cpu"):
+        return torch.stack([torch.randn(5, 7, generator=torch.Generator().manual_seed(len(c or ""))) for c in captions])
+
+    monkeypatch.setattr(prompts, "embed_captions", embed)
+    dit = from_tree(DiTConfig, small_run["model"]["dit"] | {"text_dim": 7}, "dit")
+    config = replace(tracking_model.config, dit=dit, text=TextConfig(weights="umt5"))
+    model = ReshootModel(config, build_model(config, seed=4).dit, tracking_model.codec)
+    for block in model.dit.blocks:  # at its first weights a caption says little
+        torch.nn.init.normal_(block.cross_attn.o.weight)
+    return model

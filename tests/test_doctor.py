@@ -1,10 +1,13 @@
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mvtrack.backbone.model import save_model
+from mvtrack.backbone.presets import preset
 from mvtrack.cli import main as cli
+from mvtrack.encoder_config import CodecConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +70,40 @@ def test_a_video_of_a_model(small_model, tmp_path, capsys):
     code, out, _ = doctor(capsys, "--model", folder, "--size", "30x40", "--frames", 9, "--gpu", "4090")
     assert code == 0, out
     assert "9 frames of 32x40, 8 steps, guidance 1" in out
-    assert "1 x 4090, 24.0 GiB each" in out
+    assert "1 x 4090, 23.0 GiB each" in out
+
+
+def test_a_kernel_that_is_asked_for_must_work(capsys):
+    code, out, _ = doctor(capsys, "--attention", "flash_attn_3", "--device", "cpu")
+    assert code == 1
+    assert "is asked for, but the package flash_attn_interface is not installed" in out
+    assert "(taken)" not in out
+    code, out, _ = doctor(capsys, "--attention", "cpu", "--device", "cpu")
+    assert code == 0
+    assert "works (taken)" in out
+    arguments = ["--config", ROOT / "configs/smoke.yaml", "--gpu-memory", 24, "train.attention=sage"]
+    code, out, _ = doctor(capsys, *arguments)
+    assert code == 1
+    assert "is asked for, but" in out
+
+
+def test_files_of_a_config_have_hashes_and_licences(tmp_path):
+    from mvtrack.health import needed_files
+    from mvtrack.weights.registry import registry
+
+    entry = registry()["wan2.1_vae"]
+    file = tmp_path / entry.file
+    file.write_bytes(b"short")
+    codec = CodecConfig(kind="wan_vae", channels=16, stride=8, weights=str(file))
+    config = replace(preset("wan2.1_t2v_1.3b"), codec=codec, text=None)
+    (line,) = needed_files(config)
+    assert line.fine is False
+    assert f"has 5 bytes, wan2.1_vae has {entry.bytes}" in line.text
+    with file.open("r+b") as opened:
+        opened.truncate(entry.bytes)
+    (line,) = needed_files(config)
+    assert line.fine
+    assert f"sha256 {entry.sha256[:12]}, not hashed (--hash); Apache-2.0" in line.text
 
 
 @pytest.mark.slow
@@ -79,7 +115,8 @@ def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
     assert "!! model.codec.weights" in out
     assert "`hf download Wan-AI/Wan2.1-T2V-1.3B`" in out
     assert "50 steps, guidance 5" in out
-    assert "add --tiled" in out
+    assert "captions                 10.6 GiB" in out
+    assert "add --encoders-on-cpu --tiled" in out
 
 
 @pytest.mark.parametrize(
@@ -89,8 +126,12 @@ def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["--preset", "wan2.1_t2v_1.3b", "--for", "train"], "a training is described by --config"),
         (["--preset", "wan2.1_t2v_1.3b", "train.steps=3"], "'train.steps=3' changes a --config"),
-        (["--config", "configs/smoke.yaml", "--gpu", "Voodoo"], "unknown GPU 'Voodoo': known are H200"),
+        (["--config", "configs/smoke.yaml", "--gpu", "Voodoo"], "unknown GPU 'Voodoo': known are B200, H200"),
         (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "must be positive"),
+        (["--preset", "wan2.1_t2v_1.3b", "--gpus", "4"], "--gpus is for training, a video is made on one"),
+        (["--config", "configs/smoke.yaml", "--size", "32x48"], "--size is for videos"),
+        (["--config", "configs/smoke.yaml", "--offload", "model"], "--offload is for videos"),
+        (["--gpu", "H100"], "name one with --config, --model or --preset"),
     ],
 )
 def test_bad_questions_are_one_line(capsys, monkeypatch, arguments, message):

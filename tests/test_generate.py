@@ -60,6 +60,31 @@ def test_a_recammaster_model_follows_its_own_pose_input(small_model):
     assert not torch.equal(outputs["reference", 0.0], outputs["reference", 1.0])
 
 
+@pytest.mark.parametrize("origin", ["own", "reference"])
+def test_windows_of_a_released_model_follow_one_path(small_model, monkeypatch, origin):
+    """The source stands still: what the model is told of a frame does not depend on the window it is in."""
+    import mvtrack.generate as module
+
+    reference, camera = inputs(13)
+    config = replace(small_model.config, dit=replace(small_model.config.dit, pose_encoder=True))
+    config = replace(config, native_camera=replace(config.native_camera, origin=origin))
+    model = replace(build_model(config), codec=small_model.codec)
+    told = []
+    make = module.native_inputs
+
+    def note(*arguments, **named):
+        told.append(make(*arguments, **named))
+        return told[-1]
+
+    monkeypatch.setattr(module, "native_inputs", note)
+    spans = windows(13, 5, 1)
+    generate_long(model, reference, camera, SampleConfig(1), spans, scene_depth=4.0)
+    truth = camera.c2w[1, :, :3].flatten(1)
+    assert len(told) == len(spans) == 3
+    for (start, stop), given in zip(spans, told, strict=True):
+        torch.testing.assert_close(given.poses[0, 1], truth[start:stop:4])
+
+
 def test_steps_are_announced(small_model):
     reference, camera = inputs()
     calls = []

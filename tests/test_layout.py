@@ -71,9 +71,9 @@ ALLOWED["clip_folders"] = UPPER
 ALLOWED["preparing"] = UPPER | {"clip_folders"}
 ALLOWED["estimate"] = UPPER | {"training", "health"}
 ALLOWED["reshooting"] = UPPER | {"tracking", "estimate"}
-ALLOWED["evaluation"] = UPPER | {"tracking", "estimate"}
+ALLOWED["evaluation"] = UPPER | {"tracking", "estimate", "model_options"}
 ALLOWED |= {
-    part: UPPER | {"tracking", "reshooting", "frusta"}
+    part: UPPER | {"tracking", "estimate", "reshooting", "frusta"}
     for part in ("demonstration", "previewing", "shot_options", "track_job")
 }
 ALLOWED["path_page"] = UPPER | {"reshooting", "previewing"}

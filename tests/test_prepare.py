@@ -166,6 +166,16 @@ def test_what_is_stale_is_an_error(clips, config_file, tmp_path, capsys):
         LatentFolder(entry, 5)
 
 
+def test_too_little_memory_is_refused(clips, config_file, capsys, monkeypatch):
+    from mvtrack.estimate import refuse
+
+    monkeypatch.setattr(refuse, "free_gib", lambda _: 1e-6)
+    code, _, error = prepare(capsys, clips, "--config", config_file)
+    assert code == 2
+    assert "encoding a view takes about" in error
+    assert prepare(capsys, clips, "--config", config_file, "--ignore-memory")[0] == 0
+
+
 def test_shards_share_the_work(clips, config_file, tmp_path, capsys):
     assert "1 clips encoded" in prepare(capsys, clips, "--config", config_file, "--shard", "2/2")[1]
     with pytest.raises(ValueError, match="lacks 1 of its 2 clips, a first"):

@@ -12,6 +12,7 @@ from einops import rearrange
 
 from mvtrack import reshoot_file
 from mvtrack.backbone.model import save_model
+from mvtrack.backbone.prompts import make_prompts
 from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
@@ -112,6 +113,46 @@ def test_another_layer_or_noise_gives_other_attention(result, small_model):
         assert a.sum().item() == pytest.approx(1, abs=1e-4)
 
 
+def told_shares(model, pair, **changes):
+    return shares(follow_query(model, replace(pair, **changes), Query(17.0, 9.5, 6), Lens(layer=1)))
+
+
+def test_a_fresh_reshoot_is_told_what_sampling_is_told(video, told_model):
+    """The caption, and with guidance what to steer away from: otherwise another video would be looked into."""
+    shot = replace(SHOT, caption="a red ball", negative="fog", sample=SampleConfig(3, guidance=4.0, seed=4))
+    pair = pair_of_shot(video, shot, told_model.config)
+    reference = pair.fits[0].apply(pair.reference.read(2, 7, pair.fits[0].scaled))
+    prompts = make_prompts(told_model.config, reference[0], "a red ball", "fog", 4.0)
+
+    def run():
+        generate(told_model, reference, pair.cameras[:, 2:7], shot.sample, scene_depth=4.0, prompts=prompts)
+
+    # of the middle step, the guided prediction: the third of six forwards
+    row = row_by_hand(told_model, run, 1, 2, 3 * 48 + (9 // 4) * 8 + 17 // 4)
+    found = told_shares(told_model, pair)
+    torch.testing.assert_close(found, row.sum((2, 3)), atol=1e-5, rtol=0)
+    for change in ({"caption": None}, {"negative": None}, {"sample": replace(shot.sample, guidance=1.0)}):
+        other = told_shares(told_model, pair, **({"negative": None} if "sample" in change else {}) | change)
+        assert (other - found).abs().max() > 1e-4, change
+
+
+def test_a_result_is_seen_with_its_own_caption(video, told_model, tmp_path, capsys):
+    folder = save_model(told_model, tmp_path / "model").parent
+    shot = replace(SHOT, caption="a red ball", sample=SampleConfig(1, guidance=3.0))
+    made = reshoot_file(video, SHOT.path, folder, tmp_path / "r", shot).folder
+    pair = pair_of_result(made)
+    assert pair.caption == "a red ball"
+    found = told_shares(told_model, pair)
+    assert (told_shares(told_model, pair, caption=None) - found).abs().max() > 1e-4
+    ask = [made, "--query", "17,9.5,6", "--layer", 1, "--overwrite", "--out", tmp_path / "o"]
+    for options, caption in (([], "a red ball"), (["--caption", "fog"], "fog"), (["--caption", ""], "")):
+        assert run(capsys, *ask, *options)[0] == 0
+        record = json.loads((tmp_path / "o/attention.json").read_text())
+        assert record["caption"] == caption
+        told = [[f["share"] for f in record["frames"][view]] for view in ("reference", "generated")]
+        torch.testing.assert_close(torch.tensor(told), told_shares(told_model, pair, caption=caption))
+
+
 def test_windows_and_steps():
     spans = [(0, 17), (13, 30), (20, 37)]
     assert [best_window(spans, t)[0] for t in (0, 12, 14, 16, 23, 29, 36)] == [0, 0, 0, 13, 13, 20, 20]
@@ -193,6 +234,9 @@ def test_any_programs_video_can_be_looked_into(video, model_folder, result, tmp_
         ({"--camera": "arc_left"}, "leave out --camera"),
         ({"--fit": "pad"}, "leave out --fit"),
         ({"--generated": "x.mp4"}, "leave out --generated"),
+        ({"--guidance": 3}, "--guidance and --negative are for sampling"),
+        ({"--negative": "fog"}, "--guidance and --negative are for sampling"),
+        ({"--caption": "fog"}, "this model takes no captions (dit.text_dim is 0)"),
         ({"--steps": 0}, "sampling steps must be at least 1, got 0"),
     ],
 )

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +70,18 @@ def test_command_line(video, model_folder, tmp_path, capsys):
     assert code == 2
     assert "exists already: choose another --out, or pass --overwrite" in error
     assert run(capsys, *arguments, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("frames", [1, 8])
+def test_less_than_a_window_of_the_shipped_model(tmp_path, capsys, frames):
+    """Lengths that are not 4n + 1 pass everything that the command checks, and come back whole."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(frames):
+        cv2.imwrite(str(pictures / f"{number}.png"), np.full((64, 64, 3), 20 * number, np.uint8))
+    code, _, error = run(capsys, pictures, "--camera", "pan_left", "--out", tmp_path / "o", "--steps", 1)
+    assert code == 0, error
+    assert open_footage(tmp_path / "o/video.mp4").num_frames == frames
 
 
 def test_script_as_typed(video, model_folder, tmp_path):

@@ -16,7 +16,9 @@ from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.path_language import parse_path
 from mvtrack.poses import CameraSequence, read_cameras, write_cameras
 from mvtrack.source_cameras import measure_source
+from mvtrack.structure import of_video
 from mvtrack.structure.colmap import colmap_missing
+from mvtrack.structure.job import WorkerError
 from mvtrack.structure.recovered import NotRecoveredError, RecoveredCameras, recovered
 
 T, SIZE = 7, (90, 160)
@@ -94,6 +96,25 @@ def test_a_video_that_does_not_tell_is_taken_as_still(answer, video, model_folde
     assert record["shot"]["source"] == "still, 50 degrees wide"
     assert record["shot"]["measured"] == {"failed": "only 3 points could be matched"}
     assert any("it is taken as still" in note for note in record["input"]["notes"])
+
+
+def test_a_crash_or_a_timeout_is_no_reason_to_give_up(answer, video, model_folder, tmp_path, capsys):
+    answer(WorkerError("colmap_worker.py took longer than 1800 s"))
+    arguments = ["reshoot", video, "--camera", "arc_left", "--source-cameras", "auto", "--model", model_folder]
+    code, _, err = run(capsys, *arguments, "--steps", 1, "--out", tmp_path / "out")
+    assert code == 0
+    why = f"the cameras of {video} cannot be measured: colmap_worker.py took longer than 1800 s"
+    assert f"{why}; it is taken as still, 50 degrees wide" in err
+    assert json.loads((tmp_path / "out/run.json").read_text())["shot"]["measured"] == {"failed": why}
+
+
+def test_what_is_not_installed_is_an_error_with_the_fix(monkeypatch, video, model_folder, tmp_path, capsys):
+    monkeypatch.setattr(of_video, "colmap_missing", lambda: "pycolmap: pip install pycolmap")
+    arguments = ["reshoot", video, "--camera", "arc_left", "--source-cameras", "auto", "--model", model_folder]
+    code, _, err = run(capsys, *arguments, "--steps", 1, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.endswith("missing pycolmap: pip install pycolmap, or give them as a pose file\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_measured_cameras_reach_the_result(answer, video, model_folder, tmp_path, capsys):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack import track_files
+from mvtrack import track_files, track_job
 from mvtrack.backbone.model import read_config, save_model
 from mvtrack.cli import main as cli
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import write_video
+from mvtrack.estimate import refuse
 from mvtrack.reshooting import shipped_model
 from mvtrack.track_job import TrackOptions
 
@@ -68,7 +69,19 @@ def test_one_video_by_its_file(video, model_folder, tmp_path, capsys):
     assert (drawn.num_frames, drawn.size) == (T, (360, 640))
     record = json.loads((out / "run.json").read_text())
     assert record["tracks"] == {"points": str(points), "depth": None, "count": 2}
+    assert (record["placement"]["device"], record["placement"]["attention"]) == ("cpu", "auto")
+    assert set(record["attention"].values()) == {"cpu"}
     assert run(capsys, "track", video, "--tracks", points, "--model", model_folder, "--out", out)[0] == 2
+
+
+def test_too_little_memory_is_refused_before_the_model_is_loaded(video, model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(refuse, "free_gib", lambda _: 1e-6)
+    monkeypatch.setattr(track_job, "load_model", lambda _: pytest.fail("the model was loaded"))
+    arguments = ["track", video, "--tracks", "grid:2", "--model", model_folder, "--out", tmp_path / "o"]
+    assert cli([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert "pictures, 5 frames at a time, takes about" in error
+    assert "decoding" not in error  # tracking makes no pictures
 
 
 def test_two_views_side_by_side(video, other_view, tracking_model, tmp_path):
@@ -118,6 +131,20 @@ def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, cap
         assert -6 < shift.mean() < -0.5  # what was ahead lies further left after a turn to the right
 
 
+def test_a_caption_changes_what_the_model_sees(video, told_model, tmp_path, capsys):
+    folder = save_model(told_model, tmp_path / "m").parent
+    found = {}
+    for caption in (None, "", "a red ball"):
+        out, words = tmp_path / f"o{caption}", [] if caption is None else ["--caption", caption]
+        code, _, error = run(capsys, "track", video, "--tracks", "grid:3", "--model", folder, "--out", out, *words)
+        assert code == 0, error
+        assert json.loads((out / "run.json").read_text()).get("caption") == caption
+        with np.load(out / "tracks.npz") as arrays:
+            found[caption] = arrays["xy"]
+    np.testing.assert_array_equal(found[None], found[""])
+    assert np.abs(found["a red ball"] - found[""]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -127,6 +154,7 @@ def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, cap
         ({"--depth": "d.npy"}, "--depth finds points in other views: give more than one video"),
         ({"--fov": 200}, "field of view must lie in"),
         ({"--size": "9"}, "--size must look like"),
+        ({"--caption": "fog"}, "this model takes no captions (dit.text_dim is 0)"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(video, model_folder, tmp_path, capsys, change, message):

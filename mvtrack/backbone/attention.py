@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mvtrack.config import AttentionKernel
 
 PLAIN_SCORES_LIMIT = 2**26  # scores that may be written at once: 128 MiB of bfloat16
-CACHED_SCORES = 2**20 * 3 // 2  # scores in one piece: 3 MiB of bfloat16
 
 _FUSED = {
+    "cpu": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -40,8 +40,6 @@ def attend(
     if kernel in _FUSED:
         with sdpa_kernel(_FUSED[kernel]):
             out = F.scaled_dot_product_attention(q, k, v)
-    elif kernel == "cpu" and _cache_is_faster(q, k):
-        out = _in_cached_pieces(q, k, v)
     else:
         out = F.scaled_dot_product_attention(q, k, v)
     return rearrange(out, "b h n d -> b n (h d)")
@@ -53,22 +51,6 @@ def _by_package(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Float[Tensor, "
         return package.sageattn(q, k, v, tensor_layout="NHD")
     out = package.flash_attn_func(q, k, v)
     return out[0] if isinstance(out, tuple) else out  # some releases also return the log-sum-exps
-
-
-def _cache_is_faster(q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H M d"]) -> bool:
-    return q.dtype == torch.bfloat16 and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= PLAIN_SCORES_LIMIT
-
-
-def _in_cached_pieces(
-    q: Float[Tensor, "B H N d"], k: Float[Tensor, "B H M d"], v: Float[Tensor, "B H M d"]
-) -> Float[Tensor, "B H N d"]:
-    """bfloat16 on a CPU with few tokens: plain matrix products on pieces of rows that stay in the cache are 2-4 times
-    faster than PyTorch's fused kernel (`benchmarks/attention_cpu.py`).
-    """
-    rows = max(64, CACHED_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
-    with torch.autocast("cpu", enabled=False):
-        pieces = (q * q.shape[-1] ** -0.5).split(rows, dim=2)
-        return torch.cat([(piece @ k.mT).softmax(-1) @ v for piece in pieces], dim=2)
 
 
 def choose_kernel(
@@ -112,10 +94,8 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, 
         return f"the package {_PACKAGES[name]} is not installed"
     if name == "sage" and training:
         return "it has no backward pass"
-    if name == "cpu":
-        if device.type != "cpu":
-            return f"it does not run on {device.type}"
-        return _failure(lambda *qkv: attend(*qkv, "flash"), device, dtype, head_dim, training)
+    if name == "cpu" and device.type != "cpu":
+        return f"it does not run on {device.type}"
     return _failure(lambda *qkv: attend(*qkv, name), device, dtype, head_dim, training)
 
 

@@ -27,10 +27,19 @@ class RMSNorm(nn.Module):
 
 
 class Heads(NamedTuple):
-    """Query and key handed to attention, after normalisation and RoPE (and its phases), heads split."""
+    """Query and key handed to attention, after normalisation and RoPE (and its phases), heads split.
+
+    plain: the same before RoPE (and its phases), where those are tapped.
+    """
 
     q: Float[Tensor, "B N H d"]
     k: Float[Tensor, "B N H d"]
+    plain: tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]] | None = None
+
+    @property
+    def tapped(self) -> tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]]:
+        """What the correspondence loss and the tracking head look at."""
+        return (self.q, self.k) if self.plain is None else self.plain
 
 
 class Conditions(NamedTuple):
@@ -51,14 +60,15 @@ class Conditions(NamedTuple):
 
 class SelfAttention(nn.Module):
     """phase_pairs > 0 adds ReDirector's rotary camera phases (RoCE): tokens' own rotations of their row and column
-    pairs, one set for query and key, one that is taken from the value and given back to the output.
+    pairs, one set for query and key, one that is taken from the value and given back to the output. taps_plain: query
+    and key before RoPE are returned too.
     """
 
     attend = staticmethod(attend)  # what perturb.py replaces in one block
 
-    def __init__(self, dim: int, num_heads: int, eps: float, phase_pairs: int = 0) -> None:
+    def __init__(self, dim: int, num_heads: int, eps: float, phase_pairs: int = 0, taps_plain: bool = False) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.taps_plain = num_heads, taps_plain
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
@@ -73,14 +83,15 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "B N D"], rope: tuple[Tensor, Tensor], kernel: str, control: Tensor | None = None
     ) -> tuple[Float[Tensor, "B N D"], Heads]:
         q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)))
+        plain = (q.to(v.dtype), k.to(v.dtype)) if self.taps_plain else None
         if control is None:
             q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-            return self.o(self.attend(q, k, v, kernel)), Heads(q, k)
+            return self.o(self.attend(q, k, v, kernel)), Heads(q, k, plain)
         phase_qk, phase_vo = (self._split(p(control)).float() for p in (self.rope_phase_qk, self.rope_phase_vo))
         rope = add_phase(*rope, phase_qk)
         q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
         attended = self.o(self.attend(q, k, apply_phase(v, -phase_vo), kernel))
-        return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k)
+        return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k, plain)
 
     def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:
         return x.unflatten(-1, (self.num_heads, -1))
@@ -119,8 +130,8 @@ class CrossAttention(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """AdaLN: scale and shift a normalised tensor."""
-    return x * (1 + scale) + shift
+    """AdaLN: scale and shift a normalised tensor, rounded once."""
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class Block(nn.Module):
@@ -133,7 +144,8 @@ class Block(nn.Module):
         dim, heads, eps = config.dim, config.num_heads, config.eps
         pairs = config.rope_pairs or default_pairs(dim // heads)
         self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
-        self.self_attn = SelfAttention(dim, heads, eps, sum(pairs[1:]) if config.rope_phases else 0)
+        phase_pairs = sum(pairs[1:]) if config.rope_phases else 0
+        self.self_attn = SelfAttention(dim, heads, eps, phase_pairs, config.tap_features == "before_rope")
         if config.pose_encoder:
             self.cam_encoder = nn.Linear(12, dim)
         self.projector = nn.Linear(dim, dim) if config.projector else None
@@ -166,11 +178,11 @@ class Block(nn.Module):
         del h  # nothing that is done with is held while the widest layer runs
         if self.projector is not None:
             attended = self.projector(attended)
-        x = x + gate1 * attended
+        x = torch.addcmul(x, gate1, attended)
         del attended
         if given.text is not None:
             x = x + self.cross_attn(self.norm3(x), given.text, kernel, given.image)
-        return x + gate2 * self.ffn(modulate(self.norm2(x), shift2, scale2)), heads
+        return torch.addcmul(x, gate2, self.ffn(modulate(self.norm2(x), shift2, scale2))), heads
 
 
 def _add_per_frame(x: Float[Tensor, "B N D"], rows: Float[Tensor, "B M D"]) -> Float[Tensor, "B N D"]:

@@ -5,9 +5,12 @@ from functools import partial
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from mvtrack.backbone.attention import attend
 from mvtrack.backbone.blocks import Block, Conditions, Heads
 from mvtrack.config import TrainConfig
 
@@ -46,6 +49,31 @@ def run_block(
         return checkpoint(block, x, conditions, kernel, wants_heads, use_reentrant=False)
     contexts = partial(create_selective_checkpoint_contexts, _keep_self_attention)
     return checkpoint(block, x, conditions, kernel, wants_heads, use_reentrant=False, context_fn=contexts)
+
+
+def keeps_attention(kernel: str, q: Float[Tensor, "B N H d"]) -> bool:
+    """Whether `keep: attention` can recognise what a kernel computes from such queries.
+
+    It goes by the names of PyTorch's operators, which a package need not register. q: shape,
+    precision and device of one micro-batch's; it may have no storage (meta), then the CPU is meant.
+    """
+    device = "cpu" if q.device.type == "meta" else q.device
+    few = torch.zeros(1, 64, *q.shape[2:], dtype=q.dtype, device=device)
+    with _Watch() as watch, torch.no_grad():
+        attend(few, few, few, kernel)
+    return watch.kept
+
+
+class _Watch(TorchDispatchMode):
+    """Sees whether one of the operators that run would be kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = False
+
+    def __torch_dispatch__(self, operator, types, inputs=(), options=None):  # noqa: ANN001
+        self.kept |= _keep_self_attention(None, operator, *inputs) == CheckpointPolicy.MUST_SAVE
+        return operator(*inputs, **(options or {}))
 
 
 def _keep_self_attention(_context, operator, *inputs, **_options) -> CheckpointPolicy:

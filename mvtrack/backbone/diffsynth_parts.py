@@ -7,7 +7,10 @@ imported either, nor can DiffSynth, which needs none of these operators for thes
 
 import importlib
 import importlib.util
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -18,13 +21,34 @@ _declared: list[torch.library.Library] = []  # an operator lives as long as its 
 
 
 def diffsynth_module(name: str) -> ModuleType:
-    """`diffsynth.models.<name>`. Raises ValueError with the command that installs it."""
+    """`diffsynth.models.<name>`. Raises ValueError with the command that installs it, or why it cannot be imported."""
     if importlib.util.find_spec("diffsynth") is None:
         raise ValueError("Wan's VAE and encoders need the package diffsynth: pip install 'mvtrack[wan]'")
     declare_torchvision_operators()
-    with warnings.catch_warnings():  # of the packages that DiffSynth imports
+    with warnings.catch_warnings(), _told_that_there_is_no_gpu():  # of the packages that DiffSynth imports
         warnings.simplefilter("ignore")
-        return importlib.import_module(f"diffsynth.models.{name}")
+        try:
+            return importlib.import_module(f"diffsynth.models.{name}")
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"diffsynth is installed but cannot be imported ({reason}): Wan's VAE and encoders need it; install "
+                "what the message names, or 'mvtrack[wan]' in a fresh environment"
+            ) from error
+
+
+@contextmanager
+def _told_that_there_is_no_gpu() -> Iterator[None]:
+    """DeepSpeed, which DiffSynth imports where it is installed, looks for a GPU and writes a warning to the standard
+    output where it finds none, unless it is told beforehand."""
+    told = "DS_ACCELERATOR" in os.environ or torch.cuda.is_available()
+    if not told:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        yield
+    finally:
+        if not told:
+            del os.environ["DS_ACCELERATOR"]
 
 
 def declare_torchvision_operators() -> None:

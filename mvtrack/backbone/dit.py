@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mvtrack.backbone.attention import choose_kernel
-from mvtrack.backbone.blocks import Block, Conditions, modulate
+from mvtrack.backbone.blocks import Block, Conditions, Heads, modulate
 from mvtrack.backbone.branches import ADAPTER_STRIDE, ControlAdapter, ImageEmbedding, NativeInputs
 from mvtrack.backbone.checkpointing import Checkpointing, run_block
 from mvtrack.backbone.ray_encoder import RayEncoder
@@ -17,9 +17,14 @@ from mvtrack.config import AttentionKernel, DiTConfig, RayConfig
 from mvtrack.correspondence.logit_head import LogitHead, Projection
 from tracking_head import Cameras, HeadConfig, HeadOutput, TrackingHead
 
+GRAPHS = 512  # that a compiled block may have
+
 
 class Tap(NamedTuple):
-    """Query and key of one block, after QK-norm and RoPE: MVTrack4Gen's attention features (method §3)."""
+    """Query and key of one block, after QK-norm and RoPE: MVTrack4Gen's attention features (method §3).
+
+    With dit.tap_features before_rope they are without RoPE: what tokens look like, not where they are.
+    """
 
     q: Float[Tensor, "B V f h w heads d"]
     k: Float[Tensor, "B V f h w heads d"]
@@ -144,7 +149,7 @@ class WanDiT(nn.Module):
             x, heads = self._run_block(block, x, conditions, kernel, keep, wanted)
             if wanted:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
-                tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads))
+                tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads.tapped))
                 if i in tap_layers:
                     taps.append(tap)
                     projections += [self.logit_heads[str(i)].lend()] if str(i) in self.logit_heads else []
@@ -175,8 +180,18 @@ class WanDiT(nn.Module):
         return {str(key[2]).removeprefix("torch."): kernel for key, kernel in self._kernels.items()}
 
     def compile_blocks(self) -> None:
-        """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working."""
-        self._run_block = torch.compile(run_block, dynamic=False)
+        """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working.
+
+        Sizes, taps, recomputation and passes without gradients each make a graph. PyTorch would run what comes after
+        the eighth uncompiled, without a word; here it may make `GRAPHS` of them.
+        """
+        compiled = torch.compile(run_block, dynamic=False)
+
+        def run(*arguments: object) -> tuple[Tensor, Heads | None]:
+            with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
+                return compiled(*arguments)
+
+        self._run_block = run
 
     def _embed_text(self, text: Tensor | None) -> Tensor | None:
         if (text is None) != (self.config.text_dim == 0):

@@ -18,6 +18,8 @@ from mvtrack.weights.naming import DIT_DIFFUSERS
 
 FOREIGN_FILE = "diffusion_pytorch_model.safetensors"
 WAN_ROPE_THETA = 10000.0
+# Branches that act on every forward pass; this project's rays are left out too, but only ever add to Wan.
+_NOT_IN_DIFFUSERS = ("pose_encoder", "projector", "control_adapter", "rope_phases", "role_embedding")
 
 
 def write_official(config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Tensor], folder: Path) -> Path:
@@ -46,6 +48,13 @@ def diffusers_config(dit: DiTConfig) -> dict:
     """The config.json of WanTransformer3DModel. Raises ValueError for what that class cannot express."""
     if not dit.text_dim:
         raise ValueError("diffusers' Wan transformer needs a text branch (dit.text_dim is 0): export --layout official")
+    foreign = [f"dit.{name}" for name in _NOT_IN_DIFFUSERS if getattr(dit, name)]
+    foreign += [f"dit.rope_frames: {dit.rope_frames}"] if dit.rope_frames == "shared" else []
+    if foreign:
+        raise ValueError(
+            f"diffusers' Wan transformer has no {', '.join(foreign)} and would compute something else: export --layout "
+            f"official, one safetensors file"
+        )
     head_dim = dit.dim // dit.num_heads
     if dit.rope_theta != WAN_ROPE_THETA or dit.rope_pairs not in (None, default_pairs(head_dim)):
         raise ValueError("diffusers' Wan transformer has Wan's own RoPE only: export --layout official")

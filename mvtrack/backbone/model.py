@@ -17,9 +17,10 @@ from mvtrack.backbone.initialise import empty_dit, fill, initial_weights
 from mvtrack.camera import Camera, path_extent
 from mvtrack.config import ModelConfig, RayConfig
 from mvtrack.config_tree import from_tree, to_tree
+from mvtrack.weights.locate import MODEL_FILE as WEIGHTS_FILE
+from mvtrack.weights.sources import parse_hub, resolve
 
 CPU = torch.device("cpu")
-WEIGHTS_FILE = "model.safetensors"
 FORMAT = "mvtrack-1"
 
 
@@ -127,11 +128,11 @@ def write_model(
 
 
 def load_model(folder: Path | str) -> ReshootModel:
-    """Rebuild a saved model. Accepts the folder or the file. float16 is taken as a way to store float32.
+    """Rebuild a saved model: its folder, its file, or a hub id of one. float16 is taken as a way to store float32.
 
     Raises ValueError that names the file when it is missing, is no safetensors file, or holds another architecture.
     """
-    path = _weights_path(folder)
+    path = model_file(folder)
     config = read_config(path)
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -146,7 +147,7 @@ def load_model(folder: Path | str) -> ReshootModel:
 
 def read_config(folder: Path | str) -> ModelConfig:
     """The config that travels in a model file, without its weights."""
-    path = _weights_path(folder)
+    path = model_file(folder)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -160,12 +161,29 @@ def read_config(folder: Path | str) -> ModelConfig:
     return from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
 
 
-def _weights_path(folder: Path | str) -> Path:
-    path = Path(folder)
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no model at {path}: expected a folder with {WEIGHTS_FILE}, or that file")
-    return path
+def model_file(source: Path | str) -> Path:
+    """The file of a model of this project: of a folder, the file itself, or of a hub id, downloaded where the hub's
+    cache lacks it. Raises ValueError where there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    hub = None if path.exists() else parse_hub(str(source))
+    if hub is None:
+        path = path / WEIGHTS_FILE if path.is_dir() else path
+        if path.is_file():
+            return path
+        raise ValueError(
+            f"no model at {path}: expected a folder with {WEIGHTS_FILE}, that file, or a hub id of a model of this "
+            f"project; released weights become one by `mvtrack convert SOURCE FOLDER`"
+        )
+    try:
+        return resolve(str(source), "model")
+    except ValueError as error:
+        raise ValueError(
+            f"no model at {source}: it does not exist here, and as a hub id: {error}; released weights become a model "
+            f"by `mvtrack convert {source} FOLDER`"
+        ) from error
 
 
 def _load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -23,10 +23,12 @@ def native_inputs(
     config: NativeCameraConfig,
     image: Float[Tensor, "B M c"] | None = None,
     num_reference: int = 1,
+    start: Float[Tensor, "B V 4 4"] | None = None,
 ) -> NativeInputs | None:
     """Inputs of the branches that a transformer has, None if it has none.
 
-    camera: (B, V, T), views in the model's order (references first), metres. image: CLIP's tokens, passed on.
+    camera: (B, V, T), views in the model's order (references first), metres. image: CLIP's tokens, passed on. start:
+    see `relative_cameras`.
     """
     if not (dit.pose_encoder or dit.control_adapter or dit.image_dim):
         return None
@@ -34,20 +36,28 @@ def native_inputs(
         raise ValueError(
             f"cameras must be (B, V, T) with a target after {num_reference} references, got {tuple(camera.shape)}"
         )
-    relative = relative_cameras(camera, config.origin)
+    relative = relative_cameras(camera, config.origin, start)
     poses = pose_rows(relative, config.pose_view, num_reference) if dit.pose_encoder else None
     maps = plucker_maps(relative, config.map_order) if dit.control_adapter else None
     return NativeInputs(poses, maps, image)
 
 
-def relative_cameras(camera: Camera, origin: str) -> Camera:
+def relative_cameras(camera: Camera, origin: str, start: Float[Tensor, "*B V 4 4"] | None = None) -> Camera:
     """Cameras (..., V, T) relative to the reference's first frame ("reference") or to each view's own ("own").
+
+    start: camera-to-world at the first frame of the whole video, where these frames are a window of it. What "own"
+    leaves out is where each path starts in the video, not in the window: paths are moved to start where the reference
+    does, and are then relative to the window's first reference frame, as in training. A later window so goes on where
+    the one before was; relative to its own first frame it would jump back to the reference's viewpoint.
 
     By a full inverse in float64, as the authors do it: rotations that were printed with few digits are not quite
     orthonormal. float32 cameras come back as float32.
     """
     c2w = camera.c2w.double()
     first = c2w[..., :1, :1, :, :] if origin == "reference" else c2w[..., :, :1, :, :]
+    if origin == "own" and start is not None:
+        begin = start.double().unsqueeze(-3)
+        first = begin @ torch.linalg.inv(begin[..., :1, :, :, :]) @ c2w[..., :1, :1, :, :]
     return Camera((torch.linalg.inv(first) @ c2w).to(camera.c2w.dtype), camera.K, camera.size, camera.scale_known)
 
 

@@ -28,7 +28,8 @@ class Placement:
     offload: what rests on the CPU. none: nothing. model: transformer and codec, whichever is not at work. blocks: each
     block of the transformer but the one at work, and the encoders stay there altogether. compile: each block, at its
     first use. batched_guidance: both predictions of a guided step in one pass: a little faster, twice the activations.
-    tiled: Wan's VAE works on tiles of 30 x 52 latents (ReCamMaster's) instead of whole pictures.
+    tiled: Wan's VAE works on tiles of 30 x 52 latents (ReCamMaster's) instead of whole pictures. encoders_on_cpu: the
+    encoders of captions and pictures work on the CPU, before the model is there.
     """
 
     device: str = "auto"
@@ -38,6 +39,7 @@ class Placement:
     attention: AttentionKernel = "auto"
     batched_guidance: bool = False
     tiled: bool = False
+    encoders_on_cpu: bool = False
 
     def __post_init__(self) -> None:
         if self.compile and self.offload == "blocks":
@@ -47,7 +49,8 @@ class Placement:
         """As plain values, what is chosen by itself spelled out."""
         device = self.torch_device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        return {"device": name, "offload": self.offload, "compile": self.compile, "tiled": self.tiled}
+        names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
+        return {"device": name} | {name: getattr(self, name) for name in names}
 
     @property
     def torch_device(self) -> torch.device:
@@ -67,7 +70,7 @@ class Placement:
     @property
     def encoder_device(self) -> torch.device:
         """Where text and image encoders run."""
-        return CPU if self.offload == "blocks" else self.torch_device
+        return CPU if self.offload == "blocks" or self.encoders_on_cpu else self.torch_device
 
 
 def _gpus() -> str:

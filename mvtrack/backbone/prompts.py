@@ -1,5 +1,6 @@
 """What a model is told beside video and cameras: features of a caption, and image tokens of the first frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def window_prompts(
 
 def _count(first_frames: Tensor | None) -> int:
     return 1 if first_frames is None else len(first_frames)
+
+
+def remember_captions(config: ModelConfig, captions: Sequence[str | None], device: torch.device | str) -> None:
+    """Have the features of captions in the cache, so that the text encoder is read once and gone before the transformer
+    comes."""
+    if config.text is not None and config.dit.text_dim:
+        embed_captions(captions, config.text, device=device)
 
 
 def captions_to_embed(caption: str | None, negative: str | None, guidance: float) -> list[str | None]:

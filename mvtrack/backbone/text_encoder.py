@@ -4,17 +4,16 @@ The encoder has 5.7 billion parameters; it is read only when a caption is not in
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mvtrack.backbone.cached_weights import without_network
 from mvtrack.backbone.diffsynth_parts import diffsynth_module
+from mvtrack.backbone.feature_cache import read_features, write_features
 from mvtrack.config import TextConfig
 from mvtrack.kept_files import cache_folder
 from mvtrack.weights.checkpoint import Checkpoint
@@ -46,16 +45,30 @@ def embed_captions(
     cache: folder of features that were computed before, default `cache_folder()`. device: where the encoder runs if it
     has to. Raises ValueError when weights, tokenizer or DiffSynth are missing.
     """
-    texts = [caption or NO_CAPTION for caption in captions]
-    folder = (cache or cache_folder() / "text") / encoder_id(config)
-    files = {text: folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors" for text in texts}
-    known = {text: found for text, file in files.items() if (found := _read(file)) is not None}
+    texts, files = [caption or NO_CAPTION for caption in captions], _files(captions, config, cache)
+    known = {text: found for text, file in files.items() if (found := read_features(file)) is not None}
     missing = [text for text in files if text not in known]
     if missing:
         for text, features in _encode(missing, config, device).items():
-            _write(files[text], features)
+            write_features(files[text], features)
             known[text] = features
     return torch.stack([_padded(known[text], config.length) for text in texts])
+
+
+def are_cached(captions: Sequence[str | None], config: TextConfig, cache: Path | None = None) -> bool:
+    """Whether no encoder is needed. Nothing is downloaded to tell."""
+    try:
+        with without_network():
+            return all(read_features(file) is not None for file in _files(captions, config, cache).values())
+    except ValueError:
+        return False  # the weights, which features are named after, are not there
+
+
+def _files(captions: Sequence[str | None], config: TextConfig, cache: Path | None) -> dict[str, Path]:
+    """Where each caption's features are kept, or will be."""
+    folder = (cache or cache_folder() / "text") / encoder_id(config)
+    texts = [caption or NO_CAPTION for caption in captions]
+    return {text: folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors" for text in texts}
 
 
 def encoder_id(config: TextConfig) -> str:
@@ -117,19 +130,3 @@ def _encode(texts: list[str], config: TextConfig, device: torch.device | str) ->
 
 def _padded(features: Float[Tensor, "n t"], length: int) -> Float[Tensor, "L t"]:
     return nn.functional.pad(features, (0, 0, 0, length - len(features)))
-
-
-def _read(file: Path) -> Float[Tensor, "n t"] | None:
-    """Cached features; None when they are not there, or only half (they are computed again)."""
-    try:
-        return load_file(file)["features"] if file.is_file() else None
-    except SafetensorError:
-        return None
-
-
-def _write(file: Path, features: Tensor) -> None:
-    """Written aside and renamed: several processes may fill one cache."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"features": features.contiguous()}, aside)
-    aside.replace(file)

@@ -105,12 +105,11 @@ def _probe_sample(q: Tensor, k: Tensor, sample: _Sample, token_px: int) -> tuple
             confidence[rows, s], match[rows, s] = (logits - own[..., None]).exp().mean(0).max(-1)
     attention = (at_label - log_sum.logsumexp(-1, keepdim=True)).exp().mean(0)
     back = _match_back(tokens, keys, sample, match)
-    query_xy = (
-        _centre(sample.query % keys.shape[1], sample.grid, token_px) if sample.query_xy is None else sample.query_xy
-    )
-    label_xy = _centre(sample.label, sample.grid, token_px) if sample.label_xy is None else sample.label_xy
-    error = (_centre(match, sample.grid, token_px) - label_xy).norm(dim=-1)
-    cycle = (_centre(back, sample.grid, token_px) - query_xy[:, None]).norm(dim=-1)
+    cell, query_xy = sample.query % keys.shape[1], sample.query_xy
+    query_xy = cell_centres(cell, sample.grid, token_px) if query_xy is None else query_xy
+    label_xy = cell_centres(sample.label, sample.grid, token_px) if sample.label_xy is None else sample.label_xy
+    error = (cell_centres(match, sample.grid, token_px) - label_xy).norm(dim=-1)
+    cycle = (cell_centres(back, sample.grid, token_px) - query_xy[:, None]).norm(dim=-1)
     asked = sample.asked
     fields = (x * asked for x in (match, error, cycle, attention, confidence, log_sum - at_label))
     return (asked, *fields)
@@ -145,6 +144,6 @@ def row_logits(
         yield part, torch.bmm(queries, columns)
 
 
-def _centre(cell: Int[Tensor, "*n"], grid: tuple[int, int], token_px: int) -> Float[Tensor, "*n 2"]:
+def cell_centres(cell: Int[Tensor, "*n"], grid: tuple[int, int], token_px: int) -> Float[Tensor, "*n 2"]:
     """Raster coordinates of cells' centres."""
     return (torch.stack([cell % grid[1], cell // grid[1]], -1) + 0.5) * token_px

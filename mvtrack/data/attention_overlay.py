@@ -57,20 +57,24 @@ def shown_frames(count: int, wanted: int) -> list[int]:
     return even.tolist()
 
 
-def attention_sheet(
-    title: str, looks: Looks, view_names: list[str], frame_numbers: list[int]
-) -> UInt8[np.ndarray, "h w 3"]:
+def frame_titles(view_names: list[str], frame_numbers: list[int]) -> list[list[str]]:
+    """For `attention_sheet`, by view and frame."""
+    return [[f"{name}, frame {number}" for number in frame_numbers] for name in view_names]
+
+
+def attention_sheet(title: str, looks: Looks, titles: list[list[str]]) -> UInt8[np.ndarray, "h w 3"]:
     """RGB picture: per view a row of frames and a row of the same with attention, titled with each frame's share.
 
-    Ring: the query. Square: the most attended token of a frame. Green ring: the truth, where it is known.
+    titles: of the frames of each view, see `frame_titles`. Ring: the query. Square: the most attended token of a frame.
+    Green ring: the truth, where it is known.
     """
     height, width = looks.frames.shape[-2:]
     scale = _WIDTH / width
     size = (_WIDTH, round(height * scale))
     rows = []
-    for v, name in enumerate(view_names):
+    for v, names in enumerate(titles):
         plain, overlaid = [], []
-        for n, number in enumerate(frame_numbers):
+        for n, name in enumerate(names):
             frame = _resized(to_bytes(looks.frames[v, n][None])[0], size)
             heat = _overlay(frame, looks.heat[v, n].numpy(), size)
             _square(heat, looks.peak[v, n].numpy() * scale)
@@ -79,7 +83,7 @@ def attention_sheet(
             if (v, n) == looks.query[:2]:
                 for image in (frame, heat):
                     _ring(image, np.array(looks.query[2:]) * scale, _QUERY)
-            plain.append(_titled(frame, f"{name}, frame {number}"))
+            plain.append(_titled(frame, name))
             overlaid.append(_titled(heat, _share(float(looks.share[v, n]))))
         rows += [_row(plain), _row(overlaid)]
     legend = "ring: query; square: most attended token; bright: much attention, each frame by its own scale"

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from mvtrack.new_folder import beside
+
 
 class VideoWriter:
     """Context manager: H.264 mp4, frame by frame. The file appears under its name only when the block ends well.
@@ -21,7 +23,7 @@ class VideoWriter:
             raise ValueError(f"cannot write {path} at {fps} frames per second")
         self.path = path
         self.size: tuple[int, int] | None = None  # (H, W) as encoded
-        self._aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        self._aside = beside(path, path.suffix)
         self._multiple = 1 if lossless else 2
         coding = {"codec": "libx264rgb", "pixelformat": "rgb24"} if lossless else {"codec": "libx264"}
         quality = ["-crf", "0" if lossless else str(crf)]

@@ -8,23 +8,31 @@ import torch
 
 from mvtrack.backbone.placement import Placement
 from mvtrack.config import ModelConfig, RunConfig
-from mvtrack.estimate.advice import Verdict, judge_inference, judge_training
-from mvtrack.estimate.inference import GIB, UTILISATION
+from mvtrack.estimate.advice import Memory, Verdict, judge_inference, judge_training
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import GIB, UTILISATION, Work
 from mvtrack.generate import SampleConfig
 from mvtrack.health import Line
-from mvtrack.machine import GPUS, free_gib, gpu_peak_flops
+from mvtrack.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
 
 
 @dataclass(frozen=True)
 class Machine:
     """name: of a device. memory_gib: of each; None where nobody can tell. flops: at best; None: unknown. is_host: it is
-    this machine's CPU."""
+    this machine's CPU. host_gib: free in the CPU's memory for each, where the machine is this one."""
 
     name: str
     count: int
     memory_gib: float | None
     flops: float | None
     is_host: bool = False
+    host_gib: float | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """As bytes; a device of unknown memory takes anything."""
+        host = None if self.host_gib is None else int(self.host_gib * GIB)
+        return Memory(int((self.memory_gib or 1e9) * GIB), host, self.is_host)
 
     @property
     def words(self) -> str:
@@ -46,18 +54,23 @@ def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: P
     if memory_gib is not None and memory_gib <= 0 or count < 1:
         raise ValueError(f"--gpu-memory and --gpus must be positive, got {memory_gib} and {count}")
     if gpu is not None:
-        known = next((name for name in GPUS if name.lower() in gpu.lower()), None)
-        if known is None and memory_gib is None:
+        memory_gib = memory_gib or gpu_memory_gib(gpu)
+        if memory_gib is None:
             raise ValueError(f"unknown GPU {gpu!r}: known are {', '.join(GPUS)}; for others give --gpu-memory too")
-        return Machine(gpu, count, memory_gib or GPUS[known][0], gpu_peak_flops(known) if known else None)
+        return Machine(gpu, count, memory_gib, gpu_peak_flops(gpu))
     if memory_gib is not None:
         return Machine("a GPU", count, memory_gib, None)
     device = placement.torch_device if placement else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        return Machine(name, count, free_gib(device), gpu_peak_flops(name))
-    free = free_gib(device)
-    return Machine("this CPU", count, free if free is None else free / count, cpu_flops() / count, True)
+        return Machine(name, count, free_gib(device), gpu_peak_flops(name), host_gib=_share(count))
+    return Machine("this CPU", count, _share(count), cpu_flops() / count, True)
+
+
+def _share(count: int) -> float | None:
+    """Of the CPU's free memory."""
+    free = free_gib(torch.device("cpu"))
+    return None if free is None else free / count
 
 
 def cpu_flops() -> float:
@@ -82,11 +95,11 @@ def inference_lines(
     token, frames = config.rays.token_px, num_frames or config.num_frames
     height, width = size or config.sizes[0]
     size = (-(-height // token) * token, -(-width // token) * token)
-    sample, have = SampleConfig.of(config), int((machine.memory_gib or 1e9) * GIB)
+    sample = SampleConfig.of(config)
     placement = replace(placement, device="cpu" if machine.is_host else "cuda")
     yield Line("machine", machine.words)
     yield Line("video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}")
-    verdict = judge_inference(config, size, frames, sample, placement, have)
+    verdict = judge_inference(config, size, frames, sample, placement, machine.memory, Work(encoders_of(config)))
     for phase, needed in verdict.estimate.phases.items():
         yield Line(phase, f"{needed / GIB:.1f} GiB")
     if verdict.estimate.host:
@@ -97,11 +110,11 @@ def inference_lines(
 
 def training_lines(run: RunConfig, machine: Machine) -> Iterator[Line]:
     """What a step takes on every rank, and all steps together."""
-    train, have = run.train, int((machine.memory_gib or 1e9) * GIB)
+    train = run.train
     yield Line("machine", machine.words)
     each = f"{train.batch_size} samples a step, {train.micro_batch_size} at once on a rank"
     yield Line("batch", f"{each}, ZeRO stage {train.zero_stage}, {train.precision}")
-    verdict = judge_training(run, machine.count, have)
+    verdict = judge_training(run, machine.count, machine.memory)
     for part, needed in verdict.estimate.parts.items():
         if needed:
             yield Line(part, f"{needed / GIB:.1f} GiB")
@@ -128,4 +141,6 @@ def _outcome(verdict: Verdict, machine: Machine) -> Line:
         return Line("memory", peak)
     if verdict.fits:
         return Line("fits", f"{peak}, of {machine.memory_gib:.1f}", True)
+    if machine.memory.lacks(verdict.estimate) == "host":
+        return Line("does not fit", f"it {verdict.problem(machine.name)}: {verdict.advice}", False)
     return Line("does not fit", f"{peak}, of {machine.memory_gib:.1f}: {verdict.advice}", False)

@@ -9,19 +9,29 @@ from mvtrack.backbone.initialise import empty_dit
 from mvtrack.backbone.placement import Placement, codec_config
 from mvtrack.config import ModelConfig
 from mvtrack.estimate.codec import codec_bytes
+from mvtrack.estimate.encoders import encoder_phases
 from mvtrack.estimate.transformer import IMAGE_TOKENS, TEXT_TOKENS, Scene, forward_bytes
 from mvtrack.generate import SampleConfig, window_spans
 from mvtrack.video_clip import padded_length
-from mvtrack.weights.registry import registry
 
 GIB = 2**30
 UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is done beside sampling. encoders: those that still have to run, see `encoders_of`. views: seen together.
+    decodes: pictures are made of latents."""
+
+    encoders: tuple[str, ...] = ()
+    views: int = 2
+    decodes: bool = True
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """phases: bytes on the device in each, weights included. host: bytes of weights that rest in the CPU's memory.
-    flops: of all sampling."""
+    """phases: bytes on the device in each, weights included. host: bytes of weights that rest in the CPU's memory while
+    another device works. flops: of all sampling."""
 
     phases: dict[str, int]
     host: int
@@ -47,23 +57,23 @@ def estimate_inference(
     num_frames: int,
     sample: SampleConfig | None = None,
     placement: Placement | None = None,
-    encoders: bool = False,
+    work: Work | None = None,
 ) -> Estimate:
     """What re-shooting a video of num_frames at a size (H, W) that the model takes will need.
 
-    encoders: count those of captions and pictures too; they are read, used and gone before anything else is there.
+    work: None is a video whose captions and pictures are encoded already; encoders are gone before the rest is there.
     Device "cpu" is the host itself, where swapping whole parts gains nothing; any other counts as a GPU. Weights that
     are read as they lie in a file count like all others, though the system may drop their pages.
     """
-    sample, placement = sample or SampleConfig.of(config), placement or Placement("cpu")
+    sample, placement, work = sample or SampleConfig.of(config), placement or Placement("cpu"), work or Work()
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
     length = min(padded_length(num_frames), config.num_frames)
     guided = sample.guidance != 1 or sample.camera_guidance != 1
     dtype, autocast = _precision(config, placement)
-    scene = Scene(size, length, batch=2 if guided and placement.batched_guidance else 1)
+    scene = Scene(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
     whole, block = weights_bytes(config, dtype)
-    work = forward_bytes(config, scene, dtype, autocast)
+    forward = forward_bytes(config, scene, dtype, autocast)
     codec = codec_bytes(codec_config(config.codec, placement), size, length)
     blocks = block * config.dit.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
@@ -71,12 +81,13 @@ def estimate_inference(
     kept = 0 if placement.offload == "model" else codec.weights
     phases = {
         "encoding": beside + codec.weights + codec.encode,
-        "sampling": dit + kept + work,
-        "decoding": beside + codec.weights + codec.decode,
+        "sampling": dit + kept + forward,
     }
-    if encoders:
-        phases = _encoder_phases(config, placement) | phases
+    if work.decodes:
+        phases["decoding"] = beside + codec.weights + codec.decode
+    phases = encoder_phases(config, placement, work.encoders) | phases
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
+    host = 0 if placement.device == "cpu" else host  # blocks are read from the file when their turn comes
     return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided))
 
 
@@ -95,15 +106,6 @@ def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, 
         return torch.bfloat16, False
     cpu_too = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.float32, placement.device != "cpu" or cpu_too  # what a file holds is not known here: the larger
-
-
-def _encoder_phases(config: ModelConfig, placement: Placement) -> dict[str, int]:
-    """Weights of the encoders by the registry, where they run on the device."""
-    if placement.offload == "blocks":
-        return {}
-    entries = registry()
-    phases = {"captions": entries["umt5_xxl"].bytes} if config.text else {}
-    return phases | ({"image tokens": entries["clip_vit_h"].bytes} if config.image else {})
 
 
 def _flops(config: ModelConfig, scene: Scene, sample: SampleConfig, num_frames: int, guided: bool) -> float:

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
+import torch
+
 from mvtrack.backbone.placement import Placement
 from mvtrack.config import ModelConfig, RunConfig
-from mvtrack.estimate.advice import judge_inference, judge_training
-from mvtrack.estimate.inference import GIB
+from mvtrack.estimate.advice import Memory, judge_inference, judge_training
+from mvtrack.estimate.encoders import CAPTIONS, PICTURES, encoder_phases
+from mvtrack.estimate.inference import GIB, Work
 from mvtrack.estimate.transformer import Scene, training_scene
 from mvtrack.generate import SampleConfig
 from mvtrack.machine import free_gib
 from mvtrack.training import distributed
+from mvtrack.video_clip import padded_length
 
 # Generous bounds that are quick to tell, so that small models are not held up by an estimate.
 _BYTES_PER_TOKEN_VALUE = {"infer": 200, "train": 400}  # and block, in training without recomputing
@@ -17,46 +21,75 @@ _BYTES_PER_PARAMETER = {"infer": 12, "train": 40}
 _CLEARLY = 0.5  # of the memory that is free
 
 
+_DOING = {CAPTIONS: "the captions' encoder", PICTURES: "the encoder of pictures"}
+
+
 def refuse_inference(
-    config: ModelConfig, size: tuple[int, int], num_frames: int, sample: SampleConfig, placement: Placement
+    config: ModelConfig,
+    size: tuple[int, int],
+    num_frames: int,
+    sample: SampleConfig,
+    placement: Placement,
+    work: Work | None = None,
 ) -> None:
-    """Raise ValueError where making a video of a size (H, W) takes more memory than the device has free."""
-    device = placement.torch_device
-    have = free_gib(device)
-    frames = min(num_frames + 3, config.num_frames)
-    if have is None or _clearly_fits(config, Scene(size, frames), "infer", have):
-        return
+    """Raise ValueError where making a video of a size (H, W) takes more memory than is free, on the device or beside it
+    on the CPU. work: see `judge_inference`."""
+    device, work = placement.torch_device, work or Work()
     placement = replace(placement, device=str(device))
-    verdict = judge_inference(config, size, num_frames, sample, placement, int(have * GIB))
+    memory = free_memory(device)
+    frames = min(padded_length(num_frames), config.num_frames)
+    scene = Scene(size, frames, views=work.views)
+    if memory is None or _inference_clearly_fits(config, scene, placement, memory, work):
+        return
+    verdict = judge_inference(config, size, num_frames, sample, placement, memory, work)
     if not verdict.fits:
+        worst = verdict.estimate.worst
+        what = _DOING.get(worst, f"{worst} {size[0]}x{size[1]} pictures, {frames} frames at a time,")
         raise ValueError(
-            f"{verdict.estimate.worst} {size[0]}x{size[1]} pictures, {frames} frames at a time, takes about "
-            f"{verdict.estimate.peak / GIB:.1f} GiB and {device} has {have:.1f} GiB free: {verdict.advice}; or start "
-            "all the same with --ignore-memory"
+            f"{what} {verdict.problem(str(device))}: {verdict.advice}; or start all the same with --ignore-memory"
         )
 
 
 def refuse_training(config: RunConfig, world_size: int, ranks_here: int) -> None:
-    """Raise ValueError where a step takes more memory than this rank's device has free; CPU ranks share one memory."""
+    """Raise ValueError where a step takes more memory than this rank's device has free, or leaves more on the CPU than
+    its share there; CPU ranks share one memory."""
     device = distributed.device()
-    have = free_gib(device)
-    if have is None:
+    memory = free_memory(device, ranks_here)
+    if memory is None:
         return
-    have = have if device.type == "cuda" else have / ranks_here
-    if _clearly_fits(config.model, training_scene(config), "train", have):
+    if _clearly_fits(config.model, training_scene(config), "train", memory):
         return
-    verdict = judge_training(config, world_size, int(have * GIB))
+    verdict = judge_training(config, world_size, memory)
     if not verdict.fits:
         raise ValueError(
-            f"a training step takes about {verdict.estimate.peak / GIB:.1f} GiB a rank and {have:.1f} GiB are free on "
-            f"{device}: {verdict.advice}; or start all the same with --ignore-memory"
+            f"a rank's training step {verdict.problem(str(device))}: {verdict.advice}; or start all the same with "
+            "--ignore-memory"
         )
 
 
-def _clearly_fits(config: ModelConfig, scene: Scene, what: str, have_gib: float) -> bool:
+def free_memory(device: torch.device, ranks: int = 1) -> Memory | None:
+    """What each of so many ranks has; None where the system does not tell."""
+    host = free_gib(torch.device("cpu"))
+    host = None if host is None else int(host * GIB / ranks)
+    if device.type == "cpu":
+        return None if host is None else Memory(host, shared=True)
+    free = free_gib(device)
+    return None if free is None else Memory(int(free * GIB), host)
+
+
+def _inference_clearly_fits(
+    config: ModelConfig, scene: Scene, placement: Placement, memory: Memory, work: Work
+) -> bool:
+    encoders = encoder_phases(config, placement, work.encoders)
+    fits = all(needed < _CLEARLY * memory.device for needed in encoders.values())
+    return fits and _clearly_fits(config, scene, "infer", memory)
+
+
+def _clearly_fits(config: ModelConfig, scene: Scene, what: str, memory: Memory) -> bool:
     dit = config.dit
     parameters = dit.num_layers * dit.dim * (14 * dit.dim + 2 * dit.ffn_dim) + 30 * dit.dim * dit.dim
     layers = config.dit.num_layers if what == "train" else 1
     work = scene.batch * scene.tokens(config) * config.dit.dim * layers * _BYTES_PER_TOKEN_VALUE[what]
     head = 2**30 if what == "train" and config.tracking is not None else 0
-    return parameters * _BYTES_PER_PARAMETER[what] + work + head < _CLEARLY * have_gib * GIB
+    have = memory.device if memory.host is None else min(memory.device, memory.host)
+    return parameters * _BYTES_PER_PARAMETER[what] + work + head < _CLEARLY * have

@@ -20,19 +20,18 @@ from mvtrack.correspondence.point_matches import points_from_depth, token_points
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums, kinds_of_rows, sum_scores
 from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_truth, sum_space
-from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks
 from mvtrack.diffusion.flow import sampling_sigmas
+from mvtrack.evaluation.attention_scenes import Scene, Subject, check_subjects, scene_of
 from mvtrack.metrics.correspondence import harmonic_mean
-from mvtrack.noised import NoisedVideos, noised_videos
-from mvtrack.video_clip import Clip, anchor_frames, num_latent_frames
-from tracking_head import Tracks
+from mvtrack.noised import NoisedVideos
 
 SCORES = ("pck", "attention_score", "confidence_score")
 
 
 @dataclass(frozen=True)
 class AnalysisConfig:
-    """steps: noise levels, those of a sampling run of so many steps. queries: track points drawn per clip.
+    """steps: noise levels, those of a sampling run of so many steps. queries: track points, or
+    tokens of a still scene, drawn per clip.
 
     threshold_px: for PCK and its cycle check; None: one token, which are the paper's 16 pixels at its size.
     near_share: how near in space a match must come, as a share of the median depth of the reference's first frame;
@@ -66,6 +65,11 @@ class Analysis:
     unmoved_pck: dict[str, float]
     threshold_px: float
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of correspondence that were probed: of still scenes only those across views."""
+        return tuple(self.unmoved_pck)
+
     @cached_property
     def sums(self) -> list[list[ProbeSums]]:
         """Over all clips: layer, step."""
@@ -92,26 +96,26 @@ class Analysis:
 
 @torch.no_grad()
 def analyse(
-    model: ReshootModel, clips: list[Clip], config: AnalysisConfig, on_step: Callable[[], None] | None = None
+    model: ReshootModel, clips: list[Subject], config: AnalysisConfig, on_step: Callable[[], None] | None = None
 ) -> Analysis:
-    """Probe every layer at every noise level on clips with tracks (and depth, where the model's scale needs it).
+    """Probe every layer at every noise level.
 
-    on_step: called after each forward. Raises ValueError for clips without tracks, or in which no kind of
-    correspondence occurs, and for a model of still scenes.
+    clips: with tracks (and depth, where the model's scale needs it); of a model that makes views of still scenes, still
+    cases, in which tokens correspond by their points in 3D. on_step: called after each forward. Raises ValueError for
+    clips without tracks, of the other sort of model, or in which a kind of correspondence does not occur.
     """
-    if model.config.views is not None:
-        raise ValueError("this model makes views of still scenes, here videos are analysed: use eval/static.py")
+    kinds = check_subjects(model, clips)
     token_px = model.config.rays.token_px
     threshold = config.threshold_px or float(token_px)
     sigmas = sampling_sigmas(config.steps, model.config.flow.shift)[:-1].tolist()
     by_clip, space = [], []
     unmoved, rows = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
     for number, clip in enumerate(clips):
-        targets = clip_targets(clip, token_px, config.queries, config.seed + number)
-        right, count = _unmoved(targets, threshold)
+        scene = scene_of(clip, token_px, config.queries, config.seed + number)
+        right, count = _unmoved(scene, threshold)
         unmoved, rows = unmoved + right, rows + count
-        videos = noised_videos(model, clip.video, clip.camera, clip.depth, seed=config.seed + number)
-        judge = _Judge(targets, _space_truth(clip, targets, config), token_px, threshold)
+        videos = scene.noised(model, config.seed + number)
+        judge = _Judge(scene, _space_truth(scene, config), token_px, threshold)
         levels = []
         for sigma in sigmas:
             levels.append(judge.all_layers(model, videos, sigma))
@@ -120,10 +124,11 @@ def analyse(
         by_clip.append([[sums for sums, _ in steps] for steps in zip(*levels, strict=True)])
         if judge.truth is not None:
             space.append([[sums for _, sums in steps] for steps in zip(*levels, strict=True)])
-    if not clips or (rows == 0).any():
-        missing = [kind for kind, n in zip(KINDS, rows, strict=True) if n == 0]
+    found = dict(zip(KINDS, zip(unmoved.tolist(), rows.tolist(), strict=True), strict=True))
+    missing = [kind for kind in kinds if found[kind][1] == 0]
+    if missing:
         raise ValueError(f"{len(clips)} clips hold no {', '.join(missing)} correspondence: use longer or other clips")
-    shares = dict(zip(KINDS, (unmoved / rows).tolist(), strict=True))
+    shares = {kind: found[kind][0] / found[kind][1] for kind in kinds}
     return Analysis(sigmas, by_clip, _over_clips(space) if space else None, shares, threshold)
 
 
@@ -131,7 +136,7 @@ def analyse(
 class _Judge:
     """What one clip's attention is measured against."""
 
-    targets: CorrespondenceTargets
+    scene: Scene
     truth: SpaceTruth | None
     token_px: int
     threshold_px: float
@@ -140,13 +145,15 @@ class _Judge:
         self, model: ReshootModel, videos: NoisedVideos, sigma: float
     ) -> list[tuple[ProbeSums, SpaceSums | None]]:
         """Sums of every layer in one forward."""
-        found, (views, frames) = [], videos.latents.shape[1:3]
+        found, targets = [], self.scene.targets
+        views, frames = targets.label.shape[2:]
 
         def visit(_layer: int, q: Tensor, k: Tensor) -> None:
-            q, k = (features_from_tokens(x.flatten(2), views, frames, self.targets.grid, x.shape[2]) for x in (q, k))
-            rows = probe_rows(q, k, self.targets, self.token_px)
-            in_space = None if self.truth is None else sum_space(rows, self.targets, self.truth)
-            found.append((sum_scores(rows, self.targets, self.threshold_px), in_space))
+            q, k = (features_from_tokens(x.flatten(2), views, frames, targets.grid, x.shape[2]) for x in (q, k))
+            rows = probe_rows(q, k, targets, self.token_px)
+            in_space = None if self.truth is None else sum_space(rows, targets, self.truth)
+            sums = sum_scores(rows, targets, self.threshold_px, reference=self.scene.reference)
+            found.append((sums, in_space))
 
         with visiting_layers(model.dit, visit):
             videos.forward(model, sigma)
@@ -158,29 +165,22 @@ def _over_clips(tables: list[list[list]]) -> list[list]:
     return [[reduce(add, cells) for cells in zip(*layers, strict=True)] for layers in zip(*tables, strict=True)]
 
 
-def clip_targets(clip: Clip, token_px: int, num_queries: int, seed: int) -> CorrespondenceTargets:
-    """A batch of one: tokens of visible track points. Raises ValueError for a clip without tracks."""
-    if clip.tracks is None:
-        raise ValueError(f"clip {clip.key or seed} has no tracks: correspondences are measured against them")
-    return targets_from_tracks(Tracks.stack([clip.tracks]), tuple(clip.video.shape[-2:]), token_px, num_queries, seed)
-
-
-def _space_truth(clip: Clip, targets: CorrespondenceTargets, config: AnalysisConfig) -> SpaceTruth | None:
-    if clip.depth is None:
+def _space_truth(scene: Scene, config: AnalysisConfig) -> SpaceTruth | None:
+    if scene.depth is None:
         return None
-    anchors = anchor_frames(num_latent_frames(clip.num_frames))
-    camera, depth = clip.camera[None, :, anchors], clip.depth[None, :, anchors]
-    points = points_from_depth(depth, camera)
+    camera, targets = scene.camera[None], scene.targets
+    points = points_from_depth(scene.depth[None], camera)
     place, valid = token_points(points, points.isfinite().all(3), targets.grid, resize="nearest")
     place = torch.where(valid[..., None], place, torch.nan)
-    near = config.near_m or config.near_share * float(clip.depth[0, 0].median())
+    near = config.near_m or config.near_share * float(scene.depth[0, 0].median())
     return space_truth(targets, place, camera.c2w[..., :3, 3], torch.tensor([near]))
 
 
-def _unmoved(targets: CorrespondenceTargets, threshold_px: float) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+def _unmoved(scene: Scene, threshold_px: float) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
     """Rows of each kind whose truth lies where the query is, and all rows."""
+    targets = scene.targets
     near = (targets.label_xy - targets.query_xy[:, :, None, None]).norm(dim=-1) <= threshold_px
     views, frames = targets.label.shape[2:]
     elsewhere = torch.arange(views * frames).view(views, frames) != targets.own_frame[..., None, None]
-    kinds = kinds_of_rows(targets) & elsewhere & (targets.weight > 0)
+    kinds = kinds_of_rows(targets, reference=scene.reference) & elsewhere & (targets.weight > 0)
     return (kinds & near).flatten(1).sum(1).float(), kinds.flatten(1).sum(1).float()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mvtrack.config import ModelConfig
 from mvtrack.evaluation.attention import Analysis
 from mvtrack.evaluation.attention_quality import Correlation, correlate
 from mvtrack.evaluation.attention_report import correlation_record
@@ -31,6 +32,21 @@ class Stage:
     def pck(self) -> np.ndarray:
         """Cross-view PCK by layer."""
         return self.analysis.table("cross_view", "pck").mean(1).numpy()
+
+
+def check_comparable(configs: dict[str, ModelConfig]) -> None:
+    """Raises ValueError, naming the models, unless layer i of one can be compared with layer i of the others."""
+    (first, one), *others = configs.items()
+    for name, other in others:
+        if (one.views is None) != (other.views is None):
+            still, moving = (name, first) if one.views is None else (first, name)
+            raise ValueError(f"{still} makes views of still scenes, {moving} re-shoots videos: analyse them apart")
+        depths = one.dit.num_layers, other.dit.num_layers
+        if depths[0] != depths[1]:
+            raise ValueError(
+                f"{first} has {depths[0]} layers, {name} has {depths[1]}: models that are compared layer by layer must "
+                "have the same number; analyse them apart"
+            )
 
 
 def over_models(stages: list[Stage]) -> dict[str, list[Correlation]] | None:

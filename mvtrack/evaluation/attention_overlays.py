@@ -10,25 +10,26 @@ from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.data.attention_overlay import Looks, attention_sheet, shown_frames, token_centres, token_heat
-from mvtrack.evaluation.attention import clip_targets
-from mvtrack.noised import noised_videos
-from mvtrack.video_clip import Clip, anchor_frames
+from mvtrack.data.attention_overlay import Looks, attention_sheet, frame_titles, shown_frames, token_centres, token_heat
+from mvtrack.evaluation.attention_scenes import Subject, scene_of
+from mvtrack.video_clip import anchor_frames
 
 _CANDIDATES = 256
 
 
 @torch.no_grad()
 def example_sheet(
-    model: ReshootModel, clip: Clip, layer: int, sigma: float, seed: int = 0
+    model: ReshootModel, subject: Subject, layer: int, sigma: float, seed: int = 0
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB sheet of one target-view point of a clip with tracks, at one layer and noise level.
+    """RGB sheet of one target-view point of a clip with tracks or of a still scene, at one layer and noise level.
 
-    The point is the one that both views show in most frames; of equals, the one that moves most in the target view.
+    The point is the one that the views show in most frames; of equals, the one that moves most in the target view.
     """
     token_px = model.config.rays.token_px
-    targets = clip_targets(clip, token_px, _CANDIDATES, seed)
-    index = best_shown(targets)
+    scene = scene_of(subject, token_px, _CANDIDATES, seed)
+    targets, (views, _) = scene.targets, scene.frames.shape[:2]
+    given = int(scene.reference[0, :, 0].sum())
+    index = best_shown(targets, given)
     anchors = anchor_frames(targets.label.shape[3])
     cells = targets.grid[0] * targets.grid[1]
     own, cell = int(targets.own_frame[0, index]), int(targets.query[0, index]) % cells
@@ -37,30 +38,40 @@ def example_sheet(
     rows: list[AttentionRow] = []
 
     def visit(_layer: int, q: Tensor, k: Tensor) -> None:
-        split = (len(clip.video), len(anchors), targets.grid, q.shape[2])
+        split = (views, len(anchors), targets.grid, q.shape[2])
         q, k = (features_from_tokens(x.flatten(2), *split)[0] for x in (q, k))
         rows.append(attention_row(q, k, token))
 
     with visiting_layers(model.dit, visit, (layer,)):
-        noised_videos(model, clip.video, clip.camera, clip.depth, seed=seed).forward(model, sigma)
+        scene.noised(model, seed).forward(model, sigma)
     frames = shown_frames(len(anchors), frame)
     known = (targets.weight[0, index] > 0)[..., None]
     looks = Looks(
-        frames=clip.video[:, anchors[frames]],
-        heat=token_heat(rows[0].per_frame[:, frames], tuple(clip.video.shape[-2:])),
+        frames=scene.frames[:, frames],
+        heat=token_heat(rows[0].per_frame[:, frames], scene.camera.size),
         peak=token_centres(rows[0].peak, token_px)[:, frames],
         share=rows[0].share[:, frames],
         query=(view, frames.index(frame), *targets.query_xy[0, index].tolist()),
         truth=torch.where(known, targets.label_xy[0, index], torch.nan)[:, frames],
     )
-    title = f"{clip.key}: layer {layer}, all heads, noise level {sigma:.2f}"
-    return attention_sheet(title, looks, ["reference", "target"], anchors[frames].tolist())
+    title = f"{scene.clip.key}: layer {layer}, all heads, noise level {sigma:.2f}"
+    if len(anchors) > 1:
+        return attention_sheet(title, looks, frame_titles(["reference", "target"], anchors[frames].tolist()))
+    names = [f"view {v}, {'given' if v < given else 'noised'}" for v in range(views)]
+    return attention_sheet(title, _side_by_side(looks), [names])
 
 
-def best_shown(targets: CorrespondenceTargets) -> int:
+def _side_by_side(looks: Looks) -> Looks:
+    """Views of one frame as if they were frames of one view: a row instead of a column."""
+    swapped = (x.transpose(0, 1) for x in (looks.frames, looks.heat, looks.peak, looks.share, looks.truth))
+    frames, heat, peak, share, truth = swapped
+    return Looks(frames, heat, peak, share, (0, looks.query[0], *looks.query[2:]), truth)
+
+
+def best_shown(targets: CorrespondenceTargets, given: int = 1) -> int:
     """Index of the target-view query whose point is seen in most frames; of equals, the one that moves most.
 
-    Queries at the picture's border are left out, unless there are no others.
+    Queries at the picture's border are left out, unless there are no others. given: how many views are references.
     """
     seen, frames = targets.weight[0] > 0, targets.label.shape[3]
     views = targets.own_frame[0] // frames
@@ -71,7 +82,7 @@ def best_shown(targets: CorrespondenceTargets) -> int:
     row, column = (index // targets.grid[1], index % targets.grid[1])
     inside = (row >= margin[0]) & (row < targets.grid[0] - margin[0])
     inside &= (column >= margin[1]) & (column < targets.grid[1] - margin[1])
-    preference = (views > 0).long() + ((views > 0) & inside).long()
+    preference = (views >= given).long() + ((views >= given) & inside).long()
     count = torch.where(preference == preference.max(), seen.flatten(1).sum(1), -1)
     moved = torch.where(count == count.max(), reach.norm(dim=-1), -torch.inf)
     return int(moved.argmax())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,37 +10,63 @@ from torch import Tensor
 
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.backbone.perturb import PERTURBATIONS, Perturbation, perturbed_attention
+from mvtrack.evaluation.attention_scenes import Subject, check_subjects
 from mvtrack.generate import SampleConfig, generate
+from mvtrack.generate_views import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
+from mvtrack.metrics.perceptual import Lpips
 from mvtrack.metrics.ssim import ssim
-from mvtrack.video_clip import Clip
+from mvtrack.still_views import StillCase
 
-# higher is better in all of them
 QUALITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr_db": psnr, "ssim": ssim}
+LPIPS = "lpips"  # beside them where its weights are there; the only one of which less is better
+_BATCH = 8  # pictures that LPIPS compares at a time
 
 
 def picture_quality(
-    model: ReshootModel, clips: list[Clip], sample: SampleConfig, on_clip: Callable[[], None] | None = None
+    model: ReshootModel,
+    clips: list[Subject],
+    sample: SampleConfig,
+    on_clip: Callable[[], None] | None = None,
+    lpips: Lpips | None = None,
 ) -> dict[str, list[float]]:
-    """Every clip's target view generated anew and compared with the truth: per name in `QUALITIES`, one number a clip.
+    """Every clip's target view, or a still scene's missing views, generated anew and compared with the truth.
+
+    Per name in `QUALITIES`, and for `lpips` where its network is given, one number a clip.
 
     Clip i is sampled with seed `sample.seed` + i.
     """
-    found = {name: [] for name in QUALITIES}
+    check_subjects(model, clips)
+    measures = QUALITIES if lpips is None else QUALITIES | {LPIPS: partial(_distance, lpips)}
+    found = {name: [] for name in measures}
     for i, clip in enumerate(clips):
-        made = _generate(model, clip, replace(sample, seed=sample.seed + i))
-        for name, measure in QUALITIES.items():
-            found[name].append(measure(made, clip.video[1]))
+        made, truth = _generate(model, clip, replace(sample, seed=sample.seed + i))
+        for name, measure in measures.items():
+            found[name].append(measure(made, truth))
         if on_clip:
             on_clip()
     return found
 
 
-def _generate(model: ReshootModel, clip: Clip, sample: SampleConfig) -> Float[Tensor, "T 3 H W"]:
+@torch.no_grad()
+def _distance(network: Lpips, made: Float[Tensor, "T 3 H W"], truth: Float[Tensor, "T 3 H W"]) -> float:
+    device = next(network.parameters()).device
+    pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
+    return float(torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs]).double().mean())
+
+
+def _generate(
+    model: ReshootModel, clip: Subject, sample: SampleConfig
+) -> tuple[Float[Tensor, "T 3 H W"], Float[Tensor, "T 3 H W"]]:
+    """What the model makes, and the truth."""
+    if isinstance(clip, StillCase):
+        given, truth = clip.images[: clip.num_given], clip.images[clip.num_given :]
+        return generate_views(model, given, clip.camera, sample, clip.clip.depth[0, 0]), truth
     if len(clip.video) != 2:
         raise ValueError(f"clip {clip.key} has {len(clip.video)} views: a reference and one target are needed")
-    return generate(model, clip.video[0], clip.camera, sample, None if clip.depth is None else clip.depth[0])
+    depth = None if clip.depth is None else clip.depth[0]
+    return generate(model, clip.video[0], clip.camera, sample, depth), clip.video[1]
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,7 @@ def correlate(errors: Float[Tensor, "samples layers"], quality: dict[str, list[f
         raise ValueError(f"a correlation needs at least three samples, got {int(known.sum())} of {len(errors)} usable")
     found = {}
     for name, values in quality.items():
-        better = torch.tensor(values, dtype=torch.float64)[known]
+        better = torch.tensor(values, dtype=torch.float64)[known] * (-1 if name == LPIPS else 1)
         pairs = [pearson(-errors[known, layer].double(), better) for layer in range(errors.shape[1])]
         found[name] = [Correlation(r, p, int(known.sum())) for r, p in pairs]
     return found
@@ -83,23 +110,25 @@ class Harm:
 
 
 def measure_harm(
-    model: ReshootModel, clips: list[Clip], sample: SampleConfig, on_run: Callable[[], None] | None = None
+    model: ReshootModel, clips: list[Subject], sample: SampleConfig, on_run: Callable[[], None] | None = None
 ) -> Harm:
     """Generate every clip once whole, then once per layer and perturbation, with the same noise each time.
 
     on_run: called after each of the len(clips) * (1 + 2 * layers) generations.
     """
+    check_subjects(model, clips)
+    views = model.config.views.count if model.config.views else 2
 
-    def score(i: int, clip: Clip) -> float:
-        made = _generate(model, clip, replace(sample, seed=sample.seed + i))
+    def score(i: int, clip: Subject) -> float:
+        made, truth = _generate(model, clip, replace(sample, seed=sample.seed + i))
         if on_run:
             on_run()
-        return psnr(made, clip.video[1])
+        return psnr(made, truth)
 
     whole = [score(i, clip) for i, clip in enumerate(clips)]
     hurt: dict[Perturbation, list[list[float]]] = {kind: [] for kind in PERTURBATIONS}
     for kind, rows in hurt.items():
         for layer in range(len(model.dit.blocks)):
-            with perturbed_attention(model.dit, layer, kind):
+            with perturbed_attention(model.dit, layer, kind, views):
                 rows.append([score(i, clip) for i, clip in enumerate(clips)])
     return Harm(whole, hurt)

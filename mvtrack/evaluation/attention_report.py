@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.correspondence.space_scores import ANGLE_EDGES_DEG
 from mvtrack.evaluation.attention import SCORES, Analysis
 from mvtrack.evaluation.attention_quality import Correlation, Harm
@@ -33,21 +32,23 @@ _SCORE_TITLES = {
     "harmonic_mean": "harmonic mean",
     "alignment_error": "alignment error, nats",
 }
-_QUALITY_TITLES = {"psnr_db": "PSNR", "ssim": "SSIM"}
+_QUALITY_TITLES = {"psnr_db": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
 _HARM_TITLES = {"identity": "attention replaced by identity", "own_view": "cross-view part removed"}
 
 
 def as_record(analysis: Analysis) -> dict:
     """Everything probed, for JSON: tables are [layer][step]."""
-    tables = {kind: {name: _rounded(analysis.table(kind, name)) for name in SHOWN} for kind in KINDS}
-    rows = {kind: analysis.sums[0][0].means()[kind]["rows"] for kind in KINDS}
+    tables = {kind: {name: _rounded(analysis.table(kind, name)) for name in SHOWN} for kind in analysis.kinds}
+    rows = {kind: analysis.sums[0][0].means()[kind]["rows"] for kind in analysis.kinds}
     return {
         "sigmas": [round(s, 5) for s in analysis.sigmas],
         "threshold_px": analysis.threshold_px,
         "rows": rows,
         "unmoved_pck": {kind: round(value, 5) for kind, value in analysis.unmoved_pck.items()},
         "tables": tables,
-        "alignment_error_per_head": {kind: _rounded(analysis.alignment_error_per_head(kind)) for kind in KINDS},
+        "alignment_error_per_head": {
+            kind: _rounded(analysis.alignment_error_per_head(kind)) for kind in analysis.kinds
+        },
         "alignment_error_per_clip": _rounded(analysis.alignment_error_per_clip()),
         "precision_in_space": _space_record(analysis),
         "layer_to_tap": analysis.layer_to_tap(),
@@ -122,7 +123,7 @@ def write_heat_maps(path: Path, analysis: Analysis) -> None:
             )
             for name in SHOWN
         ]
-        for kind in KINDS
+        for kind in analysis.kinds
     ]  # fmt: skip
     draw_heat_maps(path, rows)
 
@@ -130,7 +131,7 @@ def write_heat_maps(path: Path, analysis: Analysis) -> None:
 def write_heads(path: Path, analysis: Analysis) -> None:
     """A PNG: the alignment error of every layer and head, averaged over noise levels, by kind."""
     maps = []
-    for kind in KINDS:
+    for kind in analysis.kinds:
         errors = analysis.alignment_error_per_head(kind).mean(1).numpy()
         heads = [str(head) for head in range(errors.shape[1])]
         title = f"alignment error, nats,\n{_KIND_TITLES[kind]}"
@@ -141,7 +142,7 @@ def write_heads(path: Path, analysis: Analysis) -> None:
 def write_curves(path: Path, analysis: Analysis) -> None:
     """A PNG: per kind the PCK of every layer along denoising; dashed, matching each point with its own place."""
     panels = []
-    for kind in KINDS:
+    for kind in analysis.kinds:
         level = ("matching each point with its own place", [analysis.unmoved_pck[kind]] * len(analysis.sigmas))
         values = analysis.table(kind, "pck").numpy()
         panels.append(Curves(_KIND_TITLES[kind], analysis.sigmas, values, "noise level", "PCK with cycle check", level))

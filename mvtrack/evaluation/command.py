@@ -1,4 +1,4 @@
-"""What the commands of all benchmarks share: options, which rows to add, running, the report."""
+"""What the commands of all benchmarks share: options, running, the report."""
 
 import argparse
 import os
@@ -6,47 +6,39 @@ import re
 import sys
 from pathlib import Path
 
+import torch
+
 from mvtrack.evaluation.interface import Benchmark, Method
 from mvtrack.evaluation.measures.catalogue import all_estimators, chosen_metrics
 from mvtrack.evaluation.measures.options import add_measure_arguments, measure_options
-from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
-from mvtrack.evaluation.methods.given import GivenVideos
+from mvtrack.evaluation.methods.found import FoundRows, found_rows
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import check_backbones
 from mvtrack.evaluation.report.text import table_of
 from mvtrack.evaluation.report.write import write_report
+from mvtrack.evaluation.row_options import add_row_arguments, placement_of
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of, read_record, write_record
 from mvtrack.evaluation.runner.stages import STAGES, forget_failures, run_stages
-from mvtrack.generate import SampleConfig
 
 _MOST_LINES = 20
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Options that mean the same for every benchmark."""
-    row = parser.add_argument_group("rows to add to the table; without one, what is there is scored and reported")
-    row.add_argument("--model", type=Path, help="folder of a model of this project")
-    row.add_argument("--videos", type=Path, help="folder of videos that another program made: <case>.mp4")
-    row.add_argument("--baselines", help=f"comma-separated, or all: {', '.join(BASELINES)}")
-    row.add_argument("--name", help="of the row, for files; default: the folder's name")
-    row.add_argument("--title", help="of the row, for tables; default: the name")
-    row.add_argument("--group", default="Models", help="heading above the row")
-    row.add_argument("--backbone", help="row, ours or a published one, that changes are counted from")
-    row.add_argument("--steps", type=int, default=8, help="sampling steps of --model")
-    row.add_argument("--guidance", type=float, default=1.0, help="text guidance of --model; 1 is none")
-    row.add_argument("--seed", type=int, default=0)
-    row.add_argument("--resize-videos", action="store_true", help="scale --videos of another size; else they fail")
-    row.add_argument("--replace", action="store_true", help="replace a row of this name that was made otherwise")
+    add_row_arguments(parser)
     run = parser.add_argument_group("running")
     run.add_argument("--out", type=Path, default=Path(out), help="results folder; run again with it to go on")
     run.add_argument("--metrics", help="comma-separated; default: all")
     run.add_argument("--stages", default=",".join(STAGES), help="which of the stages to run; the report comes last")
-    run.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, each with one thread")
+    run.add_argument(
+        "--workers", type=int,
+        help="processes of one thread, with networks of their own; default: one where there is a GPU, else one a core",
+    )  # fmt: skip
     run.add_argument("--shard", default="1/1", help="i/n: only every n-th case, from the i-th on; no report")
     run.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    run.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    run.add_argument("--debug", action="store_true", help="end with a traceback where something unforeseen fails")
     add_measure_arguments(parser)
     add_pose_arguments(parser)
 
@@ -59,44 +51,27 @@ def case_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
-    """The rows that the options ask for."""
-    if options.model and options.videos:
-        raise ValueError("--model and --videos are two rows: add them with one command each")
-    methods: list[Method] = []
-    if options.model or options.videos:
-        folder = options.model or options.videos
-        if not folder.exists():
-            raise ValueError(f"{'--model' if options.model else '--videos'} {folder} does not exist")
-        name = options.name or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name)
-        title = options.title or name
-        if options.model:
-            sample = SampleConfig(options.steps, options.guidance, options.seed)
-            methods.append(ModelMethod(name, title, folder, sample, options.backbone, options.group))
-        else:
-            methods.append(GivenVideos(name, title, folder, options.resize_videos, options.backbone, options.group))
-    kinds = [k.strip() for k in (options.baselines or "").split(",") if k.strip()]
-    for kind in BASELINES if kinds == ["all"] else kinds:
-        if kind not in BASELINES:
-            raise ValueError(f"unknown baseline {kind!r}; known: {', '.join(BASELINES)}")
-        methods.append(Baseline(kind))
-    return tuple(methods)
+def default_workers() -> int:
+    """One process where there is a GPU, whose memory each would fill with networks of its own; else one a core."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
-    """Run the stages and write the report; returns its summary, None for a shard."""
-    models = {m.name: m.folder for m in methods if isinstance(m, ModelMethod)}
-    measuring = measure_options(options, models)
-    estimators = all_estimators(pose_estimator(options, measuring.pythons.get("da3"), benchmark.num_frames))
-    plan = Plan(benchmark, methods, chosen_metrics(options.metrics, measuring), estimators, options.out)
+    """Run the stages and write the report; returns its summary, None for a shard. No method: those that the folder
+    holds."""
+    found = FoundRows() if methods else found_rows(options.out, placement_of(options))
+    plan = _plan(benchmark, methods or found.methods, found, options)
     shard, stages = _shard(options.shard), _stages(options.stages)
+    workers = default_workers() if options.workers is None else options.workers
     check_backbones(plan)
     _check_folder(plan)
     if not options.replace:
         _check_rows(plan)
+    for note in found.notes:
+        sys.stderr.write(f"{note}\n")
     if options.retry_failed:
         forget_failures(plan, shard)
-    troubles = run_stages(plan, stages, options.workers, shard)
+    troubles = run_stages(plan, stages, workers, shard)
     for line in troubles[:_MOST_LINES]:
         sys.stderr.write(f"failed: {line}\n")
     if len(troubles) > _MOST_LINES:
@@ -107,6 +82,14 @@ def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: ar
     summary, files = write_report(plan)
     sys.stdout.write(table_of(summary) + "\n\n" + "".join(f"{path}\n" for path in files))
     return summary
+
+
+def _plan(benchmark: Benchmark, methods: tuple[Method, ...], found: FoundRows, options: argparse.Namespace) -> Plan:
+    models = {m.name: m for m in methods if isinstance(m, ModelMethod)} | dict.fromkeys(found.lost_models)
+    measuring = measure_options(options, models, benchmark.name)
+    estimators = all_estimators(pose_estimator(options, measuring.pythons.get("da3"), benchmark.num_frames))
+    metrics, others = chosen_metrics(options.metrics, measuring), tuple(found.others)
+    return Plan(benchmark, methods, metrics, estimators, options.out, others, options.debug)
 
 
 def _check_folder(plan: Plan) -> None:
@@ -125,10 +108,15 @@ def _check_folder(plan: Plan) -> None:
 def _check_rows(plan: Plan) -> None:
     for method in plan.methods:
         before = read_record(plan.method_file(method.name))
-        if before and before["settings"] != method.settings:
+        if before is None:
+            continue
+        was, now = before["settings"], method.settings
+        if was == now and method.origin["kind"] == "videos":  # the settings do not tell whose they are
+            was, now = before.get("origin"), method.origin
+        if was != now:
             raise ValueError(
-                f"{plan.folder} has a row {method.name!r} that was made with {before['settings']}, now "
-                f"{method.settings}: pass --name for a row of its own, or --replace"
+                f"{plan.folder} has a row {method.name!r} that was made with {was}, now {now}: pass --name for a row "
+                "of its own, or --replace"
             )
 
 

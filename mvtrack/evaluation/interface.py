@@ -16,9 +16,11 @@ from torch import Tensor
 from mvtrack.camera import Camera
 from tracking_head import Tracks
 
-# What a metric, method or estimator may ask for beside the videos. Dotted names are estimates: of which video, of what.
+# What a metric, method or estimator may ask for beside the videos. Dotted names are estimates: of which video, of what;
+# "joint" is the reference's frames, then the generated ones, seen together.
 INPUT_NEEDS = ("target", "camera", "source_camera", "dynamic", "covisible", "depth", "target_depth", "tracks")
-ESTIMATE_NEEDS = ("generated.poses", "generated.depth", "reference.poses", "reference.depth")
+ESTIMATE_NEEDS = ("generated.poses", "joint.poses", "generated.depth", "reference.depth")
+Subject = Literal["generated", "reference", "joint"]
 
 _IN_WORDS = {
     "target": "true target video",
@@ -167,6 +169,14 @@ class BatchMetric(Metric, Protocol):
 
 
 @runtime_checkable
+class CoverageMetric(Metric, Protocol):
+    """A metric that counts how often its estimates could be made."""
+
+    def unestimated(self, why: Declined) -> Scores:
+        """The scores of a video one of whose estimates failed."""
+
+
+@runtime_checkable
 class FileMetric(Metric, Protocol):
     """A metric that reads files which somebody made for each video (depth, masks)."""
 
@@ -179,7 +189,7 @@ class Estimator(Protocol):
     """Finds something in a video. name, version, settings, missing: as for a metric. gives: "poses" or "depth".
 
     poses: c2w (T, 4, 4) float64, found (T,) bool, and what else the estimator knows (K, size, scale_known,
-    rotation_only, median_depth: see `RecoveredCameras.arrays`).
+    rotation_only, median_depth: see `RecoveredCameras.arrays`); of "joint", 2T frames in one world.
     depth: depth (T, H, W) float32, in the unit of the inputs' cameras.
     """
 
@@ -196,9 +206,7 @@ class Estimator(Protocol):
 
     def missing(self) -> str | None: ...
 
-    def estimate(
-        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
-    ) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
         """Arrays by name, kept in a file that is named by a hash of the video, the inputs and the settings."""
 
 
@@ -217,7 +225,8 @@ class Method(Protocol):
     """Makes the video of the target view.
 
     name: for folders; title, group: its row and the heading above it in tables. bound: knows the truth, so it is never
-    marked as the best. backbone: the name of the method, or of the published row, that it is compared to.
+    marked as the best. backbone: the name of the method, or of the published row, that it is compared to. origin: plain
+    values that make it again in a later command, beside its settings: its kind and folder (`methods/found.py`).
     """
 
     name: str
@@ -229,6 +238,9 @@ class Method(Protocol):
 
     @property
     def settings(self) -> dict: ...
+
+    @property
+    def origin(self) -> dict: ...
 
     @property
     def footnotes(self) -> tuple[str, ...]: ...

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 _NUMBERED = 160  # cells; in a larger map the numbers could not be read
 _NAMED = 8  # lines; of more only the highest three are
 _DPI = 110
+_LETTER = 0.07  # inches that a letter of a heat map's title takes
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class ByLayer:
 def draw_heat_maps(path: Path, rows: list[list[HeatMap]]) -> None:
     """Write a PNG with a grid of heat maps, each with a scale of its own."""
     tall, wide = rows[0][0].values.shape
-    size = (len(rows[0]) * (1.7 + 0.36 * wide), len(rows) * (1.2 + 0.24 * tall))
+    longest = max(len(line) for row in rows for heat in row for line in heat.title.split("\n"))
+    size = (len(rows[0]) * max(1.7 + 0.36 * wide, 0.6 + _LETTER * longest), len(rows) * (1.2 + 0.24 * tall))
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     for plot, heat in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False).flat, sum(rows, []), strict=True):
         colours = "viridis_r" if heat.low_is_good else "viridis"
@@ -99,7 +101,7 @@ def draw_curves(path: Path, panels: list[Curves]) -> None:
             plot.plot(panel.x, line, color=colour, linewidth=1.6, marker="o", markersize=2.5)
         if panel.dashed is not None:
             plot.plot(panel.x, panel.dashed[1], color="#606060", linewidth=1, linestyle="--", label=panel.dashed[0])
-            plot.legend(fontsize=7, loc="best")
+            plot.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)  # covers no line
         _name_lines(plot, panel, colours)
         plot.grid(alpha=0.25)
         plot.tick_params(labelsize=8)

@@ -7,6 +7,7 @@ from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
 from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
+from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Estimator
 from mvtrack.structure.depth_anything import DepthAnythingConfig
 
@@ -19,7 +20,7 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--poses", choices=POSES, default="colmap",
         help="colmap: structure from motion, no weights; depth_anything_3: learned, needs --da3-python; files: of any "
-        "program, needs --pose-files; truth: only the references', as the benchmark knows them",
+        "program, needs --pose-files; truth: of copies, warps by true depth and the truth, as the benchmark knows them",
     )  # fmt: skip
     group.add_argument("--pose-files", type=Path, metavar="FOLDER", help="holds <row>/<case>.<any pose format>")
     default = DepthAnythingConfig()
@@ -30,8 +31,9 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
 def pose_estimator(options: argparse.Namespace, da3_python: Path | None, num_frames: int) -> Estimator:
     """What --poses names. da3_python: of Depth Anything 3's environment. num_frames: of the benchmark's clips. Raises
     ValueError where an option is missing, or given for nothing."""
-    if options.pose_files is not None and options.poses != "files":
-        raise ValueError(f"--pose-files is for --poses files, not --poses {options.poses}")
+    refuse_idle(options, add_pose_arguments, ("pose_files",), options.poses == "files", "--poses files")
+    with_network, names = options.poses == "depth_anything_3", ("da3_model", "da3_ray_pose")
+    refuse_idle(options, add_pose_arguments, names, with_network, "--poses depth_anything_3")
     if options.poses == "files":
         if options.pose_files is None:
             raise ValueError("--poses files needs --pose-files FOLDER, which holds <row>/<case>.<any pose format>")

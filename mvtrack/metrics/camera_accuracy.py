@@ -26,7 +26,7 @@ _SELF_EPSILON, _PAIR_EPSILON = 1e-9, 1e-6  # CamI2V's and ReDirector's guards ag
 class CameraAccuracy:
     """Errors per compared frame. Translations are shares of the path's size; NaN where the asked-for path only turns.
 
-    coverage: share of all frames that the estimator found, which are the ones compared.
+    coverage: share of the frames to compare that the estimator found; the errors are of these.
     """
 
     rotation_deg: Float[Tensor, "F"]
@@ -52,19 +52,25 @@ def camera_accuracy(
     scale: ScaleRule = "self_max",
     found: Bool[Tensor, "T"] | None = None,
     least_extent: float = LEAST_EXTENT,
+    compared: Bool[Tensor, "T"] | None = None,
 ) -> CameraAccuracy:
     """Errors of estimated cameras against those asked for; both in any world, the estimate in any unit.
 
     scale: `self_max` divides each path by its own largest distance from its first frame (CamI2V's relative measure);
     `gt_max` both by the true path's (CamI2V's absolute one, for estimates in metres); `gt_lsq` brings the estimate to
     the true unit by least squares, then divides as gt_max; `umeyama` compares camera centres after the best similarity
-    and divides by the true path's largest distance between two centres (ReDirector). found: frames to compare, the
-    first of them is the origin. least_extent: true paths that reach less far are taken as turning only.
-    Raises ValueError for paths of different lengths, numbers that are not finite, or fewer than two frames.
+    and divides by the true path's largest distance between two centres (ReDirector). found: frames that the estimator
+    placed; the first of them is the origin, and all settle the unit. least_extent: true paths that reach less far are
+    taken as turning only. compared: frames whose errors count, where the others only fix world and unit.
+    Raises ValueError for paths of different lengths, numbers that are not finite, fewer than two frames, or none to
+    compare.
     """
     if scale not in SCALE_RULES:
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALE_RULES)}")
     found = _found(estimated_c2w, true_c2w, found)
+    compared = torch.ones_like(found) if compared is None else compared
+    if not (found & compared).any():
+        raise ValueError(f"none of the {int(compared.sum())} frames to compare has a pose")
     estimated, true = (relative_pose(c2w[0], c2w) for c2w in (estimated_c2w[found].double(), true_c2w[found].double()))
     angle = rotation_angle(true[:, :3, :3], estimated[:, :3, :3])
     rotation_only = bool(path_extent(true) < least_extent)
@@ -74,7 +80,10 @@ def camera_accuracy(
     else:
         translation = _translation_error(estimated[:, :3, 3], true[:, :3, 3], scale)
     combined = (difference.square().sum((-1, -2)) + translation.square()).sqrt()
-    return CameraAccuracy(torch.rad2deg(angle), translation, combined, float(found.double().mean()), rotation_only)
+    coverage, counted = float(found[compared].double().mean()), compared[found]
+    return CameraAccuracy(
+        torch.rad2deg(angle[counted]), translation[counted], combined[counted], coverage, rotation_only
+    )
 
 
 def pairwise_rotation_error(estimated_c2w: Float[Tensor, "T 4 4"], true_c2w: Float[Tensor, "T 4 4"]) -> float:

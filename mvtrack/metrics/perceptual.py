@@ -17,6 +17,7 @@ from torch import Tensor, nn
 LpipsNet = Literal["alex", "vgg"]
 LPIPS_NETS: tuple[LpipsNet, ...] = get_args(LpipsNet)
 _HEAD_FOLDERS = {"lpips": "weights/v0.1", "torchmetrics": "functional/image/lpips_models"}
+SMALLEST_PX = 32  # of a picture's shorter side
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS's own colour normalisation
 
 # out channels, kernel, stride, padding of convolutions; "pool"; "tap" after a ReLU whose output is compared
@@ -58,9 +59,10 @@ class Lpips(nn.Module):
         return sum(m.mean((1, 2, 3)) for m in self._compare(a, b))
 
     def _compare(self, a: Tensor, b: Tensor) -> list[Float[Tensor, "B 1 h w"]]:
-        if a.shape != b.shape or min(a.shape[-2:]) < 32:
+        if a.shape != b.shape or min(a.shape[-2:]) < SMALLEST_PX:
             raise ValueError(
-                f"LPIPS compares pictures of one size, at least 32x32; got {tuple(a.shape)} and {tuple(b.shape)}"
+                f"LPIPS compares pictures of one size, at least "
+                f"{SMALLEST_PX}x{SMALLEST_PX}; got {tuple(a.shape)} and {tuple(b.shape)}"
             )
         pairs = zip(self._features(a), self._features(b), self.heads, strict=True)
         return [head((_normalised(x) - _normalised(y)).square()) for x, y, head in pairs]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvtrack.backbone.head_cameras import head_cameras
 from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.prompts import Prompts
+from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.camera import Camera
 from mvtrack.data.footage import Footage
 from mvtrack.fitting import Fit
@@ -33,9 +33,18 @@ def require_head(model: ReshootModel) -> Tracker:
 
 
 def footage_source(
-    model: ReshootModel, footage: list[Footage], fits: list[Fit], camera: Camera, windows: Windows, scene_depth: float
+    model: ReshootModel,
+    footage: list[Footage],
+    fits: list[Fit],
+    camera: Camera,
+    windows: Windows,
+    scene_depth: float,
+    caption: str | None = None,
 ) -> FeatureSource:
-    """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture."""
+    """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture.
+
+    caption: see `make_prompts`.
+    """
 
     def read(window: int) -> tuple:
         start, stop = windows.spans[window]
@@ -44,7 +53,8 @@ def footage_source(
         missing = padded_length(stop - start) - (stop - start)
         video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
         part = _window_camera(camera, start, stop)
-        features = view_features(model, video, part, scene_depth=scene_depth)
+        told = make_prompts(model.config, video[0, 0], caption, device=model.device)
+        features = view_features(model, video, part, scene_depth=scene_depth, prompts=told, start=camera.c2w[:, 0])
         return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, len(footage), camera.size, read)
@@ -85,7 +95,8 @@ def latent_source(
     def read(window: int) -> tuple:
         part = _window_camera(camera, *windows.spans[window])
         told = prompts[window] if prompts else None
-        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told)
+        begin = camera.c2w[:, 0]
+        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told, start=begin)
         return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, camera.shape[0], camera.size, read)

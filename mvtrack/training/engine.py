@@ -1,14 +1,16 @@
 """DeepSpeed around the transformer: its config from ours, models that are partitioned as they are built, the engine."""
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.backbone.attention import choose_kernel
-from mvtrack.backbone.checkpointing import checkpointing_of
+from mvtrack.backbone.checkpointing import checkpointing_of, keeps_attention
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill
 from mvtrack.config import RunConfig
@@ -83,12 +85,32 @@ def training_kernel(config: RunConfig) -> str:
 
     Raises ValueError where the wanted one does not work, or none but PyTorch's fallback that writes all scores.
     """
+    q = _queries(config)
+    _, tokens, heads, width = q.shape
+    return choose_kernel(config.train.attention, distributed.device(), q.dtype, heads, width, tokens, True)
+
+
+def warn_if_nothing_is_kept(config: RunConfig, kernel: str) -> None:
+    """Say it once where `train.checkpoint_keep: attention` will recompute attention all the same."""
+    if config.train.checkpoint_keep != "attention":
+        return
+    q, device = _queries(config), distributed.device()
+    if not keeps_attention(kernel, q if device.type == "cpu" else q.new_empty((1, 64, *q.shape[2:]), device=device)):
+        logging.getLogger(__name__).warning(
+            "train.checkpoint_keep: attention keeps nothing: the kernel %s, as it works here, is not recognised, and "
+            "attention is recomputed in the backward pass; choose another train.attention, or checkpoint_keep: nothing",
+            kernel,
+        )
+
+
+def _queries(config: RunConfig) -> Float[Tensor, "B N H d"]:
+    """Of the largest micro-batch, without storage."""
     dit, token_px = config.model.dit, config.model.rays.token_px
     cells = max(height * width for height, width in config.data.sizes) // token_px**2
     tokens = 2 * num_latent_frames(config.data.num_frames) * cells
     dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
-    width = dit.dim // dit.num_heads
-    return choose_kernel(config.train.attention, distributed.device(), dtype, dit.num_heads, width, tokens, True)
+    shape = (config.train.micro_batch_size, tokens, dit.num_heads, dit.dim // dit.num_heads)
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDiT:

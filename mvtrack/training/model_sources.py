@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
-from mvtrack.training.checkpoint import checkpoints, step_of
+from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
+from mvtrack.config import ModelConfig
+from mvtrack.config_tree import from_tree
+from mvtrack.training.checkpoint import CheckpointReader, checkpoints, step_of
 from mvtrack.training.export import export_checkpoint
 
 
@@ -23,6 +25,14 @@ class ModelSource:
     def weights(self) -> Path:
         """The weights' file, or a checkpoint's folder."""
         return self.path / WEIGHTS_FILE if (self.path / WEIGHTS_FILE).is_file() else self.path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Read without the weights."""
+        if not self.is_checkpoint:
+            return read_config(self.path)
+        tree = CheckpointReader(self.path).state.config["model"]
+        return from_tree(ModelConfig, tree, where=str(self.path / "state.json"))
 
     def load(self, kind: str = "ema") -> ReshootModel:
         """kind: a checkpoint's averaged weights, or the live ones ("weight")."""

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from mvtrack.backbone.model import ReshootModel, load_model
 from mvtrack.config import ModelConfig, RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
-from mvtrack.encoder_config import TextConfig
+from mvtrack.encoder_config import CodecConfig, TextConfig
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
-from mvtrack.training.engine import build_dit, build_engine, training_kernel
+from mvtrack.training.engine import build_dit, build_engine, training_kernel, warn_if_nothing_is_kept
 from mvtrack.training.guard import FiniteGuard
 from mvtrack.training.latent_validation import LatentValidator
 from mvtrack.training.objective import losses, prepare
@@ -99,6 +99,7 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
     run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
     log, kernel = None, training_kernel(config)
     if distributed.rank() == 0:
+        warn_if_nothing_is_kept(config, kernel)
         record_attempt(run_dir, config, progress.step, distributed.world_size(), kernel)
         log = RunLog(run_dir, config, progress.step)
         if isinstance(dataset, BatchDataset):
@@ -143,7 +144,7 @@ def _first_weights(
         return reader.weights()
     if config.train.init_from:
         start = load_model(config.train.init_from)
-        if start.config.dit != config.model.dit or start.config.codec != config.model.codec:
+        if start.config.dit != config.model.dit or not _same_codec(start.config.codec, config.model.codec):
             raise ValueError(
                 f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec"
             )
@@ -152,6 +153,11 @@ def _first_weights(
     if config.model.codec.kind == "pca":  # a VAE comes with its weights
         _fit_codec(codec, config, dataset)
     return initial_weights(config.model, config.train.seed)
+
+
+def _same_codec(one: CodecConfig, other: CodecConfig) -> bool:
+    """Whether they differ in nothing but the place of their weights; which weights those are, `check_encoders` asks."""
+    return one.kind == other.kind and replace(one, weights=other.weights) == other
 
 
 def _started(config: RunConfig, started: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -12,11 +12,13 @@ from typing import Literal
 from mvtrack.weights.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, shard_names
 from mvtrack.weights.layouts import Part
 
-Wanted = Part | Literal["tokenizer"]
+MODEL_FILE = "model.safetensors"  # of this project's models
+Wanted = Part | Literal["tokenizer", "model"]  # model: one of this project
 
 _DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors")
 _TRANSFORMERS_FILES = ("model.safetensors.index.json", "model.safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+TOKENIZER_CONFIG = "tokenizer_config.json"  # without it a tokenizer loads and fails later: it knows no padding
 
 FILES: dict[Wanted, tuple[str, ...]] = {
     "dit": (*(f"transformer/{name}" for name in _DIFFUSERS_FILES), *_DIFFUSERS_FILES),
@@ -28,8 +30,9 @@ FILES: dict[Wanted, tuple[str, ...]] = {
     ),
     "image": ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
     "tokenizer": tuple(f"{folder}/{name}" for folder in ("google/umt5-xxl", "tokenizer") for name in TOKENIZER_FILES),
+    "model": (MODEL_FILE,),
 }
-_RELEASE = {name for names in FILES.values() for name in names if "/" not in name} - set(_DIFFUSERS_FILES)
+_RELEASE = {name for names in FILES.values() for name in names if "/" not in name} - {*_DIFFUSERS_FILES, MODEL_FILE}
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 
@@ -42,6 +45,8 @@ def choose(wanted: Wanted, names: Iterable[str]) -> str | None:
     top = sorted(name for name in names if "/" not in name)
     if wanted == "tokenizer":
         return next((name for name in TOKENIZER_FILES if name in top), None)
+    if wanted == "model":  # any other file is released weights, which must be converted first
+        return None
     weights = [name for name in top if name.endswith((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *PICKLE_SUFFIXES))]
     if any(name in _RELEASE for name in weights):  # the official release: what it holds, it holds under known names
         return None
@@ -64,31 +69,38 @@ def find(wanted: Wanted, path: Path) -> Path:
     Raises ValueError that names what is missing, and says so when a download was interrupted.
     """
     if path.is_file():
-        return path.parent if wanted == "tokenizer" else path
-    names = names_in(path)
-    chosen = choose(wanted, names)
-    if chosen is None:
-        raise ValueError(_why_not(wanted, path, names))
-    lacking = missing_shards(path / chosen)
+        chosen, path = path.name, path.parent
+    else:
+        chosen = _chosen_in(path, wanted)
+    lacking = missing_files(path / chosen)
     if lacking:
+        verb = "names" if chosen.endswith(INDEX_SUFFIX) else "needs beside it"
         raise ValueError(
-            f"{path / chosen} names {lacking[0]}, which is not there{_interrupted(path)}: download it again"
+            f"{path / chosen} {verb} {lacking[0]}, which is not there{_interrupted(path)}: download it again"
         )
     return (path / chosen).parent if wanted == "tokenizer" else path / chosen
 
 
-def missing_shards(file: Path) -> list[str]:
-    """Shards that an index names and that are not beside it."""
-    if not file.name.endswith(INDEX_SUFFIX):
-        return []
-    return [name for name in shard_names(file) if not (file.parent / name).is_file()]
+def _chosen_in(path: Path, wanted: Wanted) -> str:
+    names = names_in(path)
+    chosen = choose(wanted, names)
+    if chosen is None:
+        raise ValueError(_why_not(wanted, path, names))
+    return chosen
+
+
+def missing_files(file: Path) -> list[str]:
+    """What belongs to a file and is not beside it: shards that an index names, a tokenizer's config."""
+    needed = shard_names(file) if file.name.endswith(INDEX_SUFFIX) else []
+    needed = [TOKENIZER_CONFIG] if file.name in TOKENIZER_FILES else needed
+    return [name for name in needed if not (file.parent / name).is_file()]
 
 
 def companions(chosen: str) -> list[str]:
     """Patterns of all files that belong to a chosen one."""
     folder = PurePosixPath(chosen).parent
     if PurePosixPath(chosen).name in TOKENIZER_FILES:
-        return [f"{folder}/*" if str(folder) != "." else "*.json", "*.model"]
+        return [f"{folder}/*"] if str(folder) != "." else ["*.json", "*.model"]
     if chosen.endswith(INDEX_SUFFIX):
         return [chosen, chosen.removesuffix(INDEX_SUFFIX) + "-*" + SAFETENSORS_SUFFIX]
     return [chosen]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mvtrack.config_tree import from_tree
 from mvtrack.kept_files import sha256
+from mvtrack.weights.locate import companions, missing_files
 
 _MODEL_PARTS = ("dit", "vae", "text", "tokenizer", "image")
 
@@ -68,8 +69,19 @@ def cached_file(entry: WeightsEntry) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def fetch_command(entry: WeightsEntry) -> str:
+    """What a user types to have an entry with all that belongs to it."""
+    files = companions(entry.file)
+    alone = files == [entry.file]
+    return f"hf download {entry.source} " + (entry.file if alone else " ".join(f"--include '{name}'" for name in files))
+
+
 def problem_with(path: Path, entry: WeightsEntry, hash_it: bool = True) -> str | None:
     """What is wrong with a file that should be an entry's; None if nothing is. hash_it: read it all."""
+    lacking = missing_files(path)
+    if lacking:
+        more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        return f"{path} is there, but not {lacking[0]}{more} that belongs to it: {fetch_command(entry)}"
     size = path.stat().st_size
     if entry.bytes is not None and size != entry.bytes:
         return f"{path} has {size} bytes, {entry.name} has {entry.bytes}: download it again"

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from mvtrack.weights.checkpoint import Checkpoint, open_checkpoint
 from mvtrack.weights.layouts import Part, with_official_names
-from mvtrack.weights.locate import Wanted, choose, companions, find, missing_shards, names_in
+from mvtrack.weights.locate import MODEL_FILE, Wanted, choose, companions, find, missing_files, names_in
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def _from_hub(hub: HubModel, wanted: Wanted) -> Path:
     snapshot = _cached(hub)
     names = names_in(snapshot) if snapshot else []
     chosen = hub.file if hub.file in names else choose(wanted, names) if hub.file is None else None
-    if chosen and not missing_shards(snapshot / chosen):
+    if chosen and not missing_files(snapshot / chosen):
         return find(wanted, snapshot / chosen)
     if constants.HF_HUB_OFFLINE:
         lacking = f"{chosen} of it is not complete" if chosen else f"its {hub.file or wanted} is not there"
@@ -74,6 +74,8 @@ def _from_hub(hub: HubModel, wanted: Wanted) -> Path:
         )
     chosen = hub.file or choose(wanted, _online(hub, _list_files))
     if chosen is None:
+        if wanted == "model":
+            raise ValueError(f"{hub.repo} has no {MODEL_FILE}: it holds no model of this project")
         raise ValueError(f"{hub.repo} has no {wanted} weights that are known by name: give {hub.repo}:FILE")
     return find(wanted, _online(hub, lambda h: _download(h, chosen)) / chosen)
 

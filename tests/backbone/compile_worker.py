@@ -1,11 +1,13 @@
 """Prints how far compiled blocks are from eager ones (outputs, taps, gradients) and how often a compiled step computes
-attention, by what recomputed blocks keep.
+attention, by what recomputed blocks keep; and how many graphs many sizes make.
 """
 
 import json
 import sys
+from functools import partial
 
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.profiler import ProfilerActivity, profile
 
 from mvtrack.backbone.checkpointing import Checkpointing
@@ -41,14 +43,34 @@ def step(keep: str | None, compiled: bool) -> tuple[list[torch.Tensor], int]:
     return results, names.count("aten::_scaled_dot_product_flash_attention_for_cpu")
 
 
+def graphs_of_many_sizes() -> tuple[int, int]:
+    """How many graphs nine sizes make, with gradients and without, and how many they need."""
+    graphs = CompileCounter()
+    plain = torch.compile
+    torch.compile = partial(plain, backend=graphs)
+    config = DiTConfig(dim=24, ffn_dim=28, num_heads=2, num_layers=1, in_channels=5, out_channels=5, text_dim=11)
+    dit = WanDiT(config, RayConfig(token_px=4, stride=2))
+    dit.compile_blocks()
+    torch.compile = plain
+    sizes = [(frames, side) for frames in (1, 2, 3) for side in (4, 6, 8)]
+    for frames, side in sizes * 2:  # the second time they are there
+        latents, rays = torch.randn(1, 2, frames, 5, side, side), torch.randn(1, 2, frames, 24, side, side)
+        given = latents, torch.tensor([300.0]), rays, torch.randn(1, 7, 11)
+        dit(*given).prediction.sum().backward()
+        with torch.no_grad():
+            dit(*given)
+    return graphs.frame_count, 2 * len(sizes)
+
+
 def main() -> int:
     torch.set_num_threads(1)
+    graphs = graphs_of_many_sizes()
     differences, runs = {}, {}
     for keep in KERNELS:
         (eager, _), (compiled, runs[str(keep)]) = step(keep, False), step(keep, True)
         pairs = zip(eager, compiled, strict=True)
         differences[str(keep)] = max(((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item() for a, b in pairs)
-    sys.stdout.write(json.dumps({"differences": differences, "attention_runs": runs}) + "\n")
+    sys.stdout.write(json.dumps({"differences": differences, "attention_runs": runs, "graphs": graphs}) + "\n")
     return 0
 
 

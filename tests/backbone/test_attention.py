@@ -38,19 +38,33 @@ def test_kernels_equal_softmax(kernel, dtype, atol):
     torch.testing.assert_close(attend(q, k, v, kernel).double(), by_softmax(q, k, v), atol=atol, rtol=0)
 
 
-def test_pieces_and_whole_agree(monkeypatch):
-    """The cache-sized pieces of bfloat16 cover all rows, and only where few scores are made."""
-    q, k, v = tensors(torch.bfloat16)
-    expected = by_softmax(q, k, v)
-    monkeypatch.setattr(attention, "CACHED_SCORES", 1)
-    long = q.repeat(1, 5, 1, 1)  # 185 rows in pieces of 64
-    out = attend(long, k, v, "cpu").double()
-    torch.testing.assert_close(out, expected.repeat(1, 5, 1), atol=0.02, rtol=0)
-    called = []
-    monkeypatch.setattr(attention, "_in_cached_pieces", lambda *_: called.append(1))
-    monkeypatch.setattr(attention, "PLAIN_SCORES_LIMIT", B * H * N * M - 1)
-    attend(q, k, v, "cpu")
-    assert not called
+def on_gpu(*kernels):
+    return [pytest.param(kernel, "cuda", torch.bfloat16, marks=pytest.mark.gpu) for kernel in kernels]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "device", "dtype"),
+    [
+        ("cpu", "cpu", torch.float32), ("flash", "cpu", torch.bfloat16), ("plain", "cpu", torch.float32),
+        *on_gpu("cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3"),
+    ],
+)  # fmt: skip
+def test_kernels_equal_softmax_backwards_too(kernel, device, dtype):
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        reason = why_not(kernel, torch.device(device), dtype, D, training=True)
+        if reason:
+            pytest.skip(f"{kernel}: {reason}")
+    ours = [x.to(device, dtype).requires_grad_() for x in tensors()]
+    exact = [x.detach().double().requires_grad_() for x in ours]
+    out, expected = attend(*ours, kernel), by_softmax(*exact)
+    weights = torch.randn(B, N, H * D, generator=torch.Generator().manual_seed(1)).to(device)
+    found = torch.autograd.grad((out.float() * weights).sum(), ours)
+    wanted = torch.autograd.grad((expected * weights).sum(), exact)
+    atol = 1e-5 if dtype == torch.float32 else 0.05
+    for one, other in zip((out, *found), (expected, *wanted), strict=True):
+        torch.testing.assert_close(one.double(), other, atol=atol, rtol=0)
 
 
 def test_the_cpu_has_one_kernel_for_every_use():

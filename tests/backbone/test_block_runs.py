@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvtrack.backbone.checkpointing import Checkpointing
+from mvtrack.backbone import attention
+from mvtrack.backbone.checkpointing import Checkpointing, keeps_attention
 from mvtrack.backbone.dit import WanDiT
-from mvtrack.config import DiTConfig, RayConfig
+from mvtrack.config import CodecConfig, DiTConfig, ModelConfig, RayConfig, RunConfig, TrainConfig
+from mvtrack.training.engine import warn_if_nothing_is_kept
 
 LAYERS, TOKENS = 3, 2 * 3 * 2 * 3
 CONFIG = DiTConfig(
@@ -70,6 +74,24 @@ def test_what_is_recomputed(checkpointing, self_runs, cross_runs):
     assert count.backward == {TOKENS: LAYERS, 7: LAYERS}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient"])
+def test_attention_is_kept_through_the_kernels_of_a_gpu(kernel):
+    config = replace(CONFIG, dim=32)  # heads of 16
+    dit = WanDiT(config, RayConfig(token_px=4, stride=2)).to("cuda", torch.bfloat16)
+    dit.checkpointing, dit.attention = Checkpointing(keep="attention"), kernel
+    reason = attention.why_not(kernel, torch.device("cuda"), torch.bfloat16, 16, training=True)
+    if reason:
+        pytest.skip(f"{kernel}: {reason}")
+    given = [x.to("cuda") for x in inputs()]
+    dit(*given)
+    with AttentionCounter() as count:
+        dit(*given).prediction.float().square().mean().backward()
+    assert count.forward == {TOKENS: LAYERS, 7: 2 * LAYERS}
+    assert keeps_attention(kernel, torch.empty(1, 36, 2, 16, dtype=torch.bfloat16, device="cuda"))
+
+
 def kept_bytes(checkpointing) -> int:
     """Bytes that the graph holds between forward and backward, parameters and inputs left out."""
     dit, given = model(), inputs()
@@ -93,6 +115,40 @@ def test_recomputed_blocks_hold_less():
     assert half > 1.5 * nothing
 
 
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "tokens", "kept"),
+    [
+        ("cpu", torch.float32, 36, True),
+        ("flash", torch.bfloat16, 36, True),
+        ("cpu", torch.bfloat16, 36, True),
+        ("plain", torch.float32, 36, True),
+    ],
+)
+def test_whether_a_kernel_can_be_kept_is_known(kernel, dtype, tokens, kept):
+    assert keeps_attention(kernel, torch.empty(1, tokens, 2, 12, dtype=dtype, device="meta")) is kept
+
+
+@pytest.fixture
+def package_without_operator(monkeypatch):
+    """A stand-in for FlashAttention 2 that registers no operator with PyTorch."""
+    package = SimpleNamespace(flash_attn_func=lambda q, k, v: v * 1.0)
+    monkeypatch.setattr(attention, "import_module", lambda name: {"flash_attn": package}[name])
+
+
+def test_a_package_without_a_torch_operator_cannot_be_kept(package_without_operator):
+    assert not keeps_attention("flash_attn_2", torch.empty(1, 36, 2, 12, dtype=torch.bfloat16, device="meta"))
+
+
+@pytest.mark.parametrize(("kernel", "keep", "warned"), [
+    ("flash_attn_2", "attention", True), ("cpu", "attention", False), ("flash_attn_2", "nothing", False),
+])  # fmt: skip
+def test_training_says_once_that_nothing_will_be_kept(package_without_operator, caplog, kernel, keep, warned):
+    train = TrainConfig(precision="bf16", gradient_checkpointing=True, checkpoint_keep=keep)
+    codec = CodecConfig(kind="wan_vae", channels=16, stride=8, weights="nowhere")
+    warn_if_nothing_is_kept(RunConfig(model=ModelConfig(codec=codec), train=train), kernel)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["train.checkpoint_keep"] * warned
+
+
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same():
     """In a process of its own: the shape checks of the tests cannot be compiled."""
@@ -102,5 +158,7 @@ def test_compiled_blocks_compute_the_same():
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout.splitlines()[-1])
     assert max(found["differences"].values()) < 1e-4
+    made, needed = found["graphs"]
+    assert made == needed == 18  # more than PyTorch's limit, and none is made twice
     # self and cross once; both again; only the cross one again
     assert found["attention_runs"] == {"None": 2 * LAYERS, "nothing": 4 * LAYERS, "attention": 3 * LAYERS}

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from mvtrack.backbone.checkpointing import Checkpointing
 from mvtrack.backbone.dit import WanDiT, frame_positions
 from mvtrack.backbone.rope import apply_rope, axis_frequencies, default_pairs, rope_table
+from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.config import DiTConfig, RayConfig
 
 B, V, F, C, GH, GW = 2, 3, 2, 5, 3, 4  # patch 1: tokens are latent cells
@@ -43,6 +44,9 @@ def test_golden_wan_forward(shared):
     dit.load_state_dict(weights, strict=True)
     latents = file.get_tensor("in.latents").transpose(1, 2)[:, None]
     tap = given["qk_block"]
+    seen = []
+    for block in dit.blocks:
+        block.register_forward_hook(lambda _block, _given, out: seen.append(out[0]))
     with torch.no_grad():
         out = dit(
             latents,
@@ -53,8 +57,33 @@ def test_golden_wan_forward(shared):
         )
     velocity = file.get_tensor("out.velocity")
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), velocity, atol=1e-5, rtol=0)
+    assert len(seen) == 3
+    for i, tokens in enumerate(seen):
+        torch.testing.assert_close(tokens, file.get_tensor(f"out.block{i}"), atol=1e-5, rtol=0)
     for ours, name in zip(out.taps[0], "qk", strict=True):
         torch.testing.assert_close(ours.flatten(1, 4).flatten(2), file.get_tensor(f"out.{name}"), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("checkpointing", [None, Checkpointing()])
+def test_taps_before_rope_are_what_rope_turns_into_the_usual_ones(checkpointing):
+    """The prediction stays, the attention that is seen from outside too; and gradients reach the weights."""
+    latents, timestep, rays, text = inputs()
+    usual, plain = model(), model(replace(TINY, tap_features="before_rope"))
+    plain.load_state_dict(usual.state_dict(), strict=True)
+    plain.checkpointing = checkpointing
+    seen = []
+    with visiting_layers(plain, lambda _layer, q, k: seen.append((q, k)), (1,)):
+        bare = plain(latents, timestep, rays, text, tap_layers=(1,))
+    out = usual(latents, timestep, rays, text, tap_layers=(1,))
+    assert torch.equal(bare.prediction, out.prediction)
+    rope = usual._rope(V, F, (GH, GW), 1, latents.device)
+    for unturned, turned, attended in zip(bare.taps[0], out.taps[0], seen[0], strict=True):
+        assert (unturned - turned).abs().max() > 1e-2
+        flat = apply_rope(unturned.flatten(1, 4), *rope)
+        torch.testing.assert_close(flat, turned.flatten(1, 4), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(attended, turned.flatten(1, 4))
+    bare.taps[0].q.sum().backward()
+    assert plain.blocks[1].self_attn.q.weight.grad.abs().max() > 0
 
 
 def test_golden_key_list_of_the_full_size_model(shared):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mvtrack.backbone import image_encoder
 from mvtrack.backbone.diffsynth_parts import diffsynth_module
 from mvtrack.backbone.image_encoder import PIXEL_MEAN, PIXEL_STD, embed_images, encode, load_encoder
 from mvtrack.weights.sources import open_part
@@ -53,10 +54,24 @@ def test_tokens_are_the_peers(network, release):
 
 
 @needs_diffsynth
-def test_pictures_of_a_batch_do_not_mix(release):
+def test_each_picture_is_encoded_once_and_then_read(release, tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr(image_encoder, "load_encoder", lambda *a: loads.append(1) or load_encoder(*a))
+    images = torch.rand(3, 3, 8, 9)
+    first = embed_images(images[[0, 1, 0]], release, head_width=HEAD, cache=tmp_path / "c")
+    assert torch.equal(first[0], first[2])
+    assert torch.equal(embed_images(images[:2], release, head_width=HEAD, cache=tmp_path / "c"), first[:2])
+    assert len(loads) == 1
+    embed_images(images[2:], release, head_width=HEAD, cache=tmp_path / "c")
+    assert len(loads) == 2
+
+
+@needs_diffsynth
+def test_pictures_of_a_batch_do_not_mix(release, tmp_path):
     images = torch.rand(2, 3, 8, 9)
-    tokens = embed_images(images, release, head_width=HEAD)
-    torch.testing.assert_close(embed_images(images[1:], release, head_width=HEAD), tokens[1:])
+    tokens = embed_images(images, release, head_width=HEAD, cache=tmp_path / "a")
+    alone = embed_images(images[1:], release, head_width=HEAD, cache=tmp_path / "b")
+    torch.testing.assert_close(alone, tokens[1:])
     assert (tokens[0] - tokens[1]).abs().max() > 0.01
     assert not tokens.requires_grad
 

@@ -128,6 +128,40 @@ def test_several_targets_keep_their_own_poses():
     torch.testing.assert_close(own[0, 0, 0].view(3, 4), torch.eye(4)[:3])
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_later_windows_go_on_where_the_one_before_was(moves):
+    """The true motion from the window's first reference frame on, for paths that start where the reference does."""
+    camera, begin = moving(2, frames=17), slice(0, 5)
+    c2w = camera.c2w.clone()
+    c2w[:, 1] = c2w[:, 0, :1] @ torch.linalg.inv(c2w[:, 1, :1]) @ c2w[:, 1]
+    if not moves:
+        c2w[:, 0] = c2w[:, 0, :1]
+    camera = Camera(c2w, camera.K, camera.size)
+    start = c2w[:, :, 0]
+    close(
+        relative_cameras(camera[:, :, begin], "own", start).c2w, relative_cameras(camera[:, :, begin], "own").c2w, 1e-9
+    )
+    for window in (slice(4, 9), slice(8, 17)):
+        part = camera[:, :, window]
+        close(relative_cameras(part, "own", start).c2w, relative_cameras(part, "reference").c2w, 1e-9)
+        assert not torch.allclose(relative_cameras(part, "own", start).c2w[:, 1, 0], torch.eye(4).double())
+
+
+def test_where_a_path_starts_in_the_video_is_left_out_in_every_window():
+    camera = moving(2, frames=9)
+    away = moving(1, frames=1).c2w[0, 0, 0]
+    c2w = camera.c2w.clone()
+    c2w[:, 1] = away @ c2w[:, 1]
+    moved = Camera(c2w, camera.K, camera.size)
+    window = slice(4, 9)
+    one, other = (relative_cameras(x[:, :, window], "own", x.c2w[:, :, 0]).c2w for x in (camera, moved))
+    close(one, other, 1e-9)
+    at_reference, at_video = (
+        relative_cameras(x[:, :, window], "reference", x.c2w[:, :, 0]).c2w for x in (camera, moved)
+    )
+    assert (at_reference - at_video).abs().max() > 0.1
+
+
 def test_bad_cameras_are_refused():
     with pytest.raises(ValueError, match=r"with a target after 2 references, got \(1, 2, 9\)"):
         native_inputs(moving(2), DiTConfig(pose_encoder=True), NativeCameraConfig(), num_reference=2)

@@ -105,7 +105,11 @@ def test_golden_redirector_forward(redirector):
     golden = redirector
     latents, timestep, text, native = redirector_inputs(golden)
     inner = golden.given["inner_block"]
+    attention, values = golden.dit.blocks[inner].self_attn, []
+    attend = attention.attend
+    attention.attend = lambda q, k, v, kernel: values.append(v) or attend(q, k, v, kernel)
     out, seen = golden.run(latents, timestep, text=text, tap_layers=(inner,), native=native)
+    torch.testing.assert_close(golden.ours_to_theirs(values[0].flatten(2)), golden["out.v"], **TOLERANCE)
     velocity = rearrange(out.prediction[:, 1], "b f c h w -> b c f h w")
     torch.testing.assert_close(velocity, golden["out.velocity"], **TOLERANCE)
     golden.check_tap(out.taps[0])

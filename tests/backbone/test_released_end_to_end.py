@@ -2,11 +2,16 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 
+from mvtrack import batch, reshooting
+from mvtrack import generate as generating
+from mvtrack.backbone import image_encoder, placement, wan_vae
+from mvtrack.backbone.diffsynth_parts import diffsynth_module
 from mvtrack.backbone.model import build_model, load_model, save_model
 from mvtrack.backbone.prompts import make_prompts
 from mvtrack.camera import Camera, intrinsics_from_fov
@@ -14,6 +19,9 @@ from mvtrack.cli import main as cli
 from mvtrack.config import CodecConfig, DiTConfig, ModelConfig, RayConfig, SamplingConfig, TextConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.convert import main as convert
+from mvtrack.data.footage import open_footage
+from mvtrack.encoder_config import ImageConfig
+from mvtrack.estimate import refuse
 from mvtrack.generate import SampleConfig, generate
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
@@ -84,12 +92,9 @@ def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsy
     assert record["shot"]["sample"] == {"steps": 2, "guidance": 3.0, "seed": 0, "camera_guidance": 1.0}
     assert "caption" not in record["shot"]
     assert record["placement"] == {
-        "device": "cpu",
-        "offload": "none",
-        "compile": False,
-        "tiled": False,
-        "precision": "bfloat16",
-    }
+        "device": "cpu", "offload": "none", "compile": False, "attention": "auto", "batched_guidance": False,
+        "tiled": False, "encoders_on_cpu": False, "precision": "bfloat16",
+    }  # fmt: skip
     assert record["peak_memory_gib"] > 0
     arguments = [
         "--caption",
@@ -132,6 +137,117 @@ def test_a_table_has_captions_and_the_encoder_is_read_once(video, folder, tmp_pa
     assert (second["caption"], second["negative"]) == ("down the hill", "a hill")
     assert (second["sample"]["guidance"], second["sample"]["steps"]) == (2.0, 1)
     assert len(read) == 1
+
+
+def test_tiles_of_the_vae_make_a_whole_video(video, folder, tmp_path, capsys, monkeypatch):
+    """Latents of 4 x 6, in tiles of 3 x 4."""
+    monkeypatch.setattr(placement, "TILE", (3, 4))
+    monkeypatch.setattr(placement, "TILE_STRIDE", (1, 2))
+    coded = []
+    tiles = wan_vae.tiles
+
+    def note(*arguments):
+        coded.append(list(tiles(*arguments)))
+        return coded[-1]
+
+    monkeypatch.setattr(wan_vae, "tiles", note)
+    made = {}
+    for name, options in (("whole", []), ("tiled", ["--tiled"])):
+        out = tmp_path / name
+        arguments = [video, "--camera", "arc_left", "--model", folder, "--out", out, "--steps", 1, *options]
+        code, error = run(capsys, *arguments)
+        assert code == 0, error
+        made[name] = open_footage(out / "video.mp4").read(0, T, (H, W)).float()
+    assert {1, 4} == set(map(len, coded))  # whole pictures, then tiles
+    assert made["tiled"].shape == made["whole"].shape
+    assert not torch.equal(made["tiled"], made["whole"])  # random weights see their whole picture
+    assert json.loads((tmp_path / "tiled/run.json").read_text())["placement"]["tiled"] is True
+
+
+@pytest.fixture
+def seeing(config, tmp_path):
+    """A model with an image branch, like ReDirector's base, and a tiny CLIP."""
+    network = diffsynth_module("wan_video_image_encoder").VisionTransformer(
+        image_size=12, patch_size=4, dim=80, mlp_ratio=2, out_dim=7, num_heads=1, num_layers=2, activation="gelu"
+    )
+    state = {f"visual.{name}": value for name, value in network.state_dict().items()}
+    state |= {"textual.norm.weight": torch.ones(2), "log_scale": torch.zeros(())}
+    clip = tmp_path / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    torch.save(state, clip)
+    dit = replace(config.dit, image_dim=80, rope_frames="shared")
+    config = replace(config, dit=dit, image=ImageConfig(weights=str(clip)))
+    return save_model(build_model(config, seed=3), tmp_path / "seeing").parent
+
+
+def test_windows_see_their_own_first_frame_and_clip_is_read_once(video, seeing, tmp_path, capsys, monkeypatch):
+    """Two videos of two windows each; CLIP is gone when the transformer comes."""
+    read = []
+    load_clip, load_dit = image_encoder.load_encoder, batch.load_model
+    monkeypatch.setattr(image_encoder, "load_encoder", lambda *a, **k: read.append("clip") or load_clip(*a, **k))
+    monkeypatch.setattr(batch, "load_model", lambda *a: read.append("transformer") or load_dit(*a))
+    told = []
+    velocity = generating._velocity
+
+    def note(model, clean, x, sigma, given):
+        told.append(given.native.image)
+        return velocity(model, clean, x, sigma, given)
+
+    monkeypatch.setattr(generating, "_velocity", note)
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"video,camera,out,guidance,steps\n{video},pan_left,a,1,1\n{video},pan_right,b,1,1\n")
+    arguments = [table, "--camera", "pan_left", "--model", seeing, "--out", tmp_path / "o"]
+    code, error = run(capsys, *arguments)
+    assert code == 0, error
+    assert read == ["clip", "transformer"]
+    assert len(told) == 4  # seven frames in windows of five
+    assert torch.equal(told[0], told[2])
+    assert not torch.equal(told[0], told[1])
+
+
+def test_one_longer_window(video, seeing, tmp_path, capsys, monkeypatch):
+    arguments = [video, "--camera", "pan_left", "--model", seeing, "--steps", 1]
+    code, error = run(capsys, *arguments, "--out", tmp_path / "o", "--window", 9)
+    assert code == 0, error
+    record = json.loads((tmp_path / "o/run.json").read_text())
+    assert record["shot"]["window"] == 9
+    assert record["model"]["config"]["num_frames"] == 9
+    assert open_footage(tmp_path / "o/video.mp4").num_frames == 7
+    for wrong in (8, 0):
+        code, error = run(capsys, *arguments, "--out", tmp_path / "p", "--window", wrong)
+        assert code == 2
+        assert f"--window must be 4n + 1 frames, such as 81 or 121, got {wrong}" in error
+
+
+def test_the_kernel_is_told_before_anything_is_loaded(video, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reshooting, "load_model", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(reshooting, "shot_prompts", lambda *_: pytest.fail("captions were encoded"))
+    arguments = [video, "--camera", "pan_left", "--model", folder, "--out", tmp_path / "o"]
+    code, error = run(capsys, *arguments, "--attention", "flash_attn_3")
+    assert code == 2
+    assert "attention kernel flash_attn_3: the package flash_attn_interface is not installed; works here: auto" in error
+
+
+def test_too_little_memory_for_the_encoders_is_refused(video, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(refuse, "free_gib", lambda _: 1e-6)
+    arguments = [video, "--camera", "pan_left", "--model", folder, "--out", tmp_path / "o", "--steps", 1]
+    code, error = run(capsys, *arguments)
+    assert code == 2
+    assert "GiB free" in error
+    assert "--ignore-memory" in error
+    assert run(capsys, *arguments, "--ignore-memory")[0] == 0
+
+
+def test_memory_that_runs_out_fails_one_video(video, folder, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(reshooting, "generate_stream", fail)
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"video,out\n{video},a\n{video},b\n")
+    code, error = run(capsys, table, "--camera", "pan_left", "--model", folder, "--out", tmp_path / "o")
+    assert code == 2
+    assert "2 of 2 videos failed" in error
+    assert "memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.): try --offload model" in error
 
 
 def test_what_a_model_cannot_be_told_is_one_line(video, small_model, tmp_path, capsys):

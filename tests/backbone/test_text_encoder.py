@@ -8,6 +8,7 @@ from mvtrack.backbone import text_encoder
 from mvtrack.backbone.text_encoder import NEGATIVE_PROMPT, embed_captions, encode, encoder_id, load_encoder
 from mvtrack.config import TextConfig
 from mvtrack.weights.naming import TEXT_TRANSFORMERS
+from mvtrack.weights.registry import registry
 from mvtrack.weights.sources import open_part
 
 needs_diffsynth = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
@@ -27,6 +28,16 @@ def padded_by_the_peer(umt5, text: str) -> torch.Tensor:
     ids, mask = tokenizer(text, return_mask=True, add_special_tokens=True)
     features = load_encoder(open_part(umt5, "text"), torch.float32)(ids, mask)
     return features[0] * mask[0, :, None]
+
+
+@needs_diffsynth
+def test_the_released_encoder_has_the_size_of_its_file():
+    """Of DiffSynth's defaults, without storage; the file holds bfloat16, and pickle's own 99,746 bytes."""
+    with torch.device("meta"):
+        encoder = text_encoder.diffsynth_module("wan_video_text_encoder").WanTextEncoder()
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    assert count == 5_680_910_336
+    assert registry()["umt5_xxl"].bytes == 2 * count + 99_746
 
 
 @needs_diffsynth

@@ -69,7 +69,7 @@ def reduced(name: str, umt5: Path, vae: Path, clip: Path, tmp_path: Path) -> Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["recammaster_1.3b", "redirector_1.3b"])
+@pytest.mark.parametrize("name", ["recammaster_1.3b", "redirector_1.3b", "wan_14b"])
 def test_a_recipe_runs_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
     config = reduced(name, umt5, wan_vae_file, clip_vit, tmp_path)
@@ -80,6 +80,9 @@ def test_a_recipe_runs_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, m
     assert (clip.image is not None) == (name == "redirector_1.3b")
     assert folder.text("", 7).shape == (7, 12)
     command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
+    if name == "wan_14b":
+        assert load_config(config).train.zero_stage == 3
+        command += ["--ranks", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -89,7 +92,7 @@ def test_a_recipe_runs_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, m
     assert last["validation/psnr_db"] > 0
     assert "validation/true_minus_mirrored_db" in last
     start, made = load_model(tmp_path / "start"), load_model(tmp_path / "run/model")
-    assert made.config.native_camera == training_preset(name).native_camera
+    assert made.config.native_camera == training_preset({"wan_14b": "wan2.1_t2v_14b"}.get(name, name)).native_camera
     assert made.dit.tracking_head is not None
     after = dict(made.dit.named_parameters())
     moved = {n for n, p in start.dit.named_parameters() if (p - after[n]).abs().max() > 1e-2 * p.abs().max()}

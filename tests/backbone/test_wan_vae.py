@@ -38,6 +38,18 @@ def test_golden_vae(shared, tmp_path):
 
 
 @needs_diffsynth
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_codes_as_the_cpu_does(wan_vae_file):
+    video, there, here = waves(1, 2, 5, 3, 16, 32), codec(wan_vae_file), codec(wan_vae_file)
+    there.to("cuda")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        latents = there.encode(video.cuda())
+        torch.testing.assert_close(latents.cpu(), here.encode(video), atol=1e-3, rtol=0)
+        torch.testing.assert_close(there.decode(latents).cpu(), here.decode(latents.cpu()), atol=1e-3, rtol=0)
+
+
+@needs_diffsynth
 def test_samples_and_views_of_a_batch_do_not_mix(wan_vae_file):
     ours, video = codec(wan_vae_file, tile=(2, 3), tile_stride=(2, 2)), waves(2, 2, 5, 3, 16, 32)
     latents = ours.encode(video)

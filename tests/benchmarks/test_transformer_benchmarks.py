@@ -1,10 +1,15 @@
+import argparse
 import importlib
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+
+from mvtrack.backbone.diffsynth_parts import diffsynth_module
+from mvtrack.config import DiTConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -27,22 +32,95 @@ def benchmark(monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("preset", ["recammaster_1.3b", "redirector_1.3b"])
-def test_a_small_full_size_run_does_all_parts(benchmark, capsys, monkeypatch, preset):
-    module = benchmark("full_size", "--small", "--preset", preset)
-    monkeypatch.setattr(module.peer_diffsynth, "why_missing", lambda: "left out")
+@pytest.fixture
+def peer():
+    """DiffSynth's transformer, imported with its neighbours' warnings left out."""
+    if importlib.util.find_spec("diffsynth") is None:  # not importorskip: importing it takes diffsynth_module
+        pytest.skip("the comparison needs diffsynth: pip install 'mvtrack[wan]'")
+    diffsynth_module("wan_video_dit")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("diffsynth.pipelines.wan_video")
+
+
+def test_a_small_full_size_run_does_all_parts(benchmark, capsys, monkeypatch):
+    module = benchmark("full_size", "--small", "--preset", "redirector_1.3b")
+    monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")
     assert module.main() == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"{preset}, cpu, attention by cpu, eager"
+    assert out[0] == "redirector_1.3b, cpu, attention by cpu, eager"
     assert out[1] == "no comparison: left out"
     figures = json.loads(out[-1])["figures"]
     assert figures["tokens"] == 2 * 2 * 2 * 3
     assert figures["step, s"] > 0
     assert 0 < figures["trained, millions"] < figures["parameters, millions"]
+    for loss in ("tracking", "correspondence"):
+        assert 0 < figures[f"{loss}: share of a step"] < 1
+
+
+def test_a_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
+    module = benchmark("full_size", "--small")
+    assert module.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    for what in ("forward", "step"):
+        ours, theirs = (figures[f"plain Wan, {name}: {what}, s"] for name in ("ours", "theirs"))
+        assert figures[f"plain Wan: {what} / theirs"] == pytest.approx(ours / theirs, rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_doctors_estimates_hold_on_a_gpu(benchmark, capsys, monkeypatch):
+    module = benchmark("full_size", "--layers", "4", "--frames", "9", "--rounds", "1", "--no-compile")
+    monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")
+    module.main()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    assert figures["forward: doctor off by"] < 0.15
+    assert figures["step: doctor off by"] < 0.15
+
+
+def test_where_ours_is_compiled_it_runs_uncompiled_too(benchmark, monkeypatch, peer):
+    module = benchmark("plain_wan")
+    compiled = []
+    monkeypatch.setattr(module.WanDiT, "compile_blocks", lambda dit: compiled.append(dit))
+    options = argparse.Namespace(
+        frames=5, size=(32, 48), keep="attention", attention="auto", compile=True, rounds=1, plain_steps=False
+    )
+    config = DiTConfig(dim=96, ffn_dim=160, num_heads=3, num_layers=2, text_dim=40, freq_dim=32)
+    figures = module.plain_figures(config, options, torch.device("cpu"))
+    assert len(compiled) == 1
+    assert {name for name in figures if name.endswith("/ theirs")} == {
+        "plain Wan: forward / theirs",
+        "plain Wan, not compiled: forward / theirs",
+    }
+
+
+def test_a_full_size_run_is_held_to_estimates_and_on_a_gpu_to_shares_and_seconds(benchmark, monkeypatch):
+    module = benchmark("full_size")
+    figures = {"plain Wan: forward / theirs": 1.2, "step: doctor off by": 0.1}
+    options = argparse.Namespace(frames=81)
+    anywhere = {"plain Wan: forward / theirs", "step: doctor off by", "everything, s"}
+    assert module.targets(figures, options, torch.device("cpu")).keys() == anywhere
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    shares = {"tracking: share of a step", "correspondence: share of a step"}
+    assert module.targets(figures, options, torch.device("cuda")).keys() == anywhere | shares
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert module.targets(figures, options, torch.device("cuda"))["step, s"] == ("<=", 8.5)
+
+
+def test_both_transformers_agree_in_the_small_comparison(benchmark, capsys, monkeypatch, peer):
+    module = benchmark("dit", "--small", "--rounds", "1")
+    monkeypatch.setattr(
+        module, "in_fresh_process", lambda whose, dtype, _: module.memory_mib(*module.SMALL, whose, dtype)
+    )
+    assert module.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    assert figures["float32: largest difference"] < 2e-5
+    assert 0 < figures["bfloat16: error of ours"] < 0.05
+    assert figures["bfloat16: peak of ours, MiB"] >= 0
 
 
 def test_the_comparison_says_what_it_needs(benchmark, capsys, monkeypatch):
     module = benchmark("dit", "--small")
     monkeypatch.setattr(module.peer_diffsynth.importlib.util, "find_spec", lambda _: None)
     assert module.main() == 2
-    assert "pip install 'torch>=2.6,<2.14' diffsynth==2.1.12" in capsys.readouterr().err
+    assert "pip install 'mvtrack[wan]'" in capsys.readouterr().err

@@ -10,9 +10,10 @@ import torch
 from mvtrack.camera import Camera, intrinsics_from_fov, invert_pose, pixel_grid, project
 from mvtrack.config import PointMatchConfig
 from mvtrack.correspondence.point_matches import nearest_points, points_from_depth, targets_from_points
-from mvtrack.correspondence.targets import targets_from_depth
+from mvtrack.correspondence.targets import _NOTHING_SHARED, targets_from_depth
 from mvtrack.data.test_scenes import CaseSpec, render_case
 
+UNGATED = PointMatchConfig(max_spacings=None)
 PX, SIZE, GRID = 4, (44, 52), (11, 13)
 CELLS = 11 * 13
 
@@ -88,10 +89,30 @@ def test_a_slanted_plane_gives_the_homography_within_a_cell():
 def test_gates_refuse_what_the_cycle_check_lets_pass():
     """Two views of different parts of a plane: border cells are each other's nearest, far apart in space."""
     _, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (9.0, 0, 0))], (0, 0, 1), 3.0)
-    loose = targets_from_points(points, GRID)
-    assert off_frame(loose) > 0
-    assert off_frame(targets_from_points(points, GRID, PointMatchConfig(max_distance=0.5))) == 0
-    assert off_frame(targets_from_points(points, GRID, PointMatchConfig(max_spacings=1.5))) == 0
+    assert off_frame(targets_from_points(points, GRID, UNGATED)) > 0
+    assert off_frame(targets_from_points(points, GRID, replace(UNGATED, max_distance=0.5))) == 0
+    assert off_frame(targets_from_points(points, GRID)) == 0
+
+
+@pytest.mark.parametrize("apart", [9.0, 1000.0])
+def test_views_that_share_nothing_ask_for_nothing_and_are_counted(apart):
+    camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (apart, 0, 0))], (0, 0, 1), 3.0)
+    counted = _NOTHING_SHARED.cases
+    targets = targets_from_points(points, GRID, camera=camera, num_queries=24)
+    assert off_frame(targets) == 0
+    assert _NOTHING_SHARED.cases == counted + 1
+
+
+def test_the_default_gate_keeps_what_a_turned_view_really_shares():
+    """Rows that are refused by distance point outside the other view's picture."""
+    normal, offset = (0.5, 0.0, math.sqrt(0.75)), 2.6
+    camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(-12, (0.7, 0.1, 0))], normal, offset)
+    gated, loose = targets_from_points(points, GRID), targets_from_points(points, GRID, UNGATED)
+    for a, b in ((0, 1), (1, 0)):
+        rows = slice(a * CELLS, (a + 1) * CELLS)
+        _, inside = homography_cells(camera, normal, offset, a, b)
+        kept, before = (x.weight[0, rows, b, 0] > 0 for x in (gated, loose))
+        assert (kept & inside).sum() == (before & inside).sum()
 
 
 def off_frame(targets) -> float:

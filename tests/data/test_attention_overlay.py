@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.data.attention_overlay import Looks, _share, attention_sheet, shown_frames, token_centres, token_heat
+from mvtrack.data.attention_overlay import (
+    Looks,
+    _share,
+    attention_sheet,
+    frame_titles,
+    shown_frames,
+    token_centres,
+    token_heat,
+)
 from mvtrack.data.panels import LABEL_PX
 
 V, N, H, W = 2, 3, 20, 32
@@ -29,7 +37,7 @@ def cell(sheet: np.ndarray, view: int, overlaid: bool, n: int) -> np.ndarray:
 
 
 def test_attention_glows_where_it_is_and_marks_stand_where_they_belong(generator):
-    sheet = attention_sheet("title", looks(generator), ["a", "b"], [0, 4, 9])
+    sheet = attention_sheet("title", looks(generator), frame_titles(["a", "b"], [0, 4, 9]))
     assert sheet.shape == (2 * LABEL_PX + 4 * (160 + LABEL_PX), 3 * 256 + 2 * 6, 3)
     heat = cell(sheet, 0, True, 1).astype(int)
     assert heat[48, 208].sum() > 2 * heat[120, 60].sum()  # cell (4:8, 24:28) at 8 times the size
@@ -46,7 +54,7 @@ def test_attention_glows_where_it_is_and_marks_stand_where_they_belong(generator
 def test_the_truth_is_drawn_where_it_is_known(generator):
     truth = torch.full((V, N, 2), torch.nan)
     truth[0, 1] = torch.tensor([10.0, 15.0])
-    sheet = attention_sheet("title", looks(generator, truth=truth), ["a", "b"], [0, 4, 9])
+    sheet = attention_sheet("title", looks(generator, truth=truth), frame_titles(["a", "b"], [0, 4, 9]))
     found = np.argwhere((cell(sheet, 0, True, 1) == (60, 255, 60)).all(-1))
     assert np.abs(found.mean(0) - [120, 80]).max() < 1.5
     assert not (cell(sheet, 0, True, 0) == (60, 255, 60)).all(-1).any()

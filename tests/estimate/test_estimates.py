@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from mvtrack.backbone.initialise import empty_dit
 from mvtrack.backbone.placement import Placement
 from mvtrack.config import DiTConfig, ModelConfig, RayConfig, RunConfig, SamplingConfig, TrainConfig
 from mvtrack.config_tree import from_tree
-from mvtrack.encoder_config import CodecConfig
-from mvtrack.estimate.advice import flags, judge_inference, judge_training, overrides
-from mvtrack.estimate.inference import GIB, estimate_inference, weights_bytes
+from mvtrack.encoder_config import CodecConfig, ImageConfig, TextConfig
+from mvtrack.estimate.advice import Memory, flags, judge_inference, judge_training, overrides
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import GIB, Work, estimate_inference, weights_bytes
 from mvtrack.estimate.refuse import refuse_inference, refuse_training
 from mvtrack.estimate.training import estimate_training
 from mvtrack.estimate.transformer import Scene, forward_bytes
@@ -29,6 +31,17 @@ MODEL = ModelConfig(
     num_frames=9,
 )
 SIZE = (32, 48)
+NOWHERE = "nobody/nothing"  # encoders that are not on this machine count as the released ones
+ENCODED = replace(
+    MODEL,
+    dit=replace(MODEL.dit, image_dim=5),
+    text=TextConfig(weights=NOWHERE),
+    image=ImageConfig(weights=NOWHERE),
+)
+
+
+def on_cpu(count: int) -> Memory:
+    return Memory(count, shared=True)
 
 
 @pytest.fixture
@@ -84,16 +97,16 @@ def test_recomputing_and_sharing_take_less(run):
 
 def test_what_to_change_is_what_fits():
     need = estimate_inference(MODEL, SIZE, 9, placement=CPU).peak
-    fine = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, need)
+    fine = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, on_cpu(need))
     assert fine.fits
     assert (fine.steps, fine.advice) == ((), "")
-    tight = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, need - 1)
+    tight = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, on_cpu(need - 1))
     assert not tight.fits
     assert tight.advice.startswith("add --precision bfloat16 (about ")
-    on_host = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, 1000)
+    on_host = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, on_cpu(1000))
     assert [step.typed for step in on_host.steps][-1] == "--precision bfloat16 --offload blocks"
     assert len(on_host.steps) == 2
-    hopeless = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), 1000)
+    hopeless = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(1000))
     assert [step.typed for step in hopeless.steps] == [
         "--precision bfloat16", "--precision bfloat16 --offload model", "--precision bfloat16 --offload blocks",
     ]  # fmt: skip
@@ -101,8 +114,68 @@ def test_what_to_change_is_what_fits():
     assert hopeless.advice.endswith("use fewer pixels or frames, or a larger device")
 
 
+def test_encoders_count_where_they_work():
+    cuda, work = Placement("cuda"), Work(encoders_of(ENCODED))
+    phases = estimate_inference(ENCODED, SIZE, 9, placement=cuda, work=work).phases
+    assert phases["captions"] == pytest.approx(10.6 * GIB, rel=0.01)  # umT5 in bfloat16
+    assert phases["image tokens"] == pytest.approx(2.4 * GIB, rel=0.02)
+    precise = replace(ENCODED, text=TextConfig(weights=NOWHERE, precision="float32"))
+    assert estimate_inference(precise, SIZE, 9, placement=cuda, work=work).phases["captions"] == 2 * phases["captions"]
+    for elsewhere in (replace(cuda, encoders_on_cpu=True), replace(cuda, offload="blocks")):
+        assert set(estimate_inference(ENCODED, SIZE, 9, placement=elsewhere, work=work).phases) == {
+            "encoding", "sampling", "decoding",
+        }  # fmt: skip
+    on_host = replace(CPU, encoders_on_cpu=True)  # where they are anyway
+    assert estimate_inference(ENCODED, SIZE, 9, placement=on_host, work=work).peak == phases["captions"]
+    assert set(estimate_inference(MODEL, SIZE, 9, placement=cuda, work=Work(encoders_of(MODEL))).phases) == {
+        "encoding", "sampling", "decoding",
+    }  # fmt: skip
+
+
+def test_encoders_that_are_too_large_go_to_the_cpu():
+    work = Work(encoders_of(ENCODED))
+    verdict = judge_inference(ENCODED, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(8 * GIB), work)
+    assert verdict.advice.startswith("add --encoders-on-cpu (about 0.0 GiB then)")
+    tiny = judge_inference(ENCODED, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(1000), work)
+    assert [step.typed for step in tiny.steps][-1] == "--precision bfloat16 --offload blocks"  # which puts them there
+
+
+def test_captions_in_the_cache_need_no_encoder(tmp_path, monkeypatch):
+    from mvtrack.backbone import text_encoder
+    from mvtrack.backbone.feature_cache import write_features
+
+    config = replace(ENCODED, text=TextConfig(weights=str(tmp_path)))
+    assert encoders_of(config, ["a dog"]) == ("captions", "image tokens")
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path))
+    monkeypatch.setattr(text_encoder, "encoder_id", lambda _: "known")
+    for file in text_encoder._files(["a dog", None], config.text, None).values():
+        write_features(file, torch.zeros(2, 7))
+    assert encoders_of(config, ["a dog", None]) == ("image tokens",)
+    assert encoders_of(config, ["a cat"]) == ("captions", "image tokens")
+    assert encoders_of(config) == ("captions", "image tokens")
+
+
+def test_what_rests_on_the_cpu_must_fit_there(run):
+    placement = Placement("cuda", offload="model")
+    host = estimate_inference(MODEL, SIZE, 9, placement=placement).host
+    assert judge_inference(MODEL, SIZE, 9, SampleConfig(1), placement, Memory(GIB, host)).fits
+    short = judge_inference(MODEL, SIZE, 9, SampleConfig(1), placement, Memory(GIB, host - 1))
+    assert short.problem("cuda:0").startswith("leaves ")
+    assert "in the CPU's memory, which has" in short.problem("cuda:0")
+    assert short.advice.startswith("add --precision bfloat16")
+    # of the ways to help the device, none fills the CPU's memory over its brim
+    stuck = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(1000, 10))
+    assert "would rest in the CPU's memory" in stuck.advice or "even with" in stuck.advice
+    offloaded = replace(run, train=TrainConfig(zero_stage=1, offload_optimizer=True))
+    need = estimate_training(offloaded)
+    assert judge_training(offloaded, 1, Memory(need.peak, need.host)).fits
+    assert not judge_training(offloaded, 1, Memory(need.peak, need.host - 1)).fits
+    assert not judge_training(offloaded, 1, on_cpu(need.peak + need.host - 1)).fits
+    assert judge_training(offloaded, 1, on_cpu(need.peak + need.host)).fits
+
+
 def test_a_trainings_settings_are_changed_in_order(run):
-    verdict = judge_training(replace(run, train=replace(run.train, micro_batch_size=2)), 2, 1000)
+    verdict = judge_training(replace(run, train=replace(run.train, micro_batch_size=2)), 2, Memory(1000))
     assert [step.typed for step in verdict.steps] == [
         "train.gradient_checkpointing=true train.checkpoint_keep=attention",
         "train.micro_batch_size=1 train.gradient_checkpointing=true train.checkpoint_keep=attention",
@@ -114,7 +187,7 @@ def test_a_trainings_settings_are_changed_in_order(run):
         "train.gradient_checkpointing=true",
     ]  # fmt: skip
     muon = replace(run, optim=replace(run.optim, name="muon"))
-    assert all("zero" not in step.typed for step in judge_training(muon, 2, 1000).steps)
+    assert all("zero" not in step.typed for step in judge_training(muon, 2, Memory(1000)).steps)
 
 
 def test_changes_are_spelled_as_they_are_typed():
@@ -132,13 +205,26 @@ def test_too_little_memory_is_refused_before_anything(run, monkeypatch):
     monkeypatch.setattr(module, "free_gib", lambda _: 1e-4)
     with pytest.raises(ValueError, match=r"has 0\.0 GiB free: (add|even with) .*--ignore-memory"):
         refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
-    with pytest.raises(ValueError, match=r"a training step takes about .* GiB a rank .*--ignore-memory"):
+    with pytest.raises(ValueError, match=r"a rank's training step takes about .* GiB and .*--ignore-memory"):
         refuse_training(run, 1, 1)
     monkeypatch.setattr(module, "free_gib", lambda _: None)
     refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
     monkeypatch.setattr(module, "free_gib", lambda _: 64.0)
     monkeypatch.setattr(module, "judge_inference", lambda *_: pytest.fail("small models are not to be held up"))
     refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+
+
+@pytest.mark.parametrize("gib", [64.0, 1e-4])
+def test_every_length_can_be_judged(gib, monkeypatch):
+    """Lengths that are not 4n + 1 are padded, as making the video does."""
+    import mvtrack.estimate.refuse as module
+
+    monkeypatch.setattr(module, "free_gib", lambda _: gib)
+    for frames in range(1, MODEL.num_frames + 4):
+        with nullcontext() if gib > 1 else pytest.raises(ValueError, match="--ignore-memory") as refused:
+            refuse_inference(MODEL, SIZE, frames, SampleConfig(1), CPU)
+        if refused:
+            assert f"{min(-(-(frames - 1) // 4) * 4 + 1, MODEL.num_frames)} frames at a time" in str(refused.value)
 
 
 @pytest.mark.slow

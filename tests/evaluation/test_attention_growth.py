@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from mvtrack.backbone.model import build_model
+from mvtrack.config_views import ViewsConfig
 from mvtrack.data.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.evaluation.attention_growth import Stage, growth_record, growth_table, over_models, write_growth
+from mvtrack.evaluation.attention_growth import (
+    Stage,
+    check_comparable,
+    growth_record,
+    growth_table,
+    over_models,
+    write_growth,
+)
 from mvtrack.metrics.correspondence import pearson
 
 
@@ -53,3 +61,15 @@ def test_curves_are_drawn_with_and_without_steps_and_pictures(stages, tmp_path):
     both, bare = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("all", "bare"))
     assert both.shape[1] == pytest.approx(1.5 * bare.shape[1], abs=2)
     assert min(both.std(), bare.std()) > 10
+
+
+def test_models_that_cannot_be_compared_are_named(small_model):
+    config = small_model.config
+    check_comparable({"a": config, "b": replace(config, tap_layer=0)})
+    deeper = replace(config, dit=replace(config.dit, num_layers=5))
+    with pytest.raises(ValueError, match="a has 2 layers, c has 5: models that are compared layer by layer"):
+        check_comparable({"a": config, "b": config, "c": deeper})
+    still = replace(config, views=ViewsConfig(), num_frames=1, dit=replace(config.dit, rope_frames="by_view"))
+    for order in (("a", "s"), ("s", "a")):
+        with pytest.raises(ValueError, match="s makes views of still scenes, a re-shoots videos: analyse them apart"):
+            check_comparable({name: {"a": config, "s": still}[name] for name in order})

@@ -9,6 +9,7 @@ from mvtrack.evaluation.attention_quality import correlate, measure_harm, pictur
 from mvtrack.generate import SampleConfig, generate
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
+from mvtrack.metrics.perceptual import Lpips
 from mvtrack.metrics.ssim import ssim
 
 SAMPLE = SampleConfig(steps=2, seed=5)
@@ -25,6 +26,23 @@ def test_pictures_are_scored_as_by_hand(small_model, clips):
         made = generate(small_model, clip.video[0], clip.camera, SampleConfig(2, seed=5 + i), clip.depth[0])
         assert found["psnr_db"][i] == pytest.approx(psnr(made, clip.video[1]))
         assert found["ssim"][i] == pytest.approx(ssim(made, clip.video[1]))
+
+
+def test_lpips_is_measured_where_its_network_is_given(small_model, generator):
+    clips = [render_case(spec).clip for spec in case_specs(2, 11, (32, 48), 5)]
+    network = Lpips("alex")
+    found = picture_quality(small_model, clips, SAMPLE, lpips=network)
+    assert list(found) == ["psnr_db", "ssim", "lpips"]
+    made = generate(small_model, clips[1].video[0], clips[1].camera, SampleConfig(2, seed=6), clips[1].depth[0])
+    each = [float(network(a[None], b[None])) for a, b in zip(made, clips[1].video[1], strict=True)]
+    assert found["lpips"][1] == pytest.approx(sum(each) / len(each), rel=1e-4)
+
+
+def test_less_lpips_is_a_better_picture():
+    errors = torch.tensor([[1.0], [2.0], [4.0], [3.0]])
+    found = correlate(errors, {"psnr_db": [1.0, 2.0, 4.0, 3.0], "lpips": [1.0, 2.0, 4.0, 3.0]})
+    assert found["psnr_db"][0].r == pytest.approx(-1)
+    assert found["lpips"][0].r == pytest.approx(1)
 
 
 def test_correlation_is_positive_where_less_error_means_better_pictures(generator):

@@ -1,6 +1,9 @@
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from mvtrack.evaluation.plots import ByLayer, Curves, HeatMap, draw_by_layer, draw_curves, draw_heat_maps, short
 
@@ -29,6 +32,37 @@ def test_bright_is_good_whichever_way_a_score_counts(layers, tmp_path):
     middle = slice(2 * width // 5, 3 * width // 5)
     assert up[lower, middle].mean() > 1.2 * up[upper, middle].mean()
     assert down[upper, middle].mean() > 1.2 * down[lower, middle].mean()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures as they were saved, to ask where things lie."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (save(figure, path), figures.append(figure)))
+    return figures
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 3), (6, 10)])
+def test_titles_of_heat_maps_are_whole(drawn, tmp_path, shape):
+    title, labels = "alignment error, nats, within the reference", [str(i) for i in range(shape[1])]
+    maps = [HeatMap(title, np.random.default_rng(0).random(shape), "layer", "noise level", labels)] * 5
+    draw_heat_maps(tmp_path / "h.png", [maps] * 3)
+    plots = drawn[0].axes
+    boxes = [plot.title.get_window_extent() for plot in plots]
+    assert all(box.x0 >= 0 and box.x1 <= drawn[0].bbox.x1 for box in boxes)
+    assert all(a.x1 < b.x0 for i, (a, b) in enumerate(pairwise(boxes)) if i % 5 < 4)
+
+
+def test_the_legend_covers_no_line(drawn, tmp_path):
+    values = np.random.default_rng(0).random((6, 40))  # everywhere
+    panel = Curves(
+        "t", list(range(40)), values, "noise level", "y", ("matching each point with its own place", [0.5] * 40)
+    )
+    draw_curves(tmp_path / "c.png", [panel] * 3)
+    for plot in drawn[0].axes:
+        legend, bottom = plot.get_legend().get_window_extent(), plot.xaxis.label.get_window_extent()
+        assert 0 <= legend.y0 < legend.y1 <= bottom.y0
+        assert 0 <= legend.x0 < legend.x1 <= drawn[0].bbox.x1
 
 
 def test_curves_run_as_given_and_pass_over_gaps(tmp_path):

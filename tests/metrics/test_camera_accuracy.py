@@ -51,6 +51,28 @@ def test_golden_redirector(shared, case):
     assert accuracy.means()["mTransErr"] == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+def test_frames_that_are_not_compared_fix_world_and_unit():
+    """A camera that stands aside, estimated with a path beside it: alone it would say nothing."""
+    true = torch.cat([path(), path("pan_right", 30.0)[-1:].expand(T, 4, 4)])
+    true[T:, :3, 3] = torch.tensor([1.0, 0, 0]).double()
+    estimated, of_video = true.clone(), torch.arange(2 * T) >= T
+    estimated[T:, :3, 3] = torch.tensor([0.0, 0, 0]).double()
+    estimated[:, :3, 3] *= 0.3
+    own = camera_accuracy(estimated[T:], true[T:])
+    assert own.rotation_only
+    assert own.means()["mRotErr"] < 1e-6
+    found = torch.ones(2 * T, dtype=torch.bool)
+    found[[2, T + 1]] = False
+    for scale in ("self_max", "gt_lsq"):
+        joint = camera_accuracy(estimated, true, scale, found, compared=of_video)
+        assert joint.translation.shape == (T - 1,)
+        assert joint.coverage == pytest.approx((T - 1) / T)
+        # off by 1 of the path's reach; least squares see only the part that is right
+        assert joint.means()["mTransErr"] == pytest.approx(1 / float(true[:, :3, 3].norm(dim=-1).max()), rel=1e-6)
+    with pytest.raises(ValueError, match="none of the 13 frames to compare has a pose"):
+        camera_accuracy(estimated, true, found=~of_video, compared=of_video)
+
+
 @pytest.mark.parametrize("scale", ["self_max", "gt_lsq", "umeyama"])
 def test_the_unit_and_the_world_of_an_estimate_do_not_matter(scale):
     world = torch.eye(4).double()

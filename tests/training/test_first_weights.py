@@ -1,20 +1,44 @@
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 
 from mvtrack.backbone.codec import build_codec
-from mvtrack.config import DataConfig, ModelConfig, RunConfig
+from mvtrack.backbone.model import build_model, save_model
+from mvtrack.config import DataConfig, DiTConfig, ModelConfig, RunConfig, TrainConfig
 from mvtrack.data.loader import BatchDataset
 from mvtrack.encoder_config import CodecConfig
 from mvtrack.training.run import _first_weights
 
 
+def small_wan(weights: str) -> ModelConfig:
+    codec = CodecConfig(kind="wan_vae", channels=16, stride=8, weights=weights)
+    dit = DiTConfig(dim=24, ffn_dim=28, num_heads=2, num_layers=1, text_dim=7, freq_dim=10)
+    return ModelConfig(dit=dit, codec=codec, tap_layer=0)
+
+
+def started(model: ModelConfig, start: Path) -> dict:
+    config = RunConfig(model=model, train=TrainConfig(init_from=str(start)))
+    return dict(_first_weights(config, None, build_codec(model.codec), object.__new__(BatchDataset)))
+
+
+def test_a_start_may_name_its_vae_elsewhere_but_be_of_no_other_kind(tmp_path):
+    start = small_wan("Wan-AI/Wan2.1-T2V-1.3B")
+    made = build_model(start)
+    save_model(made, tmp_path)
+    weights = started(small_wan("/local/Wan2.1_VAE.pth"), tmp_path)
+    assert torch.equal(weights["head.modulation"], made.dit.head.modulation)
+    tiled = replace(start, codec=replace(start.codec, tile=(30, 52)))
+    pca = replace(start, codec=CodecConfig(channels=16, stride=8))
+    for other in (tiled, pca, replace(start, dit=replace(start.dit, ffn_dim=32))):
+        with pytest.raises(ValueError, match="holds another architecture than model.dit and model.codec"):
+            started(other, tmp_path)
+
+
 def test_a_codec_with_weights_of_its_own_is_not_fitted():
     """Nothing is read from the bank, and the VAE's weights are not needed yet."""
-    codec = CodecConfig(kind="wan_vae", channels=16, stride=8, weights="nowhere")
-    model = ModelConfig(codec=codec)
-    small = replace(model.dit, dim=24, ffn_dim=28, num_heads=2, num_layers=1, text_dim=7, freq_dim=10)
-    config = RunConfig(model=replace(model, dit=small, tap_layer=0), data=DataConfig())
+    config = RunConfig(model=small_wan("nowhere"), data=DataConfig())
     unread = object.__new__(BatchDataset)
-    weights = dict(_first_weights(config, None, build_codec(codec), unread))
+    weights = dict(_first_weights(config, None, build_codec(config.model.codec), unread))
     assert weights["head.modulation"].shape == torch.Size([1, 2, 24])

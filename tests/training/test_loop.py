@@ -230,6 +230,15 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, small_run):
     assert "no model at nowhere" in done.stderr
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bfloat16_trains_through_deepspeed_on_a_gpu(tmp_path, small_run):
+    run_train(tmp_path, small_run, "train.precision=bf16", "train.steps=1", f"train.run_dir={tmp_path / 'r'}")
+    rows = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    assert any(row.get("loss/total", 0) > 0 for row in rows)
+    assert json.loads((tmp_path / "r/attempts.jsonl").read_text().splitlines()[0])["attention"] != "cpu"
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, small_run):
     done = run_train(
         tmp_path, small_run, "optim.lr=1e30", f"train.run_dir={tmp_path / 'r'}", "optim.warmup_steps=0", expect=2

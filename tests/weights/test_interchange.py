@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from mvtrack.backbone.encoders import with_sources
 from mvtrack.backbone.interchange import diffusers_config, write_diffusers, write_official
-from mvtrack.backbone.model import build_model, load_model, save_model
+from mvtrack.backbone.model import build_model, load_model, read_config, save_model
+from mvtrack.backbone.presets import preset
 from mvtrack.config import CodecConfig, DiTConfig, ModelConfig, RayConfig
 from mvtrack.convert import main as convert
+from mvtrack.encoder_config import TextConfig
 from mvtrack.export import main as export
 
 B, F, H, W, L = 2, 3, 4, 6, 512  # diffusers takes what stands before 512 text tokens as image tokens
@@ -24,6 +27,7 @@ WAN = ModelConfig(
     sizes=((32, 48),),
     num_frames=9,
 )
+WITH_TEXT = replace(WAN, text=TextConfig())
 WITH_IMAGE = replace(WAN, dit=replace(WAN.dit, image_dim=11))
 
 
@@ -106,6 +110,25 @@ def test_what_diffusers_cannot_express_is_refused(tmp_path, small_model):
         diffusers_config(replace(WAN.dit, rope_pairs=(4, 1, 1)))
 
 
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("recammaster_1.3b", "no dit.pose_encoder, dit.projector and"),
+        ("redirector_1.3b", "no dit.control_adapter, dit.rope_phases, dit.rope_frames: shared and"),
+    ],
+)
+def test_branches_that_diffusers_lacks_are_refused_and_go_into_one_file(tmp_path, name, lacking):
+    with pytest.raises(ValueError, match=f"{lacking} would compute something else: export --layout official, one "):
+        diffusers_config(preset(name).dit)
+    branched = replace(WAN, dit=replace(WAN.dit, projector=True))
+    state = lively(branched).dit.state_dict()
+    with pytest.raises(ValueError, match="no dit.projector"):
+        write_diffusers(branched, state, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with safe_open(write_official(branched, state, {}, tmp_path), "pt") as file:
+        assert "blocks.0.projector.weight" in set(file.keys())
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     model = lively(WAN)
     write_official(WAN, model.dit.state_dict(), {}, tmp_path / "out")
@@ -122,6 +145,27 @@ def test_a_released_file_is_pointed_to_the_command(tmp_path):
     path = write_official(WAN, lively(WAN).dit.state_dict(), {}, tmp_path)
     with pytest.raises(ValueError, match=f"released weights become a model by `mvtrack convert {path} OUT`"):
         load_model(path)
+
+
+def test_convert_names_encoders_of_other_places(tmp_path, capsys, monkeypatch):
+    write_official(WITH_TEXT, lively(WAN).dit.state_dict(), {}, tmp_path / "in")
+    (tmp_path / "vae.pth").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert convert(["in", "out", "--vae", "vae.pth", "--text", "maker/umt5", "--tokenizer", "maker/words"]) == 0
+    made = read_config("out")
+    assert made.codec.weights == str(tmp_path / "vae.pth")  # wherever it is used from
+    assert (made.text.weights, made.text.tokenizer) == ("maker/umt5", "maker/words")
+    assert replace(made, codec=WITH_TEXT.codec, text=WITH_TEXT.text) == WITH_TEXT
+    capsys.readouterr()
+    assert convert(["in", "other", "--image", "maker/clip"]) == 2
+    assert "this model takes no --image: it has no such encoder" in capsys.readouterr().err
+
+
+def test_another_text_encoder_brings_its_own_tokenizer():
+    config = replace(WITH_TEXT, text=TextConfig(tokenizer="maker/words"))
+    assert with_sources(config, text="maker/umt5").text.tokenizer is None
+    assert with_sources(config, vae="maker/vae").text == config.text
+    assert with_sources(config, tokenizer="maker/others").text.weights == config.text.weights
 
 
 def test_convert_with_a_config_names_fresh_and_dropped_parts(tmp_path, capsys):

@@ -7,7 +7,7 @@ from mvtrack.weights.locate import choose, companions, find
 
 OFFICIAL = [
     "config.json", "diffusion_pytorch_model.safetensors", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth",
-    "google/umt5-xxl/tokenizer.json", "google/umt5-xxl/spiece.model",
+    "google/umt5-xxl/tokenizer.json", "google/umt5-xxl/spiece.model", "google/umt5-xxl/tokenizer_config.json",
 ]  # fmt: skip
 PIPELINE = [
     "model_index.json", "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors.index.json",
@@ -32,6 +32,8 @@ PIPELINE = [
         (["a.ckpt", "b.safetensors"], "dit", None),
         (["config.json", "diffusion_pytorch_model.safetensors"], "vae", "diffusion_pytorch_model.safetensors"),
         (["tokenizer.json"], "tokenizer", "tokenizer.json"),
+        (["model.safetensors", "other.safetensors"], "model", "model.safetensors"),
+        (["step20000.safetensors"], "model", None),
         ([], "dit", None),
     ],
 )
@@ -43,7 +45,8 @@ def test_what_belongs_to_a_file():
     index = "transformer/diffusion_pytorch_model.safetensors.index.json"
     assert companions(index) == [index, "transformer/diffusion_pytorch_model-*.safetensors"]
     assert companions("step20000.ckpt") == ["step20000.ckpt"]
-    assert companions("google/umt5-xxl/spiece.model")[0] == "google/umt5-xxl/*"
+    assert companions("google/umt5-xxl/spiece.model") == ["google/umt5-xxl/*"]
+    assert companions("tokenizer.json") == ["*.json", "*.model"]
 
 
 def folder(root: Path, names: list[str]) -> Path:
@@ -71,6 +74,13 @@ def test_a_half_downloaded_folder_is_named(tmp_path):
     index.unlink()
     with pytest.raises(ValueError, match="shards such as transformer/.*00001-of-00002.safetensors but no .*index.json"):
         find("dit", root)
+
+
+@pytest.mark.parametrize("given", ["", "google/umt5-xxl", "google/umt5-xxl/tokenizer.json"])
+def test_a_tokenizer_without_its_config_is_half_downloaded(tmp_path, given):
+    root = folder(tmp_path, ["google/umt5-xxl/tokenizer.json"])
+    with pytest.raises(ValueError, match="tokenizer.json needs beside it tokenizer_config.json, which is not there"):
+        find("tokenizer", root / given)
 
 
 def test_what_a_folder_lacks_is_named(tmp_path):

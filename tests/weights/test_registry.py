@@ -1,10 +1,11 @@
+import json
 import re
 from dataclasses import replace
 
 import pytest
 
 from mvtrack.backbone.presets import PRESETS
-from mvtrack.weights.registry import WeightsEntry, needed_by, problem_with, registry
+from mvtrack.weights.registry import WeightsEntry, fetch_command, needed_by, problem_with, registry
 
 
 def test_entries_are_whole_and_hashes_are_hashes():
@@ -27,6 +28,32 @@ def test_every_preset_knows_what_it_needs(name):
     assert sources["vae"] == config.codec.weights
     assert sources["text"] == sources["tokenizer"] == config.text.weights
     assert config.image is None or sources["image"] == config.image.weights
+
+
+def test_what_is_needed_to_fetch_an_entry_whole():
+    entries = registry()
+    wan = "hf download Wan-AI/Wan2.1-T2V-1"
+    assert fetch_command(entries["wan2.1_vae"]) == f"{wan}.3B Wan2.1_VAE.pth"
+    assert fetch_command(entries["umt5_tokenizer"]) == f"{wan}.3B --include 'google/umt5-xxl/*'"
+    shards = "--include 'diffusion_pytorch_model-*.safetensors'"
+    index = "--include 'diffusion_pytorch_model.safetensors.index.json'"
+    assert fetch_command(entries["wan2.1_t2v_14b"]) == f"{wan}4B {index} {shards}"
+
+
+def test_an_entry_of_which_a_part_is_there_is_not_found(tmp_path):
+    entry = registry()["wan2.1_t2v_14b"]
+    index, shards = tmp_path / entry.file, [f"diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    index.write_text(json.dumps({"weight_map": {f"k{n}": name for n, name in enumerate(shards)}}))
+    (tmp_path / shards[0]).write_bytes(b"x")
+    problem = problem_with(index, entry, hash_it=False)
+    assert f"but not {shards[1]} (and 1 more) that belongs to it: {fetch_command(entry)}" in problem
+    for name in shards:
+        (tmp_path / name).write_bytes(b"x")
+    assert problem_with(index, entry, hash_it=False) is None
+    entry = replace(registry()["umt5_tokenizer"], bytes=None, sha256=None)
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("{}")
+    assert "but not tokenizer_config.json that belongs to it" in problem_with(tokenizer, entry)
 
 
 def test_a_wrong_file_is_named(tmp_path):

@@ -8,6 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mvtrack.backbone.model import load_model, model_file, read_config, save_model
+from mvtrack.health import needed_files
+from mvtrack.reshooting import model_hash
 from mvtrack.weights.sources import HubModel, parse_hub, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +99,35 @@ def test_offline_what_the_cache_lacks_is_named(tmp_path):
     assert "is not complete) and HF_HUB_OFFLINE is set: unset it, or run `hf download maker/thing`" in incomplete[0]
     assert "(its vae is not there) and HF_HUB_OFFLINE is set" in absent[0]
     assert incomplete[1] == absent[1] == 0
+
+
+def test_a_tokenizer_without_its_config_is_not_complete_in_the_cache(tmp_path):
+    hub_cache(tmp_path, {"google/umt5-xxl/tokenizer.json": {}})
+    query = ("maker/thing", "tokenizer")
+    (online,), (offline,) = resolve_apart([query], tmp_path), resolve_apart([query], tmp_path, HF_HUB_OFFLINE="1")
+    assert "could not be had from the hub" in online[0]
+    assert online[1] > 0  # it goes for the rest
+    assert "google/umt5-xxl/tokenizer.json of it is not complete) and HF_HUB_OFFLINE is set" in offline[0]
+
+
+def test_a_model_of_this_project_may_lie_on_the_hub(tmp_path, small_model, monkeypatch):
+    """By the cache alone: no network."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
+    snapshot = hub_cache(tmp_path, {"step20000.safetensors": {"w": torch.zeros(1)}})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="no model at maker/thing: .* by `mvtrack convert maker/thing FOLDER`"):
+        load_model("maker/thing")  # released weights
+    save_model(small_model, snapshot)
+    assert model_file("maker/thing") == snapshot / "model.safetensors"
+    assert read_config("maker/thing") == small_model.config
+    loaded = load_model("maker/thing@main")
+    assert torch.equal(loaded.dit.head.modulation, small_model.dit.head.modulation)
+    assert model_hash("maker/thing") == model_hash(str(snapshot))
+    assert list(needed_files(small_model.config, "maker/thing"))[-1].fine
+    lacking = list(needed_files(small_model.config, "maker/other"))[-1]
+    assert not lacking.fine
+    assert "`hf download maker/other`" in lacking.text
 
 
 def test_a_hub_id_without_the_hub_client_names_the_extra(monkeypatch):

@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mvtrack.camera import Camera
+from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, of_unknown_unit, pose_file_of
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
 from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_arrays, read_frames, read_index_image
 from mvtrack.evaluation.interface import Declined, Inputs, skipped
@@ -22,6 +23,9 @@ from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.fitting import Fit, FitMode, still_camera
 from mvtrack.metrics.warp import covisible
 from mvtrack.poses import read_cameras
+from mvtrack.source_cameras import AUTO
+from mvtrack.structure.colmap import DEFAULT as COLMAP
+from mvtrack.structure.colmap import colmap_missing
 from mvtrack.trajectory import PIVOT_M, moved_along
 from tracking_head import Tracks
 
@@ -33,8 +37,10 @@ class Davis:
     """size, fit: of every picture. num_frames: the first so many of a sequence are used.
 
     short_clips: sequences with fewer are re-shot at their own length ("score_real") or left out ("skip"). cameras:
-    folder with a pose file of any format for each sequence, <sequence>.*; else the source is taken as still, with
-    the horizontal field of view fov_deg. subject_distance: what amounts in metres and arcs refer to.
+    folder with a pose file of any format for each sequence, <sequence>.*, or "auto" to measure them; else the source is
+    taken as still, with the horizontal field of view fov_deg. subject_distance: what amounts in metres and arcs refer
+    to. A miniature's truth belongs to its own cameras: with others, it is not used.
+    resolution: the folder under JPEGImages and under `annotations`, the folder of masks.
     """
 
     root: Path
@@ -45,10 +51,15 @@ class Davis:
     subject_distance: float = PIVOT_M
     short_clips: Literal["score_real", "skip"] = "score_real"
     fit: FitMode = "crop"
-    cameras: Path | None = None
+    cameras: Path | Literal["auto"] | None = None
     resolution: str = "480p"
+    annotations: str = "Annotations"
     name: str = field(default="davis", init=False)
     title: str = field(default="DAVIS", init=False)
+
+    def __post_init__(self) -> None:
+        if self.cameras == AUTO and (lacking := colmap_missing()):
+            raise ValueError(f"source cameras cannot be measured: missing {lacking}, or give a folder of pose files")
 
     @cached_property
     def by_key(self) -> dict[str, DavisCase]:
@@ -59,16 +70,13 @@ class Davis:
         return {
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
             "subject_distance": self.subject_distance, "short_clips": self.short_clips, "fit": self.fit,
-            "cameras": self.cameras is not None, "resolution": self.resolution,
+            "cameras": COLMAP.record() if self.cameras == AUTO else self.cameras is not None,
+            "resolution": self.resolution, "annotations": self.annotations,
         }  # fmt: skip
 
     @property
     def footnotes(self) -> tuple[str, ...]:
         paths = len({c.trajectory for c in self.cases})
-        source = (
-            f"read from pose files in {self.cameras.name}/" if self.cameras else
-            "known" if (self.root / "Truth").is_dir() else f"taken as still, {self.fov_deg:g} degrees wide"
-        )  # fmt: skip
         short = {
             "score_real": "re-shot at their own length, and only real frames are scored",
             "skip": "left out",
@@ -77,8 +85,35 @@ class Davis:
             f"{len({c.sequence for c in self.cases})} sequences, {paths} different paths, {len(self.cases)} cases; the "
             "paper does not say which it used.",
             f"The first {self.num_frames} frames of each sequence; shorter ones are {short}.",
-            f"Pictures {_FITTED[self.fit]} {self.size[0]}x{self.size[1]}. Source cameras {source}.",
-            "Dynamic regions: all annotated objects.",
+            f"Pictures {_FITTED[self.fit]} {self.size[0]}x{self.size[1]}. Source cameras {self._source_words()}.",
+            f"Dynamic regions: all objects of {self.annotations}.",
+        )
+
+    def _source_words(self) -> str:
+        if self.cameras == AUTO:
+            return (
+                "and their lens measured in each sequence's own frames (pycolmap, annotated objects masked), those of "
+                f"frames that were not placed interpolated; a length of {self.subject_distance:g} is the middle depth "
+                "of what the first frame shows; sequences that do not tell have failed"
+            )
+        if self.cameras:
+            unit = f"; {self.unit_warning}" if self.unit_warning else ""
+            return f"read from pose files in {self.cameras.name}/{unit}"
+        return "known" if (self.root / "Truth").is_dir() else f"taken as still, {self.fov_deg:g} degrees wide"
+
+    @cached_property
+    def unit_warning(self) -> str | None:
+        """What must be said where pose files do not say what a length of 1 is; None where all do."""
+        if not isinstance(self.cameras, Path):
+            return None
+        sequences = sorted({case.sequence for case in self.cases})
+        unknown = of_unknown_unit(self.cameras, sequences)
+        if not unknown:
+            return None
+        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        return (
+            f"{len(unknown)} of {len(sequences)} do not say that they are in metres ({names}): there, a path's metres "
+            f"and the subject's distance of {self.subject_distance:g} are taken in the file's own unit"
         )
 
     def case_keys(self) -> list[str]:
@@ -86,7 +121,7 @@ class Davis:
 
     def digest(self, key: str) -> str:
         case = self.by_key[key]
-        frames = self._frames(case)
+        frames = self._pictures(case) if self.cameras == AUTO else self._frames(case)
         there = [path for path in (*self._masks(case, frames), *self._extras(case)) if path.is_file()]
         listed = [case.key, case.trajectory, case.speed, case.caption, [p.name for p in there], len(frames)]
         return hash_of_files([*frames, *there], [self.settings, listed])
@@ -111,32 +146,43 @@ class Davis:
             key, video, camera, caption=case.caption, source_camera_known=known, subject_distance=distance,
             dynamic=dynamic, problems=problems,
         )  # fmt: skip
-        return self._with_truth(case, inputs, fit) if self._truth(case).is_dir() else inputs
+        return self._with_truth(case, inputs, fit) if self._knows_truth(case) else inputs
 
     # Files
 
     def _frames(self, case: DavisCase) -> list[Path]:
+        return self._pictures(case)[: self.num_frames]
+
+    def _pictures(self, case: DavisCase) -> list[Path]:
+        """Of the whole sequence."""
         folder = self.root / "JPEGImages" / self.resolution / case.sequence
-        files = sorted(folder.glob("*.jpg"))[: self.num_frames]
+        files = sorted(folder.glob("*.jpg"))
         if not files:
             raise ValueError(f"sequence {case.sequence} is missing: no .jpg in {folder}")
         return files
 
     def _masks(self, case: DavisCase, frames: list[Path]) -> list[Path]:
-        folder = self.root / "Annotations" / self.resolution / case.sequence
+        folder = self.root / self.annotations / self.resolution / case.sequence
         return [folder / f"{frame.stem}.png" for frame in frames]
 
     def _truth(self, case: DavisCase) -> Path:
         return self.root / "Truth" / self.resolution / case.sequence
 
+    def _knows_truth(self, case: DavisCase) -> bool:
+        return self.cameras is None and self._truth(case).is_dir()
+
     def _extras(self, case: DavisCase) -> list[Path]:
-        cameras = sorted(self.cameras.glob(f"{case.sequence}.*")) if self.cameras else []
+        cameras = sorted(self.cameras.glob(f"{case.sequence}.*")) if isinstance(self.cameras, Path) else []
         truth = self._truth(case)
         return [*cameras, *sorted(truth.glob("*")), *sorted((truth / case.path_name).glob("*"))]
 
     # Contents
 
     def _dynamic(self, files: list[Path], fit: Fit) -> Bool[Tensor, "T H W"]:
+        return fit_masks(self._moving(files, fit), self.size, self.fit)
+
+    def _moving(self, files: list[Path], fit: Fit) -> Bool[np.ndarray, "T h w"]:
+        """What is annotated, in the pictures' own pixels."""
         images = [read_index_image(path) for path in files]
         for path, image in zip(files, images, strict=True):
             if image.shape != fit.source:
@@ -144,17 +190,17 @@ class Davis:
         masks = np.stack(images)
         values = np.unique(masks)
         is_binary = set(values.tolist()) <= {0, VOID}
-        moving = masks > 0 if is_binary else (masks > 0) & (masks != VOID)
-        return fit_masks(moving, self.size, self.fit)
+        return masks > 0 if is_binary else (masks > 0) & (masks != VOID)
 
     def _source(self, case: DavisCase, fit: Fit, frames: int) -> tuple[Camera, bool]:
         """The reference's cameras (T,) for pictures of the source's size, and whether they were given."""
+        if self.cameras == AUTO:
+            pictures = self._pictures(case)
+            moving = self._moving(self._masks(case, pictures), fit)
+            return measured_source(pictures[0].parent, moving, self.subject_distance)[:frames], True
         file = self._truth(case) / "cameras.json"
         if self.cameras:
-            found = sorted(self.cameras.glob(f"{case.sequence}.*"))
-            if len(found) != 1:
-                raise ValueError(f"{self.cameras} has {len(found)} pose files {case.sequence}.*, expected one")
-            file = found[0]
+            file = pose_file_of(self.cameras, case.sequence)
         elif not file.is_file():
             return still_camera(self.fov_deg, fit.source, frames), False
         camera = read_cameras(file).camera
@@ -164,7 +210,7 @@ class Davis:
 
     def _distance(self, case: DavisCase) -> float:
         file = self._truth(case) / "depth.npz"
-        if not file.is_file():
+        if self.cameras or not file.is_file():
             return self.subject_distance
         return float(read_arrays(file, "subject_distance")[0])
 

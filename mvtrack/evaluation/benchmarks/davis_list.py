@@ -1,11 +1,13 @@
 """Which sequences of DAVIS are re-shot along which paths: a list made by a rule, or read from a CSV."""
 
 import csv
+import io
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from mvtrack.evaluation.runner.records import write_text
 from mvtrack.path_language import parse_path
 from mvtrack.trajectory import PRESETS, SPEEDS, CameraMotion, CameraPath
 
@@ -67,7 +69,9 @@ def find_sequences(root: Path, resolution: str, split: str | None) -> list[str]:
     """
     images = root / "JPEGImages" / resolution
     if not images.is_dir():
-        raise ValueError(f"{images} is no folder: --data must be the folder that holds JPEGImages and Annotations")
+        there = sorted(p.name for p in images.parent.glob("*/"))
+        known = f"; --resolution may be {', '.join(there)}" if there else ""
+        raise ValueError(f"{images} is no folder: --data must be the folder that holds JPEGImages{known}")
     if split is None:
         names = sorted(p.name for p in images.iterdir() if p.is_dir())
     else:
@@ -109,9 +113,9 @@ def read_list(path: Path) -> tuple[DavisCase, ...]:
 
 
 def write_list(path: Path, cases: tuple[DavisCase, ...]) -> None:
-    """The CSV that `read_list` reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(DavisCase)])
-        writer.writerows([c.sequence, c.trajectory, c.speed, c.caption] for c in cases)
+    """The CSV that `read_list` reads; it appears whole."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([f.name for f in fields(DavisCase)])
+    writer.writerows([c.sequence, c.trajectory, c.speed, c.caption] for c in cases)
+    write_text(path, text.getvalue())

@@ -1,6 +1,10 @@
-"""Cameras by structure from motion (pycolmap): no weights; says where it cannot tell."""
+"""Cameras by structure from motion (pycolmap): no weights; says where it cannot tell.
 
-from dataclasses import dataclass
+Of the reference and a generated video together, frames alternate: long videos are matched among neighbours only, and
+the two pictures of one moment, which show the same things in the same places, have to be neighbours.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -8,10 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mvtrack.camera import Camera
 from mvtrack.data.video_io import to_bytes
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
 from mvtrack.metrics.splat import splat
 from mvtrack.structure.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
+from mvtrack.structure.recovered import RecoveredCameras
 
 _TOUCHED = 0.1  # share of a pixel that a moving thing covers
 _WIDENED = 1 / 80  # of the picture's width, to each side
@@ -19,7 +25,7 @@ _WIDENED = 1 / 80  # of the picture's width, to each side
 
 @dataclass(frozen=True)
 class ColmapPoses:
-    """K is the benchmark's and kept; of a reference whose lens is only assumed, the focal length is measured too."""
+    """K is the benchmark's and kept; where both videos share one lens that is only assumed, it is measured too."""
 
     config: ColmapConfig = DEFAULT
     name: str = "colmap"
@@ -34,25 +40,46 @@ class ColmapPoses:
     @property
     def footnotes(self) -> tuple[str, ...]:
         return (
-            "Poses: pycolmap, SIFT, lens of the asked-for cameras; the better of incremental and global mapping, or a "
-            "camera that turns on the spot where that explains the matches. What moves is masked where the benchmark "
-            "says it, in generated videos by the references' masks, carried along the asked-for path (by true depth, "
-            "else at the subject's distance) and widened. Not comparable to learned estimators' figures.",
+            "Poses: pycolmap, SIFT, the benchmark's lenses; the better of incremental and global mapping, or a camera "
+            "that turns on the spot where that explains the matches. What moves is masked where the benchmark says "
+            "it, in generated videos by the references' masks, carried along the asked-for path (by true depth, else "
+            "at the subject's distance) and widened. Not comparable to learned estimators' figures.",
         )
 
     def missing(self) -> str | None:
         return colmap_missing()
 
-    def estimate(
-        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
-    ) -> Estimate | Declined:
-        of_reference = subject == "reference"
-        camera = inputs.camera[0 if of_reference else 1]
-        known = inputs.source_camera_known or not of_reference
-        lens = camera if known and bool((camera.K[:1] != camera.K).any()) else camera[:1]
-        moving = inputs.dynamic if of_reference else moving_in_target(inputs)
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+        if subject == "joint":
+            return self._together(inputs, video).arrays()
+        moving = moving_in_target(inputs)
+        return self._recovered(video, inputs.camera[1], True, moving).arrays()
+
+    def _together(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"]) -> RecoveredCameras:
+        """Cameras of the reference's T frames, then of the T generated ones, in one world."""
+        frames = len(inputs.reference)
+        order = torch.arange(2 * frames).reshape(2, frames).T.flatten()  # 0, T, 1, T + 1, ...
+        camera = replace(inputs.camera, c2w=inputs.camera.c2w.flatten(0, 1), K=inputs.camera.K.flatten(0, 1))
+        known = inputs.source_camera_known or not _is_one_lens(camera)
+        moving = None
+        if inputs.dynamic is not None:
+            carried = moving_in_target(inputs)
+            moving = torch.cat([inputs.dynamic, torch.zeros_like(inputs.dynamic) if carried is None else carried])
+            moving = moving[order]
+        found = self._recovered(video[order], camera[order], known, moving)
+        back = order.argsort()
+        return replace(found, camera=found.camera[back], found=found.found[back])
+
+    def _recovered(
+        self, video: Float[Tensor, "N 3 H W"], camera: Camera, known: bool, moving: Bool[Tensor, "N H W"] | None
+    ) -> RecoveredCameras:
         ignore = None if moving is None else moving.numpy()
-        return recover_with_colmap(to_bytes(video), lens, known, ignore, self.config).arrays()
+        lens = camera[:1] if _is_one_lens(camera) else camera
+        return recover_with_colmap(to_bytes(video), lens, known, ignore, self.config)
+
+
+def _is_one_lens(camera: Camera) -> bool:
+    return bool((camera.K[:1] == camera.K).all())
 
 
 def moving_in_target(inputs: Inputs) -> Bool[Tensor, "T H W"] | None:

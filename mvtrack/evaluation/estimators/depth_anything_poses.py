@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.data.video_io import to_bytes
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
 from mvtrack.structure.depth_anything import (
     DepthAnythingConfig,
     depth_anything_missing,
@@ -44,7 +44,5 @@ class DepthAnythingPoses:
             None if self.non_commercial else consent_lacking(self.config.model)
         )
 
-    def estimate(
-        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
-    ) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
         return recover_with_depth_anything(to_bytes(video), self.config).arrays()

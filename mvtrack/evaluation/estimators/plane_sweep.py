@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, skipped
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject, skipped
 from mvtrack.metrics.plane_sweep import plane_sweep_depth
 
 
@@ -30,9 +30,7 @@ class PlaneSweepDepth:
     def missing(self) -> str | None:
         return None
 
-    def estimate(
-        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
-    ) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
         camera = inputs.camera[0 if subject == "reference" else 1]
         centre = camera.c2w[:, :3, 3]
         if float((centre - centre[0]).norm(dim=-1).max()) < 1e-6:

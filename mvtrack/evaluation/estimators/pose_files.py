@@ -1,4 +1,8 @@
-"""Cameras that another program estimated: one pose file of any format for each row and case."""
+"""Cameras that another program estimated: one pose file of any format for each row and case.
+
+Where a video's cameras are compared to the reference's, they have to be in one world: such a file holds the cameras of
+the reference's frames first, then those of the video.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.poses import read_cameras
 from mvtrack.structure.recovered import recovered
 
-REFERENCES = "_reference"  # stands for a row's name: cameras of the references
 _ASPECT = 0.01
 
 
@@ -55,22 +58,26 @@ class PoseFiles:
     def missing(self) -> str | None:
         return None
 
-    def estimate(
-        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
-    ) -> Estimate | Declined:
-        file = self._file(REFERENCES if subject == "reference" else str(self.row), inputs.key)
-        camera, frames, size = read_cameras(file).camera, len(video), tuple(video.shape[-2:])
-        if camera.shape[0] not in (frames, self.num_frames) or camera.shape[0] < frames:
-            raise ValueError(
-                f"{file} holds {camera.shape[0]} cameras, the video {frames} frames: one a frame is needed"
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+        file = self._file(str(self.row), inputs.key)
+        camera, frames, size = read_cameras(file).camera, len(inputs.reference), tuple(video.shape[-2:])
+        videos = 2 if subject == "joint" else 1
+        length = camera.shape[0] // videos
+        if camera.shape[0] % videos or length not in (frames, self.num_frames) or length < frames:
+            needed = (
+                f"one a frame is needed, {frames} of the reference and then {frames} of the video in the same world"
+                if subject == "joint"
+                else "one a frame is needed"
             )
+            raise ValueError(f"{file} holds {camera.shape[0]} cameras, the video {frames} frames: {needed}")
         if abs(camera.size[1] * size[0] / (camera.size[0] * size[1]) - 1) > _ASPECT:
             raise ValueError(
                 f"{file} is for pictures of {camera.size[1]}x{camera.size[0]}, the video is {size[1]}x{size[0]}: the "
                 "aspects differ"
             )
-        camera = camera[:frames].resized(size)
-        found = torch.ones(frames, dtype=torch.bool)
+        real = [part * length + i for part in range(videos) for i in range(frames)]
+        camera = camera[real].resized(size)
+        found = torch.ones(len(real), dtype=torch.bool)
         return recovered(camera.c2w, camera.K, size, found, "file", camera.scale_known).arrays()
 
     def _file(self, row: str, key: str) -> Path:

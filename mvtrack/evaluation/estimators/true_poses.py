@@ -1,22 +1,30 @@
-"""Cameras that the benchmark knows: of the reference. Nobody knows the true cameras of a generated video."""
+"""Cameras that are known without looking: of the rows that are the reference or the true target by their making."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, skipped
+from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject, skipped
 from mvtrack.structure.recovered import recovered
+
+_SHOWN = {"copy": 0, "blur": 0, "depth_warp": 1, "ground_truth": 1}  # baselines: the view whose cameras they show
 
 
 @dataclass(frozen=True)
 class TruePoses:
+    """row: whose video it is. Nobody knows the true cameras of a video that a model made."""
+
+    row: str | None = None
     name: str = "true_poses"
-    version: int = 1
+    version: int = 2
     gives: Literal["poses"] = "poses"
     needs: tuple[str, ...] = ("source_camera",)
+
+    def of_row(self, row: str) -> "TruePoses":
+        return replace(self, row=row)
 
     @property
     def settings(self) -> dict:
@@ -24,16 +32,18 @@ class TruePoses:
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        return ("Poses of the reference: the benchmark's own. Poses of generated videos were not estimated.",)
+        return (
+            "Poses: not estimated but known, of copies of the reference (its own), and of the truth and warps to it by "
+            "true depth (those asked for); no other row has any.",
+        )
 
     def missing(self) -> str | None:
         return None
 
-    def estimate(
-        self, inputs: Inputs, video: Float[Tensor, "T 3 H W"], subject: Literal["generated", "reference"]
-    ) -> Estimate | Declined:
-        if subject == "generated":
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+        if self.row not in _SHOWN:
             return skipped("a generated video has no true cameras, only those asked for: estimate them (--poses)")
-        camera = inputs.camera[0]
-        found = torch.ones(len(video), dtype=torch.bool)
-        return recovered(camera.c2w, camera.K, camera.size, found, "true", camera.scale_known).arrays()
+        views = [0, _SHOWN[self.row]] if subject == "joint" else [_SHOWN[self.row]]
+        c2w, K = (part[views].flatten(0, 1) for part in (inputs.camera.c2w, inputs.camera.K))
+        found = torch.ones(len(c2w), dtype=torch.bool)
+        return recovered(c2w, K, inputs.camera.size, found, "true", inputs.camera.scale_known).arrays()

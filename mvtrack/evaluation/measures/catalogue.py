@@ -29,7 +29,7 @@ def all_metrics(options: MeasureOptions = _DEFAULTS) -> tuple[Metric, ...]:
         MaskedFidelity(),
         Met3r(options.pythons.get("met3r"), options.pairing, _masks(options), options.non_commercial),
         *_warp_consistency(options),
-        CameraMeasure(options.pose_scale),
+        CameraMeasure(options.pose_scale, options.camera_origin),
         Correspondence(options.models),
     )
 

@@ -5,14 +5,13 @@ that `--model` made have them.
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 
-from mvtrack.backbone.model import ReshootModel, load_model
-from mvtrack.evaluation.attention import clip_targets
-from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, skipped
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.evaluation.attention_scenes import clip_targets
+from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, failed, skipped
+from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.tracking import score_tracks, track_clip
 from mvtrack.probing import probe_layer
 from mvtrack.tracking.features import FEATURE_SIGMA
@@ -23,10 +22,10 @@ _QUERIES, _SEED = 256, 0
 
 @dataclass(frozen=True)
 class Correspondence:
-    """models: folders of the rows' models, by row. They do not change the settings: a row's video, whose hash its
-    scores are kept by, is made by its model."""
+    """models: of the rows that a model of this project made; None for one that is not at hand any more. They do not
+    change the settings: a row's video, whose hash its scores are kept by, is made by its model."""
 
-    models: dict[str, Path] = field(default_factory=dict)
+    models: dict[str, ModelMethod | None] = field(default_factory=dict)
     name: str = "correspondence"
     version: int = 1
     columns: tuple[Column, ...] = (
@@ -57,7 +56,10 @@ class Correspondence:
         clip = _clip(sample.inputs)
         if isinstance(clip, Declined):
             return clip
-        model = _loaded(self.models[sample.method])
+        method = self.models[sample.method]
+        if method is None:
+            return failed("the model that made this video is gone or has changed")
+        model = method.placed()
         if model.config.views is not None:
             return skipped("a model of still scenes has no moments to match")
         return self._attention(model, clip) | self._tracks(model, clip)
@@ -87,8 +89,3 @@ def _clip(inputs: Inputs) -> Clip | Declined:
         tracks=inputs.tracks, depth=None if any(d is None for d in depth) else torch.stack(depth),
     )  # fmt: skip
     return clip.frames(slice(0, (clip.num_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1))
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path) -> ReshootModel:
-    return load_model(folder)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraOrigin, camera_origin
 from mvtrack.evaluation.measures.dynamic_masks import MASK_KINDS, MaskKind
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.pair_networks import NETWORK_KINDS
+from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.metrics.camera_accuracy import SCALE_RULES, ScaleRule
 from mvtrack.metrics.perceptual import LPIPS_NETS, LpipsNet
 from mvtrack.metrics.warp_consistency import PAIRINGS, Pairing
@@ -27,8 +29,8 @@ _ENVIRONMENTS = {
 class MeasureOptions:
     """weights: folder of weight files by their published names. pythons: interpreters of other environments, by
     `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. geometry_model: a
-    hub id or path for the network among the geometries. models: folders of the models that made this run's rows.
-    pose_scale: see `camera_accuracy`."""
+    hub id or path for the network among the geometries. models: see `Correspondence`. pose_scale, camera_origin: see
+    `CameraMeasure`."""
 
     weights: Path | None = None
     lpips_net: LpipsNet = "alex"
@@ -41,8 +43,9 @@ class MeasureOptions:
     generated_masks: Path | None = None
     depth_files: Path | None = None
     non_commercial: bool = False
-    models: dict[str, Path] = field(default_factory=dict)
+    models: dict[str, ModelMethod | None] = field(default_factory=dict)
     pose_scale: ScaleRule = "self_max"
+    camera_origin: CameraOrigin = "own"
 
     def __post_init__(self) -> None:
         for name, values, known in (
@@ -55,8 +58,8 @@ class MeasureOptions:
                     raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         if self.geometry_model and len(set(self.geometry) & set(NETWORK_KINDS)) != 1:
             raise ValueError("--geometry-model is for one network: name exactly one in --geometry")
-        if self.masks == "generated" and self.generated_masks is None:
-            raise ValueError("--dynamic-mask generated needs the masks' folder as --generated-masks")
+        if (self.masks == "generated") != (self.generated_masks is not None):
+            raise ValueError("--dynamic-mask generated and the masks' folder, --generated-masks, belong together")
         for option, folder in (
             ("--weights-dir", self.weights),
             ("--generated-masks", self.generated_masks),
@@ -64,6 +67,8 @@ class MeasureOptions:
         ):
             if folder is not None and not folder.is_dir():
                 raise ValueError(f"{option} {folder} is no folder")
+        if self.depth_files is not None and "depth_files" not in self.geometry:
+            raise ValueError("--depth-files has no effect, it is for --geometry depth_files: give both, or neither")
         for name, python in self.pythons.items():
             if not python.is_file():
                 raise ValueError(f"--{name}-python {python} does not exist: name the environment's interpreter")
@@ -83,14 +88,21 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--geometry-model", default="", help="hub id or path for its network, not the published one")
     group.add_argument("--features", default="colours", help=f"comma-separated: {', '.join(FEATURE_KINDS)}")
     group.add_argument("--pose-scale", choices=SCALE_RULES, default="self_max", help="what settles a path's unit")
+    group.add_argument(
+        "--camera-origin", choices=CAMERA_ORIGINS,
+        help="first frame that cameras are relative to: the generated video's own, or the reference's, seen together "
+        "with it; default: the benchmark's (iPhone: reference, else own)",
+    )  # fmt: skip
     group.add_argument("--pairs", choices=PAIRINGS, default="same_time", help="frames that consistency compares")
     group.add_argument("--dynamic-mask", choices=MASK_KINDS, default="reference", help="whose pixels the masks are of")
     group.add_argument("--generated-masks", type=Path, help="folder of <row>/<case>.npz with mask (T, H, W)")
     group.add_argument("--depth-files", type=Path, help="folder of {reference,<row>}/<case>.npz with depth (T, H, W)")
 
 
-def measure_options(options: argparse.Namespace, models: dict[str, Path] | None = None) -> MeasureOptions:
-    """From the command line and, where it is silent, the environment."""
+def measure_options(
+    options: argparse.Namespace, models: dict[str, ModelMethod | None] | None = None, benchmark: str = ""
+) -> MeasureOptions:
+    """From the command line and, where it is silent, the environment and what suits the benchmark of that name."""
     pythons = {name: _path(getattr(options, f"{name}_python"), _variable(name)) for name in _ENVIRONMENTS}
     return MeasureOptions(
         weights=_path(options.weights_dir, "MVTRACK_WEIGHTS"),
@@ -106,6 +118,7 @@ def measure_options(options: argparse.Namespace, models: dict[str, Path] | None 
         non_commercial=options.non_commercial,
         models=models or {},
         pose_scale=options.pose_scale,
+        camera_origin=options.camera_origin or camera_origin(benchmark),
     )
 
 

@@ -93,7 +93,10 @@ class EstimatedDepth:
 
     @property
     def footnote(self) -> str:
-        return "estimated depth of both videos, the reference's cameras and those asked for"
+        return (
+            "estimated depth of both videos, the reference's cameras and those asked for; claims no order between "
+            "models, as it often puts known qualities in the wrong one"
+        )
 
     def missing(self) -> str | None:
         return None

@@ -59,9 +59,13 @@ class PerceptualDistance:
             return "LPIPS heads: pip install --no-deps lpips"
         return lacking
 
+    def network(self) -> Lpips:
+        """Only where nothing is `missing`."""
+        return _loaded(self.net, self._backbone.path, self._heads())
+
     def score(self, sample: Sample) -> Scores:
         inputs = sample.inputs
-        network = _loaded(self.net, self._backbone.path, self._heads())
+        network = self.network()
         device = next(network.parameters()).device
         made, truth = sample.generated[torch.tensor(inputs.target_frames)], inputs.target
         pairs = [(a.to(device), b.to(device)) for a, b in zip(made.split(_BATCH), truth.split(_BATCH), strict=True)]

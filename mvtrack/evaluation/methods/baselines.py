@@ -69,6 +69,10 @@ class Baseline:
         return {"version": 1, "sigma_of_height": BLUR_OF_HEIGHT} if self.kind == "blur" else {"version": 1}
 
     @property
+    def origin(self) -> dict:
+        return {"kind": "baseline"}
+
+    @property
     def footnotes(self) -> tuple[str, ...]:
         if self.kind == "blur":
             return (f"Blurred copy: Gaussian, sigma 1/{1 / BLUR_OF_HEIGHT:.0f} of the picture's height.",)

@@ -31,6 +31,10 @@ class GivenVideos:
         return {"resize": self.resize}
 
     @property
+    def origin(self) -> dict:
+        return {"kind": "videos", "folder": str(self.folder.resolve())}
+
+    @property
     def footnotes(self) -> tuple[str, ...]:
         return (f"{self.title}: videos resized to the benchmark's size.",) if self.resize else ()
 

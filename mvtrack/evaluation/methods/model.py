@@ -1,67 +1,106 @@
 """A model of this project as a row of a table."""
 
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from zlib import crc32
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model
+from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
+from mvtrack.backbone.placement import Placement, place
 from mvtrack.backbone.prompts import Prompts, window_prompts
+from mvtrack.config import ModelConfig
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs
-from mvtrack.evaluation.runner.records import hash_of_files
-from mvtrack.generate import SampleConfig, generate_long, own_windows
+from mvtrack.generate import SampleConfig, generate_long, window_spans
+from mvtrack.kept_files import sha256_once
 
 
 @dataclass(frozen=True)
 class ModelMethod:
-    """Re-shoots each case as `reshoot` does: windows of the model's own length, the noise a function of the case."""
+    """Re-shoots each case as `reshoot` does: windows of the model's own length, the noise a function of the case.
+
+    sample: None is what the model is meant for. negative: what guidance steers away from, see `make_prompts`.
+    other_size: make videos of the benchmark's size, too, where the model was trained at others.
+    """
 
     name: str
     title: str
     folder: Path
-    sample: SampleConfig = SampleConfig()
+    sample: SampleConfig | None = None
+    placement: Placement = Placement()
+    negative: str | None = None
+    other_size: bool = False
     backbone: str | None = None
     group: str = "Models"
     bound: bool = False
     needs: tuple[str, ...] = ("camera",)
 
+    @cached_property
+    def sampling(self) -> SampleConfig:
+        return self.sample or SampleConfig.of(self.config)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        return read_config(self.folder)
+
+    @property
+    def precision(self) -> str:
+        """Of the transformer's weights: what was asked for, or what the model's file says."""
+        return self.placement.precision or self.config.sampling.precision
+
     @property
     def settings(self) -> dict:
-        return {"weights": _weights_hash(self.folder), "sample": asdict(self.sample)}
+        """Device, offloading and kernels are not in it: they change rounding only."""
+        file = self.folder / WEIGHTS_FILE if self.folder.is_dir() else self.folder
+        return {
+            "weights": sha256_once(file), "sample": asdict(self.sampling), "precision": self.precision,
+            "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
+        }  # fmt: skip
+
+    @property
+    def origin(self) -> dict:
+        return {"kind": "model", "folder": str(self.folder.resolve())}
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        return (f"{self.title}: {self.sample.steps} sampling steps, guidance {self.sample.guidance:g}.",)
+        weights = "weights as stored" if self.precision == "stored" else f"weights in {self.precision}"
+        trained = f"trained at {_sizes(self.config)}, " if self.other_size else ""
+        steps, guidance = self.sampling.steps, self.sampling.guidance
+        return (f"{self.title}: {trained}{steps} sampling steps, guidance {guidance:g}, {weights}.",)
 
     def find(self, key: str) -> Path | Declined | None:
         return None
 
     def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
-        model = _loaded(self.folder)
-        size, made = tuple(inputs.reference.shape[-2:]), model.config.sizes
-        if size not in [tuple(s) for s in made]:
-            shown = ", ".join(f"{h}x{w}" for h, w in made)
-            raise ValueError(f"{self.folder} makes {shown}, the benchmark is {size[0]}x{size[1]}: pass --size")
-        sample = replace(self.sample, seed=crc32(f"{self.sample.seed} {inputs.key}".encode()))
-        told = _prompts(model, inputs, sample)
+        size = tuple(inputs.reference.shape[-2:])
+        if not self.other_size and size not in [tuple(s) for s in self.config.sizes]:
+            raise ValueError(
+                f"{self.folder} makes {_sizes(self.config)}, the benchmark is {size[0]}x{size[1]}: pass --size, or "
+                "--other-size to have it make that all the same"
+            )
+        sample = replace(self.sampling, seed=crc32(f"{self.sampling.seed} {inputs.key}".encode()))
+        told = self._prompts(inputs, sample)  # first, so that the encoders are gone when the model loads
+        model = self.placed()
         return generate_long(model, inputs.reference, inputs.camera, sample, None, inputs.subject_distance, told)
 
+    def placed(self) -> ReshootModel:
+        """The model, where it is to work; kept for the next call."""
+        return _placed(self.folder, self.placement)
 
-def _prompts(model: ReshootModel, inputs: Inputs, sample: SampleConfig) -> list[Prompts]:
-    """The case's caption, where the model takes any, and each window's first frame."""
-    caption = inputs.caption if model.config.dit.text_dim else None
-    starts = [start for start, _ in own_windows(model, len(inputs.reference))]
-    return window_prompts(model.config, inputs.reference[starts], caption, guidance=sample.guidance)
+    def _prompts(self, inputs: Inputs, sample: SampleConfig) -> list[Prompts]:
+        """The case's caption, where the model takes any, and each window's first frame."""
+        config, device = self.config, self.placement.encoder_device
+        caption = inputs.caption if config.dit.text_dim else None
+        starts = [start for start, _ in window_spans(config, len(inputs.reference))]
+        return window_prompts(config, inputs.reference[starts], caption, self.negative, sample.guidance, device)
+
+
+def _sizes(config: ModelConfig) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in config.sizes)
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path) -> ReshootModel:
-    return load_model(folder)
-
-
-@lru_cache(maxsize=8)
-def _weights_hash(folder: Path) -> str:
-    return hash_of_files([folder / WEIGHTS_FILE if folder.is_dir() else folder], None)
+def _placed(folder: Path, placement: Placement) -> ReshootModel:
+    return place(load_model(folder), placement)

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from importlib import metadata
 
-from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Column, Declined, skipped
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Column, Declined, Metric, skipped
 from mvtrack.evaluation.report.columns import table_groups
 from mvtrack.evaluation.report.published import published_rows
 from mvtrack.evaluation.runner.plan import Plan
@@ -15,6 +15,7 @@ from mvtrack.evaluation.statistics import mean_interval
 
 _LAST = {"Baselines": 1, "Bounds": 2}  # after models; other groups keep the order of their names
 NOT_DONE = skipped("not done yet")
+OTHERWISE = skipped("scored with other settings, or before its video changed; run again without a row to renew it")
 Cells = dict[str, dict[str, float | Declined]]  # column -> case -> value
 
 
@@ -59,11 +60,15 @@ def collect(plan: Plan, method: str, digests: dict[str, str], columns: list[Colu
         for metric in plan.metrics if why is None else ():
             lacking = metric.missing()
             found = None if lacking else read_scores(plan, method, key, metric, digest, record["sha256"])
-            none = skipped(f"missing {lacking}") if lacking else NOT_DONE
+            none = skipped(f"missing {lacking}") if lacking else _why_none(plan, method, key, metric)
             scores |= dict.fromkeys((c.key for c in metric.columns), none) | (found or {})
         for c in columns:
             cells[c.key][key] = why or scores.get(c.key, skipped(f"missing a metric that gives {c.title}"))
     return cells
+
+
+def _why_none(plan: Plan, method: str, key: str, metric: Metric) -> Declined:
+    return NOT_DONE if read_record(plan.scores_file(method, key, metric.name)) is None else OTHERWISE
 
 
 def summarise_column(values: list[float | Declined]) -> dict:
@@ -92,7 +97,7 @@ def _methods(plan: Plan) -> list[dict]:
     """Records of all methods in the folder: models, then baselines, then bounds."""
     records = [read_record(path) for path in sorted((plan.folder / "methods").glob("*/method.json"))]
     return sorted(
-        ({k: v for k, v in r.items() if k != "key"} for r in records),
+        ({k: v for k, v in r.items() if k not in ("key", "origin")} for r in records),
         key=lambda m: (_LAST.get(m["group"], 0), m["group"] if m["group"] not in _LAST else "", m["title"]),
     )
 

@@ -1,12 +1,12 @@
 """Poses, depth and the like, found once in each video and kept by a hash of everything that they depend on."""
 
 import io
-import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,11 +17,13 @@ from mvtrack.evaluation.interface import (
     Estimator,
     Inputs,
     RowEstimator,
-    failed,
+    Subject,
     skipped,
 )
+from mvtrack.evaluation.runner.guard import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack, read_record, unpack, write_record
+from mvtrack.new_folder import write_aside
 
 
 def gather(
@@ -85,7 +87,7 @@ def _estimate(
             return kept
     if row is not None and isinstance(estimator, RowEstimator):
         estimator = estimator.of_row(row)
-    result = _run(estimator, subject, inputs, video)
+    result = _run(plan, estimator, subject, inputs, video)
     record = {"key": key, "estimator": estimator.name, "subject": subject, "case": inputs.key}
     if isinstance(result, Declined):
         record["declined"] = pack(result)
@@ -95,26 +97,23 @@ def _estimate(
     return result
 
 
-def _run(estimator: Estimator, subject: str, inputs: Inputs, video: Tensor | None) -> Estimate | Declined:
+def _run(
+    plan: Plan, estimator: Estimator, subject: Subject, inputs: Inputs, video: Tensor | None
+) -> Estimate | Declined:
     for need in estimator.needs:
         if why := inputs.why_missing(need):
             return why
-    try:
-        return estimator.estimate(inputs, inputs.reference if subject == "reference" else video, subject)
-    except (ValueError, OSError, RuntimeError) as error:
-        return failed(f"{estimator.name}, {subject} video: {' '.join(str(error).split())}")
+    frames = {"reference": [inputs.reference], "generated": [video], "joint": [inputs.reference, video]}[subject]
+    seen = "reference and generated videos" if subject == "joint" else f"{subject} video"
+    about = f"{estimator.name}, {seen}: "
+    return guarded(lambda: estimator.estimate(inputs, torch.cat(frames), subject), about, plan.debug)
 
 
 def _write(path: Path, estimate: Estimate) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **estimate)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(buffer.getvalue())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_aside(path, lambda aside: aside.write_bytes(buffer.getvalue()))
 
 
 def _read(path: Path) -> Estimate | None:

@@ -15,7 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class Plan:
     """A benchmark, the methods to run on it, and the metrics and estimators to score them with.
 
-    estimators: by what they give, "poses" or "depth". folder: of the results.
+    estimators: by what they give, "poses" or "depth". folder: of the results. others: rows that earlier commands left
+    there, which are scored but not made. debug: errors that no part raises on purpose end the run.
     """
 
     benchmark: Benchmark
@@ -23,11 +24,13 @@ class Plan:
     metrics: tuple[Metric, ...]
     estimators: dict[str, Estimator] = field(default_factory=dict)
     folder: Path = Path("outputs/evaluation")
+    others: tuple[str, ...] = ()
+    debug: bool = False
 
     def __post_init__(self) -> None:
         for kind, names in {
             "case": self.benchmark.case_keys(),
-            "method": [m.name for m in self.methods],
+            "method": list(self.rows),
             "metric": [m.name for m in self.metrics],
             "column": [c.key for m in self.metrics for c in m.columns],
         }.items():
@@ -42,6 +45,11 @@ class Plan:
             unknown = set(part.needs) - known
             if unknown:
                 raise ValueError(f"{part.name} needs {min(unknown)!r}, which nothing gives; known: {sorted(known)}")
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of all rows whose videos are scored."""
+        return (*(m.name for m in self.methods), *self.others)
 
     # Places
 
@@ -63,9 +71,9 @@ class Plan:
     # Hashes of what went into a result
 
     def estimate_key(self, need: str, inputs_digest: str, video_sha: str | None) -> str:
-        """Of one estimate; `video_sha` is that of the generated video, where it is about that."""
+        """Of one estimate; `video_sha` is that of the generated video, where it is in it."""
         subject, what = need.split(".")
-        video = video_sha if subject == "generated" else None
+        video = None if subject == "reference" else video_sha
         return hash_of([_part(self.estimators[what]), subject, inputs_digest, video])
 
     def video_key(self, method: Method, inputs_digest: str, found_sha: str | None) -> str:

@@ -21,10 +21,10 @@ def preview_file(plan: Plan, who: str, key: str) -> Path:
 def previews_due(plan: Plan, key: str, digest: str) -> list[str]:
     """Whose preview of a case is missing or old: the reference's (and with it the target's), or a method's."""
     due = [] if _is_made(plan, REFERENCE, key, digest) else [REFERENCE]
-    for method in plan.methods:
-        record = video_of(plan, method.name, key, digest)
-        if record and not _is_made(plan, method.name, key, record["sha256"]):
-            due.append(method.name)
+    for row in plan.rows:
+        record = video_of(plan, row, key, digest)
+        if record and not _is_made(plan, row, key, record["sha256"]):
+            due.append(row)
     return due
 
 

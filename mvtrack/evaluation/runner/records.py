@@ -3,10 +3,10 @@
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Declined, Scores
+from mvtrack.new_folder import write_aside
 
 
 def hash_of(value: object) -> str:
@@ -33,12 +33,7 @@ def write_text(path: Path, text: str) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def write_record(path: Path, record: dict) -> None:

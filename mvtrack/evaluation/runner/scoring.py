@@ -10,6 +10,7 @@ from mvtrack.evaluation.interface import (
     ESTIMATE_NEEDS,
     BatchMetric,
     Column,
+    CoverageMetric,
     Declined,
     Inputs,
     Metric,
@@ -18,6 +19,7 @@ from mvtrack.evaluation.interface import (
     failed,
 )
 from mvtrack.evaluation.runner.estimates import gather, is_estimated
+from mvtrack.evaluation.runner.guard import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack_scores, read_record, unpack_scores, write_record
 from mvtrack.evaluation.runner.videos import read_made
@@ -80,7 +82,9 @@ def score_case(plan: Plan, method: str, key: str, digest: str, inputs: Inputs) -
     video, troubles = made_video(plan, record, inputs), []
     for metric in due:
         sample = _sample(plan, metric, method, record, inputs, video, digest)
-        scores = sample if isinstance(sample, Declined) else _guarded(lambda m=metric, s=sample: m.score(s))
+        scores = sample
+        if isinstance(sample, Sample):
+            scores = guarded(lambda m=metric, s=sample: m.score(s), debug=plan.debug)
         troubles += _keep(plan, metric, method, key, digest, record, scores)
     return troubles
 
@@ -93,7 +97,7 @@ def score_together(
     load: Callable[[str], Inputs | Declined],
 ) -> list[str]:
     """Score several (method, case) with one call of a metric that asks for it; each is read when its turn comes."""
-    declined: dict[tuple[str, str], Declined] = {}
+    declined: dict[tuple[str, str], Declined | Scores] = {}
 
     def samples() -> Iterator[Sample]:
         for method, key in group:
@@ -103,12 +107,12 @@ def score_together(
                 record = video_of(plan, method, key, digests[key])
                 video = made_video(plan, record, inputs)
                 sample = _sample(plan, metric, method, record, inputs, video, digests[key])
-            if isinstance(sample, Declined):
-                declined[method, key] = sample
-            else:
+            if isinstance(sample, Sample):
                 yield sample
+            else:
+                declined[method, key] = sample
 
-    results = _guarded(lambda: metric.score_batch(samples()))
+    results = guarded(lambda: metric.score_batch(samples()), debug=plan.debug)
     scored = [pair for pair in group if pair not in declined]
     results = [results] * len(scored) if isinstance(results, Declined) else results
     found, troubles = declined | dict(zip(scored, results, strict=True)), []
@@ -121,10 +125,10 @@ def score_together(
 def made_video(plan: Plan, record: dict, inputs: Inputs) -> Float[Tensor, "T 3 H W"] | Declined:
     """The frames of a video that a record names, or why they cannot be scored: it was damaged or changed since."""
     path = plan.folder / record["video"]
-    try:
-        video = read_made(plan, record)
-    except (ValueError, OSError, RuntimeError) as error:
-        return failed(f"the video cannot be read, delete {path} to have it made again: {' '.join(str(error).split())}")
+    about = f"the video cannot be read, delete {path} to have it made again: "
+    video = guarded(lambda: read_made(plan, record), about, plan.debug)
+    if isinstance(video, Declined):
+        return video
     if video.shape != inputs.reference.shape:
         return failed(f"{path} is {tuple(video.shape)}, the reference {tuple(inputs.reference.shape)}: it was replaced")
     return video
@@ -132,20 +136,15 @@ def made_video(plan: Plan, record: dict, inputs: Inputs) -> Float[Tensor, "T 3 H
 
 def _sample(
     plan: Plan, metric: Metric, method: str, record: dict, inputs: Inputs, video: Tensor | Declined, digest: str
-) -> Sample | Declined:
+) -> Sample | Scores | Declined:
+    """What a metric looks at; where an estimate failed, what it makes of that, or the reason why there is nothing."""
     if isinstance(video, Declined):
         return video
     estimates = gather(plan, metric.needs, digest, record["sha256"], inputs, video, method)
     if isinstance(estimates, Declined):
-        return estimates
+        is_counted = estimates.kind == "failed" and isinstance(metric, CoverageMetric)
+        return metric.unestimated(estimates) if is_counted else estimates
     return Sample(inputs, video, plan.folder / record["video"], estimates, method)
-
-
-def _guarded(work) -> Scores | Declined | list:
-    try:
-        return work()
-    except (ValueError, OSError, RuntimeError) as error:
-        return failed(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _keep(

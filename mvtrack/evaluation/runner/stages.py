@@ -6,12 +6,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from itertools import islice
 
 import torch
 from tqdm import tqdm
 
-from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, failed
+from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Method
+from mvtrack.evaluation.runner.guard import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.previews import make_previews, previews_due
 from mvtrack.evaluation.runner.records import hash_of, read_record, write_record
@@ -21,7 +21,6 @@ from mvtrack.evaluation.runner.scoring import (
     metrics_due,
     score_case,
     score_together,
-    video_of,
 )
 from mvtrack.evaluation.runner.videos import make_video, video_is_due
 
@@ -46,12 +45,13 @@ def run_stages(
         due = [key for key in keys if any(video_is_due(plan, m, key, digests[key]) for m in plan.methods)]
         troubles += _over_cases(_generate_case, plan, due, digests, workers, "generating")
     if "estimate" in stages:
-        due = [key for key in keys if any(estimates_due(plan, m.name, key, digests[key]) for m in plan.methods)]
+        due = [key for key in keys if any(estimates_due(plan, row, key, digests[key]) for row in plan.rows)]
         troubles += _over_cases(_estimate_case, plan, due, digests, workers, "estimating")
     if "score" in stages:
-        due = [key for key in keys if any(metrics_due(plan, m.name, key, digests[key]) for m in plan.methods)]
+        due = [key for key in keys if any(metrics_due(plan, row, key, digests[key]) for row in plan.rows)]
         troubles += _over_cases(_score_case, plan, due, digests, workers, "scoring")
-        troubles += _score_batches(plan, due, digests)
+        with _one_thread():
+            troubles += _score_batches(plan, due, digests)
     if "page" in stages:
         due = [key for key in keys if previews_due(plan, key, digests[key])]
         troubles += _over_cases(_preview_case, plan, due, digests, workers, "previews")
@@ -67,22 +67,23 @@ def shard_of(keys: list[str], shard: tuple[int, int]) -> list[str]:
 
 def digest_of_case(plan: Plan, key: str) -> str:
     """The hash of a case's files, or of the reason why they cannot be read."""
-    try:
-        return plan.benchmark.digest(key)
-    except (ValueError, OSError) as error:
-        return hash_of(f"unreadable: {error}")
+    digest = guarded(lambda: plan.benchmark.digest(key), debug=plan.debug)
+    return hash_of(f"unreadable: {digest.reason}") if isinstance(digest, Declined) else digest
 
 
-def method_record(method) -> dict:
-    """What the report must know of a method, as plain values."""
+def method_record(method: Method) -> dict:
+    """What the report, and a later command that goes on with the row, must know of a method, as plain values."""
     shown = {name: getattr(method, name) for name in ("name", "title", "group", "bound", "backbone", "settings")}
-    return {"key": method.name, **shown, "needs": list(method.needs), "footnotes": list(method.footnotes)}
+    notes = {"needs": list(method.needs), "footnotes": list(method.footnotes), "origin": method.origin}
+    return {"key": method.name, **shown, **notes}
 
 
 def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
-    """Delete the records of what failed, so that it is tried again; returns how many."""
+    """Delete the records of what failed, so that it is tried again; returns how many. Rows that this run cannot make
+    keep those of their videos."""
     keys, gone = set(shard_of(plan.benchmark.case_keys(), shard)), 0
     files = [f for m in plan.methods for f in (plan.folder / "methods" / m.name).rglob("*.json")]
+    files += [f for row in plan.others for f in (plan.folder / "methods" / row / "scores").rglob("*.json")]
     for file in [*files, *(plan.folder / "estimates").rglob("*.json")]:
         record = read_record(file)
         case = record.get("case", file.parent.name if file.parent.parent.name == "scores" else file.stem)
@@ -106,40 +107,34 @@ def _score_case(plan: Plan, key: str, digest: str) -> list[str]:
     inputs = _load(plan, key)
     if isinstance(inputs, Declined):
         return []
-    return [line for m in plan.methods for line in score_case(plan, m.name, key, digest, inputs)]
+    return [line for row in plan.rows for line in score_case(plan, row, key, digest, inputs)]
 
 
 def _estimate_case(plan: Plan, key: str, digest: str) -> list[str]:
     inputs = _load(plan, key)
     if isinstance(inputs, Declined):
         return []
-    return [line for m in plan.methods for line in estimate_case(plan, m.name, key, digest, inputs)]
+    return [line for row in plan.rows for line in estimate_case(plan, row, key, digest, inputs)]
 
 
 def _preview_case(plan: Plan, key: str, digest: str) -> list[str]:
-    return make_previews(plan, key, digest, _load(plan, key))
+    inputs = _load(plan, key)
+    troubles = guarded(lambda: make_previews(plan, key, digest, inputs), f"{key}, page: ", plan.debug)
+    return [troubles.reason] if isinstance(troubles, Declined) else troubles
 
 
 def _load(plan: Plan, key: str) -> Inputs | Declined:
-    try:
-        return plan.benchmark.load(key)
-    except (ValueError, OSError) as error:
-        return failed(f"inputs: {' '.join(str(error).split())}")
+    return guarded(lambda: plan.benchmark.load(key), "inputs: ", plan.debug)
 
 
 def _score_batches(plan: Plan, keys: list[str], digests: dict[str, str]) -> list[str]:
     troubles = []
     load = lru_cache(maxsize=1)(partial(_load, plan))
     for metric in (m for m in plan.metrics if isinstance(m, BatchMetric)):
-        pairs = (
-            (method.name, key)
-            for key in keys
-            for method in plan.methods
-            if video_of(plan, method.name, key, digests[key])
-            and metric in metrics_due(plan, method.name, key, digests[key])
-        )
-        with tqdm(desc=f"scoring, {metric.name}", unit="video") as bar:
-            while group := list(islice(pairs, _TOGETHER)):
+        pairs = [(row, key) for key in keys for row in plan.rows if metric in metrics_due(plan, row, key, digests[key])]
+        with tqdm(total=len(pairs), desc=f"scoring, {metric.name}", unit="video", disable=not pairs) as bar:
+            for start in range(0, len(pairs), _TOGETHER):
+                group = pairs[start : start + _TOGETHER]
                 troubles += score_together(plan, metric, group, digests, load)
                 bar.update(len(group))
     return troubles

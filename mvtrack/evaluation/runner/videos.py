@@ -10,6 +10,7 @@ from mvtrack.data.footage import Footage, open_footage
 from mvtrack.data.video_io import from_bytes, write_video
 from mvtrack.evaluation.interface import Benchmark, Declined, Inputs, Method, failed
 from mvtrack.evaluation.runner.estimates import gather
+from mvtrack.evaluation.runner.guard import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of_files, pack, read_record, write_record
 from mvtrack.video_clip import resize_frames
@@ -26,10 +27,9 @@ def video_is_due(plan: Plan, method: Method, key: str, digest: str) -> bool:
 def make_video(plan: Plan, method: Method, key: str, digest: str, inputs: Inputs | Declined) -> Declined | None:
     """Make or find one video and write its record; returns why there is none."""
     record = {"key": _key_now(plan, method, key, digest), "inputs": digest}
-    try:
-        made = inputs if isinstance(inputs, Declined) else _made_or_found(plan, method, key, digest, inputs)
-    except (ValueError, OSError, RuntimeError) as error:
-        made = failed(_one_line(error))
+    made = inputs
+    if not isinstance(inputs, Declined):
+        made = guarded(lambda: _made_or_found(plan, method, key, digest, inputs), debug=plan.debug)
     record |= {"declined": pack(made)} if isinstance(made, Declined) else made
     write_record(plan.video_record(method.name, key), record)
     return made if isinstance(made, Declined) else None
@@ -111,7 +111,3 @@ def read_made(plan: Plan, record: dict) -> Float[Tensor, "T 3 H W"]:
 def _sha(path: Path) -> str:
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     return hash_of_files(files, [f.name for f in files] if path.is_dir() else None)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -6,10 +6,26 @@ import pytest
 import torch
 from PIL import Image
 
+from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.data.detailed_scenes import detailed_case
+from mvtrack.data.renderer import FIRST_OBJECT
+from mvtrack.data.scene import SceneStyle
+from mvtrack.evaluation.benchmarks import davis as davis_module
+from mvtrack.evaluation.benchmarks import davis_cameras
+from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase, find_sequences, make_list, read_list, write_list
 from mvtrack.evaluation.interface import Declined
-from mvtrack.evaluation.methods.baselines import warp_and_fill
+from mvtrack.evaluation.measures.fidelity import Fidelity
+from mvtrack.evaluation.methods.baselines import Baseline, warp_and_fill
+from mvtrack.evaluation.runner.plan import Plan
+from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.metrics.image import psnr
+from mvtrack.path_language import parse_path
+from mvtrack.poses import CameraSequence, write_cameras
+from mvtrack.source_cameras import MeasuredSource
+from mvtrack.structure.colmap import colmap_missing
+from mvtrack.structure.recovered import NotRecoveredError
 from mvtrack.trajectory import PRESETS, CameraPath
 
 
@@ -127,6 +143,115 @@ def test_given_source_cameras(own, tmp_path):
     given = with_poses.load(own.case_keys()[0])
     assert given.source_camera_known
     torch.testing.assert_close(given.camera.c2w[0], expected.c2w[0])
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    """Sets the cameras that are measured; returns the arguments of the calls, masks as arrays."""
+
+    def tell(answer: Camera | Exception) -> list:
+        calls = []
+
+        def run(pictures, fov_deg, subject_distance, masks):
+            moving = np.stack([np.array(Image.open(p)) for p in sorted(masks.iterdir())])
+            calls.append((pictures, fov_deg, subject_distance, moving))
+            if isinstance(answer, Exception):
+                raise answer
+            return MeasuredSource(answer, {}, ())
+
+        monkeypatch.setattr(davis_cameras, "measured_cameras", run)
+        monkeypatch.setattr(davis_module, "colmap_missing", lambda: None)
+        return calls
+
+    return tell
+
+
+def test_measured_source_cameras(own, measure):
+    """Of the whole sequence, with what is annotated masked; the truth belongs to other cameras and is not used."""
+    found = Camera(
+        parse_path("pan_left 10").poses(5), intrinsics_from_fov(60.0, (36, 52)).double().repeat(5, 1, 1), (36, 52)
+    )
+    calls = measure(found)
+    auto = replace(own, cameras="auto", num_frames=3, subject_distance=2.5)
+    key, sequence = own.case_keys()[0], own.cases[0].sequence
+    inputs = auto.load(key)
+    [(pictures, fov_deg, distance, moving)] = calls
+    assert pictures == own.root / "JPEGImages/480p" / sequence
+    assert (fov_deg, distance, moving.shape) == (None, 2.5, (5, 36, 52))
+    expected = np.stack([np.array(Image.open(p)) > 0 for p in masks_of(own, sequence)])
+    assert np.array_equal(moving, expected * 255)
+    assert inputs.source_camera_known
+    torch.testing.assert_close(inputs.camera.c2w[0], found.c2w[:3].float())
+    assert inputs.depth is None
+    assert inputs.target is None
+    assert inputs.subject_distance == 2.5
+    assert "measured in each sequence's own frames" in " ".join(auto.footnotes)
+    before = auto.digest(key)
+    assert before != replace(own, num_frames=3, subject_distance=2.5).digest(key)
+    masks_of(own, sequence)[4].write_bytes(
+        masks_of(own, sequence)[3].read_bytes()
+    )  # of a frame that only measuring sees
+    assert auto.digest(key) != before
+    masks_of(own, sequence)[4].unlink()
+    with pytest.raises(ValueError, match="cannot read the mask"):
+        auto.load(key)
+
+
+def test_a_sequence_whose_cameras_cannot_be_measured_fails_alone(own, measure, monkeypatch, tmp_path):
+    measure(NotRecoveredError("the cameras of scene-00 cannot be measured: only 3 points could be matched"))
+    auto = replace(own, cameras="auto")
+    plan = Plan(auto, (Baseline("copy"),), (Fidelity(),), {}, tmp_path / "out")
+    troubles = run_stages(plan, ("generate",))
+    assert len(troubles) == 2
+    assert "copy, scene-00--pan_right: inputs: the cameras of scene-00 cannot be measured: only 3 points" in troubles[0]
+    monkeypatch.setattr(davis_module, "colmap_missing", lambda: "pycolmap: pip install pycolmap")
+    with pytest.raises(ValueError, match="missing pycolmap: pip install pycolmap, or give a folder of pose files"):
+        replace(own, cameras="auto")
+
+
+@pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
+def test_pictures_that_do_not_tell_say_so(own, monkeypatch, tmp_path):
+    """The real thing, on pictures that are too small; the answer is kept."""
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    folder = own.root / "JPEGImages/480p/scene-00"
+    for _ in range(2):
+        with pytest.raises(NotRecoveredError, match=f"the cameras of {folder} cannot be measured: "):
+            replace(own, cameras="auto").load(own.case_keys()[0])
+    assert len(list((tmp_path / "cache/cameras").glob("*.npz"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
+def test_an_arc_is_measured_from_pictures_and_masks(monkeypatch, tmp_path):
+    """Things move, and count for nothing under their masks; K and path come out for the benchmark's size."""
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    _, camera, rendered = detailed_case(5, "arc_left", 20.0, 9, (240, 320), SceneStyle(min_objects=2, max_objects=3))
+    for part in ("JPEGImages", "Annotations"):
+        (tmp_path / part / "480p/arc").mkdir(parents=True)
+    for t in range(9):
+        picture = Image.fromarray(rendered.video[0, t].permute(1, 2, 0).numpy())  # (H, W, 3)
+        picture.save(tmp_path / f"JPEGImages/480p/arc/{t:05d}.jpg", quality=95)
+        moving = (rendered.ids[0, t] >= FIRST_OBJECT).numpy().astype(np.uint8)  # an index image without a palette
+        Image.fromarray(moving).save(tmp_path / f"Annotations/480p/arc/{t:05d}.png")
+    case = DavisCase("arc", "pan_left")
+    inputs = Davis(tmp_path, (case,), (120, 160), num_frames=9, cameras="auto").load(case.key)
+    accuracy = camera_accuracy(inputs.camera.c2w[0].double(), camera.c2w[0].double()).means()
+    assert accuracy["mRotErr"] < 0.3
+    assert accuracy["mTransErr"] < 0.02
+    assert float(inputs.camera.K[0, 0, 0, 0]) == pytest.approx(float(camera.K[0, 0, 0, 0]) / 2, rel=0.02)
+
+
+def test_pose_files_of_unknown_unit_are_said(own, tmp_path):
+    K = intrinsics_from_fov(50.0, (36, 52)).double().repeat(5, 1, 1)
+    (tmp_path / "poses").mkdir()
+    for sequence, scale_known in (("scene-00", True), ("scene-01", False)):
+        camera = Camera(parse_path("dolly_in 2").poses(5), K, (36, 52), scale_known)
+        write_cameras(tmp_path / "poses" / f"{sequence}.json", CameraSequence(camera, tuple("01234")), "json")
+    given = replace(own, cameras=tmp_path / "poses")
+    assert given.unit_warning.startswith("1 of 2 do not say that they are in metres (scene-01): there, a path's metres")
+    assert given.unit_warning in given.footnotes[2]
+    assert replace(given, cases=given.cases[:1]).unit_warning is None
+    assert own.unit_warning is None
 
 
 def test_every_setting_that_changes_inputs_changes_the_digest(own):

@@ -10,6 +10,7 @@ from mvtrack.camera import relative_pose
 from mvtrack.evaluation.benchmarks.iphone import IPhone
 from mvtrack.evaluation.methods.baselines import warp_and_fill
 from mvtrack.metrics.image import psnr
+from mvtrack.path_shape import rotation_matrix
 
 
 @pytest.fixture
@@ -81,11 +82,34 @@ def edit(path, **changes):
 def test_cameras_that_cannot_be(own):
     key, folder = own.case_keys()[0], own.root / "scene-00/camera"
     edit(folder / "1_00003.json", position=[0.0, 0.0, 0.5])
-    with pytest.raises(ValueError, match="camera 1 is not still, 1_00003 stands elsewhere"):
+    with pytest.raises(ValueError, match="camera 1 is not still: 1_00003 stands .* at most .* are taken as rounding"):
         own.load(key)
     edit(folder / "0_00000.json", radial_distortion=[0.1, 0.0, 0.0])
     with pytest.raises(ValueError, match="0_00000.json has lens distortion"):
         own.load(own.case_keys()[1])
+
+
+def test_still_cameras_may_stray_by_less_than_a_pixel(own):
+    """Half a thousandth of the distance to the reference's cameras passes, ten times as much does not."""
+    key, folder = own.case_keys()[0], own.root / "scene-00/camera"
+    position = np.array(json.loads((folder / "1_00000.json").read_text())["position"])
+    away = max(np.linalg.norm(json.loads(file.read_text())["position"] - position) for file in folder.glob("0_*.json"))
+    first = own.load(key).camera
+    edit(folder / "1_00003.json", position=(position + [0, 5e-4 * away, 0]).tolist())
+    assert torch.equal(own.load(key).camera.c2w, first.c2w)
+    edit(folder / "1_00003.json", position=(position + [0, 5e-3 * away, 0]).tolist())
+    with pytest.raises(ValueError, match="camera 1 is not still"):
+        own.load(key)
+    edit(folder / "1_00003.json", position=position.tolist())
+    orientation = np.array(json.loads((folder / "1_00003.json").read_text())["orientation"])
+    for degrees, fits in ((0.03, True), (0.3, False)):
+        turned = rotation_matrix(torch.tensor([0.0, np.radians(degrees), 0]).double()).numpy() @ orientation
+        edit(folder / "1_00003.json", orientation=turned.tolist())
+        if fits:
+            assert torch.equal(own.load(key).camera.c2w, first.c2w)
+        else:
+            with pytest.raises(ValueError, match="camera 1 is not still"):
+                own.load(key)
 
 
 def test_clips_that_do_not_fit(own):

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.data.video_io import to_bytes
 from mvtrack.evaluation.estimators import colmap_poses
 from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses, moving_in_target
+from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
 from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
 from mvtrack.evaluation.interface import Estimator, Inputs, RowEstimator
@@ -22,6 +24,7 @@ from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.metrics.camera_accuracy import rotation_angle
 from mvtrack.metrics.splat import splat
 from mvtrack.path_language import parse_path
 from mvtrack.poses import CameraSequence, write_cameras
@@ -51,15 +54,12 @@ def inputs(toy) -> Inputs:
 
 
 def test_files_of_each_row(toy, inputs, tmp_path):
-    for row, text in (("copy", "arc_left 20"), ("_reference", "pan_left 10")):
-        pose_file(tmp_path / row / "cows.json", text=text)
+    pose_file(tmp_path / "copy/cows.json")
     files = PoseFiles.of(tmp_path)
     assert isinstance(files, RowEstimator)
     estimate = files.of_row("copy").estimate(inputs, inputs.reference, "generated")
     torch.testing.assert_close(torch.from_numpy(estimate["c2w"]), parse_path("arc_left 20").poses(T))
     assert estimate["found"].all()
-    estimate = files.of_row("copy").estimate(inputs, inputs.reference, "reference")
-    torch.testing.assert_close(torch.from_numpy(estimate["c2w"]), parse_path("pan_left 10").poses(T))
     with pytest.raises(ValueError, match=r"peer holds 0 pose files cows\.\*, expected one"):
         files.of_row("peer").estimate(inputs, inputs.reference, "generated")
     pose_file(tmp_path / "copy/cows.txt.json")  # another case, which begins alike
@@ -84,6 +84,25 @@ def test_files_that_do_not_fit(inputs, tmp_path):
             PoseFiles.of(tmp_path).of_row("copy").estimate(inputs, inputs.reference, "generated")
 
 
+def test_files_of_both_videos_in_one_world(inputs, tmp_path):
+    """The reference's cameras first; what a padded clip has beyond its real frames is left out of both."""
+    both = inputs.reference.repeat(2, 1, 1, 1)
+    file, path = tmp_path / "copy/cows.json", parse_path("arc_left 20").poses(14)
+    pose_file(file, frames=10)
+    estimate = PoseFiles.of(tmp_path).of_row("copy").estimate(inputs, both, "joint")
+    assert estimate["c2w"].shape == (2 * T, 4, 4)
+    file.unlink()
+    pose_file(file, frames=14)
+    estimate = PoseFiles.of(tmp_path, num_frames=7).of_row("copy").estimate(inputs, both, "joint")
+    real = [*range(5), *range(7, 12)]
+    torch.testing.assert_close(torch.from_numpy(estimate["c2w"]), path[real])
+    for frames in (5, 11, 14):
+        file.unlink()
+        pose_file(file, frames)
+        with pytest.raises(ValueError, match=f"holds {frames} cameras, .* 5 of the reference and then 5 of the video"):
+            PoseFiles.of(tmp_path).of_row("copy").estimate(inputs, both, "joint")
+
+
 def test_other_files_are_another_estimator(tmp_path):
     file = pose_file(tmp_path / "copy/cows.json")
     before = PoseFiles.of(tmp_path)
@@ -93,37 +112,77 @@ def test_other_files_are_another_estimator(tmp_path):
     assert before.settings != PoseFiles.of(tmp_path).settings
 
 
-def test_the_truth_is_of_references_only(davis):
+def test_true_poses_of_rows_that_have_some(iphone, tmp_path):
+    """The iPhone's still cameras: the truth is where it should be, a copy is as far off as the cameras are apart."""
+    rows = (Baseline("copy"), Baseline("ground_truth"), Baseline("depth_warp_estimated"))
+    metric = CameraMeasure("gt_lsq", origin="reference")
+    plan = Plan(iphone, rows, (metric,), {"poses": TruePoses(), "depth": PlaneSweepDepth()}, tmp_path)
+    run_stages(plan, ("generate", "estimate", "score"))
+    scores = {row["name"]: row["scores"] for row in summarise(plan)["rows"]}
+    for column in ("mRotErr", "mTransErr", "mCamMC"):
+        assert (scores["ground_truth"][column]["count"], scores["ground_truth"][column]["mean"]) == (
+            2, pytest.approx(0, abs=1e-4),
+        )  # fmt: skip
+    cameras = [iphone.load(key).camera.c2w[:, :, :3, :3] for key in iphone.case_keys()]
+    apart = torch.stack([torch.rad2deg(rotation_angle(*c2w)).mean() for c2w in cameras]).mean()
+    assert apart > 10
+    assert scores["copy"]["mRotErr"]["mean"] == pytest.approx(float(apart), abs=1e-2)
+    assert scores["copy"]["mTransErr"]["mean"] > 0.1
+    assert scores["depth_warp_estimated"]["mRotErr"]["skipped"] == 2
+
+
+def test_true_poses_of_a_path(davis):
     case = davis.load(davis.case_keys()[0])
-    estimate = TruePoses().estimate(case, case.reference, "reference")
-    first, last = case.camera[0].c2w[[0, -1]].double()
-    torch.testing.assert_close(torch.from_numpy(estimate["c2w"][-1]), torch.linalg.inv(first) @ last, atol=1e-6, rtol=0)
-    declined = TruePoses().estimate(case, case.reference, "generated")
-    assert declined.kind == "skipped"
+    for row, view in (("copy", 0), ("ground_truth", 1)):
+        estimate = TruePoses().of_row(row).estimate(case, case.reference, "generated")
+        first, last = case.camera[view].c2w[[0, -1]].double()
+        torch.testing.assert_close(
+            torch.from_numpy(estimate["c2w"][-1]), torch.linalg.inv(first) @ last, atol=1e-6, rtol=0
+        )
+    assert TruePoses().of_row("tiny").estimate(case, case.reference, "generated").kind == "skipped"
 
 
 def test_what_colmap_is_given(davis, monkeypatch):
-    """The asked-for lens for a generated video; masks and the reference's lens for the reference."""
+    """The asked-for lens for a generated video; both lenses and masks, frame by frame in turn, for both videos, and
+    what it finds in the order of the videos."""
     calls = []
 
     def told(frames, lens, known, ignore, config):
         calls.append((frames, lens, known, ignore))
         c2w, K = torch.eye(4).double().repeat(len(frames), 1, 1), lens.K.expand(len(frames), 3, 3)
-        return recovered(c2w, K, lens.size, torch.ones(len(frames), dtype=torch.bool), "told")
+        c2w[:, 0, 3] = torch.arange(len(frames))
+        return recovered(c2w, K, lens.size, torch.arange(len(frames)) != 3, "told")
 
     monkeypatch.setattr(colmap_poses, "recover_with_colmap", told)
     case = davis.load(davis.case_keys()[0])
-    for subject in ("generated", "reference"):
-        ColmapPoses().estimate(case, case.reference, subject)
-    (frames, lens, known, ignore), (_, of_reference, reference_known, masked) = calls
+    zoomed = case.camera.K.clone()
+    zoomed[1, :, :2, :2] *= torch.linspace(1, 1.5, T)[:, None, None]
+    zooms = replace(case, camera=replace(case.camera, K=zoomed), source_camera_known=False)
+    ColmapPoses().estimate(case, case.target, "generated")
+    both = torch.cat([case.reference, case.target])
+    estimate = ColmapPoses().estimate(case, both, "joint")
+    ColmapPoses().estimate(zooms, both, "joint")
+    ColmapPoses().estimate(replace(case, source_camera_known=False, dynamic=None), both, "joint")
+    (frames, lens, known, ignore), together, zooming, unmeasured = calls
     assert frames.dtype == np.uint8
     assert frames.shape == (5, 24, 32, 3)
     assert torch.equal(lens.K, case.camera[1].K[:1])
     assert known
     assert ignore.shape == (5, 24, 32)
-    assert torch.equal(of_reference.K, case.camera[0].K[:1])
-    assert reference_known
-    assert np.array_equal(masked, case.dynamic.numpy())
+    frames, lens, known, ignore = together
+    assert np.array_equal(frames[0::2], to_bytes(case.reference))
+    assert np.array_equal(frames[1::2], to_bytes(case.target))
+    assert np.array_equal(ignore[0::2], case.dynamic.numpy())
+    assert np.array_equal(ignore[1::2], moving_in_target(case).numpy())
+    assert (lens.shape, known) == ((1,), True)
+    assert estimate["c2w"][:, 0, 3].tolist() == [0, 2, 4, 6, 8, 1, 0, 5, 7, 9]
+    assert estimate["found"].tolist() == [True] * 6 + [False] + [True] * 3
+    _, lens, known, _ = zooming  # lenses that differ are taken as they are
+    assert torch.equal(lens.K[0::2], zoomed[0])
+    assert torch.equal(lens.K[1::2], zoomed[1])
+    assert known
+    _, lens, known, ignore = unmeasured
+    assert (lens.shape, known, ignore) == ((1,), False, None)
 
 
 def test_moving_things_are_masked_where_the_path_would_show_them(davis):
@@ -176,7 +235,8 @@ def test_failures_are_counted_and_what_was_not_installed_is_taken_up(toy, tmp_pa
     after = score("mRotErr")
     assert (after["count"], after["failed"], after["mean"]) == (2, 1, 0.0)
     assert after["reasons"] == {"failed: unsure, generated video: only 3 points could be matched": 1}
-    assert score("pose_coverage")["mean"] == 1.0
+    coverage = score("pose_coverage")
+    assert (coverage["count"], coverage["mean"]) == (3, pytest.approx(2 / 3))
     assert "unsure" not in " ".join(str(r) for r in score("mTransErr")["reasons"] if "turns" in r)
 
 
@@ -211,7 +271,7 @@ def test_options(tmp_path):
     for arguments, message in [
         (["--poses", "files"], "--poses files needs --pose-files FOLDER"),
         (["--poses", "files", "--pose-files", tmp_path / "gone"], "gone holds no files"),
-        (["--pose-files", tmp_path], "--pose-files is for --poses files, not --poses colmap"),
+        (["--pose-files", tmp_path], "--pose-files .* has no effect, it is for --poses files: leave it out"),
         (["--poses", "depth_anything_3"], "cannot run: missing Depth Anything 3: make an environment"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.evaluation.interface import Declined, Inputs, Metric, Sample
+from mvtrack.evaluation.interface import CoverageMetric, Declined, Inputs, Metric, Sample
 from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.runner.scoring import checked
 from mvtrack.path_language import parse_path
@@ -23,6 +23,69 @@ def sample(asked: torch.Tensor, estimated: torch.Tensor, found=None, scale_known
     found = torch.ones(T, dtype=torch.bool) if found is None else found
     poses = recovered(estimated, K[0], SIZE, found, "told", scale_known).arrays()
     return Sample(Inputs("case", video, camera, subject_distance=4.0), video, estimates={"generated.poses": poses})
+
+
+def beside(estimated: torch.Tensor, found: torch.Tensor | None = None) -> Sample:
+    """The reference moves along an arc, the target stands aside, turned; both are estimated in one world (2T)."""
+    K = intrinsics_from_fov(50.0, SIZE).expand(2, T, 3, 3)
+    camera = Camera(aside().float(), K, SIZE)
+    video = torch.zeros(T, 3, *SIZE)
+    found = torch.ones(2 * T, dtype=torch.bool) if found is None else found
+    poses = recovered(estimated, K.flatten(0, 1), SIZE, found, "told").arrays()
+    return Sample(Inputs("case", video, camera, source_camera_known=True), video, estimates={"joint.poses": poses})
+
+
+def aside() -> torch.Tensor:
+    """(2, T) true cameras: 30 degrees of turn between the still one and where the reference begins."""
+    still = parse_path("arc_left 30").poses(2)[-1].expand(T, 4, 4)
+    return torch.stack([parse_path("arc_right 20").poses(T), still])
+
+
+def elsewhere(c2w: torch.Tensor) -> torch.Tensor:
+    """The same cameras (2T) in another world and unit."""
+    moved = c2w.flatten(0, 1).clone()
+    moved[:, :3, 3] *= 0.3
+    return parse_path("pan_left 50; dolly_in 3").poses(2)[1] @ moved
+
+
+@pytest.mark.parametrize("scale", ["self_max", "gt_lsq", "umeyama"])
+def test_a_still_target_is_judged_beside_the_reference(scale):
+    """A video that stays where the reference begins is off by the angle between the cameras; its own path alone would
+    say that it is perfect, as would the right one's."""
+    metric, true = CameraMeasure(scale, "reference"), aside()
+    assert isinstance(metric, CoverageMetric)
+    assert metric.needs == ("camera", "joint.poses")
+    perfect = metric.score(beside(elsewhere(true)))
+    assert max(perfect[name] for name in ERRORS) < 1e-4
+    stays = metric.score(beside(elsewhere(torch.stack([true[0], true[0, :1].expand(T, 4, 4)]))))
+    assert stays["mRotErr"] == pytest.approx(30.0, abs=1e-3)
+    assert stays["mTransErr"] > 0.1
+    assert stays["mCamMC"] > stays["mTransErr"]
+    assert stays["pose_coverage"] == 1
+    follows = metric.score(beside(elsewhere(true[[0, 0]])))
+    assert follows["mRotErr"] == pytest.approx(float(torch.linspace(30, 50, T).mean()), abs=1e-3)
+    own = CameraMeasure(scale).score(sample(true[1], true[0, :1].expand(T, 4, 4)))
+    assert own["mRotErr"] < 1e-4
+    assert own["mTransErr"].kind == "skipped"
+
+
+def test_poses_of_one_of_two_videos_are_no_joint_poses():
+    metric, true = CameraMeasure(origin="reference"), aside()
+    found = torch.ones(2 * T, dtype=torch.bool)
+    found[:T] = False
+    scores = metric.score(beside(elsewhere(true), found))
+    assert scores["mRotErr"] == Declined(
+        "failed", "no frame of the reference has a pose in the world of the generated ones"
+    )
+    assert scores["pose_coverage"] == 0
+    scores = metric.score(beside(elsewhere(true), ~found))
+    assert scores["mRotErr"].reason == "only 0 of 7 frames have a pose"
+    assert scores["pose_coverage"] == 0
+    found[2:T] = True
+    found[-2:] = False
+    scores = metric.score(beside(elsewhere(true), found))
+    assert scores["mCamMC"] < 1e-4
+    assert scores["pose_coverage"] == pytest.approx(5 / 7)
 
 
 def test_it_is_a_metric():
@@ -105,4 +168,6 @@ def test_every_column_gets_a_value_or_a_reason_and_the_rule_is_stated():
     metric = CameraMeasure("umeyama")
     assert all(isinstance(v, float) for v in checked(metric, metric.score(sample(asked, asked))).values())
     assert "ReDirector" in metric.footnotes[0]
-    assert metric.settings != replace(metric, scale="self_max").settings
+    assert "own first frame" in metric.footnotes[0]
+    assert "relative to the reference's first frame" in replace(metric, origin="reference").footnotes[0]
+    assert metric.settings != replace(metric, scale="self_max").settings != CameraMeasure(origin="reference").settings

@@ -112,6 +112,7 @@ def test_masks_of_the_generated_video(wall, tmp_path):
 
 def test_estimated_depth(wall):
     metric = WarpConsistency(EstimatedDepth(), COLOURS)
+    assert "claims no order between models" in metric.footnotes[0]
     depth = {"depth": np.full((3, 32, 48), 2.0, np.float32)}
     estimates = {"reference.depth": depth, "generated.depth": depth}
     assert metric.score(replace(wall, estimates=estimates))["warp_consistency.estimated_depth.colours"] < 1e-4

@@ -47,7 +47,7 @@ def test_the_environment_fills_what_the_command_line_leaves(monkeypatch, tmp_pat
         (["--features", "sift"], "unknown --features 'sift'; known: colours, dino"),
         (["--weights-dir", "nowhere"], "--weights-dir nowhere is no folder"),
         (["--depth-files", "nowhere"], "--depth-files nowhere is no folder"),
-        (["--dynamic-mask", "generated"], "needs the masks' folder as --generated-masks"),
+        (["--dynamic-mask", "generated"], "--generated-masks, belong together"),
         (["--met3r-python", "nowhere"], "--met3r-python nowhere does not exist"),
     ],
 )
@@ -76,6 +76,18 @@ def test_every_column_of_the_paper_has_a_metric(tmp_path):
         "vbench_imaging_quality", "vbench_motion_smoothness", "met3r", "warp_consistency.vggt.colours",
         "warp_consistency.vggt.dino",
     }  # fmt: skip
+
+
+def test_the_benchmark_says_what_cameras_are_relative_to():
+    parser = argparse.ArgumentParser()
+    add_measure_arguments(parser)
+    silent = parser.parse_args([])
+    for benchmark, origin in (("iphone", "reference"), ("davis", "own")):
+        options = measure_options(silent, benchmark=benchmark)
+        [metric] = chosen_metrics("camera_accuracy", options)
+        assert metric.origin == origin
+    told = parser.parse_args(["--camera-origin", "own"])
+    assert measure_options(told, benchmark="iphone").camera_origin == "own"
 
 
 def test_metrics_are_chosen_by_name():

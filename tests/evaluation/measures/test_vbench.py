@@ -1,5 +1,6 @@
 import os
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from mvtrack.camera import Camera
 from mvtrack.data.footage import open_footage
 from mvtrack.data.video_io import from_bytes, write_video
 from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Sample
+from mvtrack.evaluation.measures.pair_features import PairFeatures
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
 from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative, decoded_by_opencv
 from mvtrack.evaluation.measures.vbench_package import VARIABLE, VBenchPackage, cache_folder, read_result
 from mvtrack.fitting import still_camera
 from mvtrack.metrics.temporal import temporal_flickering
-from mvtrack.metrics.vision_transformer import load_linear
+from mvtrack.metrics.vision_transformer import VisionTransformer, VitConfig, load_linear
 
 FLICKERING = VBenchNative("temporal_flickering")
 # Answers as VBench's class does: a file of totals and of single videos, some of which it may leave out.
@@ -105,6 +107,26 @@ def test_scores_of_networks_are_given_vbenchs_weights(sample, monkeypatch, tmp_p
     torch.save({"weight": torch.zeros(1, 512), "bias": torch.zeros(1)}, tmp_path / "sa_0_4_vit_l_14_linear.pth")
     with pytest.raises(ValueError, match="is no linear layer from 768 values to one"):
         load_linear(tmp_path / "sa_0_4_vit_l_14_linear.pth", 768)
+
+
+@pytest.mark.gpu
+def test_networks_score_the_same_on_a_gpu(sample, monkeypatch, tmp_path, generator):
+    """DINO's architecture, small and with random weights, in the two metrics that use it."""
+    network = VisionTransformer(VitConfig(24, 2, 2, 16, 14))
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    (tmp_path / "dino_vitbase16_pretrain.pth").write_bytes(b"not looked at")
+    native, pair = "mvtrack.evaluation.measures.vbench_native", "mvtrack.evaluation.measures.pair_features"
+    found = {}
+    for device in ("cpu", "cuda"):
+        placed = deepcopy(network).to(device)
+        monkeypatch.setattr(f"{native}._network", lambda *args, placed=placed: placed)
+        monkeypatch.setattr(f"{pair}._dino", lambda *args, placed=placed: placed)
+        score = VBenchNative("subject_consistency", tmp_path).score(sample)["subject_consistency"]
+        found[device] = score, PairFeatures("dino", tmp_path).of(sample.generated[0], (5, 7))
+    assert found["cuda"][0] == pytest.approx(found["cpu"][0], abs=1e-3)
+    assert found["cuda"][1].device.type == "cpu"
+    torch.testing.assert_close(found["cuda"][1], found["cpu"][1], atol=1e-2, rtol=0)
 
 
 def test_weights_are_looked_for_and_told_apart(tmp_path):

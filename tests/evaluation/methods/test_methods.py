@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mvtrack.backbone.model import save_model
+from mvtrack.backbone.placement import Placement
 from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Declined
@@ -58,10 +59,24 @@ def test_a_model_makes_the_same_video_whatever_else_is_made(davis, small_model, 
     assert method.settings != ModelMethod("m", "M", folder, SampleConfig(3)).settings
 
 
+@pytest.mark.gpu
+def test_a_model_makes_the_same_video_on_a_gpu(davis, small_model, tmp_path):
+    folder, inputs = save_model(small_model, tmp_path / "m").parent, davis.load(davis.case_keys()[0])
+    near, far = (ModelMethod("m", "M", folder, SampleConfig(2), Placement(device)) for device in ("cpu", "cuda"))
+    expected = near.generate(inputs, {})
+    made = far.generate(inputs, {})
+    assert far.placed().device.type == "cuda"
+    assert made.device.type == "cpu"
+    torch.testing.assert_close(made, expected, atol=0.1, rtol=0)
+
+
 def test_a_model_of_another_size_says_so(iphone, small_model, tmp_path):
     folder = save_model(small_model, tmp_path / "m").parent
     with pytest.raises(ValueError, match="makes 24x32, the benchmark is 28x24: pass --size"):
         ModelMethod("m", "M", folder).generate(iphone.load(iphone.case_keys()[0]), {})
+    willing = ModelMethod("m", "M", folder, SampleConfig(1), other_size=True)
+    assert willing.generate(iphone.load(iphone.case_keys()[0]), {}).shape == (8, 3, 28, 24)
+    assert willing.footnotes == ("M: trained at 24x32, 1 sampling steps, guidance 1, weights as stored.",)
 
 
 def test_videos_are_found_under_their_cases_name(tmp_path):

@@ -1,4 +1,5 @@
 import argparse
+import shutil
 import signal
 import subprocess
 import sys
@@ -6,9 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mvtrack.backbone.model import save_model
-from mvtrack.evaluation.command import add_run_arguments, case_size, methods_of, run_benchmark
+from mvtrack.data.video_io import write_video
+from mvtrack.evaluation.command import add_run_arguments, case_size, default_workers, run_benchmark
+from mvtrack.evaluation.row_options import methods_of
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 
@@ -58,7 +62,6 @@ def test_what_would_mix_is_refused(davis, toy, small_model, tmp_path):
     [
         (["--baselines", "copie"], "unknown baseline 'copie'; known: copy, blur"),
         (["--model", "nowhere"], "--model nowhere does not exist"),
-        (["--model", ".", "--videos", "."], "two rows"),
         (["--metrics", "psnr"], "unknown metric 'psnr'; known: .*fidelity"),
         (["--stages", "generate,scores"], "unknown stage 'scores'"),
         (["--shard", "2"], "--shard must look like 1/4"),
@@ -84,6 +87,89 @@ def test_failures_are_listed_on_stderr(toy, tmp_path, capsys):
     assert summary["rows"][0]["scores"]["psnr"]["failed"] == 1
 
 
+def test_rows_that_are_there_are_gone_on_with(davis, small_model, tmp_path):
+    """Without a row, what earlier commands left is scored with all that can run now; a model's attention, too."""
+    out, folder = tmp_path / "out", save_model(small_model, tmp_path / "m").parent
+    first = ["--out", out, "--stages", "generate,score", "--metrics", "fidelity"]
+    run(davis, *first, "--model", folder, "--steps", 1)
+    run(davis, *first, "--baselines", "copy")
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("videos/*")}
+    summary = run(davis, "--out", out, "--metrics", "fidelity,temporal_flickering,correspondence")
+    for row in summary["rows"]:
+        assert row["scores"]["psnr"]["count"] == row["scores"]["temporal_flickering"]["count"] == 2
+        assert (row["scores"]["attention_pck"]["count"] == 2) == (row["name"] == "m")
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("videos/*")} == stamps
+    assert (out / "page/m" / f"{davis.case_keys()[0]}.mp4").is_file()
+
+
+def test_failures_are_tried_again_by_the_flag_alone(toy, tmp_path, monkeypatch):
+    """Of videos and of scores, in one shard only where one is named."""
+    quick = ["--out", tmp_path, "--stages", "generate,score", "--metrics", "fidelity"]
+
+    def broken(*arguments):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as during:
+        during.setattr("mvtrack.evaluation.measures.fidelity.Fidelity.score", broken)
+        run(toy, *quick, "--baselines", "copy")
+        during.setattr("mvtrack.evaluation.methods.baselines.gaussian_blur", broken)
+        run(toy, *quick, "--baselines", "blur")
+
+    def failures(*arguments) -> dict:
+        summary = run(toy, *quick, *arguments) or run(toy, "--out", tmp_path, "--stages", "page")
+        return {row["name"]: row["scores"]["psnr"]["failed"] for row in summary["rows"]}
+
+    assert failures() == {"copy": 3, "blur": 3}
+    assert failures("--retry-failed", "--shard", "2/3") == {"copy": 2, "blur": 2}
+    assert failures("--retry-failed") == {"copy": 0, "blur": 0}
+
+
+def test_a_row_that_cannot_be_made_again_keeps_its_videos(toy, tmp_path, capsys):
+    """It is scored as it is; why a video failed stays said."""
+    out, videos = tmp_path / "out", tmp_path / "theirs"
+    for key in toy.names[:2]:
+        write_video(videos / f"{key}.mp4", torch.zeros(7, 3, 13, 17), 24.0, lossless=True)  # padded, so copied
+    first = ["--out", out, "--stages", "generate,score", "--videos", videos, "--name", "peer"]
+    run(toy, *first, "--metrics", "fidelity")
+    shutil.rmtree(videos)
+    capsys.readouterr()
+    summary = run(toy, "--out", out, "--stages", "score", "--metrics", "temporal_flickering", "--retry-failed")
+    assert f"peer: its videos {videos} is gone or has changed" in capsys.readouterr().err
+    score = summary["rows"][0]["scores"]["temporal_flickering"]
+    assert (score["count"], score["failed"]) == (2, 1)
+    assert "no video of this case" in next(iter(score["reasons"]))
+
+
+def test_videos_of_another_folder_do_not_replace_a_row_unasked(toy, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = ["--out", tmp_path / "out", "--stages", "generate", "--name", "peer", "--videos"]
+    run(toy, *first, tmp_path / "a")
+    run(toy, *first, tmp_path / "a")
+    with pytest.raises(ValueError, match="a row 'peer' that was made with .*/a'.*/b'.*pass --name"):
+        run(toy, *first, tmp_path / "b")
+    run(toy, *first, tmp_path / "b", "--replace")
+
+
+def test_shards_and_a_last_run_leave_the_bytes_of_one_run(toy, tmp_path, contents, capsys):
+    rest = ["--metrics", "fidelity,temporal_flickering", "--baselines", "copy,blur"]
+    run(toy, "--out", tmp_path / "whole", *rest)
+    for shard in ("2/2", "1/2"):
+        capsys.readouterr()
+        assert run(toy, "--out", tmp_path / "parts", *rest, "--shard", shard) is None
+        assert "run again without --shard for the report" in capsys.readouterr().out
+    assert not (tmp_path / "parts/table.md").exists()
+    run(toy, "--out", tmp_path / "parts", "--metrics", "fidelity,temporal_flickering")
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_gpu_is_for_one_process(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    for there, workers in ((False, 7), (True, 1)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert default_workers() == workers
+
+
 def command(script: str, *arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "eval" / script), *map(str, arguments)]
 
@@ -100,7 +186,7 @@ def test_the_scripts(davis, iphone, tmp_path):
     out = tmp_path / "out"
     base = ["davis.py", "--data", davis.root, "--size", "24x32", "--num-frames", 5, "--out", out, "--workers", 1]
     listed = finish(*base, "--list-cases", cwd=tmp_path)
-    assert listed == "".join(f"{key}: 5 frames\n" for key in davis.case_keys())
+    assert listed == "".join(f"{key}: 5 frames, 5 with a true target\n" for key in davis.case_keys())
     assert {p.stem for p in (out / "cameras").iterdir()} == set(davis.case_keys())
     assert "copy of the reference" in finish(*base, "--baselines", "copy,depth_warp", cwd=tmp_path)
     again = finish(*base, "--list", out / "cases.csv", cwd=tmp_path)
@@ -122,6 +208,25 @@ def test_worker_processes_give_the_same_bytes(davis, tmp_path, contents):
         options.workers = workers
         run_benchmark(davis, methods_of(options), options)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_commands_at_once_over_one_folder(davis, tmp_path, contents):
+    """Two shards, and twice the whole, all at the same time: nothing collides, and the bytes are those of one run."""
+    base = ["davis.py", "--data", davis.root, "--size", "24x32", "--num-frames", 5, "--workers", 1]
+    base += ["--metrics", "fidelity,temporal_flickering", "--baselines", "copy,blur"]
+    finish(*base, "--out", tmp_path / "whole", cwd=tmp_path)
+    out = tmp_path / "shared"
+    shards = [["--shard", "1/2"], ["--shard", "2/2"], [], []]
+    running = [
+        subprocess.Popen(command(*base, "--out", out, *shard), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for shard in shards
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    finish(*base, "--out", out, cwd=tmp_path)
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ def test_shards_share_nothing_and_cover_all():
     [
         (ValueError("cannot read\n the mask x.png"), "failed", "cannot read the mask x.png"),
         (RuntimeError("out of memory"), "failed", "out of memory"),
+        (KeyError("depth"), "failed", "KeyError: 'depth'"),
+        (ZeroDivisionError(), "failed", "ZeroDivisionError"),
         ({"score": math.nan}, "failed", "score is nan"),
         ({"score": -math.inf}, "failed", "score is -inf"),
         ({}, "failed", "told gave no score"),
@@ -89,6 +91,43 @@ def test_bad_values_are_counted_and_never_averaged(toy, told, decline, tmp_path,
     assert (score["mean"], score["count"], score["cases"]) == (3.5, 2, 3)
     assert score[kind] == 1
     assert score["reasons"] == {f"{kind}: {reason}": 1}
+
+
+@pytest.mark.parametrize("where", ["digest", "load", "generate", "estimate", "score"])
+def test_what_nobody_foresaw_costs_its_case_alone(toy, told, weigh, tmp_path, monkeypatch, where):
+    """Wherever it happens; for someone who looks for it, it ends the run with its traceback."""
+    estimator = weigh()
+    plan = Plan(toy, (COPY,), (told(GOOD, needs=("reference.depth",)),), {"depth": estimator}, tmp_path)
+    owner = {"generate": Baseline, "estimate": estimator, "score": plan.metrics[0]}.get(where, toy)
+    real = getattr(owner, where)
+
+    def odd(*arguments):
+        if any(getattr(getattr(a, "inputs", a), "key", a) == "cows" for a in arguments):
+            raise KeyError("frames")
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, where, odd, raising=True)
+    run(plan)
+    score = scores_of(plan)
+    assert (score["mean"], score["count"], score["failed"]) == (3.5, 2, 1)
+    assert "KeyError: 'frames'" in next(iter(score["reasons"]))
+    with pytest.raises(KeyError, match="frames"):
+        run(replace(plan, folder=tmp_path / "looked at", debug=True))
+
+
+def test_a_preview_that_cannot_be_written_is_said_and_tried_again(toy, told, tmp_path, monkeypatch):
+    plan = Plan(toy, (COPY,), (told(GOOD),), folder=tmp_path)
+    run(plan)
+
+    def odd(path, *arguments, **options):
+        raise IndexError(f"no codec for {path.parent.name}")
+
+    with monkeypatch.context() as during:
+        during.setattr("mvtrack.evaluation.runner.previews.write_video", odd)
+        troubles = run_stages(plan, ["page"])
+    assert troubles == [f"{key}, page: IndexError: no codec for _target" for key in GOOD]
+    assert run_stages(plan, ["page"]) == []
+    assert (tmp_path / "page/copy/dog.mp4").is_file()
 
 
 def test_failures_are_tried_again_only_when_asked(toy, told, tmp_path):
@@ -128,6 +167,16 @@ def test_what_changed_is_done_again(toy, told, tmp_path):
     assert scores_of(changed)["reasons"] == {"skipped: not done yet": 3}
     run(changed)
     assert len(other.calls) == 3
+
+
+def test_scores_of_other_settings_are_told_from_work_not_done(toy, told, tmp_path):
+    plan = Plan(toy, (COPY,), (told(GOOD),), folder=tmp_path)
+    run(plan)
+    other = replace(plan, metrics=(told(GOOD, settings={"net": "vgg"}),))
+    [reason] = scores_of(other)["reasons"]
+    assert reason.startswith("skipped: scored with other settings")
+    new = replace(plan, metrics=(told(GOOD, name="new"),))
+    assert scores_of(new)["reasons"] == {"skipped: not done yet": 3}
 
 
 def test_a_metric_without_its_weights_says_what_is_missing(toy, told, tmp_path):
@@ -173,6 +222,7 @@ class Batch:
     def score_batch(self, samples):
         means = [{"mean": float(s.generated.mean())} for s in samples]
         self.sizes.append(len(means))
+        self.threads = torch.get_num_threads()
         if self.down:
             raise OSError("the other program ended with 1")
         return means
@@ -185,8 +235,13 @@ def test_metrics_that_see_several_videos_at_once(toy, tmp_path):
     assert len(run(plan)) == 6
     metric.down = False
     assert forget_failures(plan) == 6
-    assert run(plan) == []
+    torch.set_num_threads(2)
+    try:
+        assert run(plan) == []
+    finally:
+        torch.set_num_threads(1)
     assert metric.sizes == [6, 6]
+    assert metric.threads == 1  # as in a worker, for the same bytes
     expected = sum(float(toy.load(k).reference.mean()) for k in toy.names) / 3
     assert abs(scores_of(plan, column="mean")["mean"] - expected) < 2e-3
 

@@ -1,0 +1,46 @@
+"""The cameras that filmed a DAVIS sequence, which it comes without: from pose files, or measured in its pictures."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from mvtrack.camera import Camera
+from mvtrack.poses import read_cameras
+from mvtrack.source_cameras import measured_cameras
+
+
+def pose_file_of(folder: Path, sequence: str) -> Path:
+    """The one pose file <sequence>.* of a folder; ValueError where there is none, or several."""
+    found = sorted(folder.glob(f"{sequence}.*"))
+    if len(found) != 1:
+        raise ValueError(f"{folder} has {len(found)} pose files {sequence}.*, expected one")
+    return found[0]
+
+
+def of_unknown_unit(folder: Path, sequences: list[str]) -> list[str]:
+    """Sequences whose pose file does not say that it is in metres; those without a readable file are none of them."""
+    unknown = []
+    for sequence in sequences:
+        try:
+            scale_known = read_cameras(pose_file_of(folder, sequence)).camera.scale_known
+        except ValueError:
+            continue  # its cases fail with the reason
+        if not scale_known:
+            unknown.append(sequence)
+    return unknown
+
+
+def measured_source(pictures: Path, moving: Bool[np.ndarray, "T h w"], subject_distance: float) -> Camera:
+    """Cameras (T,) of a folder of pictures, those of frames that were not placed interpolated; kept once measured.
+
+    moving: pixels that count for nothing. The unit is such that the middle depth of what the first frame shows is
+    `subject_distance`; the lens is measured too. Raises NotRecoveredError with the reason when the pictures do not
+    tell, ValueError where pycolmap is missing or fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="mvtrack-masks-") as name:
+        for index, mask in enumerate(moving):
+            Image.fromarray(mask.astype(np.uint8) * 255).save(Path(name) / f"{index:05d}.png")
+        return measured_cameras(pictures, None, subject_distance, Path(name)).camera

@@ -1,0 +1,96 @@
+"""Which rows a benchmark's command adds: a model, videos of another program, baselines; and what each may be told."""
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from mvtrack.backbone.placement import Placement, codec_config
+from mvtrack.evaluation.idle_options import refuse_idle
+from mvtrack.evaluation.interface import Method
+from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
+from mvtrack.evaluation.methods.given import GivenVideos
+from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.model_options import add_placement_arguments, add_sample_arguments, read_placement, read_sample
+
+_OF_ROW = ("name", "title", "group")
+_OF_ANY = ("backbone", "replace")
+_OF_SAMPLE = ("steps", "seed", "guidance", "negative", "other_size")
+_PINNED = ("precision", "tiled")  # a row that is there was made with its own
+_OF_PLACE = (*_PINNED, "device", "offload", "compile", "attention", "batched_guidance", "encoders_on_cpu")
+
+
+def add_row_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model, --videos, --baselines and their options."""
+    row = parser.add_argument_group("rows to add to the table; without one, those that are there are gone on with")
+    row.add_argument("--model", type=Path, help="folder of a model of this project")
+    row.add_argument("--videos", type=Path, help="folder of videos that another program made: <case>.mp4")
+    row.add_argument("--baselines", help=f"comma-separated, or all: {', '.join(BASELINES)}")
+    row.add_argument("--name", help="of the row of --model or --videos, for files; default: the folder's name")
+    row.add_argument("--title", help="of that row, for tables; default: the name")
+    row.add_argument("--group", default="Models", help="heading above that row")
+    row.add_argument("--backbone", help="row, ours or a published one, that changes of the rows added are counted from")
+    row.add_argument("--resize-videos", action="store_true", help="scale --videos of another size; else they fail")
+    row.add_argument(
+        "--other-size", action="store_true",
+        help="let --model make the benchmark's size where it was trained at others; else its cases fail",
+    )  # fmt: skip
+    row.add_argument("--replace", action="store_true", help="replace a row of this name that was made otherwise")
+    add_sample_arguments(parser, captions=False)
+    add_placement_arguments(parser)
+
+
+def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
+    """The rows that the options ask for. Raises ValueError for an option that would have no effect."""
+    if options.model and options.videos:
+        raise ValueError("--model and --videos are two rows: add them with one command each")
+    methods: list[Method] = []
+    if options.model or options.videos:
+        folder = options.model or options.videos
+        if not folder.exists():
+            raise ValueError(f"{'--model' if options.model else '--videos'} {folder} does not exist")
+        name = options.name or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name)
+        title = options.title or name
+        methods.append(model_row(options, name, title, folder) if options.model else _given(options, name, title))
+    kinds = [k.strip() for k in (options.baselines or "").split(",") if k.strip()]
+    for kind in BASELINES if kinds == ["all"] else kinds:
+        if kind not in BASELINES:
+            raise ValueError(f"unknown baseline {kind!r}; known: {', '.join(BASELINES)}")
+        methods.append(Baseline(kind, None if kind == options.backbone else options.backbone))
+    _refuse_idle(options, bool(methods))
+    return tuple(methods)
+
+
+def model_row(options: argparse.Namespace, name: str, title: str, folder: Path) -> ModelMethod:
+    """A model, sampled and placed as the options say, or as its file does where they are silent."""
+    method = ModelMethod(
+        name, title, folder, None, placement_of(options), options.negative, options.other_size, options.backbone,
+        options.group,
+    )  # fmt: skip
+    codec_config(method.config.codec, method.placement)
+    sample, has_captions = read_sample(options, method.config), bool(method.config.dit.text_dim)
+    if sample.guidance != 1 and not has_captions:
+        raise ValueError(f"{folder} takes no captions (dit.text_dim is 0): leave out --guidance")
+    if options.negative is not None and sample.guidance == 1:
+        raise ValueError("--negative is for guidance by captions: set --guidance above 1, or leave it out")
+    return replace(method, sample=sample)
+
+
+def placement_of(options: argparse.Namespace) -> Placement:
+    """Where models are to work. Raises ValueError for a device that is not there."""
+    placement = read_placement(options)
+    _ = placement.torch_device
+    return placement
+
+
+def _given(options: argparse.Namespace, name: str, title: str) -> GivenVideos:
+    return GivenVideos(name, title, options.videos, options.resize_videos, options.backbone, options.group)
+
+
+def _refuse_idle(options: argparse.Namespace, is_adding: bool) -> None:
+    """Raise ValueError for an option that belongs to a row which is not asked for."""
+    refuse_idle(options, add_row_arguments, _OF_ROW, bool(options.model or options.videos), "--model or --videos")
+    refuse_idle(options, add_row_arguments, ("resize_videos",), bool(options.videos), "--videos")
+    refuse_idle(options, add_row_arguments, _OF_ANY, is_adding, "--model, --videos or --baselines")
+    places = _OF_PLACE if is_adding else _PINNED
+    refuse_idle(options, add_row_arguments, (*_OF_SAMPLE, *places), bool(options.model), "--model")

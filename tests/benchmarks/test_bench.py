@@ -1,0 +1,34 @@
+"""What benchmarks share, on a GPU that stands in for one: the order of its calls is what counts."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("bench")
+
+
+def test_a_gpu_has_finished_when_the_clock_is_read_and_peaks_count_what_work_allocates(bench, monkeypatch):
+    calls = []
+    memory = {"held": 5 * 2**20, "peak": 9 * 2**20}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: memory["held"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: memory["peak"])
+    assert bench.peak_mib(lambda: calls.append("work"), "cuda") == 4
+    assert calls == ["synchronize", "reset", "work", "synchronize"]
+    calls.clear()
+    bench.timed_by_turns({"one": lambda: calls.append("work")}, rounds=1, clock=bench.clock_of("cuda"))
+    assert calls == ["work", "synchronize", "work", "synchronize"]
+
+
+def test_the_processor_has_a_plain_clock_and_resident_memory(bench):
+    assert bench.clock_of("cpu")() > 0
+    assert bench.peak_mib(lambda: bytearray(64 * 2**20), "cpu") > 50
