@@ -21,8 +21,9 @@ from mvtrack.command import run_command
 from mvtrack.data.test_scenes import render_case
 from mvtrack.evaluation.manifest import load_tracking_cases
 from mvtrack.evaluation.statistics import mean_interval
-from mvtrack.evaluation.tracking import follow_reference, score_model
+from mvtrack.evaluation.tracking import follow_reference
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
+from mvtrack.evaluation.tracking_scores import score_model
 from mvtrack.kept_files import sha256
 from mvtrack.reshooting import shipped_model
 from mvtrack.tracking.following import attention_starts
