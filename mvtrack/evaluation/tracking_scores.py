@@ -32,7 +32,7 @@ from tracking_head import Tracks
 _ANCHORS = slice(None, None, TEMPORAL_STRIDE)
 
 
-def score_tracks(tracked: TrackedClip, predicted: Tracks) -> dict[str, float]:
+def score_tracks(tracked: TrackedClip, predicted: Tracks) -> dict[str, float | int]:
     """TAP-Vid's scores (all frames but the query's), and what several views add.
 
     hidden_here: error of points that one view hides and another shows, averaged over views; `_pooled` over all such
@@ -80,14 +80,14 @@ def target_scores(followed: TrackedClip) -> dict[str, float]:
 
 def score_model(
     model: ReshootModel, clips: list[Clip], seed: int = 0, on_clip: Callable[[], None] | None = None
-) -> tuple[list[TrackedClip], dict[str, list[dict[str, float]]]]:
+) -> tuple[list[TrackedClip], dict[str, list[dict[str, float | int]]]]:
     """Every clip's tracks, and scores per clip of the model beside what they are to be compared with.
 
     Rows that begin with `target view` are of the other way to ask: in the reference alone. Their first one, with the
     true starts, is the same prediction as the model's own row, scored alike.
     """
     tracker, tracked = require_head(model), []
-    rows: dict[str, list[dict[str, float]]] = {}
+    rows: dict[str, list[dict[str, float | int]]] = {}
     for i, clip in enumerate(clips):
         tracked.append(track_clip(model, clip, seed + i))
     for i, one in enumerate(tracked):
