@@ -134,7 +134,7 @@ def training(name: str, layers: int, frames: int, **train: object) -> tuple[floa
     run = replace(run, data=data)
     settings = {"batch_size": 2, "gradient_checkpointing": True, "precision": "bf16"} | train
     run = replace(run, train=replace(run.train, checkpoint_keep="nothing", **settings))
-    foretold = estimate_training(run).peak
+    foretold = estimate_training(run, device="cpu").peak
     from mvtrack.training.ema import EMA
     from mvtrack.training.engine import build_dit, build_engine, start_distributed
 

@@ -54,7 +54,7 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     run = run_config(options)
-    foretold = foretold_gib(run, Scene(tuple(options.size), options.frames))
+    foretold = foretold_gib(run, Scene(tuple(options.size), options.frames), device.type)
     warm_up(device)
     held = held_gib(device)
     step = random_step(run, tuple(options.size), options.frames).to(device)
@@ -239,7 +239,7 @@ def measured(
     }
 
 
-def foretold_gib(run: RunConfig, scene: Scene) -> dict[str, float]:
+def foretold_gib(run: RunConfig, scene: Scene, device: str) -> dict[str, float]:
     """Doctor's estimates for a forward and a step here: of bfloat16 weights, AdamW on masters, activations.
 
     `Masters` stands in for DeepSpeed: no averages, and no gradients that wait for further micro-batches.
@@ -249,7 +249,7 @@ def foretold_gib(run: RunConfig, scene: Scene) -> dict[str, float]:
     weights = 2 * sum(p.numel() for p in dit.parameters())
     trained = sum(p.numel() for p in dit.parameters() if p.requires_grad)
     forward = forward_bytes(run.model, scene, torch.bfloat16)
-    step = 12 * trained + max(training_bytes(run, scene), 4 * trained)  # activations, then float32 gradients
+    step = 12 * trained + max(training_bytes(run, scene, device), 4 * trained)  # activations, then float32 gradients
     return {"forward": (weights + forward) / 2**30, "step": (weights + step) / 2**30}
 
 

@@ -21,7 +21,7 @@ def add_sample_arguments(parser: argparse.ArgumentParser, captions: bool = True)
     group.add_argument("--seed", type=int, default=0)
     if captions:
         add_caption_argument(group)
-        add_guidance_arguments(group)
+    add_guidance_arguments(group)
 
 
 def add_caption_argument(group, default: str = "nothing") -> None:

@@ -101,7 +101,7 @@ def judge_training(config: RunConfig, world_size: int, memory: Memory) -> Verdic
     """Whether a run's step fits on every device. memory: of one rank."""
 
     def estimate(train: TrainConfig) -> TrainingEstimate:
-        return estimate_training(replace(config, train=train), world_size)
+        return estimate_training(replace(config, train=train), world_size, "cpu" if memory.shared else "cuda")
 
     ways = ((overrides(config.train, way), way) for way in _settings(config, world_size))
     return _verdict(estimate, config.train, ways, memory)

@@ -33,8 +33,8 @@ class TrainingEstimate:
         return self.flops / (UTILISATION * peak_flops)
 
 
-def estimate_training(config: RunConfig, world_size: int = 1) -> TrainingEstimate:
-    """What a step of a run takes on each of so many ranks; they have one sample at least."""
+def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cuda") -> TrainingEstimate:
+    """What a step of a run takes on each of so many ranks; they have one sample at least. device: "cuda" or "cpu"."""
     train, stage = config.train, effective_stage(config)
     micro = train.micro_batch_size
     steps = max(1, train.batch_size // (micro * world_size))
@@ -62,7 +62,7 @@ def estimate_training(config: RunConfig, world_size: int = 1) -> TrainingEstimat
         config.model.dit, scene.tokens(config.model), TEXT_TOKENS if config.model.dit.text_dim else 0,
         checkpointing_of(train),
     )  # fmt: skip
-    return TrainingEstimate(parts, training_bytes(config, scene), update, host, flops * micro * steps)
+    return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
 
 
 def _kept_gradients(config: RunConfig, trained: int, share: int, steps: int) -> int:

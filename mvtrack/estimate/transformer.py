@@ -18,7 +18,8 @@ from tracking_head import Cameras, HeadOutput, Tracks, track_loss
 from tracking_head.pyramid import axis_table, pyramid_levels
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
-_CHUNK_BYTES = 512 * 2**20  # of the head's correlation on a GPU, see tracking_head/correlation.py
+# Of the head's correlation, see tracking_head/correlation.py: on a CPU a part is so small that all take long to trace.
+_CHUNK_BYTES = {"cuda": 512 * 2**20, "cpu": 64 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,19 @@ def forward_bytes(config: ModelConfig, scene: Scene, dtype: torch.dtype, autocas
     return counter.peak
 
 
-def training_bytes(config: RunConfig, scene: Scene) -> int:
+def training_bytes(config: RunConfig, scene: Scene, device: str = "cuda") -> int:
     """Peak of forward and backward, gradients of the trained parameters (in the weights' precision) included.
 
     The correspondence loss is stood in for: it saves q and k, and its logits come and go in blocks.
     """
     names = ("precision", "gradient_checkpointing", "checkpoint_blocks", "checkpoint_keep", "init_from")
     train = TrainConfig(**{name: getattr(config.train, name) for name in names})  # nothing else plays a part here
-    return _training_bytes(replace(config, train=train), scene)
+    return _training_bytes(replace(config, train=train), scene, device)
 
 
 @lru_cache(maxsize=64)
-def _training_bytes(config: RunConfig, scene: Scene) -> int:
-    precision, model = config.train.precision, _cheap_to_trace(config.model)
+def _training_bytes(config: RunConfig, scene: Scene, device: str) -> int:
+    precision, model = config.train.precision, _cheap_to_trace(config.model, device)
     dit = empty_dit(model)
     freeze(dit, config.optim.trainable)
     trained = {name for name, parameter in dit.named_parameters() if parameter.requires_grad}
@@ -145,15 +146,15 @@ class _StandIn(torch.autograd.Function):
         return *gradients, None
 
 
-def _cheap_to_trace(config: ModelConfig) -> ModelConfig:
-    """With points in parts as large as on a GPU, and one iteration of a head that recomputes: the same peak sooner."""
+def _cheap_to_trace(config: ModelConfig, device: str) -> ModelConfig:
+    """Points in parts as large as on a device, and one iteration of a head that recomputes: the same peak sooner."""
     if config.tracking is None:
         return config
     head, correlation = config.tracking, config.tracking.correlation
     if correlation.chunk_points is None:
         samples = (correlation.radius + 3) ** 2  # stored tokens under a neighbourhood, at most about so many
         width = config.dit.dim + config.dit.num_heads * correlation.offsets
-        points = max(1, _CHUNK_BYTES // (4 * num_latent_frames(config.num_frames) * samples * width))
+        points = max(1, _CHUNK_BYTES[device] // (4 * num_latent_frames(config.num_frames) * samples * width))
         correlation = replace(correlation, chunk_points=points)
     iterations = 1 if head.recompute else head.iterations
     return replace(config, tracking=replace(head, correlation=correlation, iterations=iterations))
