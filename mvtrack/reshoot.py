@@ -46,6 +46,8 @@ def _reshoot(options: argparse.Namespace) -> None:
     from mvtrack.batch import is_batch, reshoot_batch
     from mvtrack.reshooting import reshoot_file, shipped_model
 
+    if options.tracks and not options.model:
+        _say("--tracks takes the shipped model with a tracking head, tiny_tracking; without it, tiny makes the video")
     sample = read_sample(options, read_config(options.model or shipped_model(bool(options.tracks))))
     if is_batch(options.video):
         reshoot_batch(options.video, options, sample)

@@ -93,7 +93,8 @@ def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig, tr
     else:
         refuse_mask(options, "--source-cameras")
         measured, source = None, _source_cameras(options, video)
-    path = camera_path(options, source)
+    path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
+    refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
     return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured)
 
 
@@ -113,6 +114,16 @@ def refuse_mask(options: argparse.Namespace, where: str) -> None:
     """Raises ValueError for a mask that nothing would read."""
     if options.ignore_mask is not None:
         raise ValueError(f"--ignore-mask is for cameras that are measured: give {where} auto too")
+
+
+def refuse_unread(options: argparse.Namespace, from_file: bool, reads_poses: bool, where: str) -> None:
+    """Raises ValueError for --fov beside cameras of the file that option `where` names, and for --pose-* options when
+    no pose file is read."""
+    if from_file and options.fov is not None:
+        raise ValueError(f"--fov {options.fov:g} has no effect: the file given as {where} says it; leave it out")
+    for name in () if reads_poses else read_arguments(options, "pose-"):
+        shown = name.replace("_", "-")
+        raise ValueError(f"--pose-{shown} has no effect, it is for pose files: give {where} FILE, or leave it out")
 
 
 def picture_size(text: str | None) -> tuple[int, int] | None:

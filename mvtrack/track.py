@@ -20,6 +20,7 @@ from mvtrack.shot_options import (
     fov_of,
     measured_source,
     refuse_mask,
+    refuse_unread,
     video_cameras,
 )
 from mvtrack.source_cameras import AUTO
@@ -82,6 +83,8 @@ def _track(options: argparse.Namespace) -> None:
 
 def _cameras(options: argparse.Namespace):
     """The cameras of every video where they are given or can be measured, and how they were measured."""
+    from_files = options.cameras not in (None, [AUTO])
+    refuse_unread(options, from_files, from_files, "--cameras")
     if options.cameras == [AUTO]:
         if len(options.videos) > 1:
             raise ValueError("--cameras auto measures one video; several need pose files in one world")

@@ -74,6 +74,14 @@ def test_few_poses_are_keyframes(video, tmp_path):
         (["--camera", "pan_left", "--source-cameras", "SHORT"], "holds 3 cameras"),
         (["--camera", "pan_left", "--source-cameras", "SQUARE"], "the aspects differ"),
         (["--camera", "pan_left; dolly_in", "--amount", "3"], "for a single move"),
+        (
+            ["--camera", "pan_left", "--source-cameras", "FILE", "--fov", "70"],
+            "--fov 70 has no effect: the file given",
+        ),
+        (
+            ["--camera", "pan_left", "--pose-convention", "opengl"],
+            "--pose-convention has no effect, it is for",
+        ),
         (["--camera", "pan_left", "--size", "big"], "--size must look like 480x832"),
     ],
 )
@@ -87,6 +95,13 @@ def test_bad_options(video, tmp_path, arguments, message):
     }
     with pytest.raises(ValueError, match=message):
         shot(video, *(files.get(a, a) for a in arguments))
+
+
+def test_what_is_read_from_a_pose_file_may_be_said(video, tmp_path):
+    file = pose_file(tmp_path / "p.json", "pan_left")
+    for arguments in (["--camera", file], ["--camera", "pan_left", "--source-cameras", file]):
+        shot(video, *arguments, "--pose-format", "json")
+    assert shot(video, "--camera", file, "--fov", 70).fov_deg == 70  # of the source, which has no file
 
 
 def test_keyframes_can_be_edited():

@@ -152,6 +152,11 @@ def test_a_caption_changes_what_the_model_sees(video, told_model, tmp_path, caps
         ({"--tracks": "nowhere.csv"}, "cannot read nowhere.csv"),
         ({"--cameras": "a.json b.json"}, "--cameras names 2 files for 1 videos: give one of each"),
         ({"--depth": "d.npy"}, "--depth finds points in other views: give more than one video"),
+        (
+            {"--fov": 70, "--cameras": "a.json"},
+            "--fov 70 has no effect: the file given as --cameras says it",
+        ),
+        ({"--pose-convention": "opengl"}, "--pose-convention has no effect, it is for pose files: give --cameras"),
         ({"--fov": 200}, "field of view must lie in"),
         ({"--size": "9"}, "--size must look like"),
         ({"--caption": "fog"}, "this model takes no captions (dit.text_dim is 0)"),
@@ -189,6 +194,14 @@ def test_depth_without_points_is_refused(video, model_folder, tmp_path, capsys):
     code, _, error = run(capsys, "reshoot", video, "--camera", "pan_left", "--depth", "d.npy", "--model", model_folder)
     assert code == 2
     assert "--depth is for the points that --tracks follows: give --tracks too" in error
+
+
+def test_another_shipped_model_is_not_taken_in_silence(model_folder, tmp_path, capsys):
+    arguments = ["reshoot", tmp_path / "missing.mp4", "--camera", "pan_left"]
+    said = "--tracks takes the shipped model with a tracking head"
+    assert said in run(capsys, *arguments, "--tracks", "grid:2")[2]
+    assert said not in run(capsys, *arguments, "--tracks", "grid:2", "--model", model_folder)[2]
+    assert said not in run(capsys, *arguments)[2]
 
 
 def test_the_model_that_ships_for_tracks_has_a_head():

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint
 
 from tracking_head.config import HeadConfig
 from tracking_head.correlation import Prepared, correlate, prepare
 from tracking_head.encodings import common_frame, displacement_features, estimate_rays, time_embedding
+from tracking_head.queries import refuse_outside
 from tracking_head.transformer import UpdateTransformer
 
 _VOLUME_BYTES = 256 * 2**20  # volumes of one level that exist at once; more points come in parts
@@ -71,9 +73,11 @@ class TrackingHead(nn.Module):
 
         query_txy: where each point is in each view at one frame of its own: frame index, x, y in raster pixels.
         valid: whether it has a query in that view; tracks are made in the other views only. Raises ValueError for
-        shapes that do not fit together and for missing or unexpected cameras.
+        shapes that do not fit together, queries outside the clip, and missing or unexpected cameras.
         """
         self._check(q, query_txy, valid, cameras)
+        if not isinstance(query_txy, FakeTensor):  # an estimate of memory has shapes and no values
+            refuse_outside(query_txy, valid, q.shape[2], (q.shape[3] * token_px, q.shape[4] * token_px))
         query_txy = torch.where(valid[..., None], query_txy, 0.0)
         extent = (q.shape[4] * token_px, q.shape[3] * token_px)
         prepared = prepare(q, k, query_txy, token_px, self.config.correlation)

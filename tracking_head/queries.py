@@ -37,20 +37,7 @@ class Queries:
         empty = (~self.valid.any(-1)).nonzero()
         if len(empty):
             raise ValueError(f"every view must have a valid query, got none in view {empty[0, -1].item()}")
-        t, x, y = self.txy.unbind(-1)
-        height, width = self.size
-        self._refuse(~self.txy.isfinite().all(-1), "finite frame, x, y")
-        self._refuse((t < 0) | (t > self.num_frames - 1), f"a frame in [0, {self.num_frames - 1}]")
-        self._refuse(t != t.round(), "a whole frame number")
-        self._refuse((x < 0) | (x >= width) | (y < 0) | (y >= height), f"x in [0, {width}) and y in [0, {height})")
-
-    def _refuse(self, wrong: Bool[Tensor, "*B V N"], expected: str) -> None:
-        found = (wrong & self.valid).nonzero()
-        if len(found):
-            names = zip(("point", "view", "clip"), found[0].flip(0).tolist(), strict=False)
-            where = ", ".join(f"{name} {i}" for name, i in names)
-            value = tuple(round(x, 3) for x in self.txy[tuple(found[0])].tolist())
-            raise ValueError(f"queries need {expected}, got (t, x, y) = {value} for {where} ({len(found)} such)")
+        refuse_outside(self.txy, self.valid, self.num_frames, self.size)
 
     @staticmethod
     def everywhere(txy: Float[Tensor, "*B V N 3"], num_frames: int, size: tuple[int, int]) -> "Queries":
@@ -85,7 +72,11 @@ class Features:
         return self.q.shape[-4] * self.token_px, self.q.shape[-3] * self.token_px
 
     def check(self, queries: Queries) -> None:
-        """Raises ValueError where queries are for another clip: views, frames, batch or image size."""
+        """Raises ValueError where queries are for another clip (views, frames, batch or image size), and for NaN."""
+        for name in ("q", "k"):
+            wrong = int((~getattr(self, name).isfinite()).sum())
+            if wrong:
+                raise ValueError(f"features must be finite, got {wrong} values of {name} that are not")
         expected = (*self.q.shape[:-4],)
         got = (*queries.txy.shape[:-2], queries.num_frames)
         if expected != got:
@@ -93,6 +84,31 @@ class Features:
         if self.size != tuple(queries.size):
             grid = f"{self.q.shape[-4]}x{self.q.shape[-3]} tokens of {self.token_px} px"
             raise ValueError(f"queries must be in images of {self.size} ({grid}), got {tuple(queries.size)}")
+
+
+def refuse_outside(
+    txy: Float[Tensor, "*B V N 3"], valid: Bool[Tensor, "*B V N"], num_frames: int, size: tuple[int, int]
+) -> None:
+    """Raises ValueError for valid queries that are not finite, between frames, or outside the clip or its images."""
+    t, x, y = txy.unbind(-1)
+    height, width = size
+    finite, whole, timely = txy.isfinite().all(-1), t == t.round(), (t >= 0) & (t <= num_frames - 1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    if not (valid & ~(finite & whole & timely & inside)).any():  # all at once: a GPU has to be waited for
+        return
+    _refuse(txy, valid & ~finite, "finite frame, x, y")
+    _refuse(txy, valid & ~timely, f"a frame in [0, {num_frames - 1}]")
+    _refuse(txy, valid & ~whole, "a whole frame number")
+    _refuse(txy, valid & ~inside, f"x in [0, {width}) and y in [0, {height})")
+
+
+def _refuse(txy: Float[Tensor, "*B V N 3"], wrong: Bool[Tensor, "*B V N"], expected: str) -> None:
+    found = wrong.nonzero()
+    if len(found):
+        names = zip(("point", "view", "clip"), found[0].flip(0).tolist(), strict=False)
+        where = ", ".join(f"{name} {i}" for name, i in names)
+        value = tuple(round(x, 3) for x in txy[tuple(found[0])].tolist())
+        raise ValueError(f"queries need {expected}, got (t, x, y) = {value} for {where} ({len(found)} such)")
 
 
 def queries_from_truth(

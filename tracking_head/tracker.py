@@ -67,6 +67,8 @@ class Tracker:
 
         The head works where it lies; tracks come back to where the queries lie.
         """
+        if frame_stride < 1:
+            raise ValueError(f"frame_stride must be at least 1, got {frame_stride}")
         features.check(queries)
         batched = features.q.ndim == 7
         q, k, txy, valid = features.q, features.k, queries.txy, queries.valid

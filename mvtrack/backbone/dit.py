@@ -15,7 +15,7 @@ from mvtrack.backbone.ray_encoder import RayEncoder
 from mvtrack.backbone.rope import axis_frequencies, default_pairs, rope_table
 from mvtrack.config import AttentionKernel, DiTConfig, RayConfig
 from mvtrack.correspondence.logit_head import LogitHead, Projection
-from tracking_head import HeadConfig, HeadOutput, TrackingHead
+from tracking_head import Cameras, HeadConfig, HeadOutput, TrackingHead
 
 GRAPHS = 512  # that a compiled block may have
 
@@ -31,12 +31,16 @@ class Tap(NamedTuple):
 
 
 class TrackRequest(NamedTuple):
-    """What the tracking head is asked: see `TrackingHead.forward`. layer: the block whose features it looks at."""
+    """What the tracking head is asked: see `TrackingHead.forward`. layer: the block whose features it looks at.
+
+    cameras: at the latent frames, where the head takes any.
+    """
 
     txy: Float[Tensor, "B V N 3"]
     valid: Bool[Tensor, "B V N"]
     layer: int
     token_px: int
+    cameras: Cameras | None = None
 
 
 class DiTOutput(NamedTuple):
@@ -149,7 +153,8 @@ class WanDiT(nn.Module):
                 if i in tap_layers:
                     taps.append(tap)
                     projections += [self.logit_heads[str(i)].lend()] if str(i) in self.logit_heads else []
-                tracks = self.tracking_head(*tap, track.txy, track.valid, track.token_px) if follows else tracks
+                if follows:
+                    tracks = self.tracking_head(*tap, track.txy, track.valid, track.token_px, track.cameras)
             del heads  # not to be held while the next block runs
         prediction = self._unpatchify(self.head(x, time), views, frames, grid)
         return DiTOutput(prediction, tuple(taps), tracks, tuple(projections))

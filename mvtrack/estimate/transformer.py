@@ -14,7 +14,7 @@ from mvtrack.config import ModelConfig, RunConfig, TrainConfig
 from mvtrack.estimate.live import fill_with_nothing, without_storage
 from mvtrack.training.optimizer import freeze
 from mvtrack.video_clip import num_latent_frames
-from tracking_head import HeadOutput, Tracks, track_loss
+from tracking_head import Cameras, HeadOutput, Tracks, track_loss
 from tracking_head.pyramid import axis_table, pyramid_levels
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
@@ -96,7 +96,9 @@ def _loss(dit: WanDiT, config: RunConfig, scene: Scene) -> Tensor:
     if loss.tracking > 0:
         shape = (scene.batch, scene.views, points)
         valid = torch.ones(shape, dtype=torch.bool)
-        track = TrackRequest(torch.empty(*shape, 3), valid, model.tap_layer, model.rays.token_px)
+        at = (scene.batch, scene.views, frames)
+        cameras = None if model.tracking.camera == "none" else Cameras(torch.empty(*at, 4, 4), torch.empty(*at, 3, 3))
+        track = TrackRequest(torch.empty(*shape, 3), valid, model.tap_layer, model.rays.token_px, cameras)
     output = _run(dit, model, scene, layers, track)
     total = (output.prediction[:, 1:].float() - torch.empty(output.prediction[:, 1:].shape)).square().mean()
     for tap in output.taps:

@@ -1,39 +1,41 @@
-"""How well a model's tracking head follows points through both views of rendered scenes with exact tracks.
+"""The ways in which a model's tracking head follows the points of rendered scenes with exact tracks, to be scored.
 
 Features come from one forward on the true videos at a low noise level, as after generating (method §5).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.backbone.head_cameras import head_cameras
 from mvtrack.backbone.model import ReshootModel
-from mvtrack.metrics.tracking import epipolar_error, hidden_here_scores, tap_scores
 from mvtrack.tracking.features import view_features
-from mvtrack.tracking.following import FeatureSource, FindStarts, Follower, Query, attention_starts
+from mvtrack.tracking.following import FeatureSource, FindStarts, Follower, Query
 from mvtrack.tracking.scene import require_head
 from mvtrack.tracking.starts import Starts, starts_by_depth
 from mvtrack.tracking.windows import Windows
 from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
-from tracking_head import Features, Queries, Tracker, Tracks, queries_from_truth
+from tracking_head import Cameras, Features, Queries, Tracker, Tracks, queries_from_truth
 
 
 @dataclass(frozen=True)
 class TrackedClip:
     """A clip's predicted and true tracks at video rate, and at which video frame each point was asked for.
 
-    features, queries: what the head was given.
+    start: video frame, x, y from which each point was followed in each view; frame -1 where none was found. features,
+    queries, cameras: what the head was given.
     """
 
     clip: Clip
     predicted: Tracks
     truth: Tracks
     query_frame: Float[Tensor, "V N"]
+    start: Float[Tensor, "V N 3"]
     features: Features
     queries: Queries
+    cameras: Cameras | None
 
 
 def draw_queries(truth: Tracks, size: tuple[int, int], seed: int) -> Queries:
@@ -51,15 +53,18 @@ def track_clip(model: ReshootModel, clip: Clip, seed: int = 0) -> TrackedClip:
     tracker = require_head(model)
     features = view_features(model, clip.video, clip.camera, clip.depth, seed=seed)
     queries = draw_queries(clip.tracks, tuple(clip.video.shape[-2:]), seed)
-    predicted = tracker(features, queries, frame_stride=TEMPORAL_STRIDE)
+    cameras = head_cameras(clip.camera[:, ::TEMPORAL_STRIDE], model.config.tracking)
+    predicted = tracker(features, queries, cameras, TEMPORAL_STRIDE)
     truth = Tracks(clip.tracks.xy, clip.tracks.visible, clip.tracks.valid & queries.valid)
-    return TrackedClip(clip, predicted, truth, queries.txy[..., 0] * TEMPORAL_STRIDE, features, queries)
+    frame = queries.txy[..., 0] * TEMPORAL_STRIDE
+    start = torch.cat([torch.where(queries.valid, frame, -1.0)[..., None], queries.txy[..., 1:]], -1)
+    return TrackedClip(clip, predicted, truth, frame, start, features, queries, cameras)
 
 
 def track_apart(tracker: Tracker, tracked: TrackedClip) -> Tracks:
     """The same queries with each view on its own, so that nothing passes between them in the head."""
     views = range(len(tracked.clip.video))
-    return _stack([tracker(*_views(tracked, [v]), frame_stride=TEMPORAL_STRIDE) for v in views])
+    return _stack([tracker(*_views(tracked, [v]), TEMPORAL_STRIDE) for v in views])
 
 
 def track_shuffled(tracker: Tracker, tracked: TrackedClip, other: TrackedClip) -> Tracks:
@@ -69,15 +74,17 @@ def track_shuffled(tracker: Tracker, tracked: TrackedClip, other: TrackedClip) -
         mine, theirs = _views(tracked, [v]), _views(other, [w for w in range(len(other.clip.video)) if w != v])
         features = Features(*(torch.cat([getattr(f, n) for f in (mine[0], theirs[0])]) for n in "qk"), mine[0].token_px)
         txy, valid = (torch.cat([getattr(q, n) for q in (mine[1], theirs[1])]) for n in ("txy", "valid"))
-        both = tracker(features, replace(mine[1], txy=txy, valid=valid), frame_stride=TEMPORAL_STRIDE)
+        cameras = mine[2] and Cameras(*(torch.cat(pair) for pair in zip(mine[2], theirs[2], strict=True)))
+        both = tracker(features, replace(mine[1], txy=txy, valid=valid), cameras, TEMPORAL_STRIDE)
         found.append(both.views([0]))
     return _stack(found)
 
 
-def _views(tracked: TrackedClip, views: list[int]) -> tuple[Features, Queries]:
+def _views(tracked: TrackedClip, views: list[int]) -> tuple[Features, Queries, Cameras | None]:
     features, queries = tracked.features, tracked.queries
     part = replace(queries, txy=queries.txy[views], valid=queries.valid[views])
-    return Features(features.q[views], features.k[views], features.token_px), part
+    cameras = tracked.cameras and Cameras(*(x[views] for x in tracked.cameras))
+    return Features(features.q[views], features.k[views], features.token_px), part, cameras
 
 
 def _stack(views: list[Tracks]) -> Tracks:
@@ -92,12 +99,14 @@ def follow_reference(tracker: Tracker, tracked: TrackedClip, find_starts: FindSt
     clip, asked = tracked.clip, tracked.queries.valid[0]
     txy = tracked.queries.txy[0, asked]
     windows = Windows(((0, clip.num_frames),))
-    source = FeatureSource(windows, len(clip.video), tracked.queries.size, lambda _: (tracked.features, None))
+    source = FeatureSource(
+        windows, len(clip.video), tracked.queries.size, lambda _: (tracked.features, tracked.cameras)
+    )
     query = Query(torch.zeros(len(txy), dtype=torch.long), txy)
-    predicted = Follower(tracker, source, query, find_starts).follow().tracks
+    followed = Follower(tracker, source, query, find_starts).follow()
     truth = Tracks(clip.tracks.xy[:, :, asked], clip.tracks.visible[:, :, asked], clip.tracks.valid[:, asked])
     frame = (txy[:, 0] * TEMPORAL_STRIDE).expand(len(clip.video), -1)
-    return replace(tracked, predicted=predicted, truth=truth, query_frame=frame)
+    return replace(tracked, predicted=followed.tracks, truth=truth, query_frame=frame, start=followed.start)
 
 
 def true_depth_starts(clip: Clip) -> FindStarts:
@@ -111,19 +120,6 @@ def true_depth_starts(clip: Clip) -> FindStarts:
     return find
 
 
-def target_scores(followed: TrackedClip) -> dict[str, float]:
-    """TAP-Vid's scores of the views in which nothing was asked, over all frames; a point that was not found is a miss.
-
-    found: share of the points found among those that the view ever shows.
-    """
-    size, targets = tuple(followed.clip.video.shape[-2:]), list(range(1, len(followed.clip.video)))
-    predicted, truth = followed.predicted.views(targets), followed.truth.views(targets)
-    frame = followed.query_frame[targets]
-    scores = tap_scores(predicted, truth, frame, size, frames="all", found=predicted.valid).macro()
-    shown = truth.visible.any(1) & truth.valid
-    return scores | {"found": float(predicted.valid[shown].float().mean())}
-
-
 def still(tracked: TrackedClip) -> Tracks:
     """The baseline that leaves every point where it was asked for, always visible."""
     frame = tracked.query_frame.long()[:, None, :, None].expand(-1, 1, -1, 2)
@@ -131,59 +127,12 @@ def still(tracked: TrackedClip) -> Tracks:
     return Tracks(xy, torch.ones_like(tracked.truth.visible), tracked.truth.valid)
 
 
-def score_tracks(tracked: TrackedClip, predicted: Tracks) -> dict[str, float]:
-    """TAP-Vid's scores averaged over views (all frames but the query's), and what several views add."""
-    size = tuple(tracked.clip.video.shape[-2:])
-    scores = tap_scores(predicted, tracked.truth, tracked.query_frame, size, frames="strided").macro()
-    hidden = hidden_here_scores(predicted, tracked.truth, size, tracked.query_frame)
-    lines, _ = epipolar_error(predicted, tracked.clip.camera)
-    counted = tracked.truth.valid[:, None].expand_as(tracked.truth.visible)
-    visible = tracked.truth.visible[counted].float().mean()
-    return scores | {
-        "hidden_here_mean_px_of_256": float(hidden.mean_px.nanmean()),
-        "epipolar_error_px": float(lines.nanmean()),
-        "majority_occlusion_accuracy": float(torch.maximum(visible, 1 - visible)),
-    }
-
-
-def score_model(
-    model: ReshootModel, clips: list[Clip], seed: int = 0, on_clip: Callable[[], None] | None = None
-) -> tuple[list[TrackedClip], dict[str, list[dict[str, float]]]]:
-    """Every clip's tracks, and scores per clip of the model beside what they are to be compared with.
-
-    Rows that begin with `target view` are of the other way to ask: in the reference alone. Their first one, with the
-    true starts, is the same prediction as the model's own row, scored alike.
-    """
-    tracker, tracked = require_head(model), []
-    rows: dict[str, list[dict[str, float]]] = {}
-    for i, clip in enumerate(clips):
-        tracked.append(track_clip(model, clip, seed + i))
-    for i, one in enumerate(tracked):
-        ways = {
-            "model": one.predicted,
-            "model, views apart": track_apart(tracker, one),
-            "model, other views of another clip": track_shuffled(tracker, one, tracked[i - 1]),
-            "points stay where they were": still(one),
-        }
-        targets = {
-            "target view, true starts": _asked_in_reference(one),
-            "target view, starts by attention": follow_reference(tracker, one, attention_starts),
-            "target view, starts by true depth": follow_reference(tracker, one, true_depth_starts(one.clip)),
-        }
-        for who, predicted in ways.items():
-            rows.setdefault(who, []).append(score_tracks(one, predicted))
-        for who, followed in targets.items():
-            rows.setdefault(who, []).append(target_scores(followed))
-        if on_clip:
-            on_clip()
-    return tracked, rows
-
-
-def _asked_in_reference(tracked: TrackedClip) -> TrackedClip:
+def asked_in_reference(tracked: TrackedClip) -> TrackedClip:
     """The points that the reference asked for, as they were followed with a true start in every view."""
     asked = tracked.queries.valid[0]
     truth = tracked.clip.tracks
     part = Tracks(truth.xy[:, :, asked], truth.visible[:, :, asked], truth.valid[:, asked])
     predicted = tracked.predicted
     predicted = Tracks(predicted.xy[:, :, asked], predicted.visible[:, :, asked], predicted.valid[:, asked])
-    return replace(tracked, predicted=predicted, truth=part, query_frame=tracked.query_frame[:, asked])
+    frame, start = tracked.query_frame[:, asked], tracked.start[:, asked]
+    return replace(tracked, predicted=predicted, truth=part, query_frame=frame, start=start)

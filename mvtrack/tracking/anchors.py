@@ -19,6 +19,7 @@ from mvtrack.video_clip import TEMPORAL_STRIDE
 _LONGEST_SIDE = 640  # flow is computed on pictures of at most this size
 _WINDOW = (21, 21)
 _LEVELS = 3
+_LEAST_TEXTURE = 1e-5  # OpenCV's default, 1e-4, gives up points on smooth surfaces that flow carries well
 _ROUND_TRIP = 1 / 200  # of the longest side: going to the anchor and back must end this near
 
 
@@ -26,8 +27,8 @@ _ROUND_TRIP = 1 / 200  # of the longest side: going to the anchor and back must 
 class Anchored:
     """Points at anchors. frame: the video frame of the anchor; xy: where the point is there, source pixels.
 
-    shift: anchor minus asked frame. kept: the point was not found at any anchor nearby, so the nearest one is used with
-    the position as it was asked for.
+    shift: anchor minus asked frame. kept: no anchor nearby was reached and confirmed by the way back, so the nearest is
+    used, at the place where flow ends there (outside the region: as it was asked for).
     """
 
     frame: Int[Tensor, "N"]
@@ -55,12 +56,16 @@ def move_to_anchors(
         frame[left] = order[0]
         for anchor in order if order[0] != t else []:
             carried, reached = _carry(footage, xy[left], t, anchor)
-            reached &= in_region(carried, region)
+            within = in_region(carried, region)
+            reached &= within
+            if anchor == order[0]:
+                unsure = torch.where(within[:, None], carried, xy[left])
             frame[left[reached]], xy[left[reached]] = anchor, carried[reached]
-            left = left[~reached]
+            left, unsure = left[~reached], unsure[~reached]
             if len(left) == 0:
                 break
-        kept[left] = order[0] != t
+        if order[0] != t:
+            kept[left], xy[left] = True, unsure
     return Anchored(frame, xy, frame - asked, kept)
 
 
@@ -90,6 +95,8 @@ def _flow(pictures: list[np.ndarray], xy: np.ndarray) -> tuple[np.ndarray, np.nd
     seen = np.ones(len(xy), bool)
     at = np.ascontiguousarray(xy - 0.5, dtype=np.float32)  # OpenCV: an integer is a pixel's centre
     for before, after in zip(pictures, pictures[1:], strict=False):
-        at, status, _ = cv2.calcOpticalFlowPyrLK(before, after, at, None, winSize=_WINDOW, maxLevel=_LEVELS)
+        at, status, _ = cv2.calcOpticalFlowPyrLK(
+            before, after, at, None, winSize=_WINDOW, maxLevel=_LEVELS, minEigThreshold=_LEAST_TEXTURE
+        )
         seen &= status[:, 0] == 1
     return at + 0.5, seen

@@ -24,8 +24,8 @@ class VideoTracks:
 
     found: the point was found in the view at all. followed: at this frame it was; elsewhere xy is only held. score:
     probability of being visible. query: frame, x, y as asked for in the first video;
-    shift: by how many frames each query was moved to an anchor; kept: it was not found at any anchor nearby, so its
-    position was taken over unchanged. start: frame, x, y at which it was taken up in each view (frame -1: never).
+    shift: by how many frames each query was moved to an anchor; kept: no anchor nearby was reached for sure, so its
+    place there is a guess. start: frame, x, y at which it was taken up in each view (frame -1: never).
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class VideoTracks:
             notes.append(f"{moved} of {points} points were moved to the nearest latent frame, by up to {far} frames")
         if self.kept.any():
             kept = int(self.kept.sum())
-            notes.append(f"{kept} of them could not be followed there and keep the position that was asked for")
+            notes.append(f"{kept} of them could not be followed there for sure: their places are guesses")
         for view in range(1, len(self.found)):
             missing = points - int(self.found[view].sum())
             if missing:

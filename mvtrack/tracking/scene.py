@@ -9,6 +9,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mvtrack.backbone.head_cameras import head_cameras
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.camera import Camera
@@ -18,7 +19,7 @@ from mvtrack.tracking.features import latent_features, view_features
 from mvtrack.tracking.following import FeatureSource
 from mvtrack.tracking.windows import Windows
 from mvtrack.video_clip import padded_length
-from tracking_head import Cameras, Tracker
+from tracking_head import Tracker
 
 
 def require_head(model: ReshootModel) -> Tracker:
@@ -54,7 +55,7 @@ def footage_source(
         part = _window_camera(camera, start, stop)
         told = make_prompts(model.config, video[0, 0], caption, device=model.device)
         features = view_features(model, video, part, scene_depth=scene_depth, prompts=told, start=camera.c2w[:, 0])
-        return features, _head_cameras(model, camera, windows, window)
+        return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, len(footage), camera.size, read)
 
@@ -96,18 +97,10 @@ def latent_source(
         told = prompts[window] if prompts else None
         begin = camera.c2w[:, 0]
         features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told, start=begin)
-        return features, _head_cameras(model, camera, windows, window)
+        return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, camera.shape[0], camera.size, read)
 
 
 def _window_camera(camera: Camera, start: int, stop: int) -> Camera:
     return camera[:, torch.arange(start, start + padded_length(stop - start)).clamp_max(stop - 1)]
-
-
-def _head_cameras(model: ReshootModel, camera: Camera, windows: Windows, window: int) -> Cameras | None:
-    """Cameras at a window's anchors, where the head takes any."""
-    if model.config.tracking.camera == "none":
-        return None
-    at = camera[:, windows.anchors(window)]
-    return Cameras(at.c2w, at.K)

@@ -10,6 +10,7 @@ from torch import Tensor
 from mvtrack.backbone.branches import NativeInputs
 from mvtrack.backbone.codec import VideoCodec
 from mvtrack.backbone.dit import DiTOutput
+from mvtrack.backbone.head_cameras import head_cameras
 from mvtrack.backbone.model import model_cameras
 from mvtrack.backbone.native_cameras import native_inputs
 from mvtrack.backbone.ray_encoder import ray_maps
@@ -20,6 +21,7 @@ from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_d
 from mvtrack.data.loader import Batch
 from mvtrack.diffusion.flow import add_noise, draw_sigma, keep_references, training_weight
 from mvtrack.training.track_task import TrackTask, draw_track_task
+from mvtrack.video_clip import TEMPORAL_STRIDE
 from tracking_head import TrackLoss, Tracks, track_loss
 
 
@@ -74,7 +76,8 @@ def prepare(batch: Batch, codec: VideoCodec, config: RunConfig, device: torch.de
     tracking = None
     if config.loss.tracking > 0:
         seeds = [hash_seed(config.train.seed + 2, number) for number in batch.index.tolist()]
-        tracking = draw_track_task(batch.tracks, config.loss.tracking_points, seeds)
+        cameras = head_cameras(batch.camera[:, :, ::TEMPORAL_STRIDE], config.model.tracking)
+        tracking = draw_track_task(batch.tracks, config.loss.tracking_points, seeds, cameras)
     rays = ray_maps(camera, config.model.rays)
     if config.model.rays.drop > 0:
         rays = rays * keeps_camera(batch.index, config)[:, None, None, None, None, None]

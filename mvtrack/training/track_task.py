@@ -8,30 +8,35 @@ from torch import Tensor
 
 from mvtrack.backbone.dit import TrackRequest
 from mvtrack.video_clip import TEMPORAL_STRIDE
-from tracking_head import Tracks, queries_from_truth
+from tracking_head import Cameras, Tracks, queries_from_truth
 
 
 @dataclass(frozen=True)
 class TrackTask:
-    """Queries (latent frame, x, y) in raster pixels, where they count, and the truth at the latent anchors."""
+    """Queries (latent frame, x, y) in raster pixels, where they count, and the truth at the latent anchors.
+
+    cameras: at the anchors, where the head takes any.
+    """
 
     txy: Float[Tensor, "B V P 3"]
     valid: Bool[Tensor, "B V P"]
     truth: Tracks
+    cameras: Cameras | None = None
 
     def to(self, device: torch.device) -> "TrackTask":
-        return TrackTask(self.txy.to(device), self.valid.to(device), self.truth.to(device))
+        cameras = self.cameras and Cameras(*(x.to(device) for x in self.cameras))
+        return TrackTask(self.txy.to(device), self.valid.to(device), self.truth.to(device), cameras)
 
     def request(self, layer: int, token_px: int) -> TrackRequest:
         """The same as the network takes it."""
-        return TrackRequest(self.txy, self.valid, layer, token_px)
+        return TrackRequest(self.txy, self.valid, layer, token_px, self.cameras)
 
 
-def draw_track_task(tracks: Tracks, num_points: int, seeds: list[int]) -> TrackTask:
+def draw_track_task(tracks: Tracks, num_points: int, seeds: list[int], cameras: Cameras | None = None) -> TrackTask:
     """Draw `num_points` points per sample and, in every view, one anchor at which each can be seen (method §5).
 
     tracks: (B, V, T, N). A point has a query in each view that shows it at some anchor; points that no anchor shows
-    come last and without a query. seeds: one per sample.
+    come last and without a query. seeds: one per sample. cameras: of the anchors, see `head_cameras`.
     """
     anchored = tracks.frames(slice(None, None, TEMPORAL_STRIDE))
     shown = anchored.visible & anchored.valid[:, :, None]
@@ -44,4 +49,4 @@ def draw_track_task(tracks: Tracks, num_points: int, seeds: list[int]) -> TrackT
         part = Tracks(anchored.xy[b][:, :, order], anchored.visible[b][..., order], anchored.valid[b][:, order])
         samples.append((*queries_from_truth(part, generator), part.xy, part.visible))
     txy, valid, xy, visible = (torch.stack(x) for x in zip(*samples, strict=True))
-    return TrackTask(txy, valid, Tracks(xy, visible, valid))
+    return TrackTask(txy, valid, Tracks(xy, visible, valid), cameras)

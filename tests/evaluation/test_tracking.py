@@ -4,20 +4,19 @@ import cv2
 import pytest
 import torch
 
+from mvtrack.backbone.model import build_model
 from mvtrack.data.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.manifest import load_tracking_cases, still_delta
 from mvtrack.evaluation.tracking import (
     draw_queries,
     follow_reference,
-    score_model,
-    score_tracks,
     still,
-    target_scores,
     track_clip,
     track_shuffled,
     true_depth_starts,
 )
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
+from mvtrack.evaluation.tracking_scores import score_model, score_tracks, target_scores
 from mvtrack.tracking.features import view_features
 from mvtrack.tracking.scene import require_head
 from tracking_head import Tracks
@@ -49,6 +48,8 @@ def test_tracks_come_at_video_rate_and_an_oracle_scores_one(tracking_model, clip
     oracle = score_tracks(tracked, replace(tracked.truth))
     assert oracle["delta_avg"] == oracle["average_jaccard"] == oracle["occlusion_accuracy"] == 1
     assert oracle["epipolar_error_px"] < 0.05
+    assert oracle["first_delta_avg"] == oracle["latent_delta_avg"] == oracle["view_1_delta_avg"] == 1
+    assert oracle["cross_view_pck"] == 1
     resting = still(tracked)
     frame = tracked.query_frame[0, 0].long()
     assert torch.equal(resting.xy[0, 2, 0], tracked.truth.xy[0, frame, 0])
@@ -80,16 +81,80 @@ def test_another_clip_beside_a_view_changes_it_and_its_own_does_not(tracking_mod
     assert not torch.allclose(track_shuffled(tracker, one, other).xy, one.predicted.xy, atol=1e-4)
 
 
+@pytest.mark.parametrize("camera", ["mean", "reference"])
+def test_a_head_that_takes_cameras_is_scored_with_them(tracking_model, clip, camera):
+    config = replace(tracking_model.config, tracking=replace(tracking_model.config.tracking, camera=camera))
+    model = replace(tracking_model, config=config, dit=build_model(config, seed=4).dit)
+    other = render_case(CaseSpec(6, "pan_left", 15.0, 0.0, (24, 32), 5), num_points=13).clip
+    tracked, rows = score_model(model, [clip, other])
+    assert torch.equal(tracked[0].cameras.c2w, clip.camera.c2w[:, ::4])
+    assert len(rows) == 7
+    same = track_shuffled(require_head(model), tracked[0], tracked[0])
+    torch.testing.assert_close(same.xy[0], tracked[0].predicted.xy[0], atol=1e-4, rtol=1e-4)
+
+
 def test_target_scores_of_an_oracle_are_one_and_of_nothing_found_zero(tracking_model, clip):
     tracker = require_head(tracking_model)
     followed = follow_reference(tracker, track_clip(tracking_model, clip), true_depth_starts(clip))
     assert followed.truth.valid.shape == (2, int(followed.queries.valid[0].sum()))
     oracle = target_scores(replace(followed, predicted=replace(followed.truth, valid=followed.truth.valid)))
-    assert oracle == {"delta_avg": 1, "average_jaccard": 1, "occlusion_accuracy": 1, "found": 1}
+    assert oracle.pop("starts_hidden") == 0  # by true depth
+    assert set(oracle.values()) == {1}
     nothing = replace(followed.predicted, valid=torch.zeros_like(followed.predicted.valid))
     missed = target_scores(replace(followed, predicted=nothing))
-    assert missed["delta_avg"] == missed["average_jaccard"] == missed["found"] == 0
+    assert missed["delta_avg"] == missed["average_jaccard"] == missed["found"] == missed["cross_view_pck"] == 0
     assert missed["occlusion_accuracy"] == pytest.approx(1 - followed.truth.visible[1].float().mean().item())
+
+
+def test_each_way_to_score_counts_its_own_frames_and_views(tracking_model, clip):
+    """Errors put where only some of the ways look: view 1, off the anchors, before the query."""
+    tracked = track_clip(tracking_model, clip)
+    truth = tracked.truth
+    number = torch.arange(clip.num_frames)[None, :, None]
+    before = (number < tracked.query_frame[:, None]).expand_as(truth.visible)
+    assert (before & truth.visible)[:, ::4].any()
+
+    def scores(wrong):
+        return score_tracks(tracked, replace(truth, xy=truth.xy + 1000.0 * wrong[..., None]))
+
+    early = scores(before)
+    assert early["first_delta_avg"] == 1
+    assert early["delta_avg"] < 1
+    between = scores((number % 4 != 0).expand_as(truth.visible))
+    assert between["latent_delta_avg"] == 1
+    assert between["delta_avg"] < 1
+    second = torch.zeros_like(truth.visible)
+    second[1] = True
+    one = scores(second)
+    assert one["view_0_delta_avg"] == 1
+    assert one["view_1_delta_avg"] == one["cross_view_pck"] == 0
+    assert one["delta_avg"] == 0.5
+
+
+def test_hidden_points_are_counted_and_pooled(tracking_model, clip):
+    tracked = track_clip(tracking_model, clip)
+    truth = replace(tracked.truth, visible=tracked.truth.visible.clone(), xy=tracked.truth.xy.clamp(1, 20))
+    truth.visible[:] = True
+    truth.visible[0, 1, :4] = False
+    truth.visible[1, 2, 5] = False
+    tracked = replace(tracked, truth=replace(truth, valid=torch.ones_like(truth.valid)))
+    tracked = replace(tracked, query_frame=torch.zeros_like(tracked.query_frame))
+    xy = truth.xy.clone()
+    xy[0, 1, :4, 0] += 3.0  # 24 px of 256
+    found = score_tracks(tracked, replace(truth, xy=xy))
+    assert found["hidden_here_count"] == 5
+    assert found["hidden_here_mean_px_of_256"] == pytest.approx(12, rel=1e-4)  # of the views' 24 and 0
+    assert found["hidden_here_pooled_px_of_256"] == pytest.approx(24 * 4 / 5, rel=1e-4)
+
+
+def test_starts_where_the_point_is_hidden_are_counted(tracking_model, clip):
+    tracker = require_head(tracking_model)
+    followed = follow_reference(tracker, track_clip(tracking_model, clip), true_depth_starts(clip))
+    begun = followed.start[1, :, 0] >= 0
+    assert torch.equal(begun, followed.predicted.valid[1])
+    n = int(begun.nonzero()[0, 0])
+    followed.truth.visible[1, int(followed.start[1, n, 0]), n] = False
+    assert target_scores(followed)["starts_hidden"] == pytest.approx(1 / int(begun.sum()))
 
 
 def test_a_model_without_a_head_is_refused(small_model, clip):

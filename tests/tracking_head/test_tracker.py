@@ -177,3 +177,30 @@ def test_features_of_another_clip_are_refused(tracker):
         Features(f.q[0], f.k[0], TOKEN_PX)
     with pytest.raises(ValueError, match="token_px must be at least 1, got 0"):
         Features(f.q, f.k, 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ((-1.0, 3.0, 3.0), "a frame in"),
+        ((float(T), 3.0, 3.0), "a frame in"),
+        ((0.5, 3.0, 3.0), "whole frame"),
+        ((0.0, float("nan"), 3.0), "finite frame"),
+        ((0.0, 3.0, float(SIZE[0])), "x in"),
+    ],
+)
+def test_the_head_itself_refuses_queries_outside_the_clip(tracker, place, message):
+    f, a = features(), queries()
+    txy = a.txy.clone()
+    txy[1, 3] = torch.tensor(place)
+    with pytest.raises(ValueError, match=message):
+        tracker.head(f.q[None], f.k[None], txy[None], a.valid[None], TOKEN_PX)
+
+
+def test_features_that_are_not_finite_and_a_stride_of_zero_are_refused(tracker):
+    broken = features()
+    broken.k[0, 1, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="must be finite, got 6 values of k"):
+        tracker(broken, queries())
+    with pytest.raises(ValueError, match="frame_stride must be at least 1, got 0"):
+        tracker(features(), queries(), frame_stride=0)

@@ -52,6 +52,21 @@ def test_the_features_learn_from_the_tracks(tree):
     assert not any(name.startswith(("blocks.1.", "head.")) for name in reached)
 
 
+@pytest.mark.parametrize("camera", ["mean", "reference"])
+def test_a_head_that_takes_cameras_learns_from_them(tree, camera):
+    """The cameras of the latent frames reach it, and its embedding of them gets a gradient."""
+    changed = deepcopy(tree)
+    changed["model"]["tracking"] = HEAD | {"camera": camera}
+    config = from_tree(RunConfig, changed, "tree")
+    model = build_model(config.model, seed=1)
+    batch = BatchDataset(config.data, 0, 2, 2)[0][0]
+    model.codec.fit([batch.video[0]], 0.5)
+    step = prepare(batch, model.codec, config).to(torch.device("cpu"))
+    assert torch.equal(step.tracking.cameras.c2w, batch.camera.c2w[:, :, ::4])
+    losses(model.dit, step, config)["tracking"].backward()
+    assert model.dit.tracking_head.camera_embed.weight.grad.abs().sum() > 0
+
+
 def test_a_batch_may_be_split(tree):
     config = from_tree(RunConfig, tree, "tree")
     model = build_model(config.model, seed=1)

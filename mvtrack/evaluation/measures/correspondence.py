@@ -12,7 +12,8 @@ from mvtrack.backbone.model import ReshootModel
 from mvtrack.evaluation.attention_scenes import clip_targets
 from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, failed, skipped
 from mvtrack.evaluation.methods.model import ModelMethod
-from mvtrack.evaluation.tracking import score_tracks, track_clip
+from mvtrack.evaluation.tracking import track_clip
+from mvtrack.evaluation.tracking_scores import score_tracks
 from mvtrack.probing import probe_layer
 from mvtrack.tracking.features import FEATURE_SIGMA
 from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
