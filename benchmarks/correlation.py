@@ -8,7 +8,6 @@ one run. Peak memory is of fresh processes, beyond inputs and maps. `--small` ru
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from bench import clock_of, peak_mib, report, timed_by_turns
 from einops import rearrange
 from torch import Tensor
 
+from mvtrack.machine import return_freed_memory
 from tracking_head import CorrelationConfig, HeadConfig, TrackingHead, TrackLossConfig, Tracks, correlate, track_loss
 from tracking_head.correlation import Prepared, prepare
 from tracking_head.correlation_reference import cells, level_map
@@ -196,6 +196,7 @@ MEASURED = ("peer", "ours", "peer_backward", "ours_backward", "full")
 
 def peak_of(name: str, sizes: Sizes) -> float:
     """How far memory grows, in MiB. Full size counts its features, weights and gradients; the others only the work."""
+    return_freed_memory()  # as in training
     small = replace(SMALL, device=sizes.device)
     warm = Clip(small)
     warm.backward(warm.ours)
@@ -211,11 +212,8 @@ def peak_of(name: str, sizes: Sizes) -> float:
 
 
 def in_fresh_process(name: str) -> float:
-    """Freed memory goes back at once there: glibc otherwise keeps blocks of up to 32 MB in a heap whose holes torch's
-    aligned requests cannot fill, and the peak would be that of the holes."""
     command = [sys.executable, __file__, "--measure", name]
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from mvtrack import machine
@@ -23,3 +27,35 @@ def test_known_gpus_are_told_by_a_part_of_the_name():
     assert free == {"A100": 79, "NVIDIA A100-SXM4-40GB": 39, "H100 NVL 94GB": 93, "B200": 178}  # less the context
     assert machine.gpu_memory_gib("Voodoo 48GB") is None
     assert machine.peak_gib(torch.device("cpu")) > 0.05
+
+
+HOLES = """
+import sys
+from pathlib import Path
+import torch
+from mvtrack.machine import return_freed_memory
+def held():
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmData"))
+    return int(line.split()[1]) / 1024
+if sys.argv[1] == "returned":
+    return_freed_memory()
+torch.ones(30 * 2**20, dtype=torch.uint8)  # freed, it teaches glibc to keep such blocks
+before, kept = held(), []
+for _ in range(20):
+    block = torch.ones(8 * 2**20, dtype=torch.uint8)
+    kept.append((block, torch.ones(2**10)))
+small = [pin for _, pin in kept]
+del kept, block
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_blocks_go_back_to_the_system():
+    """160 MiB of blocks with something small between them; left alone, the C library keeps them."""
+    runs = {
+        way: subprocess.run([sys.executable, "-c", HOLES, way], check=True, capture_output=True, text=True)
+        for way in ("returned", "left")
+    }
+    mib = {way: float(run.stdout) for way, run in runs.items()}
+    assert mib["returned"] < 20 < mib["left"]  # of address space, which nobody reclaims

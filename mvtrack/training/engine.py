@@ -14,6 +14,7 @@ from mvtrack.backbone.checkpointing import checkpointing_of, keeps_attention
 from mvtrack.backbone.dit import WanDiT
 from mvtrack.backbone.initialise import empty_dit, fill
 from mvtrack.config import RunConfig
+from mvtrack.machine import return_freed_memory
 from mvtrack.training import distributed
 from mvtrack.training.optimizer import build_optimizer, freeze
 from mvtrack.video_clip import num_latent_frames
@@ -71,6 +72,8 @@ def start_distributed(timeout_s: int) -> None:
     backend = "nccl" if distributed.device().type == "cuda" else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(distributed.device())
+    else:
+        return_freed_memory()
     try:
         deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, torch.distributed.DistNetworkError) as error:
