@@ -43,7 +43,7 @@ torch.ones(30 * 2**20, dtype=torch.uint8)  # freed, it teaches glibc to keep suc
 before, kept = held(), []
 for _ in range(20):
     block = torch.ones(8 * 2**20, dtype=torch.uint8)
-    kept.append((block, torch.ones(2**10)))
+    kept.append((block, torch.ones(2**18)))  # 1 MiB, kept
 small = [pin for _, pin in kept]
 del kept, block
 print(held() - before)
@@ -52,10 +52,10 @@ print(held() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_freed_blocks_go_back_to_the_system():
-    """160 MiB of blocks with something small between them; left alone, the C library keeps them."""
+    """160 MiB of blocks with 1 MiB between each two; left alone, the C library keeps them."""
     runs = {
         way: subprocess.run([sys.executable, "-c", HOLES, way], check=True, capture_output=True, text=True)
         for way in ("returned", "left")
     }
     mib = {way: float(run.stdout) for way, run in runs.items()}
-    assert mib["returned"] < 20 < mib["left"]  # of address space, which nobody reclaims
+    assert mib["returned"] < 30 < 150 < mib["left"]  # the small ones are 20; address space, which nobody reclaims
