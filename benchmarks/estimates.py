@@ -126,11 +126,11 @@ def codec(size: tuple[int, int], frames: int, precision: str, decode: bool) -> t
     return foretold / MIB, peak_mib(work)
 
 
-def training(name: str, layers: int, frames: int, **train: object) -> tuple[float, float]:
+def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, **train: object) -> tuple[float, float]:
     """Two accumulated micro-batches and the update, through DeepSpeed; everything of a rank included."""
-    options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing", size=SIZE, frames=frames)
+    options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing", size=size, frames=frames)
     run = full_size.run_config(options)
-    data = DataConfig(banks=(), latents=(LatentsConfig("none", SIZE),), num_frames=frames, mirror=False, palette=False)
+    data = DataConfig(banks=(), latents=(LatentsConfig("none", size),), num_frames=frames, mirror=False, palette=False)
     run = replace(run, data=data)
     settings = {"batch_size": 2, "gradient_checkpointing": True, "precision": "bf16"} | train
     run = replace(run, train=replace(run.train, checkpoint_keep="nothing", **settings))
@@ -140,7 +140,7 @@ def training(name: str, layers: int, frames: int, **train: object) -> tuple[floa
 
     start_distributed(60)
     warm_up()
-    step = full_size.random_step(run, SIZE, frames)
+    step = full_size.random_step(run, size, frames)
 
     def weights():
         for key, parameter in empty_dit(run.model).named_parameters():
@@ -182,7 +182,7 @@ CASES: dict[str, Callable[[], tuple[float, float]]] = {
         "recammaster_1.3b", 3, 5, gradient_checkpointing=False
     ),
     "training, ReDirector, bfloat16, stage 2": lambda: training("redirector_1.3b", 3, 5, zero_stage=2),
-    "training, ReCamMaster, float32": lambda: training("recammaster_1.3b", 3, 5, precision="fp32"),
+    "training, ReCamMaster, float32": lambda: training("recammaster_1.3b", 3, 5, (240, 416), precision="fp32"),
 }
 
 if __name__ == "__main__":
