@@ -55,9 +55,12 @@ def assert_same(model, other) -> None:
 
 @pytest.mark.parametrize("layout", ["official", "diffusers"])
 def test_there_and_back_by_the_commands(model, tmp_path, layout, capsys):
-    if layout == "diffusers" and not model.config.dit.text_dim:
-        pytest.skip("this model has no text branch: diffusers cannot express it")
     save_model(model, tmp_path / "own")
+    if layout == "diffusers" and not model.config.dit.text_dim:
+        assert export([str(tmp_path / "own"), str(tmp_path / "foreign"), "--layout", layout]) == 2
+        assert "needs a text branch" in capsys.readouterr().err
+        assert not (tmp_path / "foreign").exists()
+        return
     assert export([str(tmp_path / "own"), str(tmp_path / "foreign"), "--layout", layout]) == 0
     assert (tmp_path / "foreign/config.json").exists() == (layout == "diffusers")
     assert convert([str(tmp_path / "foreign"), str(tmp_path / "again")]) == 0
