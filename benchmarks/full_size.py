@@ -1,10 +1,10 @@
 """`python benchmarks/full_size.py`: one full-size forward and training step of random weights in bfloat16.
 
 480x832 pixels, two views, all losses, blocks recomputed, fp32 masters of what is trained. 81 frames on a GPU, 5 on a
-CPU (`--frames`, `--layers`, `--size` change that): about six minutes on two cores that do 1 TFLOP/s each. Peak memory
-(weights included) beside doctor's estimate, what the tracking and the correspondence loss take of a step, on a GPU the
-attention kernels one by one, and DiffSynth's transformer: the same plain Wan by turns (plain_wan.py). `--small` runs
-all of it in seconds.
+CPU (`--frames`, `--layers`, `--size` change that): about eight minutes on two cores that do 1 TFLOP/s together. Peak
+memory (weights included) beside doctor's estimate, what the tracking and the correspondence loss take of a step, on a
+GPU the attention kernels one by one, and DiffSynth's transformer: the same plain Wan by turns (plain_wan.py), on a CPU
+of 10 blocks. `--small` runs all of it in seconds.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from mvtrack.correspondence.loss import correspondence_loss_per_layer
 from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.diffusion.flow import add_noise
 from mvtrack.estimate.transformer import Scene, forward_bytes, training_bytes
+from mvtrack.machine import return_freed_memory
 from mvtrack.training.objective import Prepared, losses
 from mvtrack.training.observe import peak_flops
 from mvtrack.training.optimizer import freeze
@@ -67,6 +68,7 @@ def main() -> int:
     sys.stdout.write(
         f"{options.preset}, {device}, attention by {kernel}, {'compiled' if options.compile else 'eager'}\n"
     )
+    sys.stdout.flush()
     figures |= our_figures(dit, step, run, options.rounds, held)
     for name, gib in foretold.items():
         figures |= {f"{name}: doctor's GiB": gib, f"{name}: doctor off by": abs(gib / figures[f"{name}: peak GiB"] - 1)}
@@ -75,13 +77,16 @@ def main() -> int:
     if device.type == "cuda":
         figures |= kernel_figures(run.model.dit, figures["tokens"])
         torch.cuda.empty_cache()
-    figures |= plain_figures(run.model.dit, options, device)
+    compared = replace(run.model.dit, num_layers=min(options.plain_layers, run.model.dit.num_layers))
+    figures |= plain_figures(compared, options, device)
     figures["everything, s"] = time.perf_counter() - began
     return report(figures, {} if options.small else targets(figures, options, device))
 
 
 def warm_up(device: torch.device) -> None:
     """A tiny step, so that the libraries' own pages are there before memory is measured."""
+    if device.type == "cpu":
+        return_freed_memory()  # as in training
     options = small(argparse.Namespace(preset="recammaster_1.3b", keep="attention"))
     run = run_config(options)
     step = random_step(run, options.size, options.frames).to(device)
@@ -90,7 +95,7 @@ def warm_up(device: torch.device) -> None:
 
 def small(options: argparse.Namespace) -> argparse.Namespace:
     options.size, options.frames, options.layers, options.rounds = (32, 48), 5, 2, 1
-    options.small = options.plain_steps = True
+    options.plain_layers, options.small, options.plain_steps = 2, True, True
     return options
 
 
@@ -115,9 +120,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--keep", choices=("attention", "nothing"), default="attention", help="by recomputed blocks")
     parser.add_argument("--attention", default="auto", help="kernel, see docs/backbones.md")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=gpu)
-    parser.add_argument(
-        "--rounds", type=int, default=2, help="timed forwards (on a GPU steps too) after one that is not"
-    )
+    rounds_help = "timed runs of each, after one that is not; on a CPU of the comparison only, else one"
+    parser.add_argument("--rounds", type=int, default=2, help=rounds_help)
+    parser.add_argument("--plain-layers", type=int, default=40 if gpu else 10, help="at most, of the comparison")
     steps = {"action": argparse.BooleanOptionalAction, "default": gpu}
     parser.add_argument("--plain-steps", **steps, help="compare training steps with DiffSynth's too, not forwards only")
     parser.add_argument("--small", action="store_true", help="tiny sizes, no targets")
@@ -202,6 +207,7 @@ def our_figures(dit: WanDiT, step: Prepared, run: RunConfig, rounds: int, held: 
         dit(noisy, 1000 * step.sigma, step.rays, step.text, native=step.native)
 
     device, tokens = step.latents.device, step.num_tokens(run)
+    rounds = rounds if device.type == "cuda" else 1
     figures = measured("forward", forward, device, rounds, held)
     optimizer = Masters(dit, run.optim)
 
@@ -212,7 +218,7 @@ def our_figures(dit: WanDiT, step: Prepared, run: RunConfig, rounds: int, held: 
         total.backward()
         optimizer.step()
 
-    figures |= measured("step", train, device, rounds if device.type == "cuda" else 1, held)
+    figures |= measured("step", train, device, rounds, held)
     figures["parameters, millions"] = sum(p.numel() for p in dit.parameters()) / 1e6
     figures["trained, millions"] = sum(p.numel() for p in optimizer.parameters) / 1e6
     image_tokens = IMAGE_TOKENS if run.model.dit.image_dim else 0
@@ -232,6 +238,8 @@ def measured(
 ) -> dict[str, float]:
     """Median seconds of one call, after one that is not counted, and peak memory beyond `held` GiB."""
     calls = [called(work, device) for _ in range(rounds + 1)]
+    sys.stdout.write(f"{name}: {', '.join(f'{call.seconds:.4g} s' for call in calls)}\n")
+    sys.stdout.flush()
     return {
         f"{name}, s": statistics.median(call.seconds for call in calls[1:]),
         f"{name}, first call, s": calls[0].seconds,
@@ -273,7 +281,7 @@ def share_figures(dit: WanDiT, step: Prepared, run: RunConfig, step_s: float) ->
 
     figures = {}
     for name, work in {"tracking": follow, "correspondence": correspond}.items():
-        seconds = measured("x", work, device, rounds=5 if device.type == "cuda" else 1)["x, s"]
+        seconds = measured(name, work, device, rounds=5 if device.type == "cuda" else 1)[f"{name}, s"]
         figures |= {f"{name}, s": seconds, f"{name}: share of a step": seconds / step_s}
     return figures
 
@@ -295,9 +303,9 @@ def kernel_figures(config: DiTConfig, tokens: int) -> dict[str, float]:
         def both(q=q, k=k, v=v, name=name) -> None:
             torch.autograd.grad(attend(q, k, v, name).sum(), (q, k, v))
 
-        figures[f"{name}: attention, s"] = measured("x", forward, device, 5)["x, s"]
-        if name != "sage":
-            figures[f"{name}: attention with backward, s"] = measured("x", both, device, 5)["x, s"]
+        works = {"attention": forward} if name == "sage" else {"attention": forward, "attention with backward": both}
+        for what, work in works.items():
+            figures[f"{name}: {what}, s"] = measured(f"{name}: {what}", work, device, 5)[f"{name}: {what}, s"]
     return figures
 
 

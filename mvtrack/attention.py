@@ -62,7 +62,7 @@ def _attention(options: argparse.Namespace, changed: list[str]) -> None:
     from mvtrack.query_attention import Query, follow_query, write_seen
 
     query, lens = Query.parse(options.query, options.view), _lens(options)
-    pair, source, model = _pair_and_model(options, changed)
+    pair, source, model = _pair_and_model(options, query, changed)
     out = options.out or Path("outputs") / f"attention_{options.video.stem}_{pair.label}"
     refuse_existing(out, options.overwrite)
     steps = 0 if pair.generated else pair.sample.steps
@@ -81,7 +81,7 @@ def _lens(options: argparse.Namespace):
     return Lens(options.layer, options.step, options.noise_level, heads)
 
 
-def _pair_and_model(options: argparse.Namespace, changed: list[str]):
+def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
     from mvtrack.backbone.model import read_config
     from mvtrack.generate import SampleConfig
     from mvtrack.query_pair import is_result, model_of_result, pair_of_result, pair_of_shot
@@ -101,7 +101,7 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
         for note in shot.notes:
             sys.stderr.write(f"mvtrack attention: {note}\n")
         pair = pair_of_shot(options.video, shot, config, options.generated)
-        return pair, source, _loaded(source, pair, options)
+        return pair, source, _loaded(source, pair, query, options)
     if options.generated is not None:
         changed = [*changed, "generated"]
     if changed:
@@ -113,21 +113,23 @@ def _pair_and_model(options: argparse.Namespace, changed: list[str]):
     if options.caption is not None:
         pair = replace(pair, caption=options.caption)
     source = options.model or model_of_result(options.video)
-    return pair, source, _loaded(source, pair, options)
+    return pair, source, _loaded(source, pair, query, options)
 
 
-def _loaded(source, pair, options: argparse.Namespace):
+def _loaded(source, pair, query, options: argparse.Namespace):
     """The model, after attention and memory were found to do, and captions were encoded."""
     from mvtrack.backbone.model import load_model, read_config
-    from mvtrack.backbone.placement import place
-    from mvtrack.backbone.prompts import captions_to_embed, remember_captions
+    from mvtrack.backbone.placement import place, placed_config
+    from mvtrack.backbone.prompts import captions_to_embed, remember_prompts
     from mvtrack.estimate.encoders import encoders_of
     from mvtrack.estimate.inference import Work
     from mvtrack.estimate.kernel import kernel_of_video
     from mvtrack.estimate.refuse import refuse_inference
-    from mvtrack.reshooting import with_window
+    from mvtrack.query_attention import query_window
+    from mvtrack.reshooting import first_frames, with_window
 
-    config, placement = with_window(read_config(source), pair.window), read_placement(options)
+    placement = read_placement(options)
+    config = with_window(placed_config(read_config(source), placement), pair.window)
     size, frames = pair.fits[0].model, min(pair.reference.num_frames, config.num_frames)
     kernel = kernel_of_video(config, size, frames, placement)
     sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
@@ -135,7 +137,8 @@ def _loaded(source, pair, options: argparse.Namespace):
     if not options.ignore_memory:
         work = Work(encoders_of(config, captions), decodes=pair.generated is None)
         refuse_inference(config, size, frames, pair.sample, placement, work)
-    remember_captions(config, captions, placement.encoder_device)
+    pictures = first_frames([query_window(config, pair, query)], pair.reference, pair.fits[0])
+    remember_prompts(config, captions, pictures, placement.encoder_device)
     return replace(place(load_model(source), placement), config=config)
 
 

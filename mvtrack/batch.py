@@ -13,10 +13,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.image_encoder import remember_images
 from mvtrack.backbone.model import ReshootModel, load_model, read_config
-from mvtrack.backbone.placement import Placement, place
-from mvtrack.backbone.prompts import captions_to_embed, remember_captions
+from mvtrack.backbone.placement import Placement, place, placed_config
+from mvtrack.backbone.prompts import captions_to_embed, remember_prompts
 from mvtrack.command import is_out_of_memory, out_of_memory
 from mvtrack.config import ModelConfig
 from mvtrack.data.footage import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_footage
@@ -25,7 +24,7 @@ from mvtrack.estimate.inference import Work
 from mvtrack.estimate.kernel import kernel_of_video
 from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import plan_fit
-from mvtrack.generate import SampleConfig
+from mvtrack.generate import SampleConfig, window_spans
 from mvtrack.kept_files import sha256
 from mvtrack.model_options import LESS_MEMORY, read_placement
 from mvtrack.reshooting import first_frames, reshoot_file, shipped_model, shot_record, with_window
@@ -77,11 +76,9 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig)
             raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
     model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
     placement, results = read_placement(options), []
-    config = with_window(read_config(model_folder), options.window)
+    config = with_window(placed_config(read_config(model_folder), placement), options.window)
     _check(config, jobs, options, placement)
-    remember_captions(config, _captions(jobs), placement.encoder_device)
-    if config.image is not None and config.dit.image_dim:
-        remember_images(_pictures(config, jobs), config.image.weights, placement.encoder_device)
+    remember_prompts(config, _captions(jobs), _pictures(config, jobs), placement.encoder_device)
     model = place(load_model(model_folder), placement)
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
@@ -118,7 +115,7 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
         try:
             footage = open_footage(job.video)
             fit = plan_fit(footage.size, config, job.options.fit, picture_size(job.options.size))
-            yield from first_frames(config, footage, fit)
+            yield from first_frames(window_spans(config, footage.num_frames), footage, fit)
         except (ValueError, OSError):
             continue
 

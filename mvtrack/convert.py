@@ -7,15 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mvtrack.command import run_command
-
-SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@revision][:file]"
-
-ENCODERS = {
-    "vae": "Wan's VAE",
-    "text": "umT5, and its tokenizer unless --tokenizer says otherwise",
-    "tokenizer": "umT5's tokenizer",
-    "image": "CLIP's image encoder",
-}
+from mvtrack.model_options import SOURCE_HELP, add_encoder_arguments, read_encoders
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", metavar="PATTERN", action="append", default=[], help=fresh_help)
     drop_help = "tensors of the weights to leave out"
     parser.add_argument("--drop", metavar="PATTERN", action="append", default=[], help=drop_help)
-    encoders = parser.add_argument_group("where the model finds its encoders; default: where its authors publish them")
-    for name, what in ENCODERS.items():
-        encoders.add_argument(f"--{name}", metavar="SOURCE", help=what)
+    add_encoder_arguments(parser, "where its authors publish them")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="precision of the file; default: the source's")
     parser.add_argument("--seed", type=int, default=0, help="for fresh parameters that do not start at zero")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
@@ -48,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _convert(options: argparse.Namespace) -> None:
     import torch
 
-    from mvtrack.backbone.encoders import with_sources
+    from mvtrack.backbone.encoder_sources import with_sources
     from mvtrack.backbone.model import WEIGHTS_FILE, save_model
     from mvtrack.backbone.presets import preset
     from mvtrack.backbone.pretrained import load_pretrained, open_released, recognise, travelling_config
@@ -63,7 +53,7 @@ def _convert(options: argparse.Namespace) -> None:
     elif options.preset or config is None:
         name = options.preset or recognise(checkpoint.without(_matching(checkpoint.tensors, options.drop)))
         config, described = preset(name), f"preset {name}"
-    config = with_sources(config, options.vae, options.text, options.tokenizer, options.image)
+    config = with_sources(config, read_encoders(options))
     dtype = getattr(torch, options.dtype) if options.dtype else None
     loaded = load_pretrained(config, checkpoint, options.fresh, options.drop, dtype, options.seed)
     path = save_model(loaded.model, options.out)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
-from mvtrack.model_options import add_placement_arguments, read_placement
+from mvtrack.model_options import ENCODERS, add_placement_arguments, read_placement
 from mvtrack.shot_options import picture_size
 
 SIGNS = {True: "ok ", False: "!! ", None: "   "}
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _examine(options: argparse.Namespace) -> bool:
     """Print all sections; returns whether nothing that is needed is missing."""
     from mvtrack import health
-    from mvtrack.backbone.placement import Placement
+    from mvtrack.backbone.placement import Placement, placed_config
 
     purpose = options.purpose or ("train" if options.config else "infer")
     _refuse_unread(options, purpose)
@@ -72,6 +72,8 @@ def _examine(options: argparse.Namespace) -> bool:
         return fine
     from mvtrack.estimate import forecast
 
+    if purpose == "infer":
+        config = placed_config(config, read_placement(options))
     init_from = run.train.init_from if run and purpose == "train" else None
     named = health.needed_files(config, init_from, options.hash)
     fine &= _show("weights that it names", named)
@@ -89,6 +91,7 @@ def _refuse_unread(options: argparse.Namespace, purpose: str) -> None:
     """Raises ValueError for options that nothing would read."""
     machine, video = ("gpus", "gpu_memory", "gpu"), ("size", "frames")
     works = ("device", "precision", "offload", "compile", "attention", "tiled", "batched_guidance", "encoders_on_cpu")
+    works = (*works, *ENCODERS)
     if not (options.config or options.model or options.preset):
         unread = [*machine, *video, *(name for name in works if name not in ("device", "attention"))]
         why = "is about what a model or a training takes: name one with --config, --model or --preset"

@@ -210,13 +210,8 @@ def windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]
     return [(s, s + window) for s in starts]
 
 
-def own_windows(model: ReshootModel, num_frames: int) -> list[tuple[int, int]]:
-    """Windows of the length a model was trained at, a quarter of it shared by neighbours."""
-    return window_spans(model.config, num_frames)
-
-
 def window_spans(config: ModelConfig, num_frames: int) -> list[tuple[int, int]]:
-    """The same, of a model that is not loaded yet."""
+    """Windows of the length a model was trained at, a quarter of it shared by neighbours."""
     return windows(num_frames, config.num_frames, config.num_frames // 4)
 
 
@@ -233,13 +228,13 @@ def generate_stream(
 ) -> Iterator[Float[Tensor, "n 3 H W"]]:
     """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
 
-    read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `own_windows`.
+    read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `window_spans`.
     Each window sees cameras relative to its own first reference frame, as in training; where a released model takes
     paths to start at the reference's viewpoint, that is the start of the video, not of the window. A video shorter than
     one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. prompts: one for every window,
     see `window_prompts`. on_latents: see `generate`; it gets the window's number first.
     """
-    spans = spans or own_windows(model, camera.shape[1])
+    spans = spans or window_spans(model.config, camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
     for number, ((start, stop), after) in enumerate(zip(spans, [*spans[1:], None], strict=True)):
         length = padded_length(stop - start)

@@ -1,9 +1,10 @@
-"""The options that say how a model works and what it is told, for every command that makes videos."""
+"""The options that say how a model works, where its encoders are, and what it is told: for every command."""
 
 import argparse
 from dataclasses import replace
 from typing import get_args
 
+from mvtrack.backbone.encoder_sources import EncoderSources
 from mvtrack.backbone.placement import OFFLOADS, PRECISIONS, Placement
 from mvtrack.config import AttentionKernel, ModelConfig
 from mvtrack.generate import SampleConfig
@@ -12,6 +13,26 @@ LESS_MEMORY = (
     "try --offload model, --offload blocks, --encoders-on-cpu, --tiled, --precision bfloat16 or a smaller --size; "
     "`mvtrack doctor --model FOLDER` says what they take"
 )
+
+SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@revision][:file]"
+ENCODERS = {
+    "vae": "Wan's VAE",
+    "text": "umT5, and its tokenizer unless --tokenizer says otherwise",
+    "tokenizer": "umT5's tokenizer",
+    "image": "CLIP's image encoder",
+}
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """--vae, --text, --tokenizer and --image. default: where they are without, in words."""
+    group = parser.add_argument_group(f"the model's encoders, each {SOURCE_HELP}; default: {default}")
+    for name, what in ENCODERS.items():
+        group.add_argument(f"--{name}", metavar="SOURCE", help=what)
+
+
+def read_encoders(options: argparse.Namespace) -> EncoderSources:
+    """What the options name."""
+    return EncoderSources(**{name: getattr(options, name) for name in ENCODERS})
 
 
 def add_sample_arguments(parser: argparse.ArgumentParser, captions: bool = True) -> None:
@@ -36,7 +57,8 @@ def add_guidance_arguments(group) -> None:
 
 
 def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = True) -> None:
-    """--device, --offload and what else changes speed and memory. samples: the command makes videos."""
+    """--device, --offload and what else changes speed and memory; --vae and other encoders. samples: the command makes
+    videos."""
     group = parser.add_argument_group("where and how the model works")
     group.add_argument("--device", default="auto", help="cpu, cuda or cuda:1; default: a GPU where there is one")
     group.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: the model's own wish")
@@ -54,6 +76,7 @@ def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = Tru
         group.add_argument(
             "--batched-guidance", action="store_true", help="both predictions of a guided step at once: more memory"
         )
+    add_encoder_arguments(parser, "where the model's file says")
 
 
 def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfig:
@@ -69,6 +92,7 @@ def read_placement(options: argparse.Namespace) -> Placement:
         batched_guidance=getattr(options, "batched_guidance", False),
         tiled=options.tiled,
         encoders_on_cpu=options.encoders_on_cpu,
+        encoders=read_encoders(options),
     )
 
 

@@ -18,13 +18,14 @@ from torch import Tensor
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.backbone.prompts import make_prompts
 from mvtrack.backbone.visiting import check_layer, visiting_layers
+from mvtrack.config import ModelConfig
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.data.attention_overlay import Looks, attention_sheet, frame_titles, shown_frames, token_centres, token_heat
 from mvtrack.data.footage import Footage
 from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.fitting import Fit
-from mvtrack.generate import generate, own_windows
+from mvtrack.generate import generate, window_spans
 from mvtrack.new_folder import new_folder
 from mvtrack.noised import noised_videos
 from mvtrack.query_pair import VIEWS, Pair
@@ -90,7 +91,7 @@ def follow_query(
         raise ValueError(f"heads {lens.heads} do not exist: this model has heads 0 .. {num_heads - 1}")
     step, sigma = chosen_step(lens, pair.sample.steps, model.config.flow.shift)
     x, y = place_query(pair, query)
-    span = best_window(own_windows(model, pair.reference.num_frames), query.frame)
+    span = query_window(model.config, pair, query)
     latent, token_px = -(-(query.frame - span[0]) // TEMPORAL_STRIDE), model.config.rays.token_px
     token = (VIEWS.index(query.view), latent, int(y // token_px), int(x // token_px))
     moment = _Moment(layer, 0 if pair.generated else step, sigma, lens.heads, token)
@@ -147,6 +148,12 @@ def place_query(pair: Pair, query: Query) -> tuple[float, float]:
     x, y = fit.to_picture(torch.tensor([query.x, query.y], dtype=torch.float64)).tolist()
     # rounding must not push a point on the border over it
     return min(max(x, left), left + width - 1e-3), min(max(y, top), top + height - 1e-3)
+
+
+def query_window(config: ModelConfig, pair: Pair, query: Query) -> tuple[int, int]:
+    """The window in which a query is looked at: first and last + 1 frame. Raises ValueError as `place_query`."""
+    place_query(pair, query)
+    return best_window(window_spans(config, pair.reference.num_frames), query.frame)
 
 
 def best_window(spans: list[tuple[int, int]], frame: int) -> tuple[int, int]:

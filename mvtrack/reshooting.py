@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel, load_model, model_file, read_config
-from mvtrack.backbone.placement import Placement, place
+from mvtrack.backbone.placement import Placement, place, placed_config
 from mvtrack.backbone.prompts import Prompts, captions_to_embed, window_prompts
 from mvtrack.camera import Camera
 from mvtrack.config import ModelConfig
@@ -28,7 +28,7 @@ from mvtrack.estimate.inference import Work
 from mvtrack.estimate.kernel import kernel_of_video
 from mvtrack.estimate.refuse import refuse_inference
 from mvtrack.fitting import Fit, FitMode, plan_fit, still_camera
-from mvtrack.generate import SampleConfig, generate_stream, own_windows, window_spans
+from mvtrack.generate import SampleConfig, generate_stream, window_spans
 from mvtrack.kept_files import sha256
 from mvtrack.machine import peak_gib
 from mvtrack.new_folder import new_folder, refuse_existing
@@ -128,7 +128,7 @@ def reshoot_file(
     out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
-    config = model.config if isinstance(model, ReshootModel) else read_config(source)
+    config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     config = with_window(config, shot.window)
     shot = replace(shot, sample=shot.sample or SampleConfig.of(config))
     footage = open_footage(video)
@@ -177,14 +177,14 @@ def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, pl
     """What the model is told of every window of a shot."""
     spans, frames = window_spans(config, footage.num_frames), None
     if config.dit.image_dim:
-        frames = torch.stack(list(first_frames(config, footage, fit)))
+        frames = torch.stack(list(first_frames(spans, footage, fit)))
     told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
     return told if len(told) == len(spans) else told * len(spans)
 
 
-def first_frames(config: ModelConfig, footage: Footage, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
+def first_frames(spans: Sequence[tuple[int, int]], footage: Footage, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
     """Of every window, as the model's picture."""
-    for start, _ in window_spans(config, footage.num_frames):
+    for start, _ in spans:
         yield fit.apply(footage.read(start, start + 1, fit.scaled))[0]
 
 
@@ -250,7 +250,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
 def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
     """Reference and generated frames, trimmed to the content, in order."""
     shot, footage, fit = job.shot, job.footage, job.fit
-    spans = own_windows(job.model, footage.num_frames)
+    spans = window_spans(job.model.config, footage.num_frames)
     kept: dict[int, Tensor] = {}
 
     def read(start: int, stop: int) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from mvtrack.backbone.model import ReshootModel, load_model, read_config
-from mvtrack.backbone.placement import Placement, place
-from mvtrack.backbone.prompts import remember_captions
+from mvtrack.backbone.placement import Placement, place, placed_config
+from mvtrack.backbone.prompts import remember_prompts
 from mvtrack.camera import Camera
 from mvtrack.config import ModelConfig
 from mvtrack.config_tree import to_tree
@@ -27,7 +27,7 @@ from mvtrack.generate import SampleConfig
 from mvtrack.kept_files import sha256
 from mvtrack.machine import peak_gib
 from mvtrack.new_folder import new_folder, refuse_existing
-from mvtrack.reshooting import DEFAULT_FOV_DEG, model_hash, shipped_model
+from mvtrack.reshooting import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
 from mvtrack.source_cameras import MeasuredSource
 from mvtrack.tracking.following import FindStarts, attention_starts
 from mvtrack.tracking.outputs import write_tracks
@@ -90,10 +90,11 @@ def track_files(
     out = Path(out) if out else Path("outputs") / f"{paths[0].stem}_tracks"
     refuse_existing(out, overwrite)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
-    config = model.config if isinstance(model, ReshootModel) else read_config(source)
     placement = placement or Placement()
+    config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     footage = _open_together(paths)
     fits = _fits(footage, config, options)
+    windows = aligned_windows(footage[0].num_frames, config.num_frames)
     if not isinstance(model, ReshootModel):
         kernel = kernel_of_video(config, fits[0].model, footage[0].num_frames, placement, len(footage))
         if say:
@@ -101,12 +102,12 @@ def track_files(
         if check_memory:
             work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
             refuse_inference(config, fits[0].model, footage[0].num_frames, SampleConfig(1), placement, work)
-        remember_captions(config, [options.caption], placement.encoder_device)
+        pictures = first_frames(windows.spans, footage[0], fits[0])
+        remember_prompts(config, [options.caption], pictures, placement.encoder_device)
         model = place(load_model(source), placement)
     tracker = require_head(model)
     camera = _cameras(footage, fits, options)
     points = read_points(plan.points, footage[0].num_frames, fits[0])
-    windows = aligned_windows(footage[0].num_frames, model.config.num_frames)
     find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
     scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:

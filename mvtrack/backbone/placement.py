@@ -1,6 +1,7 @@
-"""Where and how a model works when it makes videos: device, precision, what rests elsewhere, kernel, compilation.
+"""Where and how a model works when it makes videos: device, precision, what rests elsewhere, kernel, compilation, and
+where its encoders are found.
 
-None of it changes what is made beyond rounding.
+None of it changes what is made beyond rounding, if the encoders are those that the model was trained with.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mvtrack.backbone.dit import WanDiT
+from mvtrack.backbone.encoder_sources import EncoderSources, with_sources
 from mvtrack.backbone.model import CPU, ReshootModel
-from mvtrack.config import AttentionKernel, CodecConfig
+from mvtrack.config import AttentionKernel, ModelConfig
 
 Offload = Literal["none", "model", "blocks"]
 Precision = Literal["stored", "float32", "bfloat16"]
@@ -29,7 +31,7 @@ class Placement:
     block of the transformer but the one at work, and the encoders stay there altogether. compile: each block, at its
     first use. batched_guidance: both predictions of a guided step in one pass: a little faster, twice the activations.
     tiled: Wan's VAE works on tiles of 30 x 52 latents (ReCamMaster's) instead of whole pictures. encoders_on_cpu: the
-    encoders of captions and pictures work on the CPU, before the model is there.
+    encoders of captions and pictures work on the CPU, before the model is there. encoders: where they and the VAE are.
     """
 
     device: str = "auto"
@@ -40,6 +42,7 @@ class Placement:
     batched_guidance: bool = False
     tiled: bool = False
     encoders_on_cpu: bool = False
+    encoders: EncoderSources = EncoderSources()
 
     def __post_init__(self) -> None:
         if self.compile and self.offload == "blocks":
@@ -50,7 +53,8 @@ class Placement:
         device = self.torch_device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
-        return {"device": name} | {name: getattr(self, name) for name in names}
+        found = {"encoders": self.encoders.given} if self.encoders.given else {}
+        return {"device": name} | {name: getattr(self, name) for name in names} | found
 
     @property
     def torch_device(self) -> torch.device:
@@ -98,19 +102,22 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
         model.codec.to(device)
     if placement.compile:
         dit.compile_blocks()
-    model.codec.config = codec_config(model.config.codec, placement)
+    config = placed_config(model.config, placement)
+    model.codec.config = config.codec
     return replace(
-        model, device=device, swapped=placement.offload == "model", batched_guidance=placement.batched_guidance
-    )
+        model, config=config, device=device, swapped=placement.offload == "model",
+        batched_guidance=placement.batched_guidance,
+    )  # fmt: skip
 
 
-def codec_config(config: CodecConfig, placement: Placement) -> CodecConfig:
-    """How the codec works there. Raises ValueError for tiles of a codec that has none."""
+def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
+    """How a model works there. Raises ValueError for tiles of a codec that has none, or an encoder that it lacks."""
+    config = with_sources(config, placement.encoders)
     if not placement.tiled:
         return config
-    if config.kind != "wan_vae":
-        raise ValueError(f"tiles are for codec.kind wan_vae, this model's is {config.kind}: leave out --tiled")
-    return replace(config, tile=TILE, tile_stride=TILE_STRIDE)
+    if config.codec.kind != "wan_vae":
+        raise ValueError(f"tiles are for codec.kind wan_vae, this model's is {config.codec.kind}: leave out --tiled")
+    return replace(config, codec=replace(config.codec, tile=TILE, tile_stride=TILE_STRIDE))
 
 
 def weights_dtype(model: ReshootModel, placement: Placement) -> torch.dtype:

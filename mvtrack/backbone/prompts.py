@@ -1,6 +1,6 @@
 """What a model is told beside video and cameras: features of a caption, and image tokens of the first frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.image_encoder import embed_images
+from mvtrack.backbone.image_encoder import embed_images, remember_images
 from mvtrack.backbone.text_encoder import NEGATIVE_PROMPT, embed_captions
 from mvtrack.config import ModelConfig
 
@@ -64,11 +64,18 @@ def _count(first_frames: Tensor | None) -> int:
     return 1 if first_frames is None else len(first_frames)
 
 
-def remember_captions(config: ModelConfig, captions: Sequence[str | None], device: torch.device | str) -> None:
-    """Have the features of captions in the cache, so that the text encoder is read once and gone before the transformer
-    comes."""
+def remember_prompts(
+    config: ModelConfig,
+    captions: Sequence[str | None],
+    first_frames: Iterable[Float[Tensor, "3 H W"]],
+    device: torch.device | str,
+) -> None:
+    """Have the features of captions and of windows' first frames in the cache, so that each encoder is read once and
+    gone before the transformer comes. Frames are not touched where the model has no image branch."""
     if config.text is not None and config.dit.text_dim:
         embed_captions(captions, config.text, device=device)
+    if config.image is not None and config.dit.image_dim:
+        remember_images(first_frames, config.image.weights, device)
 
 
 def captions_to_embed(caption: str | None, negative: str | None, guidance: float) -> list[str | None]:

@@ -6,7 +6,7 @@ import torch
 
 from mvtrack.backbone.flops import forward_flops
 from mvtrack.backbone.initialise import empty_dit
-from mvtrack.backbone.placement import Placement, codec_config
+from mvtrack.backbone.placement import Placement, placed_config
 from mvtrack.config import ModelConfig
 from mvtrack.estimate.codec import codec_bytes
 from mvtrack.estimate.encoders import encoder_phases
@@ -66,6 +66,7 @@ def estimate_inference(
     are read as they lie in a file count like all others, though the system may drop their pages.
     """
     sample, placement, work = sample or SampleConfig.of(config), placement or Placement("cpu"), work or Work()
+    config = placed_config(config, placement)
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
     length = min(padded_length(num_frames), config.num_frames)
@@ -74,7 +75,7 @@ def estimate_inference(
     scene = Scene(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
-    codec = codec_bytes(codec_config(config.codec, placement), size, length)
+    codec = codec_bytes(config.codec, size, length)
     blocks = block * config.dit.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
     beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks

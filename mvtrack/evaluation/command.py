@@ -59,7 +59,7 @@ def default_workers() -> int:
 def run_benchmark(benchmark: Benchmark, methods: tuple[Method, ...], options: argparse.Namespace) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard. No method: those that the folder
     holds."""
-    found = FoundRows() if methods else found_rows(options.out, placement_of(options))
+    found = FoundRows() if methods else found_rows(options.out, placement_of(options), not options.ignore_memory)
     plan = _plan(benchmark, methods or found.methods, found, options)
     shard, stages = _shard(options.shard), _stages(options.stages)
     workers = default_workers() if options.workers is None else options.workers

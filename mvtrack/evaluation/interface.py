@@ -4,7 +4,7 @@ A benchmark gives `Inputs`, a method turns them into a video, estimators and met
 Everything here is plain data, or a protocol that any object with these members meets; nothing is registered.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -250,6 +250,14 @@ class Method(Protocol):
 
     def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
         """The target view, values in [-1, 1]; kept without loss. ValueError and OSError count as failed."""
+
+
+@runtime_checkable
+class PreparedMethod(Method, Protocol):
+    """A method that looks at all its cases before the first video, for what can be read once for all of them."""
+
+    def prepare(self, benchmark: "Benchmark", keys: Sequence[str]) -> None:
+        """keys: the cases whose videos are to be made. ValueError ends the run before any is."""
 
 
 @runtime_checkable

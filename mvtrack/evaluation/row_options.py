@@ -5,25 +5,42 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mvtrack.backbone.placement import Placement, codec_config
+from mvtrack.backbone.model import model_file
+from mvtrack.backbone.placement import Placement, placed_config
 from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.given import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
-from mvtrack.model_options import add_placement_arguments, add_sample_arguments, read_placement, read_sample
+from mvtrack.model_options import (
+    ENCODERS,
+    add_memory_argument,
+    add_placement_arguments,
+    add_sample_arguments,
+    read_placement,
+    read_sample,
+)
 
 _OF_ROW = ("name", "title", "group")
 _OF_ANY = ("backbone", "replace")
 _OF_SAMPLE = ("steps", "seed", "guidance", "negative", "other_size")
-_PINNED = ("precision", "tiled")  # a row that is there was made with its own
-_OF_PLACE = (*_PINNED, "device", "offload", "compile", "attention", "batched_guidance", "encoders_on_cpu")
+_PINNED = ("precision", "tiled", *ENCODERS)  # a row that is there was made with its own
+_OF_PLACE = (
+    *_PINNED,
+    "device",
+    "offload",
+    "compile",
+    "attention",
+    "batched_guidance",
+    "encoders_on_cpu",
+    "ignore_memory",
+)
 
 
 def add_row_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --videos, --baselines and their options."""
     row = parser.add_argument_group("rows to add to the table; without one, those that are there are gone on with")
-    row.add_argument("--model", type=Path, help="folder of a model of this project")
+    row.add_argument("--model", type=Path, help="folder of a model of this project, or its hub id")
     row.add_argument("--videos", type=Path, help="folder of videos that another program made: <case>.mp4")
     row.add_argument("--baselines", help=f"comma-separated, or all: {', '.join(BASELINES)}")
     row.add_argument("--name", help="of the row of --model or --videos, for files; default: the folder's name")
@@ -38,6 +55,7 @@ def add_row_arguments(parser: argparse.ArgumentParser) -> None:
     row.add_argument("--replace", action="store_true", help="replace a row of this name that was made otherwise")
     add_sample_arguments(parser, captions=False)
     add_placement_arguments(parser)
+    add_memory_argument(parser)
 
 
 def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
@@ -46,10 +64,8 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
         raise ValueError("--model and --videos are two rows: add them with one command each")
     methods: list[Method] = []
     if options.model or options.videos:
-        folder = options.model or options.videos
-        if not folder.exists():
-            raise ValueError(f"{'--model' if options.model else '--videos'} {folder} does not exist")
-        name = options.name or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name)
+        folder, given = _folder(options), options.model or options.videos
+        name = options.name or re.sub(r"[^A-Za-z0-9_.-]+", "_", (given.resolve() if given.exists() else given).name)
         title = options.title or name
         methods.append(model_row(options, name, title, folder) if options.model else _given(options, name, title))
     kinds = [k.strip() for k in (options.baselines or "").split(",") if k.strip()]
@@ -61,19 +77,28 @@ def methods_of(options: argparse.Namespace) -> tuple[Method, ...]:
     return tuple(methods)
 
 
+def _folder(options: argparse.Namespace) -> Path:
+    """Where the row's model or videos lie; a model's hub id is downloaded where the hub's cache lacks it."""
+    if options.model:
+        return options.model if options.model.exists() else model_file(options.model).parent
+    if not options.videos.exists():
+        raise ValueError(f"--videos {options.videos} does not exist")
+    return options.videos
+
+
 def model_row(options: argparse.Namespace, name: str, title: str, folder: Path) -> ModelMethod:
     """A model, sampled and placed as the options say, or as its file does where they are silent."""
     method = ModelMethod(
         name, title, folder, None, placement_of(options), options.negative, options.other_size, options.backbone,
         options.group,
     )  # fmt: skip
-    codec_config(method.config.codec, method.placement)
+    placed_config(method.config, method.placement)
     sample, has_captions = read_sample(options, method.config), bool(method.config.dit.text_dim)
     if sample.guidance != 1 and not has_captions:
         raise ValueError(f"{folder} takes no captions (dit.text_dim is 0): leave out --guidance")
     if options.negative is not None and sample.guidance == 1:
         raise ValueError("--negative is for guidance by captions: set --guidance above 1, or leave it out")
-    return replace(method, sample=sample)
+    return replace(method, sample=sample, check_memory=not options.ignore_memory)
 
 
 def placement_of(options: argparse.Namespace) -> Placement:

@@ -12,7 +12,7 @@ from mvtrack.camera import Camera
 from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit
-from mvtrack.generate import own_windows
+from mvtrack.generate import window_spans
 from mvtrack.tracking.following import attention_starts
 from mvtrack.tracking.outputs import write_tracks
 from mvtrack.tracking.points import read_points
@@ -49,7 +49,7 @@ class ReshotTracks(KeptLatents):
     ) -> None:  # fmt: skip
         self.tracker = require_head(model)
         self.points = read_points(plan.points, footage.num_frames, fit)
-        windows = Windows(tuple(own_windows(model, footage.num_frames)))
+        windows = Windows(tuple(window_spans(model.config, footage.num_frames)))
         self.find_starts = attention_starts
         if plan.depth is not None:
             depth = DepthFile(plan.depth, footage)

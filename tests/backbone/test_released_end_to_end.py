@@ -11,7 +11,9 @@ import yaml
 from mvtrack import batch, reshooting
 from mvtrack import generate as generating
 from mvtrack.backbone import image_encoder, placement, wan_vae
+from mvtrack.backbone import model as backbone_model
 from mvtrack.backbone.diffsynth_parts import diffsynth_module
+from mvtrack.backbone.encoder_sources import EncoderSources, with_sources
 from mvtrack.backbone.model import build_model, load_model, save_model
 from mvtrack.backbone.prompts import make_prompts
 from mvtrack.camera import Camera, intrinsics_from_fov
@@ -116,6 +118,27 @@ def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsy
     assert record["placement"]["precision"] == "float32"
 
 
+def test_encoders_are_taken_from_where_the_command_says(video, config, folder, umt5, wan_vae_file, tmp_path, capsys):
+    """A model that was converted on another machine names paths that are not there."""
+    gone = EncoderSources(vae=str(tmp_path / "gone.pth"), text=str(tmp_path / "gone"))
+    elsewhere = save_model(build_model(with_sources(config, gone), seed=3), tmp_path / "elsewhere").parent
+    arguments, out = [video, "--camera", "arc_left", "--steps", 1], tmp_path / "o"
+    assert run(capsys, *arguments, "--model", folder, "--out", tmp_path / "as_told")[0] == 0
+    code, error = run(capsys, *arguments, "--model", elsewhere, "--out", out)
+    assert code == 2
+    assert str(tmp_path / "gone") in error
+    found = ["--vae", wan_vae_file, "--text", umt5]
+    code, error = run(capsys, *arguments, "--model", elsewhere, "--out", out, *found)
+    assert code == 0, error
+    assert (out / "video.mp4").read_bytes() == (tmp_path / "as_told/video.mp4").read_bytes()
+    record = json.loads((out / "run.json").read_text())
+    assert record["placement"]["encoders"] == {"vae": str(wan_vae_file), "text": str(umt5)}
+    assert record["model"]["config"]["codec"]["weights"] == str(wan_vae_file)
+    code, error = run(capsys, *arguments, "--model", folder, "--out", tmp_path / "none", "--image", wan_vae_file)
+    assert code == 2
+    assert "this model takes no --image: it has no such encoder" in error
+
+
 def test_a_table_has_captions_and_the_encoder_is_read_once(video, folder, tmp_path, capsys, monkeypatch):
     from mvtrack.backbone import text_encoder
 
@@ -202,6 +225,20 @@ def test_windows_see_their_own_first_frame_and_clip_is_read_once(video, seeing, 
     assert len(told) == 4  # seven frames in windows of five
     assert torch.equal(told[0], told[2])
     assert not torch.equal(told[0], told[1])
+
+
+def test_clip_is_gone_before_attention_is_looked_at(video, seeing, tmp_path, capsys, monkeypatch):
+    read = []
+    load_clip, load_dit = image_encoder.load_encoder, backbone_model.load_model
+    monkeypatch.setattr(image_encoder, "load_encoder", lambda *a, **k: read.append("clip") or load_clip(*a, **k))
+    monkeypatch.setattr(backbone_model, "load_model", lambda *a: read.append("transformer") or load_dit(*a))
+    arguments = [video, "--camera", "pan_left", "--model", seeing, "--steps", 1, "--query", "40,30,5"]
+    assert cli(["attention", *map(str, arguments), "--out", str(tmp_path / "o")]) == 0, capsys.readouterr().err
+    assert read == ["clip", "transformer"]
+    far = [*arguments[:-1], "40,30,99"]
+    assert cli(["attention", *map(str, far), "--out", str(tmp_path / "p")]) == 2
+    assert "the query's frame 99 does not exist: it must lie in [0, 6]" in capsys.readouterr().err
+    assert read == ["clip", "transformer"]  # refused before anything is loaded
 
 
 def test_one_longer_window(video, seeing, tmp_path, capsys, monkeypatch):

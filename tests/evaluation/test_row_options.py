@@ -48,6 +48,15 @@ def test_a_model_works_where_it_is_told(folder):
     assert elsewhere.settings == plain.settings  # rounding only
 
 
+def test_other_encoders_are_part_of_what_a_row_is(folder, tmp_path):
+    [plain] = rows("--model", folder)
+    assert "encoders" not in plain.settings
+    assert plain.check_memory
+    with pytest.raises(ValueError, match="this model takes no --vae"):
+        rows("--model", folder, "--vae", "maker/vae")
+    assert not rows("--model", folder, "--ignore-memory")[0].check_memory
+
+
 def test_the_backbone_is_for_every_row_that_is_added(folder):
     made = rows("--model", folder, "--baselines", "all", "--backbone", "copy")
     assert {m.name: m.backbone for m in made} == {"m": "copy"} | dict.fromkeys(BASELINES, "copy") | {"copy": None}

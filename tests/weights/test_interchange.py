@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mvtrack.backbone.encoders import with_sources
+from mvtrack.backbone.encoder_sources import EncoderSources, with_sources
 from mvtrack.backbone.interchange import diffusers_config, write_diffusers, write_official
 from mvtrack.backbone.model import build_model, load_model, read_config, save_model
 from mvtrack.backbone.presets import preset
@@ -166,9 +166,9 @@ def test_convert_names_encoders_of_other_places(tmp_path, capsys, monkeypatch):
 
 def test_another_text_encoder_brings_its_own_tokenizer():
     config = replace(WITH_TEXT, text=TextConfig(tokenizer="maker/words"))
-    assert with_sources(config, text="maker/umt5").text.tokenizer is None
-    assert with_sources(config, vae="maker/vae").text == config.text
-    assert with_sources(config, tokenizer="maker/others").text.weights == config.text.weights
+    assert with_sources(config, EncoderSources(text="maker/umt5")).text.tokenizer is None
+    assert with_sources(config, EncoderSources(vae="maker/vae")).text == config.text
+    assert with_sources(config, EncoderSources(tokenizer="maker/others")).text.weights == config.text.weights
 
 
 def test_convert_with_a_config_names_fresh_and_dropped_parts(tmp_path, capsys):

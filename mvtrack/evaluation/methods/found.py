@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mvtrack.backbone.encoder_sources import EncoderSources
 from mvtrack.backbone.placement import Placement
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -34,12 +35,13 @@ class FoundRows:
         ]
 
 
-def found_rows(folder: Path, placement: Placement) -> FoundRows:
-    """The rows of a results folder. placement: where models are to work; their precision and tiles are the record's."""
+def found_rows(folder: Path, placement: Placement, check_memory: bool = True) -> FoundRows:
+    """The rows of a results folder. placement: where models are to work; their precision, tiles and encoders are the
+    record's. check_memory: see `ModelMethod`."""
     methods, others = [], {}
     for path in sorted((folder / "methods").glob("*/method.json")):
         record = read_record(path)
-        method = _made_again(record, placement)
+        method = _made_again(record, placement, check_memory)
         if method is None:
             others[record["name"]] = record.get("origin", {})
         else:
@@ -47,10 +49,11 @@ def found_rows(folder: Path, placement: Placement) -> FoundRows:
     return FoundRows(tuple(methods), others)
 
 
-def _made_again(record: dict, placement: Placement) -> Method | None:
+def _made_again(record: dict, placement: Placement, check_memory: bool) -> Method | None:
     """The method of a record; None where it would not make the same videos any more."""
     try:
         method = _method(record, record["settings"], record["origin"], placement)
+        method = replace(method, check_memory=check_memory) if isinstance(method, ModelMethod) else method
         same = method.settings == record["settings"]
     except (KeyError, TypeError, ValueError, OSError):
         return None  # written by another version, or the model is gone
@@ -65,6 +68,7 @@ def _method(record: dict, settings: dict, origin: dict, placement: Placement) ->
     if origin["kind"] == "videos":
         return GivenVideos(name, title, folder, settings["resize"], backbone, group)
     sample = SampleConfig(**settings["sample"])
-    placement = replace(placement, precision=settings["precision"], tiled=settings["tiled"])
+    encoders = EncoderSources(**settings.get("encoders", {}))
+    placement = replace(placement, precision=settings["precision"], tiled=settings["tiled"], encoders=encoders)
     negative, other_size = settings["negative"], settings["other_size"]
     return ModelMethod(name, title, folder, sample, placement, negative, other_size, backbone, group)

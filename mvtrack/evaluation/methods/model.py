@@ -1,5 +1,6 @@
 """A model of this project as a row of a table."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -9,10 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
-from mvtrack.backbone.placement import Placement, place
-from mvtrack.backbone.prompts import Prompts, window_prompts
+from mvtrack.backbone.placement import Placement, place, placed_config
+from mvtrack.backbone.prompts import Prompts, captions_to_embed, remember_prompts, window_prompts
 from mvtrack.config import ModelConfig
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.estimate.encoders import encoders_of
+from mvtrack.estimate.inference import Work
+from mvtrack.estimate.kernel import kernel_of_video
+from mvtrack.estimate.refuse import refuse_inference
+from mvtrack.evaluation.interface import Benchmark, Declined, Estimate, Inputs
 from mvtrack.generate import SampleConfig, generate_long, window_spans
 from mvtrack.kept_files import sha256_once
 
@@ -22,7 +27,8 @@ class ModelMethod:
     """Re-shoots each case as `reshoot` does: windows of the model's own length, the noise a function of the case.
 
     sample: None is what the model is meant for. negative: what guidance steers away from, see `make_prompts`.
-    other_size: make videos of the benchmark's size, too, where the model was trained at others.
+    other_size: make videos of the benchmark's size, too, where the model was trained at others. check_memory: refuse
+    what will not fit.
     """
 
     name: str
@@ -36,6 +42,7 @@ class ModelMethod:
     group: str = "Models"
     bound: bool = False
     needs: tuple[str, ...] = ("camera",)
+    check_memory: bool = True
 
     @cached_property
     def sampling(self) -> SampleConfig:
@@ -43,7 +50,7 @@ class ModelMethod:
 
     @cached_property
     def config(self) -> ModelConfig:
-        return read_config(self.folder)
+        return placed_config(read_config(self.folder), self.placement)
 
     @property
     def precision(self) -> str:
@@ -54,10 +61,11 @@ class ModelMethod:
     def settings(self) -> dict:
         """Device, offloading and kernels are not in it: they change rounding only."""
         file = self.folder / WEIGHTS_FILE if self.folder.is_dir() else self.folder
+        encoders = self.placement.encoders.given
         return {
             "weights": sha256_once(file), "sample": asdict(self.sampling), "precision": self.precision,
             "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
-        }  # fmt: skip
+        } | ({"encoders": encoders} if encoders else {})  # fmt: skip
 
     @property
     def origin(self) -> dict:
@@ -73,9 +81,25 @@ class ModelMethod:
     def find(self, key: str) -> Path | Declined | None:
         return None
 
+    def prepare(self, benchmark: Benchmark, keys: Sequence[str]) -> None:
+        """Captions and first frames of all cases are encoded, each encoder read once. Raises ValueError where attention
+        or memory will not do."""
+        config, size = self.config, tuple(benchmark.size)
+        token = config.rays.token_px
+        if not self._makes(size) or size[0] % token or size[1] % token:
+            return  # every case says so
+        kernel_of_video(config, size, benchmark.num_frames, self.placement)
+        cases = _Cases(benchmark, keys)
+        captions = [caption for inputs in cases for caption in self._captions(inputs)] if config.dit.text_dim else []
+        if self.check_memory:
+            work = Work(encoders_of(config, captions))
+            refuse_inference(config, size, benchmark.num_frames, self.sampling, self.placement, work)
+        pictures = (frame for inputs in cases for frame in self._first_frames(inputs))
+        remember_prompts(config, captions, pictures, self.placement.encoder_device)
+
     def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
         size = tuple(inputs.reference.shape[-2:])
-        if not self.other_size and size not in [tuple(s) for s in self.config.sizes]:
+        if not self._makes(size):
             raise ValueError(
                 f"{self.folder} makes {_sizes(self.config)}, the benchmark is {size[0]}x{size[1]}: pass --size, or "
                 "--other-size to have it make that all the same"
@@ -93,8 +117,35 @@ class ModelMethod:
         """The case's caption, where the model takes any, and each window's first frame."""
         config, device = self.config, self.placement.encoder_device
         caption = inputs.caption if config.dit.text_dim else None
-        starts = [start for start, _ in window_spans(config, len(inputs.reference))]
-        return window_prompts(config, inputs.reference[starts], caption, self.negative, sample.guidance, device)
+        return window_prompts(config, self._first_frames(inputs), caption, self.negative, sample.guidance, device)
+
+    def _captions(self, inputs: Inputs) -> list[str | None]:
+        """All that have to be encoded for a case."""
+        return captions_to_embed(inputs.caption, self.negative, self.sampling.guidance)
+
+    def _first_frames(self, inputs: Inputs) -> Float[Tensor, "n 3 H W"]:
+        """Of every window."""
+        return inputs.reference[[start for start, _ in window_spans(self.config, len(inputs.reference))]]
+
+    def _makes(self, size: tuple[int, int]) -> bool:
+        return self.other_size or size in [tuple(s) for s in self.config.sizes]
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """The inputs that can be read, anew each time; the others say so when their turn comes."""
+
+    benchmark: Benchmark
+    keys: Sequence[str]
+
+    def __iter__(self) -> Iterator[Inputs]:
+        for key in self.keys:
+            try:
+                inputs = self.benchmark.load(key)
+            except (ValueError, OSError):
+                continue
+            if not isinstance(inputs, Declined):
+                yield inputs
 
 
 def _sizes(config: ModelConfig) -> str:

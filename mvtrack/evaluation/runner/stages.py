@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 import torch
 from tqdm import tqdm
 
-from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Method
+from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Method, PreparedMethod
 from mvtrack.evaluation.runner.guard import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.previews import make_previews, previews_due
@@ -42,7 +42,7 @@ def run_stages(
         write_record(plan.method_file(method.name), method_record(method))
     troubles = []
     if "generate" in stages:
-        due = [key for key in keys if any(video_is_due(plan, m, key, digests[key]) for m in plan.methods)]
+        due = _prepared(plan, keys, digests)
         troubles += _over_cases(_generate_case, plan, due, digests, workers, "generating")
     if "estimate" in stages:
         due = [key for key in keys if any(estimates_due(plan, row, key, digests[key]) for row in plan.rows)]
@@ -92,6 +92,17 @@ def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
             file.unlink()
             gone += 1
     return gone
+
+
+def _prepared(plan: Plan, keys: list[str], digests: dict[str, str]) -> list[str]:
+    """The cases for which a video is to be made, after the methods that make them have looked at them."""
+    due: set[str] = set()
+    for method in plan.methods:
+        mine = [key for key in keys if video_is_due(plan, method, key, digests[key])]
+        if mine and isinstance(method, PreparedMethod):
+            method.prepare(plan.benchmark, mine)
+        due.update(mine)
+    return [key for key in keys if key in due]
 
 
 def _generate_case(plan: Plan, key: str, digest: str) -> list[str]:

@@ -61,7 +61,7 @@ def test_what_would_mix_is_refused(davis, toy, small_model, tmp_path):
     ("arguments", "message"),
     [
         (["--baselines", "copie"], "unknown baseline 'copie'; known: copy, blur"),
-        (["--model", "nowhere"], "--model nowhere does not exist"),
+        (["--model", "nowhere"], "no model at nowhere"),
         (["--metrics", "psnr"], "unknown metric 'psnr'; known: .*fidelity"),
         (["--stages", "generate,scores"], "unknown stage 'scores'"),
         (["--shard", "2"], "--shard must look like 1/4"),
