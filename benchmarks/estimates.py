@@ -132,8 +132,8 @@ def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, 
     run = full_size.run_config(options)
     data = DataConfig(banks=(), latents=(LatentsConfig("none", size),), num_frames=frames, mirror=False, palette=False)
     run = replace(run, data=data)
-    settings = {"batch_size": 2, "gradient_checkpointing": True, "precision": "bf16"} | train
-    run = replace(run, train=replace(run.train, checkpoint_keep="nothing", **settings))
+    settings = {"batch_size": 2, "gradient_checkpointing": True, "precision": "bf16", "checkpoint_keep": "nothing"}
+    run = replace(run, train=replace(run.train, **settings | train))
     foretold = estimate_training(run, device="cpu").peak
     from mvtrack.training.ema import EMA
     from mvtrack.training.engine import build_dit, build_engine, start_distributed

@@ -3,8 +3,9 @@
 Scores the rendered cases of the pinned tracking set: TAP-Vid's scores averaged over views, the error of points that one
 view hides and the other shows, epipolar error; beside the head with its views kept apart, with other views that belong
 to another clip, and points that never move. Then the target view alone, when points are given in the reference only and
-their starts are found by attention, or by true depth; and how much worse each is than the model, clip by clip. Scenes
-are rendered at the model's size and number of frames. Writes tracking.json, tracking.csv and tracking.md.
+their starts are found by attention and refined, by attention alone, or by true depth; and how much worse each is than
+the model, clip by clip. Scenes are rendered at the model's size and number of frames. Writes tracking.json,
+tracking.csv and tracking.md.
 """
 
 import argparse
@@ -21,13 +22,12 @@ from mvtrack.backbone.model import load_model
 from mvtrack.command import run_command
 from mvtrack.data.test_scenes import render_case
 from mvtrack.evaluation.manifest import load_tracking_cases
-from mvtrack.evaluation.tracking import follow_reference
+from mvtrack.evaluation.tracking import attention_starts_of, follow_reference
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
 from mvtrack.evaluation.tracking_report import paired, pooled_hidden, summarise, tables, verdict, write_report
 from mvtrack.evaluation.tracking_scores import score_model
 from mvtrack.kept_files import sha256
 from mvtrack.reshooting import shipped_model
-from mvtrack.tracking.following import attention_starts
 from mvtrack.tracking.scene import require_head
 
 _POINTS = 64
@@ -81,7 +81,9 @@ def _run(options: argparse.Namespace) -> None:
     write_report(out, record, rows, [clip.key for clip in clips])
     if options.pictures:
         tracker, chosen = require_head(model), tracked[: options.pictures]
-        tracking_sheet(out / "tracking.png", [follow_reference(tracker, one, attention_starts) for one in chosen])
+        tracking_sheet(
+            out / "tracking.png", [follow_reference(tracker, one, attention_starts_of(one.clip)) for one in chosen]
+        )
     table = tables(summary, differences, hidden)
     (out / "tracking.md").write_text(table + "\n")
     sys.stdout.write(f"{table}\n{json.dumps(end)}\n")

@@ -29,12 +29,13 @@ from mvtrack.machine import peak_gib
 from mvtrack.new_folder import new_folder, refuse_existing
 from mvtrack.reshooting import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
 from mvtrack.source_cameras import MeasuredSource
-from mvtrack.tracking.following import FindStarts, attention_starts
+from mvtrack.tracking.following import FindStarts
 from mvtrack.tracking.outputs import write_tracks
 from mvtrack.tracking.points import read_points
 from mvtrack.tracking.product import depth_starts, track_points
+from mvtrack.tracking.refining import refined_attention
 from mvtrack.tracking.reshot import TrackPlan, progress, track_notes
-from mvtrack.tracking.scene import footage_source, require_head
+from mvtrack.tracking.scene import anchor_pictures, footage_source, require_head
 from mvtrack.tracking.windows import Windows, aligned_windows
 from mvtrack.trajectory import PIVOT_M
 
@@ -108,7 +109,7 @@ def track_files(
     tracker = require_head(model)
     camera = _cameras(footage, fits, options)
     points = read_points(plan.points, footage[0].num_frames, fits[0])
-    find_starts = _find_starts(plan, footage, fits[0], camera, windows, options)
+    find_starts = _find_starts(plan, footage, fits, camera, windows, options)
     scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
@@ -183,16 +184,17 @@ def _cameras(footage: list[Footage], fits: list[Fit], options: TrackOptions) -> 
 
 
 def _find_starts(
-    plan: TrackPlan, footage: list[Footage], fit: Fit, camera: Camera, windows: Windows, options: TrackOptions
+    plan: TrackPlan, footage: list[Footage], fits: list[Fit], camera: Camera, windows: Windows, options: TrackOptions
 ) -> FindStarts:
     if plan.depth is None:
-        return attention_starts
+        known = None if options.cameras is None else (lambda window: camera[:, windows.anchors(window)])
+        return refined_attention(anchor_pictures(footage, fits, windows), known)
     if len(footage) == 1:
         raise ValueError("--depth finds points in other views: give more than one video, or leave it out")
     if options.cameras is None:
         raise ValueError("--depth projects points into the other views: give --cameras too, one file per video")
     depth = DepthFile(plan.depth, footage[0])
-    return depth_starts(lambda frame: depth.read(frame, fit), camera, windows, len(footage))
+    return depth_starts(lambda frame: depth.read(frame, fits[0]), camera, windows, len(footage))
 
 
 def _notes(footage: list[Footage], options: TrackOptions) -> list[str]:

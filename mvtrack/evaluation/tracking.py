@@ -13,6 +13,7 @@ from mvtrack.backbone.head_cameras import head_cameras
 from mvtrack.backbone.model import ReshootModel
 from mvtrack.tracking.features import view_features
 from mvtrack.tracking.following import FeatureSource, FindStarts, Follower, Query
+from mvtrack.tracking.refining import refined_attention
 from mvtrack.tracking.scene import require_head
 from mvtrack.tracking.starts import Starts, starts_by_depth
 from mvtrack.tracking.windows import Windows
@@ -118,6 +119,12 @@ def true_depth_starts(clip: Clip) -> FindStarts:
         return starts_by_depth(txy, depth[source], clip.camera[:, anchors], source, depth)
 
     return find
+
+
+def attention_starts_of(clip: Clip) -> FindStarts:
+    """Starts by attention, refined with the clip's pictures and cameras."""
+    anchors = slice(None, None, TEMPORAL_STRIDE)
+    return refined_attention(lambda _: clip.video[:, anchors], lambda _: clip.camera[:, anchors])
 
 
 def still(tracked: TrackedClip) -> Tracks:

@@ -16,6 +16,7 @@ from mvtrack.backbone.model import ReshootModel
 from mvtrack.evaluation.tracking import (
     TrackedClip,
     asked_in_reference,
+    attention_starts_of,
     follow_reference,
     still,
     track_apart,
@@ -99,7 +100,8 @@ def score_model(
         }
         targets = {
             "target view, true starts": asked_in_reference(one),
-            "target view, starts by attention": follow_reference(tracker, one, attention_starts),
+            "target view, starts by attention": follow_reference(tracker, one, attention_starts_of(one.clip)),
+            "target view, starts by attention alone": follow_reference(tracker, one, attention_starts),
             "target view, starts by true depth": follow_reference(tracker, one, true_depth_starts(one.clip)),
         }
         for who, predicted in ways.items():

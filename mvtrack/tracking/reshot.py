@@ -13,11 +13,12 @@ from mvtrack.data.footage import Footage, open_footage
 from mvtrack.depth_file import DepthFile
 from mvtrack.fitting import Fit
 from mvtrack.generate import window_spans
-from mvtrack.tracking.following import attention_starts
+from mvtrack.tracking.following import FindStarts
 from mvtrack.tracking.outputs import write_tracks
 from mvtrack.tracking.points import read_points
 from mvtrack.tracking.product import VideoTracks, depth_starts, track_points
-from mvtrack.tracking.scene import KeptLatents, latent_source, require_head
+from mvtrack.tracking.refining import refined_attention
+from mvtrack.tracking.scene import KeptLatents, anchor_pictures, latent_source, require_head
 from mvtrack.tracking.windows import Windows
 
 VIEWS = ("reference", "reshot")
@@ -50,22 +51,25 @@ class ReshotTracks(KeptLatents):
         self.tracker = require_head(model)
         self.points = read_points(plan.points, footage.num_frames, fit)
         windows = Windows(tuple(window_spans(model.config, footage.num_frames)))
-        self.find_starts = attention_starts
-        if plan.depth is not None:
-            depth = DepthFile(plan.depth, footage)
-            self.find_starts = depth_starts(lambda frame: depth.read(frame, fit), cameras, windows, len(VIEWS))
+        self.depth = None if plan.depth is None else DepthFile(plan.depth, footage)
         self.source = latent_source(model, self.read, cameras, windows, scene_depth, prompts)
-        self.footage, self.fit = footage, fit
+        self.footage, self.fit, self.cameras = footage, fit, cameras
 
     def write(self, folder: Path, video: Path) -> tuple[list[Path], list[str]]:
         """Follow the points through the source and the generated `video`; returns files and notes."""
-        fits = [self.fit, generated_fit(self.fit)]
+        fits, films = [self.fit, generated_fit(self.fit)], [self.footage, open_footage(video)]
+        find = self._find_starts(films, fits)
         with tqdm(desc="tracking", unit="window") as bar:
-            tracks = track_points(
-                self.tracker, self.source, self.points, self.footage, fits, self.find_starts, progress(bar)
-            )
-        views = dict(zip(VIEWS, (self.footage, open_footage(video)), strict=True))
+            tracks = track_points(self.tracker, self.source, self.points, self.footage, fits, find, progress(bar))
+        views = dict(zip(VIEWS, films, strict=True))
         return write_tracks(folder, tracks, views), track_notes(self.points.notes, tracks)
+
+    def _find_starts(self, films: list[Footage], fits: list[Fit]) -> FindStarts:
+        windows, cameras, depth = self.source.windows, self.cameras, self.depth
+        if depth is not None:
+            return depth_starts(lambda frame: depth.read(frame, self.fit), cameras, windows, len(VIEWS))
+        pictures = anchor_pictures(films, fits, windows)
+        return refined_attention(pictures, lambda window: cameras[:, windows.anchors(window)])
 
 
 def generated_fit(fit: Fit) -> Fit:

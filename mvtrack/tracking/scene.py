@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -58,6 +59,23 @@ def footage_source(
         return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, len(footage), camera.size, read)
+
+
+def anchor_pictures(
+    footage: Sequence[Footage], fits: Sequence[Fit], windows: Windows
+) -> Callable[[int], Float[Tensor, "V f 3 H W"]]:
+    """What the views show at a window's latent frames, as the model's picture; the last window asked for is kept."""
+
+    @lru_cache(maxsize=1)
+    def pictures(window: int) -> Tensor:
+        frames = windows.anchors(window).tolist()
+        views = [
+            torch.cat([fit.apply(film.read(frame, frame + 1, fit.scaled)) for frame in frames])
+            for film, fit in zip(footage, fits, strict=True)
+        ]
+        return torch.stack(views)
+
+    return pictures
 
 
 class KeptLatents:

@@ -37,8 +37,8 @@ def starts_by_attention(
 ) -> Starts:
     """Search all frames of every other view for points at (frame, x, y) of view `source`.
 
-    Of the frames where matching back ends within cycle_tokens of the point, the most confident one is taken. The
-    source's own entries are the points themselves.
+    Of the frames where matching back ends within cycle_tokens of the point, the one nearest in time is taken: things
+    look alike at one moment, and lie on their epipolar lines. The source's own entries are the points themselves.
     """
     views, frames = features.q.shape[:2]
     starts = no_starts(views, len(txy))
@@ -48,7 +48,7 @@ def starts_by_attention(
         xy = txy[mine, 1:].float()
         query = sample_around(features.q[source, i], xy, features.token_px)
         for v in (v for v in range(views) if v != source):
-            found = best_match(features, v, query, features.k[source, i], xy, cycle_tokens)
+            found = best_match(features, v, query, features.k[source, i], xy, cycle_tokens, moment=i)
             starts.txy[v, mine], starts.found[v, mine] = found
     return starts
 
@@ -60,10 +60,12 @@ def best_match(
     home_keys: Float[Tensor, "h w heads d"],
     home_xy: Float[Tensor, "n 2"],
     cycle_tokens: float = CYCLE_TOKENS,
+    moment: int | None = None,
 ) -> tuple[Float[Tensor, "n 3"], Bool[Tensor, "n"]]:
-    """The most confident of the matches in all frames of a view that pass the cycle check, and whether there is one.
+    """The best of the matches in all frames of a view that pass the cycle check, and whether there is one.
 
-    query, home_keys, home_xy: see `match_frame`; they may come from the features of another clip.
+    query, home_keys, home_xy: see `match_frame`; they may come from the features of another clip. Best is the most
+    confident one of those nearest to the latent frame `moment`; None: of all.
     """
     each = [
         match_frame(query, home_keys, home_xy, features.q[view, j], features.k[view, j], features.token_px)
@@ -71,7 +73,9 @@ def best_match(
     ]
     xy, confidence, cycle_px = (torch.stack(x) for x in zip(*each, strict=True))  # (f, n, ...)
     reliable = (cycle_px <= cycle_tokens * features.token_px) & inside(xy, features.size)
-    score, frame = torch.where(reliable, confidence, -1.0).max(0)
+    away = torch.zeros(len(xy)) if moment is None else (torch.arange(len(xy)) - moment).abs().float()
+    nearer = 2 * (away.max() - away)  # confidence is at most 1
+    score, frame = torch.where(reliable, confidence + nearer[:, None], -1.0).max(0)
     best = xy[frame, torch.arange(len(home_xy))]
     return torch.cat([frame[:, None].to(best), best], -1), score >= 0
 

@@ -62,7 +62,8 @@ def test_scores_of_a_model_stand_beside_what_they_are_compared_with(tracking_mod
     assert len(tracked) == 2
     assert list(rows) == [
         "model", "model, views apart", "model, other views of another clip", "points stay where they were",
-        "target view, true starts", "target view, starts by attention", "target view, starts by true depth",
+        "target view, true starts", "target view, starts by attention", "target view, starts by attention alone",
+        "target view, starts by true depth",
     ]  # fmt: skip
     for who, scores in rows.items():
         assert len(scores) == 2
@@ -88,7 +89,7 @@ def test_a_head_that_takes_cameras_is_scored_with_them(tracking_model, clip, cam
     other = render_case(CaseSpec(6, "pan_left", 15.0, 0.0, (24, 32), 5), num_points=13).clip
     tracked, rows = score_model(model, [clip, other])
     assert torch.equal(tracked[0].cameras.c2w, clip.camera.c2w[:, ::4])
-    assert len(rows) == 7
+    assert len(rows) == 8
     same = track_shuffled(require_head(model), tracked[0], tracked[0])
     torch.testing.assert_close(same.xy[0], tracked[0].predicted.xy[0], atol=1e-4, rtol=1e-4)
 
