@@ -28,7 +28,7 @@ from mvtrack.generate import SampleConfig, window_spans
 from mvtrack.kept_files import sha256
 from mvtrack.model_options import LESS_MEMORY, read_placement
 from mvtrack.reshooting import first_frames, reshoot_file, shipped_model, shot_record, with_window
-from mvtrack.shot_options import picture_size, read_shot, track_plan
+from mvtrack.shot_options import picture_size, read_shot, told_shot, track_plan
 
 _COLUMNS = (
     "video", "camera", "out", "amount", "speed", "fov", "seed", "steps", "guidance", "caption", "negative"
@@ -123,7 +123,7 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
 def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement) -> tuple[str, str | None]:
     try:
         shot = read_shot(job.options, job.video, job.sample, track_plan(job.options))
-        shot = replace(shot, caption=job.options.caption, negative=job.options.negative, window=job.options.window)
+        shot = told_shot(shot, job.options)
         record = job.out / "run.json"
         if record.exists() and not job.options.overwrite:
             before = json.loads(record.read_text())

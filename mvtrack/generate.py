@@ -20,6 +20,7 @@ from mvtrack.backbone.prompts import Prompts, make_prompts
 from mvtrack.backbone.ray_encoder import ray_maps
 from mvtrack.camera import Camera
 from mvtrack.config import ModelConfig
+from mvtrack.decoder.again import SecondDecoding
 from mvtrack.diffusion.flow import euler_steps, velocity_from_x0
 from mvtrack.video_clip import padded_length
 
@@ -72,6 +73,8 @@ def generate(
     on_step: Callable[[], None] | None = None,
     on_latents: Callable[[Float[Tensor, "V f c h w"]], None] | None = None,
     start: Float[Tensor, "2 4 4"] | None = None,
+    again: SecondDecoding | None = None,
+    frames: list[int] | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """Generate the target view of one window.
 
@@ -80,7 +83,8 @@ def generate(
     subject, in the camera's unit. prompts: see `make_prompts`; None is the empty caption, where the model takes
     captions. on_step: called after every sampling step. on_latents: gets the reference's clean latents and the
     generated ones. start: both views' poses at the first frame of the video that this is a window of, see
-    `relative_cameras`. Raises ValueError on shapes the model cannot take.
+    `relative_cameras`. again: decode a second time, with the views aligned; it takes scene_depth, or depth. frames: of
+    these frames in the video, for it; None: they are counted from 0. Raises ValueError on shapes the model cannot take.
     """
     sample = sample or SampleConfig.of(model.config)
     if model.config.views is not None:
@@ -95,9 +99,16 @@ def generate(
     clean = model.encode(reference[None, None])
     given = tell(model.config, camera, prompts, depth, scene_depth, start)
     latents = sample_latents(model, clean, given, sample, on_step)
+    both = torch.cat([clean, latents], 1)[0].cpu()
     if on_latents:
-        on_latents(torch.cat([clean, latents], 1)[0].cpu())
-    return model.decode(latents)[0, 0].clamp(-1, 1)
+        on_latents(both)
+    made = model.decode(latents)[0, 0].clamp(-1, 1)
+    if again is None:
+        return made
+    distance = float(depth[0].median()) if scene_depth is None and depth is not None else scene_depth
+    if distance is None:
+        raise ValueError("a second decoding needs the distance of the subject: give scene_depth, or depth")
+    return again.decode(model, both, reference, made, camera, distance, frames or list(range(len(reference))))
 
 
 def tell(
@@ -225,6 +236,7 @@ def generate_stream(
     prompts: Sequence[Prompts] | None = None,
     on_step: Callable[[], None] | None = None,
     on_latents: Callable[[int, Float[Tensor, "V f c h w"]], None] | None = None,
+    again: SecondDecoding | None = None,
 ) -> Iterator[Float[Tensor, "n 3 H W"]]:
     """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
 
@@ -232,7 +244,7 @@ def generate_stream(
     Each window sees cameras relative to its own first reference frame, as in training; where a released model takes
     paths to start at the reference's viewpoint, that is the start of the video, not of the window. A video shorter than
     one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. prompts: one for every window,
-    see `window_prompts`. on_latents: see `generate`; it gets the window's number first.
+    see `window_prompts`. on_latents, again: see `generate`; on_latents gets the window's number first.
     """
     spans = spans or window_spans(model.config, camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
@@ -244,7 +256,10 @@ def generate_stream(
         keep = partial(on_latents, number) if on_latents else None
         told = prompts[number] if prompts else None
         begin = camera.c2w[:, 0]
-        part = generate(model, reference, camera[:, index], sample, None, scene_depth, told, on_step, keep, begin)
+        part = generate(
+            model, reference, camera[:, index], sample, None, scene_depth, told, on_step, keep, begin, again,
+            index.tolist(),
+        )  # fmt: skip
         part = part[: stop - start]
         if held is not None:
             part[: len(held)] = part[: len(held)] * _rising(len(held)) + held
@@ -266,7 +281,11 @@ def generate_long(
     spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
     prompts: Sequence[Prompts] | None = None,
+    again: SecondDecoding | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
     """`generate_stream` for a video that is in memory, as one tensor."""
-    pieces = generate_stream(model, lambda a, b: reference[a:b], camera, sample, spans, scene_depth, prompts)
-    return torch.cat(list(pieces))
+
+    def read(start: int, stop: int) -> Tensor:
+        return reference[start:stop]
+
+    return torch.cat(list(generate_stream(model, read, camera, sample, spans, scene_depth, prompts, again=again)))

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.command import run_command
@@ -14,7 +13,7 @@ from mvtrack.model_options import (
     read_placement,
     read_sample,
 )
-from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, track_plan
+from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, told_shot, track_plan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--window", type=int, metavar="FRAMES", help="frames that are made at once, 4n + 1; default: the model's own"
     )
+    parser.add_argument(
+        "--decoder", type=Path, metavar="FOLDER|tiny",
+        help="decode a second time with this aligning decoder, so that the result follows the source to the pixel; "
+        "tiny: the one that ships, for the tiny models. --depth gives the source's depth, else it is estimated",
+    )  # fmt: skip
     add_placement_arguments(parser)
     add_memory_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
@@ -53,7 +57,7 @@ def _reshoot(options: argparse.Namespace) -> None:
         reshoot_batch(options.video, options, sample)
         return
     shot = read_shot(options, options.video, sample, track_plan(options))
-    shot = replace(shot, caption=options.caption, negative=options.negative, window=options.window)
+    shot = told_shot(shot, options)
     outputs = reshoot_file(
         options.video, shot.path, options.model, options.out, shot, options.overwrite, read_placement(options),
         check_memory=not options.ignore_memory, say=_say,

@@ -23,6 +23,9 @@ from mvtrack.config_tree import to_tree
 from mvtrack.data.footage import Footage, copy_audio, open_footage
 from mvtrack.data.panels import side_by_side
 from mvtrack.data.video_io import VideoWriter, to_bytes
+from mvtrack.decoder.again import SecondDecoding
+from mvtrack.decoder.files import load_aligner
+from mvtrack.depth_file import DepthFile
 from mvtrack.estimate.encoders import encoders_of
 from mvtrack.estimate.inference import Work
 from mvtrack.estimate.kernel import kernel_of_video
@@ -50,7 +53,8 @@ class Shot:
     where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
     sample: None is what the model is meant for. tracks: points to follow through the source and the result.
     measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`. window: frames that
-    are made at once, 4n + 1; None is the number that the model was trained at.
+    are made at once, 4n + 1; None is the number that the model was trained at. decoder: folder of an aligning decoder,
+    with which the result is decoded a second time; depth: of the source for it, a file; None: it is estimated.
     """
 
     path: CameraMotion
@@ -64,6 +68,8 @@ class Shot:
     caption: str | None = None
     negative: str | None = None
     window: int | None = None
+    decoder: Path | None = None
+    depth: Path | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -95,12 +101,18 @@ class _Job:
     model: ReshootModel
     prompts: list[Prompts]  # of every window
     tracks: ReshotTracks | None
+    again: SecondDecoding | None
 
 
 def shipped_model(tracking: bool = False) -> Path:
     """Folder of the tiny model that comes with the package. tracking: of the one that also follows points."""
     name = "tiny_tracking" if tracking else "tiny"
     return Path(str(resources.files("mvtrack").joinpath("shipped", name)))
+
+
+def shipped_decoder() -> Path:
+    """Folder of the aligning decoder that comes with the package, for the tiny models."""
+    return Path(str(resources.files("mvtrack").joinpath("shipped", "tiny_decoder")))
 
 
 def reshoot_file(
@@ -134,6 +146,7 @@ def reshoot_file(
     footage = open_footage(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
+    again = None if shot.decoder is None else second_decoding(shot, config, footage, fit)
     if not isinstance(model, ReshootModel):
         kernel = kernel_of_video(config, fit.model, footage.num_frames, placement)
         if say:
@@ -161,7 +174,7 @@ def reshoot_file(
         "shot": shot_record(shot),
         "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
     }  # fmt: skip
-    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks), record)
+    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, again), record)
 
 
 def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
@@ -171,6 +184,17 @@ def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
     if window < 1 or padded_length(window) != window:
         raise ValueError(f"--window must be 4n + 1 frames, such as 81 or 121, got {window}")
     return replace(config, num_frames=window)
+
+
+def second_decoding(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit) -> SecondDecoding:
+    """With the decoder of a shot. Raises ValueError for one of another codec, tiles, or depth that cannot be used."""
+    if config.codec.tile is not None:
+        raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
+    aligner = load_aligner(shot.decoder, config.codec)
+    if shot.depth is None:
+        return SecondDecoding(aligner)
+    depth = DepthFile(shot.depth, footage)
+    return SecondDecoding(aligner, lambda frame: depth.read(frame, fit))
 
 
 def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, placement: Placement) -> list[Prompts]:
@@ -218,6 +242,11 @@ def shot_record(shot: Shot) -> dict:
         record["source"] = "measured" if shot.source else record["source"]
         record["measured"] = shot.measured.record
     words = {name: getattr(shot, name) for name in ("caption", "negative") if getattr(shot, name) is not None}
+    if shot.decoder:
+        record["decoder"] = {
+            "folder": str(shot.decoder),
+            "depth": "estimated" if shot.depth is None else str(shot.depth),
+        }
     return record | words | ({"tracks": shot.tracks.record()} if shot.tracks else {})
 
 
@@ -265,7 +294,16 @@ def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor,
     with tqdm(total=len(spans) * shot.sample.steps, desc=f"re-shooting, {shot.path.label}", unit="step") as bar:
         keep = job.tracks.keep if job.tracks else None
         pieces = generate_stream(
-            job.model, read, job.cameras, shot.sample, spans, shot.path.pivot_m, job.prompts, bar.update, keep
+            job.model,
+            read,
+            job.cameras,
+            shot.sample,
+            spans,
+            shot.path.pivot_m,
+            job.prompts,
+            bar.update,
+            keep,
+            job.again,
         )
         for made in pieces:
             reference = torch.stack([kept[i] for i in range(at, at + len(made))])

@@ -73,10 +73,10 @@ def add_track_arguments(parser: argparse.ArgumentParser, required: bool = False)
 
 
 def track_plan(options: argparse.Namespace) -> TrackPlan | None:
-    """What --tracks and --depth ask for. Raises ValueError for depth without points."""
+    """What --tracks and --depth ask for. Raises ValueError for depth that nothing reads."""
     if options.tracks is None:
-        if options.depth is not None:
-            raise ValueError("--depth is for the points that --tracks follows: give --tracks too")
+        if options.depth is not None and getattr(options, "decoder", None) is None:
+            raise ValueError("--depth is for the points that --tracks follows, or for --decoder: give one of them too")
         return None
     return TrackPlan(options.tracks, options.depth)
 
@@ -96,6 +96,17 @@ def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig, tr
     path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
     refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
     return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured)
+
+
+def told_shot(shot, options: argparse.Namespace):
+    """A shot with what else the options of `reshoot` say of it."""
+    from mvtrack.reshooting import shipped_decoder
+
+    told = {name: getattr(options, name) for name in ("caption", "negative", "window")}
+    if options.decoder is None:
+        return replace(shot, **told)
+    ships = options.decoder == Path("tiny") and not options.decoder.exists()
+    return replace(shot, **told, decoder=shipped_decoder() if ships else options.decoder, depth=options.depth)
 
 
 def fov_of(options: argparse.Namespace) -> float:

@@ -82,7 +82,7 @@ ALLOWED["batch"] = UPPER | {"estimate", "reshooting", "shot_options", "model_opt
 ALLOWED["query_pair"] = UPPER | {"reshooting"}
 ALLOWED["query_attention"] = UPPER | {"query_pair"}
 ENTRIES = {"attention", "train", "reshoot", "preview", "cameras", "demo", "runs", "export", "convert", "track", "cli"}
-ENTRIES |= {"__init__", "doctor", "prepare"}
+ENTRIES |= {"__init__", "doctor", "prepare", "train_decoder"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "models", "utils", "evaluate", "tracker"}
 
 

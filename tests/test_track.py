@@ -193,7 +193,7 @@ def test_views_must_show_the_same_moments(video, tracking_model, tmp_path):
 def test_depth_without_points_is_refused(video, model_folder, tmp_path, capsys):
     code, _, error = run(capsys, "reshoot", video, "--camera", "pan_left", "--depth", "d.npy", "--model", model_folder)
     assert code == 2
-    assert "--depth is for the points that --tracks follows: give --tracks too" in error
+    assert "--depth is for the points that --tracks follows, or for --decoder" in error
 
 
 def test_another_shipped_model_is_not_taken_in_silence(model_folder, tmp_path, capsys):

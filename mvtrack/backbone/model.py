@@ -1,6 +1,7 @@
 """A complete re-shooting model: transformer, codec and config, built by one function for training and for use."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,12 @@ class ReshootModel:
 
     def decode(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V T 3 H W"]:
         """The videos of latents, on the CPU."""
+        return self.decode_by(lambda codec, x: codec.decode(x), latents)
+
+    def decode_by(self, decode: Callable[[VideoCodec, Tensor], Tensor], latents: Tensor) -> Tensor:
+        """What `decode` makes of the codec, where it works, and latents that may lie anywhere; on the CPU."""
         self._bring(self.codec, self.dit)
-        return self.codec.decode(latents.to(self.device)).cpu()
+        return decode(self.codec, latents.to(self.device)).cpu()
 
     def run(
         self,

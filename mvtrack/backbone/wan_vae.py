@@ -29,7 +29,7 @@ LATENT_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
-Step = Callable[[Tensor], Tensor]  # one piece of a video, (t, C, H, W), to the next piece of the result
+Step = Callable[[Tensor], Tensor]  # the next piece of a video, or of videos, to the next piece of the result
 
 
 class WanVAECodec(nn.Module):
@@ -54,8 +54,6 @@ class WanVAECodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V T 3 H W"]:
-        if latents.shape[3] != self.channels:
-            raise ValueError(f"latents of this VAE have {self.channels} channels, got {latents.shape[3]}")
         return self._one_by_one(latents, self._decode_one).clamp_(-1, 1)
 
     @torch.no_grad()
@@ -78,10 +76,10 @@ class WanVAECodec(nn.Module):
     @torch.no_grad()
     def decode_stream(self, latents: Iterable[Float[Tensor, "f c h w"]]) -> Iterator[Float[Tensor, "t 3 H W"]]:
         """The video of latents that come in pieces of any length: one frame, then four at a time. No tiles."""
-        step = self._decoder()
+        step = self.decoder()
         for piece in latents:
             for latent in piece:
-                yield step(latent[None]).clamp_(-1, 1)
+                yield step(latent[None])[0].clamp_(-1, 1)
 
     def _apply(self, function, recurse: bool = True):
         """`to` moves the network too, where it was read already."""
@@ -122,9 +120,9 @@ class WanVAECodec(nn.Module):
         video = torch.zeros(spans[-1][1], 3, *(s * self.stride for s in size), device=latents.device)
         canvas = Canvas(video, size, self._overlap(size))
         for tile in tiles(size, self.config.tile, self.config.tile_stride):
-            step, part = self._decoder(), tile.of(latents)
+            step, part = self.decoder(), tile.of(latents)
             for i, (start, _) in enumerate(spans):
-                canvas.add(tile, start, step(part[i : i + 1]))
+                canvas.add(tile, start, step(part[i : i + 1])[0])
         return canvas.finished()
 
     def _overlap(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -147,18 +145,21 @@ class WanVAECodec(nn.Module):
 
         return step
 
-    def _decoder(self) -> Step:
-        """A function that decodes the latent frames of one video in order."""
+    def decoder(self) -> Step:
+        """A function that decodes videos of one length together: their next latent frames, (V, c, h, w), to the frames
+        that these show, (V, t, 3, H, W), not clamped. No tiles; gradients flow."""
         memory: list[Tensor | None] = []
 
-        def step(latent: Tensor) -> Tensor:
+        def step(latent: Float[Tensor, "V c h w"]) -> Float[Tensor, "V t 3 H W"]:
+            if latent.shape[1] != self.channels:
+                raise ValueError(f"latents of this VAE have {self.channels} channels, got {latent.shape[1]}")
             network = self.network(latent.device)
             if not memory:
                 memory.extend([None] * _causal_layers(network, network.decoder))
             latent = latent.float() * _column(LATENT_STD, latent) + _column(LATENT_MEAN, latent)
-            features = network.conv2(rearrange(latent, "t c h w -> 1 c t h w").to(self._dtype))
+            features = network.conv2(rearrange(latent, "v c h w -> v c 1 h w").to(self._dtype))
             frames, memory[:], _ = network.decoder(features, feat_cache=list(memory), feat_idx=[0])
-            return rearrange(frames, "1 c t h w -> t c h w").float()
+            return rearrange(frames, "v c t h w -> v t c h w").float()
 
         return step
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mvtrack.backbone.model import model_file
 from mvtrack.backbone.placement import Placement, placed_config
+from mvtrack.decoder.files import load_aligner
 from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
@@ -23,7 +24,7 @@ from mvtrack.model_options import (
 
 _OF_ROW = ("name", "title", "group")
 _OF_ANY = ("backbone", "replace")
-_OF_SAMPLE = ("steps", "seed", "guidance", "negative", "other_size")
+_OF_SAMPLE = ("steps", "seed", "guidance", "negative", "other_size", "decoder")
 _PINNED = ("precision", "tiled", *ENCODERS)  # a row that is there was made with its own
 _OF_PLACE = (
     *_PINNED,
@@ -51,6 +52,10 @@ def add_row_arguments(parser: argparse.ArgumentParser) -> None:
     row.add_argument(
         "--other-size", action="store_true",
         help="let --model make the benchmark's size where it was trained at others; else its cases fail",
+    )  # fmt: skip
+    row.add_argument(
+        "--decoder", type=Path, metavar="FOLDER",
+        help="an aligning decoder, with which --model's videos are decoded a second time (docs/decoder.md)",
     )  # fmt: skip
     row.add_argument("--replace", action="store_true", help="replace a row of this name that was made otherwise")
     add_sample_arguments(parser, captions=False)
@@ -98,7 +103,9 @@ def model_row(options: argparse.Namespace, name: str, title: str, folder: Path) 
         raise ValueError(f"{folder} takes no captions (dit.text_dim is 0): leave out --guidance")
     if options.negative is not None and sample.guidance == 1:
         raise ValueError("--negative is for guidance by captions: set --guidance above 1, or leave it out")
-    return replace(method, sample=sample, check_memory=not options.ignore_memory)
+    if options.decoder is not None:
+        load_aligner(options.decoder, method.config.codec)  # one that does not fit is said before any video
+    return replace(method, sample=sample, check_memory=not options.ignore_memory, decoder=options.decoder)
 
 
 def placement_of(options: argparse.Namespace) -> Placement:

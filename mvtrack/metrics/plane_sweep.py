@@ -36,8 +36,15 @@ def plane_sweep_depth(
         pairs = [o for o in others if o is not None and (centre[o] - centre[t]).norm() > 0.02 * extent]
         if not pairs:
             pairs = [int((centre - centre[t]).norm(dim=-1).argmax())]
-        depth.append(_sweep(video, camera, t, pairs, planes, window_px))
+        baseline = max(float((centre[o] - centre[t]).norm()) for o in pairs)
+        z = even_in_disparity(_NEAREST_BASELINES * baseline, _FARTHEST_BASELINES * baseline, planes)
+        depth.append(sweep(video, camera, t, pairs, z, window_px))
     return torch.stack(depth)
+
+
+def even_in_disparity(near: float, far: float, planes: int) -> Float[Tensor, "planes"]:
+    """Depths from near to far."""
+    return 1 / torch.linspace(1 / near, 1 / far, planes)
 
 
 def _farthest(centre: Float[Tensor, "T 3"], t: int, candidates: range) -> int | None:
@@ -45,12 +52,16 @@ def _farthest(centre: Float[Tensor, "T 3"], t: int, candidates: range) -> int | 
     return max(there, key=lambda o: float((centre[o] - centre[t]).norm())) if there else None
 
 
-def _sweep(video: Tensor, camera: Camera, t: int, others: list[int], planes: int, window_px: int) -> Tensor:
-    """Depth (H, W) of frame t."""
-    baseline = max(float((camera.c2w[o, :3, 3] - camera.c2w[t, :3, 3]).norm()) for o in others)
-    near, far = _NEAREST_BASELINES * baseline, _FARTHEST_BASELINES * baseline
-    z = 1 / torch.linspace(1 / near, 1 / far, planes)  # evenly spaced in disparity
-    height, width = camera.size
+def sweep(
+    video: Float[Tensor, "T 3 H W"],
+    camera: Camera,
+    t: int,
+    others: list[int],
+    z: Float[Tensor, "planes"],
+    window_px: int = 5,
+) -> Float[Tensor, "H W"]:
+    """Depth of picture t: at each pixel that of the planes z at which some other picture looks most alike."""
+    planes, (height, width) = len(z), camera.size
     rays = camera_rays(pixel_grid(camera.size).flatten(0, 1), camera.K[t])  # (HW, 3) at z = 1
     c2w = camera.c2w[t]
     points = (rays * z[:, None, None]) @ c2w[:3, :3].mT + c2w[:3, 3]  # (planes, HW, 3)

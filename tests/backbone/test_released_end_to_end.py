@@ -21,10 +21,12 @@ from mvtrack.cli import main as cli
 from mvtrack.config import CodecConfig, DiTConfig, ModelConfig, RayConfig, SamplingConfig, TextConfig
 from mvtrack.config_tree import to_tree
 from mvtrack.convert import main as convert
+from mvtrack.data.bank import Bank, BankRecipe
 from mvtrack.data.footage import open_footage
 from mvtrack.encoder_config import ImageConfig
 from mvtrack.estimate import refuse
 from mvtrack.generate import SampleConfig, generate
+from mvtrack.training.aligner import AlignerRun, train_aligner
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
 T, H, W = 5, 32, 48
@@ -116,6 +118,20 @@ def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsy
     assert record["shot"]["sample"]["guidance"] == 1
     assert record["shot"]["caption"] == "a red ball"
     assert record["placement"]["precision"] == "float32"
+
+
+def test_an_aligning_decoder_is_trained_behind_wans_vae(video, folder, tmp_path, capsys):
+    model, bank = load_model(folder), Bank(tmp_path / "scenes", BankRecipe((H, W), T, num_views=2, num_points=1))
+    how = AlignerRun(scenes=1, steps=2, frames=T, settings={"width": 4, "points": [3, 3, 2, 2], "dim": 8})
+    aligner = train_aligner(model, bank, tmp_path / "d", how)
+    assert all(level.out.weight.abs().max() > 0 for level in aligner.levels)
+    arguments = [video, "--camera", "arc_left", "--model", folder, "--steps", 1, "--decoder", tmp_path / "d"]
+    code, error = run(capsys, *arguments, "--out", tmp_path / "o")
+    assert code == 0, error
+    assert open_footage(tmp_path / "o/video.mp4").num_frames == 7
+    code, error = run(capsys, *arguments, "--out", tmp_path / "p", "--tiled")
+    assert code == 2
+    assert "--decoder aligns whole pictures, not tiles: leave out --tiled" in error
 
 
 def test_encoders_are_taken_from_where_the_command_says(video, config, folder, umt5, wan_vae_file, tmp_path, capsys):

@@ -8,6 +8,8 @@ import torch
 from mvtrack.backbone.model import save_model
 from mvtrack.backbone.placement import Placement
 from mvtrack.config import SamplingConfig
+from mvtrack.decoder.files import save_aligner
+from mvtrack.decoder.small import SmallAligner
 from mvtrack.evaluation.methods.baselines import BASELINES
 from mvtrack.evaluation.row_options import add_row_arguments, methods_of
 from mvtrack.generate import SampleConfig
@@ -55,6 +57,20 @@ def test_other_encoders_are_part_of_what_a_row_is(folder, tmp_path):
     with pytest.raises(ValueError, match="this model takes no --vae"):
         rows("--model", folder, "--vae", "maker/vae")
     assert not rows("--model", folder, "--ignore-memory")[0].check_memory
+
+
+def test_a_decoder_is_part_of_what_a_row_is(folder, davis, tmp_path):
+    aligner = SmallAligner(8)
+    torch.nn.init.normal_(aligner.write.weight, std=0.3)
+    [plain] = rows("--model", folder, "--steps", 1)
+    save_aligner(aligner, plain.config.codec, tmp_path / "d")
+    [aligned] = rows("--model", folder, "--steps", 1, "--decoder", tmp_path / "d")
+    assert aligned.settings["decoder"]["folder"] == str(tmp_path / "d")
+    assert "decoded a second time" in aligned.footnotes[0]
+    inputs = davis.load(davis.case_keys()[0])
+    assert (aligned.generate(inputs, {}) - plain.generate(inputs, {})).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="no decoder at"):
+        rows("--model", folder, "--decoder", tmp_path / "nowhere")
 
 
 def test_the_backbone_is_for_every_row_that_is_added(folder):

@@ -71,4 +71,6 @@ def _method(record: dict, settings: dict, origin: dict, placement: Placement) ->
     encoders = EncoderSources(**settings.get("encoders", {}))
     placement = replace(placement, precision=settings["precision"], tiled=settings["tiled"], encoders=encoders)
     negative, other_size = settings["negative"], settings["other_size"]
-    return ModelMethod(name, title, folder, sample, placement, negative, other_size, backbone, group)
+    method = ModelMethod(name, title, folder, sample, placement, negative, other_size, backbone, group)
+    decoder = settings.get("decoder")
+    return replace(method, decoder=Path(decoder["folder"])) if decoder else method

@@ -13,6 +13,8 @@ from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_
 from mvtrack.backbone.placement import Placement, place, placed_config
 from mvtrack.backbone.prompts import Prompts, captions_to_embed, remember_prompts, window_prompts
 from mvtrack.config import ModelConfig
+from mvtrack.decoder.again import SecondDecoding
+from mvtrack.decoder.files import decoder_file, load_aligner
 from mvtrack.estimate.encoders import encoders_of
 from mvtrack.estimate.inference import Work
 from mvtrack.estimate.kernel import kernel_of_video
@@ -28,7 +30,7 @@ class ModelMethod:
 
     sample: None is what the model is meant for. negative: what guidance steers away from, see `make_prompts`.
     other_size: make videos of the benchmark's size, too, where the model was trained at others. check_memory: refuse
-    what will not fit.
+    what will not fit. decoder: folder of an aligning decoder, which decodes a second time with estimated depth.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ModelMethod:
     bound: bool = False
     needs: tuple[str, ...] = ("camera",)
     check_memory: bool = True
+    decoder: Path | None = None
 
     @cached_property
     def sampling(self) -> SampleConfig:
@@ -65,7 +68,13 @@ class ModelMethod:
         return {
             "weights": sha256_once(file), "sample": asdict(self.sampling), "precision": self.precision,
             "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
-        } | ({"encoders": encoders} if encoders else {})  # fmt: skip
+        } | ({"encoders": encoders} if encoders else {}) | self._decoder_settings  # fmt: skip
+
+    @property
+    def _decoder_settings(self) -> dict:
+        if self.decoder is None:
+            return {}
+        return {"decoder": {"folder": str(self.decoder.resolve()), "sha256": sha256_once(decoder_file(self.decoder))}}
 
     @property
     def origin(self) -> dict:
@@ -76,7 +85,8 @@ class ModelMethod:
         weights = "weights as stored" if self.precision == "stored" else f"weights in {self.precision}"
         trained = f"trained at {_sizes(self.config)}, " if self.other_size else ""
         steps, guidance = self.sampling.steps, self.sampling.guidance
-        return (f"{self.title}: {trained}{steps} sampling steps, guidance {guidance:g}, {weights}.",)
+        again = ", decoded a second time with the views aligned by estimated depth" if self.decoder else ""
+        return (f"{self.title}: {trained}{steps} sampling steps, guidance {guidance:g}, {weights}{again}.",)
 
     def find(self, key: str) -> Path | Declined | None:
         return None
@@ -107,7 +117,9 @@ class ModelMethod:
         sample = replace(self.sampling, seed=crc32(f"{self.sampling.seed} {inputs.key}".encode()))
         told = self._prompts(inputs, sample)  # first, so that the encoders are gone when the model loads
         model = self.placed()
-        return generate_long(model, inputs.reference, inputs.camera, sample, None, inputs.subject_distance, told)
+        again = self.decoder and SecondDecoding(load_aligner(self.decoder, self.config.codec))
+        given = inputs.reference, inputs.camera, sample, None, inputs.subject_distance, told, again
+        return generate_long(model, *given)
 
     def placed(self) -> ReshootModel:
         """The model, where it is to work; kept for the next call."""

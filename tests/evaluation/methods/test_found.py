@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mvtrack.backbone.model import save_model
 from mvtrack.backbone.placement import Placement
+from mvtrack.decoder.files import save_aligner
+from mvtrack.decoder.small import SmallAligner
 from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.methods.found import found_rows
 from mvtrack.evaluation.methods.given import GivenVideos
@@ -23,6 +26,8 @@ def left(toy, small_model, tmp_path) -> tuple[dict, Path]:
     folder = save_model(small_model, tmp_path / "m").parent
     placement = Placement("cpu", precision="bfloat16")
     mine = ModelMethod("mine", "Mine", folder, SampleConfig(2, seed=3), placement, other_size=True, backbone="blur")
+    save_aligner(SmallAligner(8), small_model.config.codec, tmp_path / "d")
+    mine = replace(mine, decoder=tmp_path / "d")
     peer = GivenVideos("peer", "Peer", tmp_path / "videos", resize=True, group="Others")
     methods = (Baseline("blur", "peer"), mine, peer)
     run_stages(Plan(toy, methods, (), folder=tmp_path / "out"), [])

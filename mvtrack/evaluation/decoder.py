@@ -1,0 +1,65 @@
+"""One case decoded in several ways, and how near each is to the truth."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mvtrack.backbone.model import ReshootModel
+from mvtrack.decoder.depth import carried_depth, stereo_depth
+from mvtrack.decoder.scene import Scene
+from mvtrack.generate import SampleConfig, generate
+from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.metrics.warp import covisible
+from mvtrack.video_clip import Clip
+
+WAYS = {
+    "codec": "codec alone",
+    "estimated": "aligned, depth estimated from both views",
+    "carried": "aligned, the reference's true depth carried over",
+    "true": "aligned, the target's true depth",
+    "other": "aligned, true depth, another case's reference",
+    "ideal codec": "the true target's latents, codec alone",
+    "ideal": "the true target's latents, aligned, true depth",
+}
+_TARGET = (1,)
+
+
+@torch.no_grad()
+def decode_case(
+    model: ReshootModel, aligner: nn.Module, clip: Clip, other: Float[Tensor, "T 3 H W"], sample: SampleConfig
+) -> dict[str, Float[Tensor, "T 3 H W"]]:
+    """The target of a clip in all `WAYS`. other: a reference of another clip."""
+    kept: list[Tensor] = []
+    reference, distance = clip.video[0], float(clip.depth[0, 0].median())
+    first = generate(model, reference, clip.camera, sample, clip.depth[0], on_latents=kept.append)
+    latents, ideal = kept[0], model.encode(clip.video[None])[0].cpu()
+    wrong = torch.stack([model.encode(other[None, None])[0, 0].cpu(), latents[1]])
+
+    def again(depth: Tensor, latents: Tensor, shown: Tensor = reference) -> Tensor:
+        scene = Scene.of(clip.camera, depth, {0: shown})
+        return model.decode_by(lambda codec, x: aligner.decode(codec, x, scene, _TARGET), latents)[1]
+
+    return {
+        "codec": first,
+        "estimated": again(stereo_depth(torch.stack([reference, first]), clip.camera, distance), latents),
+        "carried": again(carried_depth(clip.depth[0], clip.camera), latents),
+        "true": again(clip.depth, latents),
+        "other": again(clip.depth, wrong, other),
+        "ideal codec": model.decode(ideal[None])[0, 1].clamp(-1, 1),
+        "ideal": again(clip.depth, ideal),
+    }
+
+
+def numbers_of(clip: Clip, videos: dict[str, Float[Tensor, "T 3 H W"]]) -> dict[str, dict[str, float]]:
+    """PSNR of the whole picture, of what the reference sees and of what it does not, and gradient energy over the
+    truth's."""
+    truth, seen = clip.video[1], covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
+    return {
+        way: {
+            "PSNR, dB": psnr(video, truth),
+            "of what the reference sees": psnr(video, truth, seen),
+            "of the rest": psnr(video, truth, ~seen),
+            "gradient energy": gradient_energy(video) / gradient_energy(truth),
+        }
+        for way, video in videos.items()
+    }
