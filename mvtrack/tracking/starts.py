@@ -6,13 +6,12 @@ Queries exist in one view only (MVTrack4Gen, Figure 1); the head needs a start i
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera, pixel_grid, project, unproject
+from mvtrack.camera import Camera, project, unproject
 from mvtrack.correspondence.matching import match_frame, sample_around
-from mvtrack.metrics.splat import splat
+from mvtrack.metrics.splat import splat_depth
 from tracking_head import Features
 
 CYCLE_TOKENS = 0.75  # a match counts where matching back ends within so many tokens of the point
@@ -105,23 +104,14 @@ def starts_by_depth(
         for v in (v for v in range(views) if v != source):
             seen_xy, z = project(world, camera[v, i])
             seen = known & (z > 0) & inside(seen_xy, camera.size)
-            front = (
-                other_depth[v, i] if other_depth is not None else _carried(depth[i], camera[source, i], camera[v, i])
-            )
+            if other_depth is not None:
+                front = other_depth[v, i]
+            else:
+                front = splat_depth(depth[i], camera[source, i], camera[v, i]).nan_to_num(torch.inf)
             seen &= z <= _at_pixel(front, torch.where(seen[:, None], seen_xy, 0.0)) * (1 + _BEHIND)
             starts.txy[v, mine] = torch.cat([txy[mine, :1].float(), seen_xy.float()], -1)
             starts.found[v, mine] = seen
     return starts
-
-
-def _carried(depth: Float[Tensor, "H W"], source: Camera, target: Camera) -> Float[Tensor, "H W"]:
-    """z-depth as the target sees what the source sees; infinite where it sees none of it."""
-    known = depth.isfinite() & (depth > 0)
-    grid = rearrange(pixel_grid(source.size).to(depth), "h w c -> (h w) c")
-    world = unproject(grid, torch.where(known, depth, 1.0).flatten(), source)
-    z = project(world, target)[1].view_as(depth)
-    carried, hit = splat(z[None], torch.where(known, depth, torch.nan), source, target)
-    return torch.where(hit, carried[0], torch.inf)
 
 
 def _at_pixel(image: Float[Tensor, "H W"], xy: Float[Tensor, "n 2"]) -> Float[Tensor, "n"]:
