@@ -23,18 +23,18 @@ import torch
 from bench import report
 from torch import Tensor
 
-from mvtrack.backbone.dit import WanDiT
-from mvtrack.backbone.model import load_model
-from mvtrack.backbone.perturb import perturbed_attention
-from mvtrack.backbone.visiting import visiting_layers
-from mvtrack.config import DiTConfig
+from mvtrack.config.schema import DiTConfig
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.reshooting import shipped_model
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.hooks import visiting_layers
+from mvtrack.models.perturb import perturbed_attention
+from mvtrack.models.reshoot_model import load_model
 
 
 @dataclass(frozen=True)

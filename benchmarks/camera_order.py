@@ -14,17 +14,17 @@ import torch
 from bench import report
 from torch import Tensor
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.detailed_scenes import FOV_DEG, STATIC, detailed_scene
-from mvtrack.data.renderer import render
-from mvtrack.data.rig import amount_of, base_pose
-from mvtrack.data.video_io import from_bytes
+from mvtrack.data.synthetic.camera_rig import amount_of, base_pose
+from mvtrack.data.synthetic.detailed_scenes import FOV_DEG, STATIC, detailed_scene
+from mvtrack.data.synthetic.renderer import render
 from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.interface import Inputs, Sample
 from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraMeasure
-from mvtrack.path_shape import rotation_matrix
-from mvtrack.structure.recovered import NotRecoveredError
-from mvtrack.trajectory import CameraPath
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.keyframe_path import rotation_matrix
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
+from mvtrack.video.writer import from_bytes
 
 SIZE, FRAMES = (180, 240), 5
 PRESETS = ("arc_left", "translate_up", "zoom_in", "arc_right")

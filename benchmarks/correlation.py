@@ -20,7 +20,7 @@ from bench import clock_of, peak_mib, report, timed_by_turns
 from einops import rearrange
 from torch import Tensor
 
-from mvtrack.machine import return_freed_memory
+from mvtrack.inference.machine import return_freed_memory
 from tracking_head import CorrelationConfig, HeadConfig, TrackingHead, TrackLossConfig, Tracks, correlate, track_loss
 from tracking_head.correlation import Prepared, prepare
 from tracking_head.correlation_reference import cells, level_map

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from bench import FREED_AT_ONCE, peak_mib, report, timed_by_turns
 
-from mvtrack.backbone.presets import preset
-from mvtrack.backbone.wan_vae import WanVAECodec
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.decoder.scene import Scene
-from mvtrack.decoder.wan import WanAligner
-from mvtrack.estimate.codec import empty_wan_network
-from mvtrack.trajectory import CameraPath
+from mvtrack.config.presets import preset
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.inference.memory.codec import empty_wan_network
+from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.wan import WanAligner
+from mvtrack.models.vae import WanVAECodec
 
 FRAMES, FULL, SMALL = 5, (120, 208), (32, 48)
 TARGETS = {"time / codec": ("<=", 2.5), "memory / codec": ("<=", 2.5)}

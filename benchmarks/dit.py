@@ -17,8 +17,8 @@ from bench import FREED_AT_ONCE, peak_mib, report, timed_by_turns
 from einops import rearrange
 from torch import Tensor, nn
 
-from mvtrack.backbone.dit import WanDiT
-from mvtrack.config import DiTConfig
+from mvtrack.config.schema import DiTConfig
+from mvtrack.models.dit import WanDiT
 
 FULL = (DiTConfig(num_layers=2), (2, 2, 32, 56))
 SMALL = (DiTConfig(dim=96, ffn_dim=160, num_heads=3, num_layers=2, text_dim=40, freq_dim=32), (2, 2, 8, 12))

@@ -21,17 +21,17 @@ import torch
 from bench import FREED_AT_ONCE, peak_mib, report
 from plain_wan import random_weights
 
-from mvtrack.backbone.initialise import empty_dit
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.presets import preset
-from mvtrack.backbone.wan_vae import WanVAECodec
-from mvtrack.config import ModelConfig, RunConfig, SamplingConfig
-from mvtrack.config_data import DataConfig, LatentsConfig
-from mvtrack.estimate.codec import codec_bytes, empty_wan_network
-from mvtrack.estimate.inference import weights_bytes
-from mvtrack.estimate.training import estimate_training
-from mvtrack.estimate.transformer import Scene, forward_bytes
-from mvtrack.generate import Given, SampleConfig, sample_latents
+from mvtrack.config.data import DataConfig, LatentsConfig
+from mvtrack.config.presets import preset
+from mvtrack.config.schema import ModelConfig, RunConfig, SamplingConfig
+from mvtrack.inference.memory.codec import codec_bytes, empty_wan_network
+from mvtrack.inference.memory.inference import weights_bytes
+from mvtrack.inference.memory.transformer import Scene, forward_bytes
+from mvtrack.inference.sampler import Given, SampleConfig, sample_latents
+from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.vae import WanVAECodec
+from mvtrack.training.memory import estimate_training
 from mvtrack.training.objective import losses
 
 MIB = 2**20

@@ -14,12 +14,12 @@ import decord
 import numpy as np
 from bench import report, timed_by_turns
 
-from mvtrack.data.footage import ffmpeg, open_footage
+from mvtrack.video.reader import ffmpeg, open_footage
 
 SIZE, WINDOW = (480, 832), 81
 _READ = """
 import resource, sys
-from mvtrack.data.footage import open_footage
+from mvtrack.video.reader import open_footage
 footage, last, window = open_footage(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 for start in range(0, min(last, footage.num_frames) - window + 1, window):
     footage.read(start, start + window, (60, 104))

@@ -19,27 +19,27 @@ from bench import called, held_gib, report
 from plain_wan import plain_figures, random_weights
 from torch import nn
 
-from mvtrack.backbone.attention import attend, kernel_report
-from mvtrack.backbone.checkpointing import checkpointing_of
-from mvtrack.backbone.dit import WanDiT
-from mvtrack.backbone.flops import forward_flops, training_flops
-from mvtrack.backbone.initialise import empty_dit
-from mvtrack.backbone.model import model_cameras
-from mvtrack.backbone.native_cameras import native_inputs
-from mvtrack.backbone.presets import PRESETS, training_preset
-from mvtrack.backbone.ray_encoder import ray_maps
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.config import DiTConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+from mvtrack.config.presets import PRESETS, training_preset
+from mvtrack.config.schema import DiTConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
 from mvtrack.correspondence.loss import correspondence_loss_per_layer
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.diffusion.flow import add_noise
-from mvtrack.estimate.transformer import Scene, forward_bytes, training_bytes
-from mvtrack.machine import return_freed_memory
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.inference.machine import return_freed_memory
+from mvtrack.inference.memory.transformer import Scene, forward_bytes, training_bytes
+from mvtrack.models.activation_checkpointing import checkpointing_of
+from mvtrack.models.attention import attend, kernel_report
+from mvtrack.models.camera_conditioning import ray_maps
+from mvtrack.models.diffusion.flow import add_noise
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.flops import forward_flops, training_flops
+from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.released_cameras import native_inputs
+from mvtrack.models.reshoot_model import model_cameras
 from mvtrack.training.objective import Prepared, losses
-from mvtrack.training.observe import peak_flops
 from mvtrack.training.optimizer import freeze
+from mvtrack.training.telemetry import peak_flops
 from mvtrack.training.track_task import TrackTask
-from mvtrack.trajectory import CameraPath
 from tracking_head import HeadConfig, Tracks, track_loss
 
 TRAINED = ("blocks.*.self_attn.*", "ray_encoder.*", "blocks.*.camera_proj.*", "tracking_head.*")

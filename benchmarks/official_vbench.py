@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from bench import report
 
-from mvtrack.camera import Camera
-from mvtrack.data.footage import open_footage
-from mvtrack.data.video_io import from_bytes, write_video
+from mvtrack.data.clip import resize_frames
 from mvtrack.evaluation.interface import Inputs, Sample
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS, DINO_REPOSITORY
 from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative
 from mvtrack.evaluation.measures.vbench_package import VBenchPackage
-from mvtrack.fitting import still_camera
-from mvtrack.video_clip import resize_frames
+from mvtrack.geometry.camera import Camera
+from mvtrack.video.reader import open_footage
+from mvtrack.video.resize import still_camera
+from mvtrack.video.writer import from_bytes, write_video
 
 FLICKERING = "temporal_flickering"
 SHORT, SMALL = 5, (270, 480)

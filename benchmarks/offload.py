@@ -18,16 +18,16 @@ import torch
 from bench import FREED_AT_ONCE, report
 from weights import watched
 
-from mvtrack.backbone.model import ReshootModel, build_model, load_model, save_model
-from mvtrack.backbone.placement import OFFLOADS, Placement, place
-from mvtrack.backbone.presets import preset
-from mvtrack.backbone.prompts import Prompts
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.config import ModelConfig
-from mvtrack.estimate.codec import empty_wan_network
-from mvtrack.estimate.inference import estimate_inference
-from mvtrack.generate import SampleConfig, generate
-from mvtrack.machine import peak_gib
+from mvtrack.config.presets import preset
+from mvtrack.config.schema import ModelConfig
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.inference.device import OFFLOADS, Placement, place
+from mvtrack.inference.machine import peak_gib
+from mvtrack.inference.memory.codec import empty_wan_network
+from mvtrack.inference.memory.inference import estimate_inference
+from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.models.prompts import Prompts
+from mvtrack.models.reshoot_model import ReshootModel, build_model, load_model, save_model
 
 MIB = 2**20
 

@@ -4,8 +4,8 @@ import importlib.util
 
 from torch import Tensor, nn
 
-from mvtrack.backbone.diffsynth_parts import declare_torchvision_operators
-from mvtrack.config import DiTConfig
+from mvtrack.config.schema import DiTConfig
+from mvtrack.models.diffsynth_parts import declare_torchvision_operators
 
 
 def why_missing() -> str | None:

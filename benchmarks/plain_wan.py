@@ -16,9 +16,9 @@ import torch
 from bench import called, held_gib
 from torch import Tensor, nn
 
-from mvtrack.backbone.checkpointing import checkpointing_of
-from mvtrack.backbone.dit import WanDiT
-from mvtrack.config import DiTConfig, TrainConfig
+from mvtrack.config.schema import DiTConfig, TrainConfig
+from mvtrack.models.activation_checkpointing import checkpointing_of
+from mvtrack.models.dit import WanDiT
 from mvtrack.training.optimizer import freeze
 
 TRAINED = ("blocks.*.self_attn.*",)

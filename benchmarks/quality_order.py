@@ -26,19 +26,19 @@ import torch
 from bench import report
 from torch import Tensor
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.detailed_scenes import detailed_scene
-from mvtrack.data.renderer import FIRST_OBJECT, Render, render
-from mvtrack.data.rig import RigStyle, amount_of, base_pose, reference_motion
-from mvtrack.data.scene import Scene, SceneStyle, sample_scene
-from mvtrack.data.video_io import from_bytes
+from mvtrack.data.synthetic.camera_rig import RigStyle, amount_of, base_pose, reference_motion
+from mvtrack.data.synthetic.detailed_scenes import detailed_scene
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
+from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
 from mvtrack.evaluation.interface import Declined, Inputs, Sample
 from mvtrack.evaluation.measures.consistency import WarpConsistency
 from mvtrack.evaluation.measures.pair_features import PairFeatures
 from mvtrack.evaluation.measures.pair_sources import REFERENCE, DepthFiles, EstimatedDepth, TrueDepth
-from mvtrack.metrics.warp import covisible, reproject, sample_bilinear
-from mvtrack.trajectory import CameraPath
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.warp import covisible, reproject, sample_bilinear
+from mvtrack.video.writer import from_bytes
 
 SIZE, FRAMES = (72, 96), 5
 PRESETS = ("arc_left", "translate_up", "zoom_in", "arc_right")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from bench import report, timed_by_turns
 
-from mvtrack.data import renderer
-from mvtrack.data.rig import RigStyle, sample_cameras
-from mvtrack.data.scene import SceneStyle, sample_scene
+from mvtrack.data.synthetic import renderer
+from mvtrack.data.synthetic.camera_rig import RigStyle, sample_cameras
+from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
 
 VIEWS, FRAMES, SCENES = 2, 17, 4
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from bench import report
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.detailed_scenes import STATIC, detailed_case
-from mvtrack.data.renderer import FIRST_OBJECT, render
-from mvtrack.data.scene import SceneStyle
+from mvtrack.data.synthetic.detailed_scenes import STATIC, detailed_case
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT, render
+from mvtrack.data.synthetic.scene import SceneStyle
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.inference.camera_estimation.colmap import recover_with_colmap
+from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
-from mvtrack.structure.colmap import recover_with_colmap
-from mvtrack.structure.recovered import NotRecoveredError
 
 _MOVES = SceneStyle(min_objects=5, max_objects=8)
 _GUESSED_FOV_DEG = 45.0  # the scenes' is 55

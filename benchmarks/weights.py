@@ -19,11 +19,11 @@ import torch
 from bench import report
 from safetensors.torch import save_file
 
-from mvtrack.backbone.initialise import empty_dit
-from mvtrack.backbone.model import load_model, save_model
-from mvtrack.backbone.presets import PRESETS, is_new_parameter, preset
-from mvtrack.backbone.pretrained import load_pretrained, open_released
-from mvtrack.config import ModelConfig
+from mvtrack.config.presets import PRESETS, is_new_parameter, preset
+from mvtrack.config.schema import ModelConfig
+from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.reshoot_model import load_model, save_model
+from mvtrack.models.weights.convert import load_pretrained, open_released
 
 SHARE = 0.1  # of the model, that may be held beside it
 

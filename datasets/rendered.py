@@ -7,8 +7,8 @@ import argparse
 import os
 import sys
 
-from mvtrack.command import run_command
-from mvtrack.config import load_config
+from mvtrack.config.errors import run_command
+from mvtrack.config.schema import load_config
 
 
 def main() -> int:

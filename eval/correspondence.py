@@ -18,10 +18,9 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.command import run_command
-from mvtrack.config_views import ViewsConfig
-from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.config.errors import run_command
+from mvtrack.config.views import ViewsConfig
+from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation import attention_report as report
 from mvtrack.evaluation.attention import Analysis, AnalysisConfig, analyse
 from mvtrack.evaluation.attention_growth import Stage, check_comparable, growth_record, growth_table, write_growth
@@ -30,12 +29,13 @@ from mvtrack.evaluation.attention_quality import correlate, measure_harm, pictur
 from mvtrack.evaluation.attention_scenes import Subject
 from mvtrack.evaluation.measures.perceptual import PerceptualDistance
 from mvtrack.evaluation.measures.weight_files import VARIABLE
-from mvtrack.generate import SampleConfig
-from mvtrack.kept_files import sha256
+from mvtrack.files.cache import sha256
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.inference.sampler import SampleConfig
 from mvtrack.metrics.perceptual import SMALLEST_PX, Lpips
-from mvtrack.reshooting import shipped_model
-from mvtrack.still_views import still_cases
+from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.model_sources import ModelSource, model_sources
+from mvtrack.training.static_validation import still_cases
 
 _FIRST_STILL = 20_000  # as eval/static.py: validation's scenes have smaller seeds
 

@@ -9,17 +9,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.command import run_command
+from mvtrack.config.errors import run_command
 from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import RULES, find_sequences, make_list, read_list, write_list
 from mvtrack.evaluation.command import add_run_arguments, case_size, run_benchmark
-from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.row_options import methods_of
-from mvtrack.fitting import FIT_MODES
-from mvtrack.reshooting import DEFAULT_FOV_DEG, camera_record
-from mvtrack.source_cameras import AUTO
-from mvtrack.trajectory import PIVOT_M
+from mvtrack.evaluation.unused_options import refuse_idle
+from mvtrack.geometry.trajectory import PIVOT_M
+from mvtrack.inference.camera_estimation.source_cameras import AUTO
+from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, camera_record
+from mvtrack.video.resize import FIT_MODES
 
 
 def main() -> int:

@@ -16,16 +16,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mvtrack.backbone.model import load_model
-from mvtrack.command import run_command
-from mvtrack.data.panels import side_by_side
-from mvtrack.data.test_scenes import render_case
-from mvtrack.decoder.files import load_aligner
+from mvtrack.config.errors import run_command
+from mvtrack.data.synthetic.test_scenes import render_case
+from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
 from mvtrack.evaluation.manifest import load_manifest
 from mvtrack.evaluation.statistics import mean_interval
-from mvtrack.generate import SampleConfig
-from mvtrack.reshooting import shipped_model
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.decoder.files import load_aligner
+from mvtrack.models.reshoot_model import load_model
 
 SHOWN = {"codec alone": "codec", "aligned, depth estimated": "estimated", "aligned, source's depth": "carried"}
 

@@ -8,13 +8,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.command import run_command
+from mvtrack.config.errors import run_command
 from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.iphone import SEQUENCES, IPhone
 from mvtrack.evaluation.command import add_run_arguments, case_size, run_benchmark
 from mvtrack.evaluation.row_options import methods_of
-from mvtrack.fitting import FIT_MODES
-from mvtrack.reshooting import camera_record
+from mvtrack.inference.pipeline import camera_record
+from mvtrack.video.resize import FIT_MODES
 
 
 def main() -> int:

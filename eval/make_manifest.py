@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.command import run_command
+from mvtrack.config.errors import run_command
 from mvtrack.evaluation.manifest import make_manifest, make_tracking_manifest
 
 CLIPS_PER_VIDEO = 24

@@ -7,14 +7,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.backbone.model import load_model
-from mvtrack.command import run_command
-from mvtrack.data.contact_sheet import contact_sheet
-from mvtrack.data.footage import open_footage
-from mvtrack.data.video_io import from_bytes
-from mvtrack.fitting import plan_fit
-from mvtrack.reshooting import reshoot_file, shipped_model
-from mvtrack.trajectory import PRESETS
+from mvtrack.config.errors import run_command
+from mvtrack.data.visualize.contact_sheet import contact_sheet
+from mvtrack.geometry.trajectory import PRESETS
+from mvtrack.inference.pipeline import reshoot_file, shipped_model
+from mvtrack.models.reshoot_model import load_model
+from mvtrack.video.reader import open_footage
+from mvtrack.video.resize import plan_fit
+from mvtrack.video.writer import from_bytes
 
 
 def main() -> int:

@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.backbone.model import ReshootModel, load_model
-from mvtrack.command import run_command
-from mvtrack.config import PointMatchConfig
-from mvtrack.data.contact_sheet import contact_sheet
+from mvtrack.config.errors import run_command
+from mvtrack.config.schema import PointMatchConfig
+from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.evaluation.statistics import mean_interval
-from mvtrack.generate import SampleConfig
-from mvtrack.kept_files import sha256
+from mvtrack.files.cache import sha256
+from mvtrack.inference.sampler import SampleConfig
 from mvtrack.metrics.image import gradient_energy, psnr
-from mvtrack.still_views import StillCase, alignment, score_views, still_cases
+from mvtrack.models.reshoot_model import ReshootModel, load_model
+from mvtrack.training.static_validation import StillCase, alignment, score_views, still_cases
 
 _FIRST_SEED = 20_000  # validation's scenes have smaller seeds
 _ON_A_SHEET = 12

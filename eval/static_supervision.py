@@ -13,9 +13,9 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from mvtrack.command import run_command
-from mvtrack.config import RunConfig, load_config
-from mvtrack.evaluation.arms import curve_table, plot_curves, read_curves, train_in_a_process
+from mvtrack.config.errors import run_command
+from mvtrack.config.schema import RunConfig, load_config
+from mvtrack.evaluation.ablation import curve_table, plot_curves, read_curves, train_in_a_process
 
 _CURVES = {
     "validation/alignment_error": ("alignment error of the supervised layer, nats", ".3f"),

@@ -13,14 +13,14 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
-from mvtrack.backbone.model import load_model
-from mvtrack.command import run_command
-from mvtrack.config import RunConfig, TrainConfig, load_config
-from mvtrack.evaluation.arms import compare, plot_pairs, remembered, table, train_in_a_process
+from mvtrack.config.errors import run_command
+from mvtrack.config.schema import RunConfig, TrainConfig, load_config
+from mvtrack.evaluation.ablation import compare, plot_pairs, remembered, table, train_in_a_process
 from mvtrack.evaluation.manifest import VERSION, load_manifest
 from mvtrack.evaluation.supervision import TITLES, score
-from mvtrack.generate import SampleConfig
-from mvtrack.kept_files import sha256
+from mvtrack.files.cache import sha256
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.reshoot_model import load_model
 
 _PROMISED_PCK = 0.15
 _FINE_TUNING = {"lr": 0.5, "muon_lr": 0.5}  # times the config's learning rates, which are for a start from scratch

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from mvtrack.command import run_command
+from mvtrack.config.errors import run_command
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import read_list
 from mvtrack.evaluation.benchmarks.davis_miniature import LIST_FILE, write_davis_miniature
@@ -19,7 +19,7 @@ from mvtrack.evaluation.benchmarks.iphone_miniature import write_iphone_miniatur
 from mvtrack.evaluation.command import add_run_arguments, run_benchmark
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.row_options import methods_of, model_row
-from mvtrack.reshooting import shipped_model
+from mvtrack.inference.pipeline import shipped_model
 
 _FRAMES = 17
 

@@ -18,17 +18,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mvtrack.backbone.model import load_model
-from mvtrack.command import run_command
-from mvtrack.data.test_scenes import render_case
+from mvtrack.config.errors import run_command
+from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.evaluation.manifest import load_tracking_cases
 from mvtrack.evaluation.tracking import attention_starts_of, follow_reference
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
 from mvtrack.evaluation.tracking_report import paired, pooled_hidden, summarise, tables, verdict, write_report
 from mvtrack.evaluation.tracking_scores import score_model
-from mvtrack.kept_files import sha256
-from mvtrack.reshooting import shipped_model
-from mvtrack.tracking.scene import require_head
+from mvtrack.files.cache import sha256
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.inference.tracking.scene import require_head
+from mvtrack.models.reshoot_model import load_model
 
 _POINTS = 64
 

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from mvtrack.backbone.model import load_model
-from mvtrack.command import run_command
-from mvtrack.evaluation import yardstick
+from mvtrack.config.errors import run_command
+from mvtrack.evaluation import pinned_benchmark as yardstick
 from mvtrack.evaluation.manifest import check_footage, load_manifest
-from mvtrack.evaluation.yardstick_report import table, write_sheets
-from mvtrack.generate import SampleConfig
-from mvtrack.kept_files import sha256
-from mvtrack.reshooting import shipped_model
+from mvtrack.evaluation.pinned_report import table, write_sheets
+from mvtrack.files.cache import sha256
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.reshoot_model import load_model
 
 
 def main() -> int:

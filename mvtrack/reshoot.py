@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.command import run_command
-from mvtrack.model_options import (
+from mvtrack.config.errors import run_command
+from mvtrack.inference.model_options import (
     LESS_MEMORY,
     add_memory_argument,
     add_placement_arguments,
@@ -13,7 +13,7 @@ from mvtrack.model_options import (
     read_placement,
     read_sample,
 )
-from mvtrack.shot_options import add_shot_arguments, add_track_arguments, read_shot, told_shot, track_plan
+from mvtrack.inference.shot_options import add_shot_arguments, add_track_arguments, read_shot, told_shot, track_plan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reshoot(options: argparse.Namespace) -> None:
-    from mvtrack.backbone.model import read_config
-    from mvtrack.batch import is_batch, reshoot_batch
-    from mvtrack.reshooting import reshoot_file, shipped_model
+    from mvtrack.inference.batch import is_batch, reshoot_batch
+    from mvtrack.inference.pipeline import reshoot_file, shipped_model
+    from mvtrack.models.reshoot_model import read_config
 
     if options.tracks and not options.model:
         _say("--tracks takes the shipped model with a tracking head, tiny_tracking; without it, tiny makes the video")

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mvtrack.command import run_command
-from mvtrack.model_options import add_memory_argument
+from mvtrack.config.errors import run_command
+from mvtrack.inference.model_options import add_memory_argument
 
 LESS_MEMORY = (
     "try train.micro_batch_size=1 train.gradient_checkpointing=true, a higher train.zero_stage on several ranks, or "
@@ -35,10 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from mvtrack.config import load_config
+    from mvtrack.config.schema import load_config
 
     config = load_config(options.config, options.overrides)
-    from mvtrack.estimate.refuse import refuse_training
+    from mvtrack.inference.memory.check_memory import refuse_training
     from mvtrack.training.distributed import prepare_environment, ranks_here, world_size
     from mvtrack.training.loop import train
 
@@ -52,7 +52,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _launch(options: argparse.Namespace) -> None:
     """Check the config here, then hand over to `deepspeed` with the same options."""
-    from mvtrack.config import load_config
+    from mvtrack.config.schema import load_config
 
     load_config(options.config, options.overrides)
     launcher = Path(sys.executable).with_name("deepspeed")

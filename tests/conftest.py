@@ -77,7 +77,7 @@ def browser():
 @pytest.fixture(scope="session")
 def video(tmp_path_factory) -> Path:
     """A video file of 7 frames, 90x160, with smooth colours that differ everywhere; its name has a space."""
-    from mvtrack.data.video_io import write_video
+    from mvtrack.video.writer import write_video
 
     y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 160), indexing="ij")
     frames = torch.stack([torch.sin(9 * x), torch.cos(7 * y), torch.sin(5 * x + 3 * y)]).expand(7, -1, -1, -1)
@@ -118,10 +118,10 @@ def small_run(tmp_path_factory) -> dict:
 @pytest.fixture(scope="session")
 def small_model(small_run):
     """An untrained model of `small_run`'s architecture with a fitted codec."""
-    from mvtrack.backbone.model import build_model
-    from mvtrack.config import RunConfig
-    from mvtrack.config_tree import from_tree
+    from mvtrack.config.schema import RunConfig
+    from mvtrack.config.tree import from_tree
     from mvtrack.data.loader import open_banks
+    from mvtrack.models.reshoot_model import build_model
 
     config = from_tree(RunConfig, small_run, "small_run")
     model = build_model(config.model)
@@ -133,9 +133,9 @@ def small_model(small_run):
 @pytest.fixture(scope="session")
 def tracking_model(small_run, small_model):
     """The same with an untrained tracking head."""
-    from mvtrack.backbone.model import ReshootModel, build_model
-    from mvtrack.config import ModelConfig
-    from mvtrack.config_tree import from_tree
+    from mvtrack.config.schema import ModelConfig
+    from mvtrack.config.tree import from_tree
+    from mvtrack.models.reshoot_model import ReshootModel, build_model
 
     head = {
         "dim": 16, "heads": 2, "layers": 1, "virtual_tracks": 3, "iterations": 2, "correlation_dim": 6,
@@ -148,10 +148,10 @@ def tracking_model(small_run, small_model):
 @pytest.fixture
 def told_model(small_run, tracking_model, monkeypatch):
     """A model with a tracking head and a text branch; every caption has features of its own, without an encoder."""
-    from mvtrack.backbone import prompts
-    from mvtrack.backbone.model import ReshootModel, build_model
-    from mvtrack.config import DiTConfig, TextConfig
-    from mvtrack.config_tree import from_tree
+    from mvtrack.config.schema import DiTConfig, TextConfig
+    from mvtrack.config.tree import from_tree
+    from mvtrack.models import prompts
+    from mvtrack.models.reshoot_model import ReshootModel, build_model
 
     def embed(captions, config, cache=None, device="cpu"):
         return torch.stack([torch.randn(5, 7, generator=torch.Generator().manual_seed(len(c or ""))) for c in captions])

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from mvtrack import reshoot_file
-from mvtrack.backbone.model import save_model
-from mvtrack.cli import main as cli
-from mvtrack.data.footage import open_footage
-from mvtrack.fitting import plan_fit, still_camera
-from mvtrack.generate import SampleConfig
-from mvtrack.kept_files import sha256
-from mvtrack.reshooting import Shot
-from mvtrack.trajectory import PRESETS, CameraPath
+from mvtrack.cli.main import main as cli
+from mvtrack.files.cache import sha256
+from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.inference.pipeline import Shot
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.reader import open_footage
+from mvtrack.video.resize import plan_fit, still_camera
 
 ROOT = Path(__file__).parents[1]
 T = 7

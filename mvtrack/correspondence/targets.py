@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mvtrack.camera import Camera, pixel_grid, project, unproject
 from mvtrack.correspondence.counted import CountedWarning
-from mvtrack.video_clip import anchor_frames, num_latent_frames
+from mvtrack.data.clip import anchor_frames, num_latent_frames
+from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 from tracking_head import Tracks
 
 _DEPTH_TOLERANCE = 0.03  # relative z difference below which two views see the same surface

@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
-from mvtrack.config_data import DataConfig
+from mvtrack.config.data import DataConfig
 from mvtrack.data.latents import LatentClip, LatentFolder
 from mvtrack.data.loader import Batch, StepDataset
+from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
 
 NO_CAPTION = ""

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mvtrack.camera import Camera
-from mvtrack.config_data import LatentsConfig
-from mvtrack.new_folder import write_aside
+from mvtrack.config.data import LatentsConfig
+from mvtrack.files.atomic_io import write_aside
+from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
 
 FORMAT = "mvtrack-latents-1"

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mvtrack.camera import Camera
-from mvtrack.config import DataConfig, ViewsConfig
-from mvtrack.data.bank import Bank, BankRecipe
-from mvtrack.data.scene import SceneStyle
-from mvtrack.video_clip import Clip
+from mvtrack.config.schema import DataConfig, ViewsConfig
+from mvtrack.data.clip import Clip
+from mvtrack.data.synthetic.bank import Bank, BankRecipe
+from mvtrack.data.synthetic.scene import SceneStyle
+from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
 
 

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.correspondence.features import features_from_tokens
-from mvtrack.correspondence.point_matches import points_from_depth, token_points
+from mvtrack.correspondence.nearest_neighbours import points_from_depth, token_points
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums, kinds_of_rows, sum_scores
 from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_truth, sum_space
-from mvtrack.diffusion.flow import sampling_sigmas
 from mvtrack.evaluation.attention_scenes import Scene, Subject, check_subjects, scene_of
+from mvtrack.inference.forward_noised import NoisedVideos
 from mvtrack.metrics.correspondence import harmonic_mean
-from mvtrack.noised import NoisedVideos
+from mvtrack.models.diffusion.flow import sampling_sigmas
+from mvtrack.models.hooks import visiting_layers
+from mvtrack.models.reshoot_model import ReshootModel
 
 SCORES = ("pck", "attention_score", "confidence_score")
 

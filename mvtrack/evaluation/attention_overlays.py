@@ -5,14 +5,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.visiting import visiting_layers
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.targets import CorrespondenceTargets
-from mvtrack.data.attention_overlay import Looks, attention_sheet, frame_titles, shown_frames, token_centres, token_heat
+from mvtrack.data.clip import anchor_frames
+from mvtrack.data.visualize.attention_overlay import (
+    Looks,
+    attention_sheet,
+    frame_titles,
+    shown_frames,
+    token_centres,
+    token_heat,
+)
 from mvtrack.evaluation.attention_scenes import Subject, scene_of
-from mvtrack.video_clip import anchor_frames
+from mvtrack.models.hooks import visiting_layers
+from mvtrack.models.reshoot_model import ReshootModel
 
 _CANDIDATES = 256
 

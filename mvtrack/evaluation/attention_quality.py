@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.perturb import PERTURBATIONS, Perturbation, perturbed_attention
 from mvtrack.evaluation.attention_scenes import Subject, check_subjects
-from mvtrack.generate import SampleConfig, generate
-from mvtrack.generate_views import generate_views
+from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
 from mvtrack.metrics.perceptual import Lpips
 from mvtrack.metrics.ssim import ssim
-from mvtrack.still_views import StillCase
+from mvtrack.models.perturb import PERTURBATIONS, Perturbation, perturbed_attention
+from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.training.static_validation import StillCase
 
 QUALITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr_db": psnr, "ssim": ssim}
 LPIPS = "lpips"  # beside them where its weights are there; the only one of which less is better

@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.camera import Camera
-from mvtrack.correspondence.point_matches import points_from_depth, targets_from_points
+from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
 from mvtrack.correspondence.probe import cell_centres
 from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks, token_grid
-from mvtrack.noised import NoisedVideos, noised_videos
-from mvtrack.still_views import StillCase
-from mvtrack.video_clip import Clip, anchor_frames, num_latent_frames
+from mvtrack.data.clip import Clip, anchor_frames, num_latent_frames
+from mvtrack.geometry.camera import Camera
+from mvtrack.inference.forward_noised import NoisedVideos, noised_videos
+from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.training.static_validation import StillCase
 from tracking_head import Tracks
 
 Subject = Clip | StillCase

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from mvtrack.evaluation.interface import Benchmark, Method
-from mvtrack.evaluation.measures.catalogue import all_estimators, chosen_metrics
 from mvtrack.evaluation.measures.options import add_measure_arguments, measure_options
-from mvtrack.evaluation.methods.found import FoundRows, found_rows
+from mvtrack.evaluation.measures.registry import all_estimators, chosen_metrics
+from mvtrack.evaluation.methods.existing_rows import FoundRows, found_rows
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import check_backbones

@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.decoder.depth import carried_depth, stereo_depth
-from mvtrack.decoder.scene import Scene
-from mvtrack.generate import SampleConfig, generate
+from mvtrack.data.clip import Clip
+from mvtrack.geometry.warp import covisible
+from mvtrack.inference.sampler import SampleConfig, generate
 from mvtrack.metrics.image import gradient_energy, psnr
-from mvtrack.metrics.warp import covisible
-from mvtrack.video_clip import Clip
+from mvtrack.models.decoder.depth import carried_depth, stereo_depth
+from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.reshoot_model import ReshootModel
 
 WAYS = {
     "codec": "codec alone",

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
+from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
 
 # What a metric, method or estimator may ask for beside the videos. Dotted names are estimates: of which video, of what;

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvtrack.config_tree import from_tree
-from mvtrack.data.footage import open_footage
-from mvtrack.data.pan_tilt_zoom import PanTiltZoom, fits, pan_tilt_zoom_clip
-from mvtrack.data.test_scenes import CaseSpec, case_specs, render_case
-from mvtrack.data.video_io import from_bytes
+from mvtrack.config.tree import from_tree
+from mvtrack.data.clip import Clip
+from mvtrack.data.synthetic.pan_tilt_zoom import PanTiltZoom, fits, pan_tilt_zoom_clip
+from mvtrack.data.synthetic.test_scenes import CaseSpec, case_specs, render_case
 from mvtrack.metrics.tracking import tap_scores
-from mvtrack.video_clip import Clip
+from mvtrack.video.reader import open_footage
+from mvtrack.video.writer import from_bytes
 from tracking_head import Tracks
 
 VERSION = 1

@@ -7,9 +7,9 @@ from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
 from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
-from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Estimator
-from mvtrack.structure.depth_anything import DepthAnythingConfig
+from mvtrack.evaluation.unused_options import refuse_idle
+from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
 
 POSES = ("colmap", "depth_anything_3", "files", "truth")
 

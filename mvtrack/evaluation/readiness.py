@@ -10,15 +10,15 @@ from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
 from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Estimator, Metric
-from mvtrack.evaluation.measures.catalogue import all_estimators, all_metrics
 from mvtrack.evaluation.measures.options import GEOMETRIES, MeasureOptions
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.perceptual import packaged_heads
+from mvtrack.evaluation.measures.registry import all_estimators, all_metrics
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
 from mvtrack.evaluation.measures.vbench_package import cache_folder
 from mvtrack.evaluation.measures.weight_files import WeightFile
-from mvtrack.structure.depth_anything import DepthAnythingConfig
-from mvtrack.weights.registry import WeightsEntry, cached_file, registry
+from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
+from mvtrack.models.weights.registry import WeightsEntry, cached_file, registry
 
 _FREEDOM = {None: "not checked", True: "NON-COMMERCIAL: only with --non-commercial", False: "free"}
 _IN_FOLDER, _IN_PACKAGE = "metric", "package"  # the registry's words for how metrics come by a file

@@ -5,15 +5,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mvtrack.backbone.model import model_file
-from mvtrack.backbone.placement import Placement, placed_config
-from mvtrack.decoder.files import load_aligner
-from mvtrack.evaluation.idle_options import refuse_idle
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
-from mvtrack.evaluation.methods.given import GivenVideos
+from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
-from mvtrack.model_options import (
+from mvtrack.evaluation.unused_options import refuse_idle
+from mvtrack.inference.device import Placement, placed_config
+from mvtrack.inference.model_options import (
     ENCODERS,
     add_memory_argument,
     add_placement_arguments,
@@ -21,6 +19,8 @@ from mvtrack.model_options import (
     read_placement,
     read_sample,
 )
+from mvtrack.models.decoder.files import load_aligner
+from mvtrack.models.reshoot_model import model_file
 
 _OF_ROW = ("name", "title", "group")
 _OF_ANY = ("backbone", "replace")

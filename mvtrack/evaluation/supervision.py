@@ -5,19 +5,19 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mvtrack.backbone.model import ReshootModel
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums
 from mvtrack.correspondence.targets import targets_from_tracks
-from mvtrack.data.test_scenes import CaseSpec, render_case
-from mvtrack.diffusion.flow import sampling_sigmas
-from mvtrack.evaluation import yardstick
-from mvtrack.evaluation.arms import Scores
+from mvtrack.data.clip import Clip
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.evaluation import pinned_benchmark as yardstick
+from mvtrack.evaluation.ablation import Scores
 from mvtrack.evaluation.manifest import Manifest
-from mvtrack.generate import SampleConfig
+from mvtrack.geometry.warp import covisible, depth_warp
+from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.sampler import SampleConfig
 from mvtrack.metrics.image import psnr
-from mvtrack.metrics.warp import covisible, depth_warp
-from mvtrack.probing import probe_layer
-from mvtrack.video_clip import Clip
+from mvtrack.models.diffusion.flow import sampling_sigmas
+from mvtrack.models.reshoot_model import ReshootModel
 from tracking_head import Tracks
 
 TITLES = {

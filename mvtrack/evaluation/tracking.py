@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.head_cameras import head_cameras
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.tracking.features import view_features
-from mvtrack.tracking.following import FeatureSource, FindStarts, Follower, Query
-from mvtrack.tracking.refining import refined_attention
-from mvtrack.tracking.scene import require_head
-from mvtrack.tracking.starts import Starts, starts_by_depth
-from mvtrack.tracking.windows import Windows
-from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
+from mvtrack.data.clip import TEMPORAL_STRIDE, Clip
+from mvtrack.inference.tracking.cross_view_init import Starts, starts_by_depth
+from mvtrack.inference.tracking.features import view_features
+from mvtrack.inference.tracking.scene import require_head
+from mvtrack.inference.tracking.subpixel_refine import refined_attention
+from mvtrack.inference.tracking.windowed_tracker import FeatureSource, FindStarts, Follower, Query
+from mvtrack.inference.tracking.windows import Windows
+from mvtrack.models.head_cameras import head_cameras
+from mvtrack.models.reshoot_model import ReshootModel
 from tracking_head import Cameras, Features, Queries, Tracker, Tracks, queries_from_truth
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from mvtrack.data.contact_sheet import contact_sheet
-from mvtrack.data.drawing import as_unit_video, draw_tracks, rainbow
+from mvtrack.data.visualize.contact_sheet import contact_sheet
+from mvtrack.data.visualize.drawing import as_unit_video, draw_tracks, rainbow
 from mvtrack.evaluation.tracking import TrackedClip
 
 _POINTS = 20  # those asked for first; more hide each other

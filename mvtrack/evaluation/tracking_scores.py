@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
+from mvtrack.data.clip import TEMPORAL_STRIDE, Clip
 from mvtrack.evaluation.tracking import (
     TrackedClip,
     asked_in_reference,
@@ -24,10 +24,10 @@ from mvtrack.evaluation.tracking import (
     track_shuffled,
     true_depth_starts,
 )
+from mvtrack.inference.tracking.scene import require_head
+from mvtrack.inference.tracking.windowed_tracker import attention_starts
 from mvtrack.metrics.tracking import cross_view_pck, epipolar_error, hidden_here_scores, tap_scores
-from mvtrack.tracking.following import attention_starts
-from mvtrack.tracking.scene import require_head
-from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
+from mvtrack.models.reshoot_model import ReshootModel
 from tracking_head import Tracks
 
 _ANCHORS = slice(None, None, TEMPORAL_STRIDE)

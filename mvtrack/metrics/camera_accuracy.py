@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import path_extent, relative_pose
-from mvtrack.metrics.similarity import Similarity
+from mvtrack.geometry.camera import path_extent, relative_pose
+from mvtrack.geometry.similarity import Similarity
 
 ScaleRule = Literal["self_max", "gt_lsq", "gt_max", "umeyama"]
 SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.camera import Camera, camera_rays, pixel_grid
+from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.warp import sample_bilinear
 from mvtrack.metrics.image import gaussian_blur
-from mvtrack.metrics.warp import sample_bilinear
-from mvtrack.trajectory import CameraPath
 
 _ROUNDS = 7
 _STEPS = 5  # candidates per parameter and round

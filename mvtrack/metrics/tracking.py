@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
+from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
 
 THRESHOLDS = (1, 2, 4, 8, 16)  # TAP-Vid, pixels of 256x256

@@ -15,8 +15,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera, pixel_grid, relative_pose, unproject
-from mvtrack.metrics.splat import splat_points
+from mvtrack.geometry.camera import Camera, pixel_grid, relative_pose, unproject
+from mvtrack.geometry.splat import splat_points
 
 Distance = Literal["l1", "cosine"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)

@@ -16,14 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.data.bank import Bank
-from mvtrack.decoder.depth_noise import AMPLITUDES, disturbed
-from mvtrack.decoder.files import build_aligner, save_aligner
-from mvtrack.decoder.scene import Scene
-from mvtrack.diffusion.flow import add_noise, x0_from_velocity
-from mvtrack.noised import noised_latents
-from mvtrack.video_clip import Clip
+from mvtrack.data.clip import Clip
+from mvtrack.data.synthetic.bank import Bank
+from mvtrack.inference.forward_noised import noised_latents
+from mvtrack.models.decoder.depth_noise import AMPLITUDES, disturbed
+from mvtrack.models.decoder.files import build_aligner, save_aligner
+from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.diffusion.flow import add_noise, x0_from_velocity
+from mvtrack.models.reshoot_model import ReshootModel
 
 Perceptual = Callable[[Float[Tensor, "N 3 H W"], Float[Tensor, "N 3 H W"]], Float[Tensor, ""]]
 _TARGET = 1

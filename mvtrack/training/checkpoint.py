@@ -19,19 +19,19 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mvtrack.backbone.codec import VideoCodec
-from mvtrack.config import RunConfig
-from mvtrack.config_tree import to_tree
+from mvtrack.config.schema import RunConfig
+from mvtrack.config.tree import to_tree
+from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.training import distributed
 from mvtrack.training.ema import EMA
-from mvtrack.training.fragments import (
+from mvtrack.training.sharded_io import PieceReader, file_name, piece_key, sync, write_pieces
+from mvtrack.training.zero_shards import (
     fragments,
     frozen_pieces,
     optimizer_step_count,
     publish_weights,
     set_optimizer_step_count,
 )
-from mvtrack.training.pieces import PieceReader, file_name, piece_key, sync, write_pieces
 
 FORMAT = "mvtrack-checkpoint-1"
 FROZEN = "frozen"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mvtrack.training.fragments import fragments, gathered
+from mvtrack.training.zero_shards import fragments, gathered
 
 
 class EMA:

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.attention import choose_kernel
-from mvtrack.backbone.checkpointing import checkpointing_of, keeps_attention
-from mvtrack.backbone.dit import WanDiT
-from mvtrack.backbone.initialise import empty_dit, fill
-from mvtrack.config import RunConfig
-from mvtrack.machine import return_freed_memory
+from mvtrack.config.schema import RunConfig
+from mvtrack.data.clip import num_latent_frames
+from mvtrack.inference.machine import return_freed_memory
+from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_attention
+from mvtrack.models.attention import choose_kernel
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.init_weights import empty_dit, fill
 from mvtrack.training import distributed
 from mvtrack.training.optimizer import build_optimizer, freeze
-from mvtrack.video_clip import num_latent_frames
 
 BUCKET_ELEMENTS = 10**8  # that ranks exchange at once; DeepSpeed's five times as many would take 2 GiB
 

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from mvtrack.backbone.interchange import write_diffusers, write_official
-from mvtrack.backbone.model import load_model, write_model
-from mvtrack.config import ModelConfig
-from mvtrack.config_tree import from_tree
+from mvtrack.config.schema import ModelConfig
+from mvtrack.config.tree import from_tree
+from mvtrack.models.reshoot_model import load_model, write_model
+from mvtrack.models.weights.export_formats import write_diffusers, write_official
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 from tracking_head.files import write_head
 

@@ -7,18 +7,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.backbone.prompts import Prompts
-from mvtrack.camera import Camera
-from mvtrack.config import RunConfig
-from mvtrack.data.drawing import as_unit_video, draw_cameras
+from mvtrack.config.schema import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import LatentClip
-from mvtrack.data.video_io import to_bytes
-from mvtrack.generate import SampleConfig, sample_latents, tell
+from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras
+from mvtrack.geometry.camera import Camera
+from mvtrack.inference.sampler import SampleConfig, sample_latents, tell
 from mvtrack.metrics.image import psnr
+from mvtrack.models.prompts import Prompts
+from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
 from mvtrack.training.validation import STEPS, ValidationReport
+from mvtrack.video.writer import to_bytes
 
 _VIDEOS = 2  # clips shown in TensorBoard
 _HEIGHT = 160  # that pictures have at least there

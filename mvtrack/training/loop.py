@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.config import RunConfig
+from mvtrack.config.schema import RunConfig
 from mvtrack.data.loader import Batch, batches
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import prune, remove_leftovers, save_checkpoint
 from mvtrack.training.engine import start_distributed
 from mvtrack.training.export import export_checkpoint
-from mvtrack.training.guard import StopRequest, explain_hang
-from mvtrack.training.observe import Meter, gradient_norms
+from mvtrack.training.fault_tolerance import StopRequest, explain_hang
 from mvtrack.training.optimizer import learning_rate_factor
 from mvtrack.training.resume import choose_checkpoint, refuse_changes
 from mvtrack.training.run import Run, open_dataset, prune_banks, set_up
 from mvtrack.training.run_dir import Heartbeat, locked
+from mvtrack.training.telemetry import Meter, gradient_norms
 
 STOPPED = "stopped_by_signal"  # a file that says that the run should go on later (configs/slurm/train.sbatch)
 

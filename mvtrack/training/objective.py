@@ -7,21 +7,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mvtrack.backbone.branches import NativeInputs
-from mvtrack.backbone.codec import VideoCodec
-from mvtrack.backbone.dit import DiTOutput
-from mvtrack.backbone.head_cameras import head_cameras
-from mvtrack.backbone.model import model_cameras
-from mvtrack.backbone.native_cameras import native_inputs
-from mvtrack.backbone.ray_encoder import ray_maps
-from mvtrack.config import RunConfig
+from mvtrack.config.schema import RunConfig
 from mvtrack.correspondence.loss import correspondence_loss_per_layer
-from mvtrack.correspondence.point_matches import points_from_depth, targets_from_points
+from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid
+from mvtrack.data.clip import TEMPORAL_STRIDE
 from mvtrack.data.loader import Batch
-from mvtrack.diffusion.flow import add_noise, draw_sigma, keep_references, training_weight
+from mvtrack.models.camera_conditioning import ray_maps
+from mvtrack.models.checkpoint_adapters import NativeInputs
+from mvtrack.models.diffusion.flow import add_noise, draw_sigma, keep_references, training_weight
+from mvtrack.models.dit import DiTOutput
+from mvtrack.models.head_cameras import head_cameras
+from mvtrack.models.pca_codec import VideoCodec
+from mvtrack.models.released_cameras import native_inputs
+from mvtrack.models.reshoot_model import model_cameras
 from mvtrack.training.track_task import TrackTask, draw_track_task
-from mvtrack.video_clip import TEMPORAL_STRIDE
 from tracking_head import TrackLoss, Tracks, track_loss
 
 

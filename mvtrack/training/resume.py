@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mvtrack.config import RunConfig
-from mvtrack.config_tree import from_tree, to_tree
+from mvtrack.config.schema import RunConfig
+from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 
 # What may differ between the attempts of one run: it does not change what is computed, only where and how.

@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvtrack.backbone.codec import VideoCodec, build_codec
-from mvtrack.backbone.encoders import run_encoders
-from mvtrack.backbone.initialise import empty_dit, initial_weights
-from mvtrack.backbone.model import ReshootModel, load_model
-from mvtrack.config import ModelConfig, RunConfig
+from mvtrack.config.encoders import CodecConfig, TextConfig
+from mvtrack.config.schema import ModelConfig, RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
-from mvtrack.encoder_config import CodecConfig, TextConfig
+from mvtrack.models.encoders import run_encoders
+from mvtrack.models.init_weights import empty_dit, initial_weights
+from mvtrack.models.pca_codec import VideoCodec, build_codec
+from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_dit, build_engine, training_kernel, warn_if_nothing_is_kept
-from mvtrack.training.guard import FiniteGuard
+from mvtrack.training.fault_tolerance import FiniteGuard
 from mvtrack.training.latent_validation import LatentValidator
 from mvtrack.training.objective import losses, prepare
 from mvtrack.training.run_dir import Heartbeat, record_attempt

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from mvtrack.config import RunConfig
-from mvtrack.config_tree import to_tree
+from mvtrack.config.schema import RunConfig
+from mvtrack.config.tree import to_tree
 
 _PACKAGES = ("mvtrack", "torch", "deepspeed", "numpy", "safetensors", "diffsynth", "transformers")
 

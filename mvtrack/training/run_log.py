@@ -10,9 +10,9 @@ import imageio
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config import RunConfig
-from mvtrack.config_tree import to_tree
-from mvtrack.data.video_io import to_bytes, write_video
+from mvtrack.config.schema import RunConfig
+from mvtrack.config.tree import to_tree
+from mvtrack.video.writer import to_bytes, write_video
 
 VIDEO_FPS = 12
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.backbone.dit import TrackRequest
-from mvtrack.video_clip import TEMPORAL_STRIDE
+from mvtrack.data.clip import TEMPORAL_STRIDE
+from mvtrack.models.dit import TrackRequest
 from tracking_head import Cameras, Tracks, queries_from_truth
 
 

@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.config import RunConfig
-from mvtrack.data.drawing import as_unit_video, draw_cameras, draw_tracks, rainbow
-from mvtrack.data.test_scenes import RenderedCase, case_specs, render_case
-from mvtrack.generate import SampleConfig, generate
+from mvtrack.config.schema import RunConfig
+from mvtrack.data.synthetic.test_scenes import RenderedCase, case_specs, render_case
+from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras, draw_tracks, rainbow
+from mvtrack.inference.sampler import SampleConfig, generate
 from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
 
 VALIDATION_SEED = 10_000  # the yardstick's pinned cases have smaller seeds

@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.model import ReshootModel
-from mvtrack.config import RunConfig
-from mvtrack.generate import SampleConfig
-from mvtrack.still_views import StillCase, alignment, score_views, still_cases
+from mvtrack.config.schema import RunConfig
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
+from mvtrack.training.static_validation import StillCase, alignment, score_views, still_cases
 from mvtrack.training.validation import STEPS, VALIDATION_SEED, ValidationReport
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.backbone.diffsynth_parts import diffsynth_module
-from mvtrack.decoder.wan import WanAligner
+from mvtrack.models.decoder.wan import WanAligner
+from mvtrack.models.diffsynth_parts import diffsynth_module
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.backbone.diffsynth_parts import diffsynth_module
-from mvtrack.config import DiTConfig
+from mvtrack.config.schema import DiTConfig
+from mvtrack.models.diffsynth_parts import diffsynth_module
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

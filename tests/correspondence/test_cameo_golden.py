@@ -7,10 +7,10 @@ import pytest
 import torch
 from einops import rearrange
 
-from mvtrack.config import PointMatchConfig
+from mvtrack.config.schema import PointMatchConfig
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.correspondence.loss import CAMEO, correspondence_loss, correspondence_loss_reference
-from mvtrack.correspondence.point_matches import targets_from_points, token_points
+from mvtrack.correspondence.nearest_neighbours import targets_from_points, token_points
 
 UNGATED = PointMatchConfig(max_spacings=None)  # it knows no limit of distance
 RELEASED = replace(CAMEO, label_scope="best_view")  # one label a query, as the released code has it

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.correspondence.loss import CAMEO, correspondence_loss
-from mvtrack.correspondence.point_matches import targets_from_points
+from mvtrack.correspondence.nearest_neighbours import targets_from_points
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import sum_scores
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.correspondence.counted import CountedWarning
 from mvtrack.correspondence.targets import (
     CorrespondenceTargets,
     targets_from_depth,
     targets_from_tracks,
 )
-from mvtrack.data.test_scenes import CaseSpec, render_case
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from tracking_head import Tracks
 
 V, T, N, PX, SIZE = 2, 5, 7, 4, (12, 20)

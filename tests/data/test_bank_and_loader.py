@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import project, unproject
-from mvtrack.config_data import BankConfig, DataConfig
+from mvtrack.config.data import BankConfig, DataConfig
 from mvtrack.correspondence.targets import targets_from_depth
-from mvtrack.data.bank import Bank, BankRecipe, render_scene_tensors
 from mvtrack.data.loader import BatchDataset, augment, batches, mirrored
+from mvtrack.data.synthetic.bank import Bank, BankRecipe, render_scene_tensors
+from mvtrack.geometry.camera import project, unproject
 
 RECIPE = BankRecipe(size=(24, 32), num_frames=7, num_views=3, num_points=11, seed=5)
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_miniature import MiniatureStyle, write_davis_miniature
 from mvtrack.evaluation.benchmarks.iphone import IPhone
 from mvtrack.evaluation.benchmarks.iphone_miniature import MiniatureStyle as IPhoneStyle
 from mvtrack.evaluation.benchmarks.iphone_miniature import write_iphone_miniature
 from mvtrack.evaluation.interface import Column, Inputs, failed, skipped
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 
 T, H, W = 5, 13, 17
 

@@ -5,14 +5,11 @@ import cv2
 import pytest
 import torch
 
-from mvtrack.backbone.model import model_cameras
-from mvtrack.backbone.ray_encoder import ray_maps
-from mvtrack.config_views import ViewsConfig
+from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks
-from mvtrack.data.test_scenes import case_specs, render_case
-from mvtrack.diffusion.flow import add_noise, sampling_sigmas
+from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.evaluation.attention_overlays import best_shown, example_sheet
 from mvtrack.evaluation.attention_quality import Correlation, Harm
@@ -28,6 +25,9 @@ from mvtrack.evaluation.attention_report import (
     write_heat_maps,
     write_space,
 )
+from mvtrack.models.camera_conditioning import ray_maps
+from mvtrack.models.diffusion.flow import add_noise, sampling_sigmas
+from mvtrack.models.reshoot_model import model_cameras
 from tracking_head import Tracks
 
 STEPS = 3

@@ -5,9 +5,8 @@ import cv2
 import pytest
 import torch
 
-from mvtrack.backbone.model import build_model
-from mvtrack.config_views import ViewsConfig
-from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.config.views import ViewsConfig
+from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.evaluation.attention_growth import (
     Stage,
@@ -18,6 +17,7 @@ from mvtrack.evaluation.attention_growth import (
     write_growth,
 )
 from mvtrack.metrics.correspondence import pearson
+from mvtrack.models.reshoot_model import build_model
 
 
 @pytest.fixture(scope="module")

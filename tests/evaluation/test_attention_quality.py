@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from mvtrack.backbone.perturb import perturbed_attention
-from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
-from mvtrack.generate import SampleConfig, generate
+from mvtrack.inference.sampler import SampleConfig, generate
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
 from mvtrack.metrics.perceptual import Lpips
 from mvtrack.metrics.ssim import ssim
+from mvtrack.models.perturb import perturbed_attention
 
 SAMPLE = SampleConfig(steps=2, seed=5)
 

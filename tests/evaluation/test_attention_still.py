@@ -10,22 +10,22 @@ import cv2
 import pytest
 import torch
 
-from mvtrack.backbone.model import ReshootModel, build_model, save_model
-from mvtrack.backbone.perturb import perturbed_attention
-from mvtrack.camera import project
-from mvtrack.config import PointMatchConfig
-from mvtrack.config_views import ViewsConfig
-from mvtrack.correspondence.point_matches import points_from_depth, targets_from_points, token_points
-from mvtrack.diffusion.flow import sampling_sigmas
+from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.views import ViewsConfig
+from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points, token_points
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.evaluation.attention_overlays import example_sheet
 from mvtrack.evaluation.attention_quality import measure_harm, picture_quality
 from mvtrack.evaluation.attention_scenes import scene_of
-from mvtrack.generate import SampleConfig
-from mvtrack.generate_views import generate_views
+from mvtrack.geometry.camera import project
+from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.image import psnr
-from mvtrack.probing import probe_layer
-from mvtrack.still_views import still_cases
+from mvtrack.models.diffusion.flow import sampling_sigmas
+from mvtrack.models.perturb import perturbed_attention
+from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
+from mvtrack.training.static_validation import still_cases
 
 SCRIPT = Path(__file__).parents[2] / "eval/correspondence.py"
 COUNT, STEPS, EVERY = 3, 2, 10**6

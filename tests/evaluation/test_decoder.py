@@ -1,9 +1,9 @@
 import torch
 
-from mvtrack.data.test_scenes import CaseSpec, render_case
-from mvtrack.decoder.small import SmallAligner
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
-from mvtrack.generate import SampleConfig
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.decoder.small import SmallAligner
 
 
 def test_every_way_is_scored_against_the_truth(small_model):

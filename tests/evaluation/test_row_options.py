@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.backbone.model import save_model
-from mvtrack.backbone.placement import Placement
-from mvtrack.config import SamplingConfig
-from mvtrack.decoder.files import save_aligner
-from mvtrack.decoder.small import SmallAligner
+from mvtrack.config.schema import SamplingConfig
 from mvtrack.evaluation.methods.baselines import BASELINES
 from mvtrack.evaluation.row_options import add_row_arguments, methods_of
-from mvtrack.generate import SampleConfig
+from mvtrack.inference.device import Placement
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.decoder.files import save_aligner
+from mvtrack.models.decoder.small import SmallAligner
+from mvtrack.models.reshoot_model import save_model
 
 
 def rows(*arguments: object):

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from mvtrack.backbone.model import ReshootModel, build_model, save_model
-from mvtrack.config_views import ViewsConfig
+from mvtrack.config.views import ViewsConfig
+from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mvtrack.correspondence.targets import targets_from_tracks
-from mvtrack.data.test_scenes import case_specs, render_case
+from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.evaluation.supervision import TITLES, score, warp_consistency
-from mvtrack.generate import SampleConfig
-from mvtrack.metrics.warp import depth_warp
-from mvtrack.probing import probe_layer
+from mvtrack.geometry.warp import depth_warp
+from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.sampler import SampleConfig
 from tracking_head import Tracks
 
 SPECS = case_specs(2, 5, (24, 32), 5)

@@ -4,8 +4,7 @@ import cv2
 import pytest
 import torch
 
-from mvtrack.backbone.model import build_model
-from mvtrack.data.test_scenes import CaseSpec, render_case
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.manifest import load_tracking_cases, still_delta
 from mvtrack.evaluation.tracking import (
     draw_queries,
@@ -17,8 +16,9 @@ from mvtrack.evaluation.tracking import (
 )
 from mvtrack.evaluation.tracking_pictures import tracking_sheet
 from mvtrack.evaluation.tracking_scores import score_model, score_tracks, target_scores
-from mvtrack.tracking.features import view_features
-from mvtrack.tracking.scene import require_head
+from mvtrack.inference.tracking.features import view_features
+from mvtrack.inference.tracking.scene import require_head
+from mvtrack.models.reshoot_model import build_model
 from tracking_head import Tracks
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mvtrack.backbone.model import save_model
 from mvtrack.evaluation.tracking_report import HIDDEN, paired, pooled_hidden, summarise, tables, verdict, write_report
+from mvtrack.models.reshoot_model import save_model
 
 NAN = float("nan")
 SCRIPT = Path(__file__).parents[2] / "eval/tracking.py"

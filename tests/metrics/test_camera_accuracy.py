@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from mvtrack.geometry.keyframe_path import rotation_matrix
+from mvtrack.geometry.similarity import Similarity
+from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.metrics.camera_accuracy import camera_accuracy, pairwise_rotation_error, rotation_angle
-from mvtrack.metrics.similarity import Similarity
-from mvtrack.path_shape import rotation_matrix
-from mvtrack.trajectory import CameraPath
 
 T = 13
 CASES = [

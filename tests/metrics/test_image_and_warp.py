@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.warp import covisible, depth_warp, sample_bilinear, sample_nearest
 from mvtrack.metrics.image import gaussian_blur, gradient_energy, psnr
 from mvtrack.metrics.motion import measure_turn
-from mvtrack.metrics.warp import covisible, depth_warp, sample_bilinear, sample_nearest
-from mvtrack.trajectory import CameraPath
 
 T, H, W = 2, 44, 52
 
@@ -110,7 +110,7 @@ def test_turns_are_measured_back(turn):
 
 def sky(camera: Camera) -> torch.Tensor:
     """A pattern on the sphere of directions."""
-    from mvtrack.camera import plucker_rays
+    from mvtrack.geometry.camera import plucker_rays
 
     d = plucker_rays(camera)[..., :3]
     return torch.stack(

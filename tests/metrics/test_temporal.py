@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.data.footage import open_footage
 from mvtrack.metrics.temporal import feature_steadiness, temporal_flickering
+from mvtrack.video.reader import open_footage
 
 
 @pytest.mark.parametrize("name", ["4", "7"])

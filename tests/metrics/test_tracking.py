@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, project
+from mvtrack.geometry.camera import Camera, project
 from mvtrack.metrics.tracking import cross_view_pck, epipolar_error, hidden_here_scores, tap_scores
 from tracking_head import Tracks
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.detailed_scenes import detailed_scene
-from mvtrack.data.renderer import FIRST_OBJECT, Render, render
-from mvtrack.data.rig import amount_of, base_pose
-from mvtrack.data.scene import Scene, SceneStyle
-from mvtrack.data.video_io import from_bytes
-from mvtrack.metrics.splat import splat, splat_points
-from mvtrack.metrics.warp import reproject, sample_bilinear
+from mvtrack.data.synthetic.camera_rig import amount_of, base_pose
+from mvtrack.data.synthetic.detailed_scenes import detailed_scene
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
+from mvtrack.data.synthetic.scene import Scene, SceneStyle
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.splat import splat, splat_points
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.warp import reproject, sample_bilinear
 from mvtrack.metrics.warp_consistency import (
     PairGeometry,
     at_depth_edge,
@@ -22,7 +22,7 @@ from mvtrack.metrics.warp_consistency import (
     compare_pair,
     frame_pairs,
 )
-from mvtrack.trajectory import CameraPath
+from mvtrack.video.writer import from_bytes
 
 SIZE = (72, 96)
 SCENES = [(seed, preset) for seed, preset in enumerate(["arc_left", "translate_up", "zoom_in", "arc_right"] * 2)]

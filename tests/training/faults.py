@@ -98,7 +98,7 @@ def die_at_file_operation(number: int, below: str) -> None:
 
     Tensor files are left half written: the kill comes after half of the bytes.
     """
-    import mvtrack.training.pieces as pieces
+    import mvtrack.training.sharded_io as pieces
 
     count = [0]
 

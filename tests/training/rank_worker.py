@@ -19,8 +19,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from mvtrack.config import RunConfig
-    from mvtrack.config_tree import from_tree
+    from mvtrack.config.schema import RunConfig
+    from mvtrack.config.tree import from_tree
     from mvtrack.training.engine import start_distributed
     from mvtrack.training.loop import train
 

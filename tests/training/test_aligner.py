@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.data.bank import Bank, BankRecipe
-from mvtrack.decoder.files import FILE, load_aligner
-from mvtrack.decoder.scene import Scene
-from mvtrack.train_decoder import main
+from mvtrack.cli.train_decoder import main
+from mvtrack.data.synthetic.bank import Bank, BankRecipe
+from mvtrack.models.decoder.files import FILE, load_aligner
+from mvtrack.models.decoder.scene import Scene
 from mvtrack.training import aligner as training
 from mvtrack.training.aligner import AlignerRun, Example, make_example, train_aligner
 
@@ -89,7 +89,7 @@ def test_a_perceptual_distance_may_be_plugged_in(small_model, bank, tmp_path):
 
 
 def test_the_command_trains_and_does_not_overwrite(small_model, tmp_path, capsys):
-    from mvtrack.backbone.model import save_model
+    from mvtrack.models.reshoot_model import save_model
 
     save_model(small_model, tmp_path / "m")
     arguments = ["--model", str(tmp_path / "m"), "--out", str(tmp_path / "d"), "--scenes", "2", "--steps", "2"]

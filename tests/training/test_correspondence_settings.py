@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.config import CorrespondenceLossConfig, LossConfig, PointMatchConfig, RunConfig
-from mvtrack.config_tree import from_tree
+from mvtrack.config.schema import CorrespondenceLossConfig, LossConfig, PointMatchConfig, RunConfig
+from mvtrack.config.tree import from_tree
 from mvtrack.correspondence.targets import targets_from_depth, targets_from_tracks
 from mvtrack.data.loader import BatchDataset
 from mvtrack.training.objective import correspondence_targets, losses, prepare

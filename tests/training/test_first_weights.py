@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.backbone.codec import build_codec
-from mvtrack.backbone.model import build_model, save_model
-from mvtrack.config import DataConfig, DiTConfig, ModelConfig, RunConfig, TrainConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.schema import DataConfig, DiTConfig, ModelConfig, RunConfig, TrainConfig
 from mvtrack.data.loader import BatchDataset
-from mvtrack.encoder_config import CodecConfig
+from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.reshoot_model import build_model, save_model
 from mvtrack.training.run import _first_weights
 
 

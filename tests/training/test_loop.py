@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
-from mvtrack.backbone.model import build_model, load_model
-from mvtrack.camera import relative_pose
-from mvtrack.config import RunConfig
-from mvtrack.config_tree import from_tree
+from mvtrack.config.schema import RunConfig
+from mvtrack.config.tree import from_tree
 from mvtrack.data.loader import BatchDataset
+from mvtrack.geometry.camera import relative_pose
+from mvtrack.models.reshoot_model import build_model, load_model
 from mvtrack.training.ema import EMA
 from mvtrack.training.objective import hash_seed, losses, prepare
 from mvtrack.training.optimizer import build_optimizer, freeze, learning_rate_factor, refuse_left_lock

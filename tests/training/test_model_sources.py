@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from mvtrack.backbone.model import load_model, save_model
+from mvtrack.models.reshoot_model import load_model, save_model
 from mvtrack.training.model_sources import model_sources
 
 ROOT = Path(__file__).parents[2]

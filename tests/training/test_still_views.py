@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mvtrack.backbone.model import build_model, load_model
-from mvtrack.cli import main as cli
-from mvtrack.config import RunConfig
-from mvtrack.config_tree import from_tree
+from mvtrack.cli.main import main as cli
+from mvtrack.config.schema import RunConfig
+from mvtrack.config.tree import from_tree
 from mvtrack.data.loader import BatchDataset
+from mvtrack.models.reshoot_model import build_model, load_model
 from mvtrack.training.objective import draw_references, keeps_camera, losses, prepare
 
 COUNT = 3

@@ -299,8 +299,8 @@ def test_a_run_directory_tells_its_story(finished):
 
 
 def test_a_checkpoint_can_be_exported(finished, tmp_path, capsys):
-    from mvtrack.backbone.model import load_model
-    from mvtrack.cli import main as cli
+    from mvtrack.cli.main import main as cli
+    from mvtrack.models.reshoot_model import load_model
 
     newest = saved(finished)[-1]
     assert cli(["export", str(newest), str(tmp_path / "live"), "--live"]) == 0
@@ -331,9 +331,9 @@ def test_gradient_norms_do_not_depend_on_the_stage(one_rank, two_ranks, job, sta
 
 
 def test_flop_counts_by_hand():
-    from mvtrack.backbone.checkpointing import Checkpointing
-    from mvtrack.backbone.flops import forward_flops, training_flops
-    from mvtrack.config import DiTConfig
+    from mvtrack.config.schema import DiTConfig
+    from mvtrack.models.activation_checkpointing import Checkpointing
+    from mvtrack.models.flops import forward_flops, training_flops
 
     config = DiTConfig()
     assert forward_flops(config, 65_520, 512, camera=False) == pytest.approx(961e12, rel=0.01)  # Wan 1.3B, two views

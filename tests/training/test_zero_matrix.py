@@ -120,7 +120,7 @@ def test_frozen_weights_travel_too(two_ranks, one_rank, job):
     assert {"head.head.weight", "blocks.0.ffn.0.weight"} <= everything.keys()
     tree["train"] |= {"zero_stage": 0, "stop_after": None}
     assert one_rank.train(tree, resume="auto") == [None]
-    from mvtrack.backbone.model import load_model
+    from mvtrack.models.reshoot_model import load_model
 
     model = load_model(Path(tree["train"]["run_dir"]) / "model")
     torch.testing.assert_close(model.dit.head.head.weight, everything["head.head.weight"])

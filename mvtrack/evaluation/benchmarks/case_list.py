@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mvtrack.camera import Camera
 from mvtrack.evaluation.interface import Benchmark, Declined
-from mvtrack.evaluation.runner.guard import guarded
+from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.records import write_text
+from mvtrack.geometry.camera import Camera
 
 
 def list_cases(benchmark: Benchmark, folder: Path, record: Callable[[Camera, float], dict], debug: bool) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from mvtrack.camera import Camera
-from mvtrack.poses import read_cameras
-from mvtrack.source_cameras import measured_cameras
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.inference.camera_estimation.source_cameras import measured_cameras
 
 
 def pose_file_of(folder: Path, sequence: str) -> Path:

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.point_tracks import sample_tracks
-from mvtrack.data.renderer import FIRST_OBJECT, Render, render
-from mvtrack.data.rig import RigStyle, base_pose, reference_motion
-from mvtrack.data.scene import Scene, SceneStyle, sample_scene
+from mvtrack.data.synthetic.camera_rig import RigStyle, base_pose, reference_motion
+from mvtrack.data.synthetic.point_tracks import sample_tracks
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
+from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase, make_list, write_list
-from mvtrack.poses import CameraSequence, write_cameras
-from mvtrack.poses.sequence import frame_names
-from mvtrack.trajectory import moved_along
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.geometry.pose_files.sequence import frame_names
+from mvtrack.geometry.trajectory import moved_along
 
 LIST_FILE = "miniature.csv"
 _STREAM = 4001  # keeps these scenes apart from training and test scenes

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
 from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_depth, read_frames, read_index_image
 from mvtrack.evaluation.interface import Inputs
 from mvtrack.evaluation.runner.records import hash_of_files
-from mvtrack.fitting import Fit, FitMode
-from mvtrack.poses import read_cameras
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.video.resize import Fit, FitMode
 
 SEQUENCES = ("apple", "block", "paper-windmill", "space-out", "spin", "teddy", "wheel")  # those with still cameras
 # What a still camera may stray from its first frame, by rounding or by being measured anew each time: under a pixel in

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mvtrack.camera import Camera
-from mvtrack.data.renderer import Render, render
-from mvtrack.data.rig import RigStyle, base_pose, reference_motion
-from mvtrack.data.scene import SceneStyle, sample_scene
-from mvtrack.metrics.warp import covisible
-from mvtrack.poses import CameraSequence, write_cameras
-from mvtrack.trajectory import CameraPath
+from mvtrack.data.synthetic.camera_rig import RigStyle, base_pose, reference_motion
+from mvtrack.data.synthetic.renderer import Render, render
+from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.warp import covisible
 
 _STREAM = 4003  # keeps these scenes apart from training and test scenes
 _FOCAL = 1.0  # focal length over width, as an iPhone's in portrait

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mvtrack.data.footage import ImageFootage
-from mvtrack.fitting import Fit, fit_to
+from mvtrack.video.reader import ImageFootage
+from mvtrack.video.resize import Fit, fit_to
 
 
 def read_frames(files: list[Path], size: tuple[int, int], mode: str) -> tuple[Float[Tensor, "T 3 H W"], Fit]:

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
-from mvtrack.data.video_io import to_bytes
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
-from mvtrack.metrics.splat import splat
-from mvtrack.structure.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
-from mvtrack.structure.recovered import RecoveredCameras
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.splat import splat
+from mvtrack.inference.camera_estimation.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
+from mvtrack.inference.camera_estimation.estimated_cameras import RecoveredCameras
+from mvtrack.video.writer import to_bytes
 
 _TOUCHED = 0.1  # share of a pixel that a moving thing covers
 _WIDENED = 1 / 80  # of the picture's width, to each side

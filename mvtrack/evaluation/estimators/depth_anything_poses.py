@@ -6,14 +6,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.data.video_io import to_bytes
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
-from mvtrack.structure.depth_anything import (
+from mvtrack.inference.camera_estimation.depth_anything import (
     DepthAnythingConfig,
     depth_anything_missing,
     recover_with_depth_anything,
 )
-from mvtrack.weights.consent import consent_lacking
+from mvtrack.models.weights.consent import consent_lacking
+from mvtrack.video.writer import to_bytes
 
 
 @dataclass(frozen=True)

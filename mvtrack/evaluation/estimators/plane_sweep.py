@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject, skipped
-from mvtrack.metrics.plane_sweep import plane_sweep_depth
+from mvtrack.geometry.plane_sweep import plane_sweep_depth
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
 from mvtrack.evaluation.runner.records import hash_of_files
-from mvtrack.poses import read_cameras
-from mvtrack.structure.recovered import recovered
+from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.inference.camera_estimation.estimated_cameras import recovered
 
 _ASPECT = 0.01
 

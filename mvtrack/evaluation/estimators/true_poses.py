@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject, skipped
-from mvtrack.structure.recovered import recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import recovered
 
 _SHOWN = {"copy": 0, "blur": 0, "depth_warp": 1, "ground_truth": 1}  # baselines: the view whose cameras they show
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mvtrack.backbone.model import ReshootModel
+from mvtrack.data.clip import TEMPORAL_STRIDE, Clip
 from mvtrack.evaluation.attention_scenes import clip_targets
 from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, failed, skipped
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.tracking import track_clip
 from mvtrack.evaluation.tracking_scores import score_tracks
-from mvtrack.probing import probe_layer
-from mvtrack.tracking.features import FEATURE_SIGMA
-from mvtrack.video_clip import TEMPORAL_STRIDE, Clip
+from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.tracking.features import FEATURE_SIGMA
+from mvtrack.models.reshoot_model import ReshootModel
 
 _QUERIES, _SEED = 256, 0
 

@@ -10,8 +10,8 @@ import numpy as np
 from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, failed, skipped
 from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
 from mvtrack.evaluation.measures.pair_networks import WORKERS, few_at_a_time, picture_name, write_videos
+from mvtrack.inference.camera_estimation.job import has_module, package_identity, run_worker, write_frames
 from mvtrack.metrics.warp_consistency import Pairing, frame_pairs
-from mvtrack.structure.job import has_module, package_identity, run_worker, write_frames
 
 VARIABLE = "MVTRACK_MET3R_PYTHON"
 _PACKAGES = ("met3r", "mast3r")  # which name the weights that they fetch

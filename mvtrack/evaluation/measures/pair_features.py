@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.data.clip import resize_frames
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
 from mvtrack.metrics.vision_transformer import VisionTransformer, load_dino
 from mvtrack.metrics.warp_consistency import Distance, colours
-from mvtrack.video_clip import resize_frames
 
 FeatureKind = Literal["colours", "dino"]
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)

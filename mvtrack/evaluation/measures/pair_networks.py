@@ -9,16 +9,16 @@ from typing import Literal, get_args
 
 import torch
 
-from mvtrack.camera import Camera
-from mvtrack.data.video_io import to_bytes
 from mvtrack.evaluation.benchmarks.pictures import read_arrays
 from mvtrack.evaluation.interface import Declined, Sample, Scores, failed
 from mvtrack.evaluation.measures.consistency import WarpConsistency
 from mvtrack.evaluation.measures.pair_sources import Frame
-from mvtrack.kept_files import weights_identity
+from mvtrack.files.cache import weights_identity
+from mvtrack.geometry.camera import Camera
+from mvtrack.inference.camera_estimation.job import has_module, package_identity, run_program, write_frames
 from mvtrack.metrics.warp_consistency import PairGeometry
-from mvtrack.structure.job import has_module, package_identity, run_program, write_frames
-from mvtrack.weights.consent import consent_lacking
+from mvtrack.models.weights.consent import consent_lacking
+from mvtrack.video.writer import to_bytes
 
 NetworkKind = Literal["mast3r", "vggt", "depth_anything_3"]
 NETWORK_KINDS: tuple[NetworkKind, ...] = get_args(NetworkKind)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
 from mvtrack.evaluation.benchmarks.pictures import read_arrays
 from mvtrack.evaluation.interface import Sample
-from mvtrack.metrics.splat import splat_depth
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.splat import splat_depth
 from mvtrack.metrics.warp_consistency import PairGeometry
 
 REFERENCE = "reference"  # the folder of depth files that are about the reference

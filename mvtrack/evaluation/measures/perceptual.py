@@ -8,7 +8,7 @@ import torch
 
 from mvtrack.evaluation.interface import Column, Sample, Scores, skipped
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
-from mvtrack.kept_files import sha256_once
+from mvtrack.files.cache import sha256_once
 from mvtrack.metrics.masked_image import masked_lpips
 from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, packaged_heads
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mvtrack.data.video_io import to_bytes
 from mvtrack.evaluation.interface import Column, Sample, Scores
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
@@ -24,6 +23,7 @@ from mvtrack.metrics.vision_transformer import (
     load_dino,
     load_linear,
 )
+from mvtrack.video.writer import to_bytes
 
 _VERSION = "0.1.5"  # of VBench, whose numbers these are
 

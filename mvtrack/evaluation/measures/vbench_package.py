@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, failed
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS, DINO_REPOSITORY, Dimension
-from mvtrack.kept_files import sha256_once
-from mvtrack.structure.job import package_version, run_program
-from mvtrack.weights.registry import registry
+from mvtrack.files.cache import sha256_once
+from mvtrack.inference.camera_estimation.job import package_version, run_program
+from mvtrack.models.weights.registry import registry
+from mvtrack.video.writer import write_video
 
 VARIABLE = "MVTRACK_VBENCH_PYTHON"
 _WORKER = Path(__file__).parents[1] / "workers/vbench_worker.py"

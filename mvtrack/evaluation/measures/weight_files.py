@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.kept_files import sha256_once
-from mvtrack.weights.registry import WeightsEntry, problem_with, registry
+from mvtrack.files.cache import sha256_once
+from mvtrack.models.weights.registry import WeightsEntry, problem_with, registry
 
 VARIABLE = "MVTRACK_WEIGHTS"
 

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.camera import Camera
-from mvtrack.data.video_io import from_bytes, to_bytes
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.splat import splat
 from mvtrack.metrics.image import gaussian_blur
-from mvtrack.metrics.splat import splat
+from mvtrack.video.writer import from_bytes, to_bytes
 
 Kind = Literal["copy", "blur", "depth_warp_estimated", "depth_warp", "ground_truth"]
 BLUR_OF_HEIGHT = 1 / 32  # sigma over the picture's height: about the best one for 10-25 degree paths

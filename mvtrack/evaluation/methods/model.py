@@ -9,19 +9,19 @@ from zlib import crc32
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.backbone.model import WEIGHTS_FILE, ReshootModel, load_model, read_config
-from mvtrack.backbone.placement import Placement, place, placed_config
-from mvtrack.backbone.prompts import Prompts, captions_to_embed, remember_prompts, window_prompts
-from mvtrack.config import ModelConfig
-from mvtrack.decoder.again import SecondDecoding
-from mvtrack.decoder.files import decoder_file, load_aligner
-from mvtrack.estimate.encoders import encoders_of
-from mvtrack.estimate.inference import Work
-from mvtrack.estimate.kernel import kernel_of_video
-from mvtrack.estimate.refuse import refuse_inference
+from mvtrack.config.schema import ModelConfig
 from mvtrack.evaluation.interface import Benchmark, Declined, Estimate, Inputs
-from mvtrack.generate import SampleConfig, generate_long, window_spans
-from mvtrack.kept_files import sha256_once
+from mvtrack.files.cache import sha256_once
+from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.memory.check_memory import refuse_inference
+from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.inference import Work
+from mvtrack.inference.memory.kernel import kernel_of_video
+from mvtrack.inference.sampler import SampleConfig, generate_long, window_spans
+from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.models.decoder.files import decoder_file, load_aligner
+from mvtrack.models.prompts import Prompts, captions_to_embed, remember_prompts, window_prompts
+from mvtrack.models.reshoot_model import WEIGHTS_FILE, ReshootModel, load_model, read_config
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from mvtrack.evaluation.interface import (
     Subject,
     skipped,
 )
-from mvtrack.evaluation.runner.guard import guarded
+from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack, read_record, unpack, write_record
-from mvtrack.new_folder import write_aside
+from mvtrack.files.atomic_io import write_aside
 
 
 def gather(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, FileMetric, Method, Metric
 from mvtrack.evaluation.runner.records import hash_of
-from mvtrack.kept_files import sha256_once
+from mvtrack.files.cache import sha256_once
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Declined, Inputs
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import read_record, write_record
 from mvtrack.evaluation.runner.scoring import made_video, video_of
+from mvtrack.video.writer import write_video
 
 REFERENCE, TARGET = "_reference", "_target"  # beside the methods' names, which start with a letter or digit
 _CRF = 18

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Declined, Scores
-from mvtrack.new_folder import write_aside
+from mvtrack.files.atomic_io import write_aside
 
 
 def hash_of(value: object) -> str:

@@ -19,7 +19,7 @@ from mvtrack.evaluation.interface import (
     failed,
 )
 from mvtrack.evaluation.runner.estimates import gather, is_estimated
-from mvtrack.evaluation.runner.guard import guarded
+from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack_scores, read_record, unpack_scores, write_record
 from mvtrack.evaluation.runner.videos import read_made

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Method, PreparedMethod
-from mvtrack.evaluation.runner.guard import guarded
+from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.previews import make_previews, previews_due
 from mvtrack.evaluation.runner.records import hash_of, read_record, write_record

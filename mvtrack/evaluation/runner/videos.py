@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.data.footage import Footage, open_footage
-from mvtrack.data.video_io import from_bytes, write_video
+from mvtrack.data.clip import resize_frames
 from mvtrack.evaluation.interface import Benchmark, Declined, Inputs, Method, failed
 from mvtrack.evaluation.runner.estimates import gather
-from mvtrack.evaluation.runner.guard import guarded
+from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of_files, pack, read_record, write_record
-from mvtrack.video_clip import resize_frames
+from mvtrack.video.reader import Footage, open_footage
+from mvtrack.video.writer import from_bytes, write_video
 
 
 def video_is_due(plan: Plan, method: Method, key: str, digest: str) -> bool:

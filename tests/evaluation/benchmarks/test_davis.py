@@ -6,10 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.detailed_scenes import detailed_case
-from mvtrack.data.renderer import FIRST_OBJECT
-from mvtrack.data.scene import SceneStyle
+from mvtrack.data.synthetic.detailed_scenes import detailed_case
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT
+from mvtrack.data.synthetic.scene import SceneStyle
 from mvtrack.evaluation.benchmarks import davis as davis_module
 from mvtrack.evaluation.benchmarks import davis_cameras
 from mvtrack.evaluation.benchmarks.davis import Davis
@@ -19,14 +18,15 @@ from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline, warp_and_fill
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.inference.camera_estimation.colmap import colmap_missing
+from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
+from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.metrics.image import psnr
-from mvtrack.path_language import parse_path
-from mvtrack.poses import CameraSequence, write_cameras
-from mvtrack.source_cameras import MeasuredSource
-from mvtrack.structure.colmap import colmap_missing
-from mvtrack.structure.recovered import NotRecoveredError
-from mvtrack.trajectory import PRESETS, CameraPath
 
 
 @pytest.fixture

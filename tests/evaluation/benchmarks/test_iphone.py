@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import relative_pose
 from mvtrack.evaluation.benchmarks.iphone import IPhone
 from mvtrack.evaluation.methods.baselines import warp_and_fill
+from mvtrack.geometry.camera import relative_pose
+from mvtrack.geometry.keyframe_path import rotation_matrix
 from mvtrack.metrics.image import psnr
-from mvtrack.path_shape import rotation_matrix
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.detailed_scenes import FOV_DEG, STATIC, detailed_scene
-from mvtrack.data.renderer import render
-from mvtrack.data.rig import base_pose
-from mvtrack.data.video_io import from_bytes
+from mvtrack.data.synthetic.camera_rig import base_pose
+from mvtrack.data.synthetic.detailed_scenes import FOV_DEG, STATIC, detailed_scene
+from mvtrack.data.synthetic.renderer import render
 from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.interface import Inputs, Sample
 from mvtrack.evaluation.measures.camera import CameraMeasure
-from mvtrack.structure.colmap import colmap_missing
-from mvtrack.trajectory import CameraPath
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.inference.camera_estimation.colmap import colmap_missing
+from mvtrack.video.writer import from_bytes
 
 T, SIZE, ASIDE_DEG = 5, (180, 240), 15.0
 

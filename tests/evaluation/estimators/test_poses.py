@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.video_io import to_bytes
 from mvtrack.evaluation.estimators import colmap_poses
 from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses, moving_in_target
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
@@ -24,12 +22,14 @@ from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.geometry.splat import splat
+from mvtrack.inference.camera_estimation.colmap import colmap_missing
+from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, recovered
 from mvtrack.metrics.camera_accuracy import rotation_angle
-from mvtrack.metrics.splat import splat
-from mvtrack.path_language import parse_path
-from mvtrack.poses import CameraSequence, write_cameras
-from mvtrack.structure.colmap import colmap_missing
-from mvtrack.structure.recovered import NotRecoveredError, recovered
+from mvtrack.video.writer import to_bytes
 
 T, SIZE = 5, (13, 17)  # of the toy benchmark's cases
 

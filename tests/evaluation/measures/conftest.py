@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.evaluation.interface import Inputs, Sample
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 
 HEIGHT, WIDTH, FRAMES = 32, 48, 3
 

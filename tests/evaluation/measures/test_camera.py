@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.camera import Camera, intrinsics_from_fov
 from mvtrack.evaluation.interface import CoverageMetric, Declined, Inputs, Metric, Sample
 from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.runner.scoring import checked
-from mvtrack.path_language import parse_path
-from mvtrack.structure.recovered import recovered
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.inference.camera_estimation.estimated_cameras import recovered
 
 T, SIZE = 7, (13, 17)
 ERRORS = ("mRotErr", "mTransErr", "mCamMC", "RotErr", "TransErr", "CamMC")

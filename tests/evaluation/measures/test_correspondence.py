@@ -3,8 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from mvtrack.backbone.model import ReshootModel, save_model
-from mvtrack.backbone.placement import Placement
 from mvtrack.evaluation.interface import Declined, Sample
 from mvtrack.evaluation.measures.correspondence import Correspondence
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -12,7 +10,9 @@ from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
-from mvtrack.generate import SampleConfig
+from mvtrack.inference.device import Placement
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.reshoot_model import ReshootModel, save_model
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ import pytest
 
 from mvtrack.evaluation.estimators import colmap_poses
 from mvtrack.evaluation.interface import BatchMetric
-from mvtrack.evaluation.measures.catalogue import all_metrics, chosen_metrics
 from mvtrack.evaluation.measures.options import (
     MeasureOptions,
     add_measure_arguments,
     environment_options,
     measure_options,
 )
+from mvtrack.evaluation.measures.registry import all_metrics, chosen_metrics
 from mvtrack.evaluation.readiness import evaluation_readiness, readiness_text
 from mvtrack.evaluation.report.columns import table_groups
-from mvtrack.weights.registry import registry
+from mvtrack.models.weights.registry import registry
 
 
 def parsed(*arguments: object) -> MeasureOptions:

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from mvtrack.camera import Camera
-from mvtrack.data.footage import open_footage
-from mvtrack.data.video_io import from_bytes, write_video
 from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Sample
 from mvtrack.evaluation.measures.pair_features import PairFeatures
 from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
 from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative, decoded_by_opencv
 from mvtrack.evaluation.measures.vbench_package import VARIABLE, VBenchPackage, cache_folder, read_result
-from mvtrack.fitting import still_camera
+from mvtrack.geometry.camera import Camera
 from mvtrack.metrics.temporal import temporal_flickering
 from mvtrack.metrics.vision_transformer import VisionTransformer, VitConfig, load_linear
+from mvtrack.video.reader import open_footage
+from mvtrack.video.resize import still_camera
+from mvtrack.video.writer import from_bytes, write_video
 
 FLICKERING = VBenchNative("temporal_flickering")
 # Answers as VBench's class does: a file of totals and of single videos, some of which it may leave out.

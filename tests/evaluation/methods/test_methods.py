@@ -3,16 +3,16 @@ import math
 import pytest
 import torch
 
-from mvtrack.backbone.model import save_model
-from mvtrack.backbone.placement import Placement
-from mvtrack.camera import Camera, intrinsics_from_fov
-from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Declined
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline, warp_and_fill
-from mvtrack.evaluation.methods.given import GivenVideos
+from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
-from mvtrack.generate import SampleConfig
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.inference.device import Placement
+from mvtrack.inference.sampler import SampleConfig
 from mvtrack.metrics.image import psnr
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.writer import write_video
 
 
 def test_baselines_are_ordered_as_they_must_be(davis):

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from mvtrack.backbone import prompts
-from mvtrack.backbone.model import save_model
-from mvtrack.backbone.placement import Placement
-from mvtrack.backbone.text_encoder import NEGATIVE_PROMPT
-from mvtrack.estimate import refuse
 from mvtrack.evaluation.methods import model as methods
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
-from mvtrack.generate import SampleConfig
+from mvtrack.inference.device import Placement
+from mvtrack.inference.memory import check_memory as refuse
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models import prompts
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.models.text_encoder import NEGATIVE_PROMPT
 
 
 class Captioned:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.backbone.model import save_model
-from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.command import add_run_arguments, case_size, default_workers, run_benchmark
 from mvtrack.evaluation.row_options import methods_of
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.writer import write_video
 
 ROOT = Path(__file__).parents[3]
 

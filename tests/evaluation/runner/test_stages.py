@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.data.footage import open_footage
-from mvtrack.data.video_io import write_video
 from mvtrack.evaluation.interface import Column
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline
-from mvtrack.evaluation.methods.given import GivenVideos
+from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import STAGES, forget_failures, run_stages, shard_of
+from mvtrack.video.reader import open_footage
+from mvtrack.video.writer import write_video
 
 COPY, TRUTH = Baseline("copy"), Baseline("ground_truth")
 GOOD = {"bear": 1.0, "cows": 2.0, "dog": 6.0}

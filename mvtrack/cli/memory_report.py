@@ -1,0 +1,146 @@
+"""Estimates in words, for this machine or another: memory, time, what to change."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from mvtrack.config.schema import ModelConfig, RunConfig
+from mvtrack.inference.device import Placement
+from mvtrack.inference.environment import Line
+from mvtrack.inference.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
+from mvtrack.inference.memory.advice import Memory, Verdict, judge_inference, judge_training
+from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.inference import GIB, UTILISATION, Work
+from mvtrack.inference.sampler import SampleConfig
+
+
+@dataclass(frozen=True)
+class Machine:
+    """name: of a device. memory_gib: of each; None where nobody can tell. flops: at best; None: unknown. is_host: it is
+    this machine's CPU. host_gib: free in the CPU's memory for each, where the machine is this one."""
+
+    name: str
+    count: int
+    memory_gib: float | None
+    flops: float | None
+    is_host: bool = False
+    host_gib: float | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """As bytes; a device of unknown memory takes anything."""
+        host = None if self.host_gib is None else int(self.host_gib * GIB)
+        return Memory(int((self.memory_gib or 1e9) * GIB), host, self.is_host)
+
+    @property
+    def words(self) -> str:
+        memory = "memory unknown" if self.memory_gib is None else f"{self.memory_gib:.1f} GiB each"
+        return f"{self.count} x {self.name}, {memory}"
+
+
+def machine_for_training(gpu: str | None, memory_gib: float | None, count: int | None) -> Machine:
+    """The machine that the options describe; what they leave out is this one's."""
+    return _machine(gpu, memory_gib, count or max(1, torch.cuda.device_count()), None)
+
+
+def machine_for_inference(gpu: str | None, memory_gib: float | None, placement: Placement) -> Machine:
+    """The same for one device."""
+    return _machine(gpu, memory_gib, 1, placement)
+
+
+def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: Placement | None) -> Machine:
+    if memory_gib is not None and memory_gib <= 0 or count < 1:
+        raise ValueError(f"--gpu-memory and --gpus must be positive, got {memory_gib} and {count}")
+    if gpu is not None:
+        memory_gib = memory_gib or gpu_memory_gib(gpu)
+        if memory_gib is None:
+            raise ValueError(f"unknown GPU {gpu!r}: known are {', '.join(GPUS)}; for others give --gpu-memory too")
+        return Machine(gpu, count, memory_gib, gpu_peak_flops(gpu))
+    if memory_gib is not None:
+        return Machine("a GPU", count, memory_gib, None)
+    device = placement.torch_device if placement else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return Machine(name, count, free_gib(device), gpu_peak_flops(name), host_gib=_share(count))
+    return Machine("this CPU", count, _share(count), cpu_flops() / count, True)
+
+
+def _share(count: int) -> float | None:
+    """Of the CPU's free memory."""
+    free = free_gib(torch.device("cpu"))
+    return None if free is None else free / count
+
+
+def cpu_flops() -> float:
+    """What this CPU's matrix products reach, FLOP/s, by a short measurement; in bfloat16 where that is fast."""
+    dtype = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
+    a, b = torch.ones(512, 1536, dtype=dtype), torch.ones(1536, 4096, dtype=dtype)
+    a @ b
+    began, rounds = time.perf_counter(), 4
+    for _ in range(rounds):
+        a @ b
+    return 2 * a.shape[0] * b.numel() * rounds / (time.perf_counter() - began)
+
+
+def inference_lines(
+    config: ModelConfig,
+    machine: Machine,
+    placement: Placement,
+    size: tuple[int, int] | None = None,
+    num_frames: int | None = None,
+) -> Iterator[Line]:
+    """What making one video takes."""
+    token, frames = config.rays.token_px, num_frames or config.num_frames
+    height, width = size or config.sizes[0]
+    size = (-(-height // token) * token, -(-width // token) * token)
+    sample = SampleConfig.of(config)
+    placement = replace(placement, device="cpu" if machine.is_host else "cuda")
+    yield Line("machine", machine.words)
+    yield Line("video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}")
+    verdict = judge_inference(config, size, frames, sample, placement, machine.memory, Work(encoders_of(config)))
+    for phase, needed in verdict.estimate.phases.items():
+        yield Line(phase, f"{needed / GIB:.1f} GiB")
+    if verdict.estimate.host:
+        yield Line("resting on the CPU", f"{verdict.estimate.host / GIB:.1f} GiB")
+    yield _time("sampling takes", verdict, machine)
+    yield _outcome(verdict, machine)
+
+
+def training_lines(run: RunConfig, machine: Machine) -> Iterator[Line]:
+    """What a step takes on every rank, and all steps together."""
+    train = run.train
+    yield Line("machine", machine.words)
+    each = f"{train.batch_size} samples a step, {train.micro_batch_size} at once on a rank"
+    yield Line("batch", f"{each}, ZeRO stage {train.zero_stage}, {train.precision}")
+    verdict = judge_training(run, machine.count, machine.memory)
+    for part, needed in verdict.estimate.parts.items():
+        if needed:
+            yield Line(part, f"{needed / GIB:.1f} GiB")
+    yield Line("activations", f"{verdict.estimate.work / GIB:.1f} GiB, gradients included")
+    if verdict.estimate.host:
+        yield Line("in the CPU's memory", f"{verdict.estimate.host / GIB:.1f} GiB a rank")
+    yield _time("a step takes", verdict, machine)
+    if machine.flops:
+        hours = verdict.estimate.seconds(machine.flops) * train.steps / 3600
+        yield Line(f"{train.steps} steps", f"about {hours:.0f} h" if hours >= 1 else f"about {hours * 60:.0f} min")
+    yield _outcome(verdict, machine)
+
+
+def _time(name: str, verdict: Verdict, machine: Machine) -> Line:
+    if machine.flops is None:
+        return Line(name, f"{verdict.estimate.flops / 1e12:.0f} TFLOP; the speed of {machine.name} is not known")
+    seconds = verdict.estimate.seconds(machine.flops)
+    return Line(name, f"about {seconds:.0f} s, if {UTILISATION:.0%} of the peak are reached")
+
+
+def _outcome(verdict: Verdict, machine: Machine) -> Line:
+    peak = f"{verdict.estimate.peak / GIB:.1f} GiB at most"
+    if machine.memory_gib is None:
+        return Line("memory", peak)
+    if verdict.fits:
+        return Line("fits", f"{peak}, of {machine.memory_gib:.1f}", True)
+    if machine.memory.lacks(verdict.estimate) == "host":
+        return Line("does not fit", f"it {verdict.problem(machine.name)}: {verdict.advice}", False)
+    return Line("does not fit", f"{peak}, of {machine.memory_gib:.1f}: {verdict.advice}", False)

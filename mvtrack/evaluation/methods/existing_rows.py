@@ -1,0 +1,76 @@
+"""Rows that earlier commands left in a results folder: made ready to go on where that gives the very same videos."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mvtrack.evaluation.interface import Method
+from mvtrack.evaluation.methods.baselines import Baseline
+from mvtrack.evaluation.methods.external_videos import GivenVideos
+from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.evaluation.runner.records import read_record
+from mvtrack.inference.device import Placement
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.models.encoder_sources import EncoderSources
+
+
+@dataclass(frozen=True)
+class FoundRows:
+    """methods: rows that can be made again. others: by name, where each of the rest came from; those keep their videos
+    as they are."""
+
+    methods: tuple[Method, ...] = ()
+    others: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def lost_models(self) -> list[str]:
+        return [name for name, origin in self.others.items() if origin.get("kind") == "model"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user must know of the rest, one line each."""
+        return [
+            f"{name}: its {origin.get('kind', 'origin')} {origin.get('folder', '')} is gone or has changed: its videos "
+            "are scored as they are; name the row again to have them made"
+            for name, origin in self.others.items()
+        ]
+
+
+def found_rows(folder: Path, placement: Placement, check_memory: bool = True) -> FoundRows:
+    """The rows of a results folder. placement: where models are to work; their precision, tiles and encoders are the
+    record's. check_memory: see `ModelMethod`."""
+    methods, others = [], {}
+    for path in sorted((folder / "methods").glob("*/method.json")):
+        record = read_record(path)
+        method = _made_again(record, placement, check_memory)
+        if method is None:
+            others[record["name"]] = record.get("origin", {})
+        else:
+            methods.append(method)
+    return FoundRows(tuple(methods), others)
+
+
+def _made_again(record: dict, placement: Placement, check_memory: bool) -> Method | None:
+    """The method of a record; None where it would not make the same videos any more."""
+    try:
+        method = _method(record, record["settings"], record["origin"], placement)
+        method = replace(method, check_memory=check_memory) if isinstance(method, ModelMethod) else method
+        same = method.settings == record["settings"]
+    except (KeyError, TypeError, ValueError, OSError):
+        return None  # written by another version, or the model is gone
+    return method if same and Path(record["origin"].get("folder", ".")).exists() else None
+
+
+def _method(record: dict, settings: dict, origin: dict, placement: Placement) -> Method:
+    name, title, group, backbone = (record[key] for key in ("name", "title", "group", "backbone"))
+    if origin["kind"] == "baseline":
+        return Baseline(name, backbone)
+    folder = Path(origin["folder"])
+    if origin["kind"] == "videos":
+        return GivenVideos(name, title, folder, settings["resize"], backbone, group)
+    sample = SampleConfig(**settings["sample"])
+    encoders = EncoderSources(**settings.get("encoders", {}))
+    placement = replace(placement, precision=settings["precision"], tiled=settings["tiled"], encoders=encoders)
+    negative, other_size = settings["negative"], settings["other_size"]
+    method = ModelMethod(name, title, folder, sample, placement, negative, other_size, backbone, group)
+    decoder = settings.get("decoder")
+    return replace(method, decoder=Path(decoder["folder"])) if decoder else method

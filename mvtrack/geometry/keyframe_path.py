@@ -1,0 +1,154 @@
+"""Paths given as poses: interpolation between keyframes, resampling, and warnings about jumps."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.geometry.camera import relative_pose
+from mvtrack.geometry.trajectory import PIVOT_M
+
+# Steps beyond these are worth a warning: degrees a frame, and subject distances a frame.
+_TURN_LIMIT_DEG, _MOVE_LIMIT = 6.0, 0.12
+
+
+def rotation_vector(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
+    """Axis times angle (radians, at most pi) of rotation matrices, by way of the quaternion's largest component."""
+    m = rotation.flatten(-2)
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = m.unbind(-1)
+    # 4 q q^T, row by row; q = (w, x, y, z)
+    outer = torch.stack(
+        [
+            *(1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
+            *(zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx),
+            *(xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy),
+            *(yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz),
+        ],
+        -1,
+    ).unflatten(-1, (4, 4))
+    largest = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    quaternion = outer.gather(-2, largest.expand(*largest.shape[:-1], 4))[..., 0, :]
+    quaternion = F.normalize(quaternion, dim=-1) * torch.where(quaternion[..., :1] < 0, -1.0, 1.0)
+    sine = quaternion[..., 1:].norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[..., :1])
+    return quaternion[..., 1:] * torch.where(sine < 1e-12, 2.0, angle / sine.clamp_min(1e-12))
+
+
+def rotation_matrix(vector: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
+    """Inverse of `rotation_vector`."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return torch.linalg.matrix_exp(cross)
+
+
+def interpolate_poses(
+    poses: Float[Tensor, "K 4 4"], key_times: Float[Tensor, "K"], times: Float[Tensor, "T"]
+) -> Float[Tensor, "T 4 4"]:
+    """A smooth path through keyframes: cubic Hermite curves (Catmull-Rom velocities) for centres and rotations.
+
+    Times must ascend; times outside the keys are refused. Two keys give even motion, one key stands still.
+    """
+    if len(poses) != len(key_times) or (key_times.diff() <= 0).any():
+        raise ValueError("keyframe times must ascend and be as many as the poses")
+    if len(times) and (times.min() < key_times[0] - 1e-9 or times.max() > key_times[-1] + 1e-9):
+        raise ValueError(f"times {float(times.min()):g}..{float(times.max()):g} lie outside the keyframes")
+    poses, key_times, times = poses.double(), key_times.double(), times.double()
+    if len(poses) == 1:
+        return poses.expand(len(times), 4, 4).clone()
+    i = (torch.bucketize(times, key_times, right=True) - 1).clamp(0, len(poses) - 2)
+    span = (key_times[i + 1] - key_times[i])[:, None]
+    u = ((times - key_times[i])[:, None] / span).clamp(0, 1)
+    centre, rotation = poses[:, :3, 3], poses[:, :3, :3]
+    turn = rotation_vector(rotation[:-1].mT @ rotation[1:])
+    move_speed = _key_velocities(centre.diff(dim=0), key_times)
+    turn_speed = _key_velocities(turn, key_times)
+    out = torch.eye(4, dtype=torch.float64).repeat(len(times), 1, 1)
+    out[:, :3, 3] = centre[i] + _hermite(u, centre[i + 1] - centre[i], move_speed[i] * span, move_speed[i + 1] * span)
+    vector = _hermite(u, turn[i], turn_speed[i] * span, turn_speed[i + 1] * span)
+    out[:, :3, :3] = rotation[i] @ rotation_matrix(vector)
+    return out
+
+
+def _key_velocities(steps: Float[Tensor, "J 3"], key_times: Float[Tensor, "K"]) -> Float[Tensor, "K 3"]:
+    """Velocity at each key: the mean of the neighbouring steps' velocities, weighted by the other's duration."""
+    duration = key_times.diff()[:, None]
+    speed = steps / duration
+    inner = (speed[:-1] * duration[1:] + speed[1:] * duration[:-1]) / (duration[:-1] + duration[1:])
+    return torch.cat([speed[:1], inner, speed[-1:]])
+
+
+def _hermite(u: Tensor, end: Tensor, velocity0: Tensor, velocity1: Tensor) -> Tensor:
+    """Cubic from 0 to `end` with given end velocities, at u in [0, 1]."""
+    return (3 * u**2 - 2 * u**3) * end + (u**3 - 2 * u**2 + u) * velocity0 + (u**3 - u**2) * velocity1
+
+
+def resample_poses(poses: Float[Tensor, "K 4 4"], num_frames: int) -> Float[Tensor, "T 4 4"]:
+    """The same motion with another number of frames; first and last pose are kept."""
+    if num_frames == len(poses):
+        return poses.double()
+    keys = torch.linspace(0, 1, len(poses), dtype=torch.float64) if len(poses) > 1 else torch.zeros(1).double()
+    times = (
+        torch.linspace(0, 1, num_frames, dtype=torch.float64) if len(poses) > 1 else torch.zeros(num_frames).double()
+    )
+    return interpolate_poses(poses, keys, times)
+
+
+def warn_of_jumps(poses: Float[Tensor, "T 4 4"], subject_distance: float) -> list[str]:
+    """Sentences about steps between frames that are too large to look smooth; empty when the path is even.
+
+    A step counts when it turns by more than 6 degrees or moves by more than 12 % of the subject's distance, and is
+    three times as large as the path's median step.
+    """
+    if len(poses) < 3:
+        return []
+    step = relative_pose(poses[:-1], poses[1:])
+    turn = torch.rad2deg(rotation_vector(step[:, :3, :3]).norm(dim=-1))
+    move = step[:, :3, 3].norm(dim=-1) / subject_distance
+    found = []
+    for name, size, limit, unit in (
+        ("turns", turn, _TURN_LIMIT_DEG, "degrees"),
+        ("moves", move, _MOVE_LIMIT, "subject distances"),
+    ):
+        far = (size > limit) & (size > 3 * size.median())
+        if far.any():
+            worst = int(size.argmax())
+            found.append(
+                f"the path {name} by {float(size[worst]):.2f} {unit} between frames {worst} and {worst + 1} "
+                f"({int(far.sum())} such steps; median {float(size.median()):.3f})"
+            )
+        elif (size > limit).float().mean() > 0.5:
+            found.append(f"the path {name} by {float(size.median()):.2f} {unit} a frame: too fast to look smooth")
+    return found
+
+
+@dataclass(frozen=True)
+class PosePath:
+    """A path given by poses (K, 4, 4), relative to the source's first frame, and focal lengths over the source's."""
+
+    given: Float[Tensor, "K 4 4"]
+    lens_given: Float[Tensor, "K"]
+    pivot_m: float = PIVOT_M
+    label: str = "poses"
+
+    def __post_init__(self) -> None:
+        if self.given.ndim != 3 or len(self.given) != len(self.lens_given) or len(self.given) == 0:
+            raise ValueError(f"a path needs poses (K, 4, 4) and K focal factors, got {tuple(self.given.shape)}")
+        if not self.pivot_m > 0:
+            raise ValueError(f"the subject's distance must be positive, got {self.pivot_m}")
+
+    def notes(self, num_frames: int) -> list[str]:
+        """What has to be done to the poses for a video of so many frames, in words."""
+        given = len(self.given)
+        return [] if given == num_frames else [f"{given} poses spread evenly over {num_frames} frames by a spline"]
+
+    def poses(self, num_frames: int) -> Float[Tensor, "T 4 4"]:
+        """Camera-to-world matrices (float64), resampled to a number of frames."""
+        return resample_poses(self.given, num_frames)
+
+    def lens(self, num_frames: int) -> Float[Tensor, "T"]:
+        """Focal factors, resampled evenly in proportion."""
+        log = self.lens_given.double().log()[None, None]
+        return F.interpolate(log, num_frames, mode="linear", align_corners=True)[0, 0].exp()

@@ -1,0 +1,167 @@
+"""dycheck / Nerfies camera JSON: one file a frame, OpenCV axes, world-to-camera rotation and camera position.
+
+A folder holds `{camera}_{frame:05d}.json`; a single file is a sequence of one frame. Pixels are raster; fy is
+focal_length * pixel_aspect_ratio; distortion is Brown's. The unit of the world is the dataset's own.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files.distortion import Distortion
+from mvtrack.geometry.pose_files.options import ReadOptions
+from mvtrack.geometry.pose_files.parse import (
+    Place,
+    check_name,
+    frame_count,
+    matrix,
+    natural_order,
+    number,
+    place_of,
+    positive,
+    read_json,
+    required,
+    show,
+    side_px,
+    vector,
+)
+from mvtrack.geometry.pose_files.sequence import CameraSequence
+
+OPTIONS = ("camera", "metric")
+
+# Files that dycheck keeps beside cameras; everything else in a folder of cameras must be a camera.
+_SIDE_FILES = {
+    "dataset.json", "extra.json", "metadata.json", "scene.json", "splits_train.json", "splits_val.json",
+}  # fmt: skip
+_MAX_PART = 200  # bytes of a frame's name that becomes a file name
+_MAX_FILES = 10_000
+_MAX_BYTES = 64 << 10  # of one camera: real ones have one kilobyte
+
+
+def looks_like(document: dict) -> bool:
+    return "orientation" in document and "position" in document
+
+
+def camera_files(folder: Path) -> list[Path]:
+    """JSON files of a folder that are to be cameras, in natural order of their names."""
+    try:
+        files = [path for path in folder.iterdir() if path.suffix == ".json" and path.name not in _SIDE_FILES]
+    except OSError as error:
+        raise place_of(folder).error(f"cannot be read: {error.strerror or error}") from None
+    if len(files) > _MAX_FILES:
+        raise place_of(folder).error(f"holds {len(files)} files, expected at most {_MAX_FILES} cameras")
+    return [files[i] for i in natural_order([path.stem for path in files])]
+
+
+def read(path: Path, options: ReadOptions, document: dict | None = None) -> CameraSequence:
+    """A file, or the frames of one camera of a folder (`camera`: what stands before the first underscore)."""
+    place = place_of(path)
+    files = _of_camera(camera_files(path), options.camera, place) if os.path.isdir(path) else [path]
+    frame_count(len(files), place)
+    rotations, positions, K, lens, sizes = [], [], [], [], set()
+    for file in files:
+        at = place_of(file)
+        check_name(file.stem, at)
+        tree = read_json(file, _MAX_BYTES) if document is None else document
+        rotations.append(matrix(required(tree, "orientation", at), at.field("orientation"), 3, 3))
+        positions.append(vector(required(tree, "position", at), at.field("position"), 3))
+        K.append(_intrinsics(tree, at))
+        lens.append(_coefficients(tree, at))
+        width, height = vector(required(tree, "image_size", at), at.field("image_size"), 2)
+        sizes.add((side_px(height, at.field("image_size")), side_px(width, at.field("image_size"))))
+        if len(sizes) > 1:
+            raise at.field("image_size").error("differs from the frames before, expected one size for all frames")
+    c2w = torch.eye(4, dtype=torch.float64).repeat(len(files), 1, 1)
+    c2w[:, :3, :3] = torch.tensor(rotations, dtype=torch.float64).mT
+    c2w[:, :3, 3] = torch.tensor(positions, dtype=torch.float64)
+    distortion = Distortion(torch.tensor(lens, dtype=torch.float64))
+    return CameraSequence(
+        Camera(c2w, torch.tensor(K, dtype=torch.float64), sizes.pop(), options.metric),
+        tuple(file.stem for file in files),
+        distortion=None if distortion.is_zero else distortion,
+        convention="dycheck JSON: OpenCV axes, world-to-camera rotation with the camera's position, raster pixels",
+        file_direction="w2c rotation",
+    )
+
+
+def _of_camera(files: list[Path], camera: str | int | None, place: Place) -> list[Path]:
+    """The files of the camera that was asked for."""
+    by_camera: dict[str, list[Path]] = {}
+    for file in files:
+        by_camera.setdefault(_camera_of(file.stem), []).append(file)
+    shown = ", ".join(show(key)[1:-1] for key in list(by_camera)[:12])
+    if camera is None and len(by_camera) > 1:
+        raise place.error(f"holds {len(by_camera)} cameras: the option camera is needed, one of {shown}")
+    if camera is not None and str(camera) not in by_camera:
+        raise place.error(f"has no camera {show(str(camera))}; it has {shown or 'none'}")
+    return files if camera is None else by_camera[str(camera)]
+
+
+def _camera_of(stem: str) -> str:
+    return stem.split("_")[0] if "_" in stem else ""
+
+
+def _intrinsics(document: dict, place: Place) -> list[list[float]]:
+    focal = positive(required(document, "focal_length", place), place.field("focal_length"))
+    aspect = positive(required(document, "pixel_aspect_ratio", place), place.field("pixel_aspect_ratio"))
+    skew = number(required(document, "skew", place), place.field("skew"))
+    cx, cy = vector(required(document, "principal_point", place), place.field("principal_point"), 2)
+    return [[focal, skew, cx], [0.0, focal * aspect, cy], [0.0, 0.0, 1.0]]
+
+
+def _coefficients(document: dict, place: Place) -> list[float]:
+    """k1, k2, p1, p2, k3; a file without distortion has none."""
+    k1, k2, k3 = vector(document.get("radial_distortion", [0, 0, 0]), place.field("radial_distortion"), 3)
+    p1, p2 = vector(document.get("tangential_distortion", [0, 0]), place.field("tangential_distortion"), 2)
+    return [k1, k2, p1, p2, k3]
+
+
+def write(sequence: CameraSequence) -> dict[str, bytes]:
+    """One file a frame, by file name: the frame's name, which must be one. Times are left out.
+
+    Frame names 0, 1, … of formats without names become one camera, number 0: 0_00000.json, 0_00001.json, …
+    Raises ValueError for names that are no file names, that occur twice, or that would be read in another order.
+    """
+    camera = sequence.camera
+    names = list(sequence.names)
+    if names == [str(index) for index in range(len(names))]:
+        names = [f"0_{index:05d}" for index in range(len(names))]
+    _check_file_names(names)
+    lens = torch.zeros(len(names), 5) if sequence.distortion is None else sequence.distortion.per_frame(len(names))
+    K, c2w, lens = camera.K.double(), camera.c2w.double(), lens.double().tolist()
+    rotation, position, K = c2w[:, :3, :3].mT.tolist(), c2w[:, :3, 3].tolist(), K.tolist()
+    files = {}
+    for index, name in enumerate(names):
+        (fx, skew, cx), (_, fy, cy), _ = K[index]
+        k1, k2, p1, p2, k3 = lens[index]
+        document = {
+            "orientation": rotation[index],
+            "position": position[index],
+            "focal_length": fx,
+            "principal_point": [cx, cy],
+            "skew": skew,
+            "pixel_aspect_ratio": fy / fx,
+            "radial_distortion": [k1, k2, k3],
+            "tangential_distortion": [p1, p2],
+            "image_size": [camera.size[1], camera.size[0]],
+        }
+        files[f"{name}.json"] = json.dumps(document, indent=1).encode()
+    return files
+
+
+def _check_file_names(names: list[str]) -> None:
+    for index, name in enumerate(names):
+        odd = set(name) & set('/\\:*?"<>|')
+        if odd or name.startswith(".") or len(name.encode()) > _MAX_PART or f"{name}.json" in _SIDE_FILES:
+            raise ValueError(f"names[{index}] is {show(name)}: dycheck folders need frame names that can be file names")
+    if len(set(names)) != len(names):
+        raise ValueError("dycheck folders need frame names that differ")
+    order = natural_order(names)
+    if order != list(range(len(names))):
+        first = next(i for i, j in enumerate(order) if i != j)
+        raise ValueError(f"names[{first}] is {show(names[first])}: dycheck folders are read in order of the names")
+    if len({_camera_of(name) for name in names}) > 1:
+        raise ValueError("dycheck folders of one sequence need names of one camera ({camera}_{frame})")

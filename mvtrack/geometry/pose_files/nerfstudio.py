@@ -1,0 +1,211 @@
+"""nerfstudio / instant-ngp `transforms.json`: OpenGL camera-to-world matrices, intrinsics for all frames or each.
+
+Format: docs.nerf.studio/quickstart/data_conventions.html. Pixels are raster (a ray through pixel (0, 0) passes
+through its centre at +0.5). What the older NeRF and instant-ngp files leave out has a defined meaning that is
+followed here: `fl_y` is `fl_x`, `cx, cy` is the picture's middle, and `camera_angle_x` is the horizontal field of view.
+
+`applied_transform` (and `applied_scale`) says how the writer moved the world *before* it wrote the poses. The poses
+are in the moved world and stay there; `undo_applied_transform` returns to the original one.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files.distortion import Distortion
+from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv, pinhole_matrix
+from mvtrack.geometry.pose_files.options import ReadOptions
+from mvtrack.geometry.pose_files.parse import (
+    Place,
+    frame_count,
+    items,
+    mapping,
+    matrix,
+    name,
+    number,
+    place_of,
+    positive,
+    read_json,
+    required,
+    show,
+    side_px,
+)
+from mvtrack.geometry.pose_files.sequence import CameraSequence, in_order
+
+OPTIONS = ("size", "order", "metric", "undo_applied_transform")
+FILE_NAME = "transforms.json"
+
+_PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+_LENS = ("k1", "k2", "p1", "p2", "k3")
+_INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "k4", *_LENS)
+
+
+def looks_like(document: dict) -> bool:
+    frames = document.get("frames")
+    return isinstance(frames, list) and bool(frames) and isinstance(frames[0], dict) and "transform_matrix" in frames[0]
+
+
+def read(path: Path, options: ReadOptions, document: dict | None = None) -> CameraSequence:
+    """All frames, of the file or of the transforms.json in a folder.
+
+    `size` is needed only where the file has no w and h, `order` only where the frames are not in order of their names.
+    """
+    path = path / FILE_NAME if os.path.isdir(path) else path
+    place = place_of(path)
+    document = read_json(path) if document is None else document
+    _refuse_other_lenses(document, place)
+    frames = items(required(document, "frames", place), place.field("frames"))
+    frame_count(len(frames), place.field("frames"))
+    whole = _numbers(document, place)
+    poses, lenses, names, sizes, before = [], [], [], set(), None
+    for index, frame in enumerate(frames):
+        at = place.field("frames").item(index)
+        frame = mapping(frame, at)
+        _refuse_other_lenses(frame, at)
+        poses.append(_pose(required(frame, "transform_matrix", at), at.field("transform_matrix")))
+        names.append(name(required(frame, "file_path", at), at.field("file_path")))
+        own = _numbers(frame, at)
+        if own != before:
+            values = _merged(whole, own, at)
+            size = _size(values, options, at)
+            lens, before = _lens(values, size, at), own
+        sizes.add(size)
+        if len(sizes) > 1:
+            raise at.error(f"the image size changes to {size[1]}x{size[0]} (w x h), expected one size for all frames")
+        lenses.append(lens)
+    fx, fy, cx, cy, *coefficients = torch.tensor(lenses, dtype=torch.float64).unbind(-1)
+    moved, note = _applied_transform(document, place, options.undo_applied_transform)
+    c2w = axes_to_opencv(torch.tensor(poses, dtype=torch.float64), "opengl")
+    c2w[:, :3, 3] /= moved[1]
+    distortion = Distortion(torch.stack(coefficients, -1))
+    sequence = CameraSequence(
+        Camera(torch.linalg.solve(moved[0], c2w), pinhole_matrix(fx, fy, cx, cy), sizes.pop(), options.metric),
+        tuple(names),
+        distortion=None if distortion.is_zero else distortion,
+        convention=f"nerfstudio transforms.json: OpenGL axes, camera-to-world, raster pixels{note}",
+        file_axes="opengl",
+    )
+    return in_order(sequence, options.order, place.field("frames"))
+
+
+def _refuse_other_lenses(tree: dict, place: Place) -> None:
+    model = tree.get("camera_model", "OPENCV")
+    if model not in _PERSPECTIVE:
+        raise place.field("camera_model").error(f"{show(model)} is not supported, expected {' | '.join(_PERSPECTIVE)}")
+    if tree.get("is_fisheye"):
+        raise place.field("is_fisheye").error("fisheye lenses are not supported, expected a perspective lens")
+
+
+def _numbers(tree: dict, place: Place) -> dict[str, float]:
+    """The intrinsics of a file or of a frame."""
+    return {key: number(tree[key], place.field(key)) for key in _INTRINSICS if key in tree}
+
+
+def _merged(whole: dict[str, float], own: dict[str, float], place: Place) -> dict[str, float]:
+    """Intrinsics of the file and of a frame together. Two different values for one field are an error."""
+    for key, value in own.items():
+        if whole.get(key, value) != value:
+            raise place.field(key).error(f"is {value:g} here and {whole[key]:g} for the whole file")
+    return {**whole, **own}
+
+
+def _size(values: dict[str, float], options: ReadOptions, place: Place) -> tuple[int, int]:
+    if ("w" in values) != ("h" in values):
+        raise place.error("has only one of w and h, expected both")
+    if "w" not in values:
+        if options.size is None:
+            raise place.error("has no image size (w, h): the option size is needed, such as 480x832 (height x width)")
+        return options.size
+    size = side_px(values["h"], place.field("h")), side_px(values["w"], place.field("w"))
+    if options.size is not None and options.size != size:
+        raise place.error(f"has images of {size[0]}x{size[1]} (H x W), the option size says {options.size}")
+    return size
+
+
+def _lens(values: dict[str, float], size: tuple[int, int], place: Place) -> list[float]:
+    """fx, fy, cx, cy, k1, k2, p1, p2, k3 of one frame."""
+    height, width = size
+    fx = _focal(values, "x", width, place)
+    fy = _focal(values, "y", height, place)
+    if fx is None:
+        raise place.error("has no focal length: expected fl_x or camera_angle_x")
+    if ("cx" in values) != ("cy" in values):
+        raise place.error("has only one of cx and cy, expected both or none")
+    if values.get("k4", 0) != 0:
+        raise place.field("k4").error(f"is {values['k4']:g}: a fourth radial coefficient is not supported")
+    centre = [values.get("cx", width / 2), values.get("cy", height / 2)]
+    return [fx, fx if fy is None else fy, *centre, *(values.get(key, 0.0) for key in _LENS)]
+
+
+def _focal(values: dict[str, float], axis: str, side: int, place: Place) -> float | None:
+    """Focal length in pixels from fl_x or camera_angle_x (or y); both must agree to a thousandth."""
+    key, angle_key = f"fl_{axis}", f"camera_angle_{axis}"
+    focal = positive(values[key], place.field(key)) if key in values else None
+    if angle_key not in values:
+        return focal
+    angle = number(values[angle_key], place.field(angle_key), 1e-4, 3.1)
+    by_angle = side / 2 / math.tan(angle / 2)
+    if focal is not None and abs(by_angle / focal - 1) > 1e-3:
+        raise place.field(angle_key).error(f"means a focal length of {by_angle:.6g} px, but {key} is {focal:.6g}")
+    return by_angle if focal is None else focal
+
+
+def _pose(value: object, place: Place) -> list[list[float]]:
+    rows = matrix(value, place, len(value), 4) if isinstance(value, list) and len(value) == 3 else None
+    if rows is None:
+        rows = matrix(value, place, 4, 4)
+        if rows[3] != [0, 0, 0, 1]:
+            raise place.item(3).error(f"is {rows[3]}, expected [0, 0, 0, 1] (the translation is the last column)")
+        return rows
+    return [*rows, [0.0, 0.0, 0.0, 1.0]]
+
+
+def _applied_transform(document: dict, place: Place, undo: bool) -> tuple[tuple[Float[Tensor, "4 4"], float], str]:
+    """The world's movement to undo (the identity where it is kept) with its scale, and a note for people."""
+    identity = (torch.eye(4, dtype=torch.float64), 1.0)
+    if "applied_transform" not in document and "applied_scale" not in document:
+        if undo:
+            raise place.error("has no applied_transform to undo")
+        return identity, ""
+    transform = torch.eye(4, dtype=torch.float64)
+    if "applied_transform" in document:
+        at = place.field("applied_transform")
+        transform = torch.tensor(_pose(document["applied_transform"], at), dtype=torch.float64)
+        rotation = transform[:3, :3]
+        error = float((rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max())
+        if error > 1e-3 or torch.linalg.det(rotation) < 0:
+            raise at.error(f"is no rigid movement (its 3x3 part differs from a rotation by {error:.3g})")
+    scale = 1.0
+    if "applied_scale" in document:
+        scale = positive(document["applied_scale"], place.field("applied_scale"))
+    if undo:
+        return (transform, scale), ", applied_transform undone"
+    return identity, ", in the world after applied_transform"
+
+
+def write(sequence: CameraSequence) -> bytes:
+    """The file's bytes: intrinsics once where all frames share them, in every frame otherwise. Times are left out.
+
+    Raises ValueError for intrinsics with skew, which the format cannot hold.
+    """
+    camera = sequence.camera
+    K = camera.K.double()
+    if K[:, 0, 1].any():
+        raise ValueError("transforms.json cannot hold skew: K[0, 1] must be 0")
+    columns = {"fl_x": K[:, 0, 0], "fl_y": K[:, 1, 1], "cx": K[:, 0, 2], "cy": K[:, 1, 2]}
+    if sequence.distortion is not None:
+        coefficients = sequence.distortion.per_frame(sequence.num_frames).double()
+        columns |= {key: coefficients[:, i] for i, key in enumerate(_LENS)}
+    document = {"camera_model": "OPENCV", "w": camera.size[1], "h": camera.size[0]}
+    shared = {key: column[0].item() for key, column in columns.items() if (column == column[0]).all()}
+    frames = []
+    for index, c2w in enumerate(axes_from_opencv(camera.c2w.double(), "opengl").tolist()):
+        own = {key: column[index].item() for key, column in columns.items() if key not in shared}
+        frames.append({"file_path": sequence.names[index], **own, "transform_matrix": c2w})
+    return json.dumps({**document, **shared, "frames": frames}, indent=1).encode()

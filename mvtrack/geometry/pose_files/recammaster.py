@@ -1,0 +1,128 @@
+"""ReCamMaster / MultiCamVideo `camera_extrinsics.json`: Unreal poses as strings of row vectors, in centimetres.
+
+`frame{i}` -> `cam{nn}` -> "[r r r 0] [r r r 0] [r r r 0] [x y z 1]", the transpose of a camera-to-world matrix, in
+Unreal's left-handed axes (x forward, y right, z up). Camera *and* world are turned to right-handed axes here, so the
+rotations are true ones (the peers' code mirrors the camera only: their absolute poses have determinant -1, relative
+poses agree with ours).
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv
+from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix
+from mvtrack.geometry.pose_files.parse import (
+    Place,
+    frame_count,
+    mapping,
+    place_of,
+    read_json,
+    required,
+    show,
+    text_number,
+)
+from mvtrack.geometry.pose_files.sequence import CameraSequence
+
+_CM = 100.0
+_SENSOR_MM = 23.76  # width of the sensor that MultiCamVideo was rendered with
+_FRAME = re.compile(r"frame(0|[1-9][0-9]{0,8})", re.ASCII)
+_ROWS = re.compile(r"\s*" + r"\s*".join([r"\[([^\[\]]{1,400})\]"] * 4) + r"\s*")
+OPTIONS = ("camera", "size", "fov", "focal_px", "focal_mm", "sensor_mm")
+
+
+def looks_like(document: dict) -> bool:
+    first = document.get("frame0")
+    return isinstance(first, dict) and any(isinstance(value, str) for value in first.values())
+
+
+def read(path: Path, options: ReadOptions, document: dict | None = None) -> CameraSequence:
+    """One camera of the file (`camera`: its name or number; not needed where there is only one).
+
+    focal_mm without sensor_mm is on MultiCamVideo's sensor.
+    """
+    place = place_of(path)
+    document = read_json(path) if document is None else document
+    count = frame_count(len(document), place)
+    odd = next((key for key in document if not _FRAME.fullmatch(key)), None)
+    if odd is not None:
+        raise place.field(odd).error("expected only the fields frame0, frame1, …")
+    missing = next((i for i in range(count) if f"frame{i}" not in document), None)
+    if missing is not None:
+        raise place.error(f"frame{missing} is missing among {count} frames")
+    camera = _choose(mapping(document["frame0"], place.field("frame0")), options, place.field("frame0"))
+    rows = []
+    for index in range(count):
+        at = place.field(f"frame{index}")
+        rows.append(_matrix(required(mapping(document[f"frame{index}"], at), camera, at), at.field(camera)))
+    c2w = torch.tensor(rows, dtype=torch.float64).mT.contiguous()
+    c2w[:, :3, 3] /= _CM
+    size = image_size(options, place)
+    if options.focal_mm is not None and options.sensor_mm is None:
+        options = replace(options, sensor_mm=_SENSOR_MM)
+    K = lens_matrix(options, size, place).expand(count, 3, 3)
+    return CameraSequence(
+        Camera(axes_to_opencv(c2w, "unreal"), K, size, scale_known=True),
+        tuple(f"frame{index}" for index in range(count)),
+        convention=f"ReCamMaster JSON, {camera}: Unreal axes, row vectors, camera-to-world, centimetres",
+        file_axes="unreal",
+    )
+
+
+def _choose(frame: dict, options: ReadOptions, place: Place) -> str:
+    """The name of the camera that was asked for."""
+    wanted = options.camera
+    if wanted is None and len(frame) == 1:
+        return next(iter(frame))
+    shown = ", ".join(sorted(show(name)[1:-1] for name in frame)[:12])
+    if wanted is None:
+        raise place.error(f"holds {len(frame)} cameras: the option camera is needed, one of {shown}")
+    name = str(wanted)
+    if name not in frame and re.fullmatch(r"[0-9]{1,4}", name, re.ASCII):
+        name = f"cam{int(name):02d}"
+    if name not in frame:
+        raise place.error(f"has no camera {show(name)}; it has {shown}")
+    return name
+
+
+def _matrix(value: object, place: Place) -> list[list[float]]:
+    """The four rows of a string; the last column must be 0 0 0 1."""
+    found = _ROWS.fullmatch(value) if isinstance(value, str) and len(value) <= 2000 else None
+    if found is None:
+        raise place.error(f"expected a string of four bracketed rows '[a b c d] …', got {show(value)}")
+    rows = []
+    for index, row in enumerate(found.groups()):
+        tokens = row.split()
+        if len(tokens) != 4:
+            raise place.item(index).error(f"expected 4 numbers, got {len(tokens)}")
+        at = place.item(index)
+        rows.append([text_number(token, at) for token in tokens])
+    last = [row[3] for row in rows]
+    if last != [0, 0, 0, 1]:
+        raise place.error(f"the last column is {last}, expected [0, 0, 0, 1] (row vectors)")
+    return rows
+
+
+def write(sequence: CameraSequence) -> bytes:
+    """The file's bytes, one camera `cam01`. Intrinsics, names and times have no place in this format.
+
+    Raises ValueError for an unknown scale (the format is in centimetres) or a distorted lens.
+    """
+    if not sequence.camera.scale_known:
+        raise ValueError(
+            "recammaster files are in centimetres and the scale of these cameras is unknown: scale them to metres "
+            "(Camera.scaled) and set scale_known"
+        )
+    if sequence.distortion is not None and not sequence.distortion.is_zero:
+        raise ValueError("recammaster files cannot hold lens distortion")
+    rows = axes_from_opencv(sequence.camera.c2w.double(), "unreal")
+    rows[:, :3, 3] *= _CM
+    tree = {}
+    for index, matrix in enumerate(rows.mT.tolist()):
+        text = " ".join("[" + " ".join(repr(v + 0.0) for v in row) + "]" for row in matrix)
+        tree[f"frame{index}"] = {"cam01": text + " "}
+    return json.dumps(tree, indent=1).encode()

@@ -1,0 +1,198 @@
+"""Many videos at once: a folder of them, or a CSV that says what to do with each. Finished ones are not done again."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.config.errors import is_out_of_memory, out_of_memory
+from mvtrack.config.schema import ModelConfig
+from mvtrack.files.cache import sha256
+from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.memory.check_memory import refuse_inference
+from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.inference import Work
+from mvtrack.inference.memory.kernel import kernel_of_video
+from mvtrack.inference.model_options import LESS_MEMORY, read_placement
+from mvtrack.inference.pipeline import first_frames, reshoot_file, shipped_model, shot_record, with_window
+from mvtrack.inference.sampler import SampleConfig, window_spans
+from mvtrack.inference.shot_options import picture_size, read_shot, told_shot, track_plan
+from mvtrack.models.prompts import captions_to_embed, remember_prompts
+from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
+from mvtrack.video.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_footage
+from mvtrack.video.resize import plan_fit
+
+_COLUMNS = (
+    "video", "camera", "out", "amount", "speed", "fov", "seed", "steps", "guidance", "caption", "negative"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    video: Path
+    out: Path
+    options: argparse.Namespace
+    sample: SampleConfig
+    where: str  # for messages: the CSV line or the file
+
+
+def is_batch(path: Path) -> bool:
+    """Whether a path names many videos: a CSV, or a folder with video files in it.
+
+    Raises ValueError for a folder that holds videos and images, where either could be meant.
+    """
+    if path.suffix.lower() == ".csv":
+        return True
+    if not path.is_dir():
+        return False
+    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    if suffixes & VIDEO_SUFFIXES and suffixes & IMAGE_SUFFIXES:
+        raise ValueError(f"folder {path} holds videos and images: move one kind away, or name the videos in a CSV")
+    return bool(suffixes & VIDEO_SUFFIXES)
+
+
+def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig) -> None:
+    """Re-shoot all videos; go on after failures and name them at the end. Writes batch.json beside the results.
+
+    Raises ValueError when any video failed, after all were tried.
+    """
+    out = options.out or Path("outputs") / path.stem
+    jobs = (
+        _jobs_of_csv(path, options, out, sample)
+        if path.suffix.lower() == ".csv"
+        else _jobs_of_folder(path, options, out, sample)
+    )
+    folders = [job.out for job in jobs]
+    for job in jobs:
+        if folders.count(job.out) > 1:
+            raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
+    model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
+    placement, results = read_placement(options), []
+    config = with_window(placed_config(read_config(model_folder), placement), options.window)
+    _check(config, jobs, options, placement)
+    remember_prompts(config, _captions(jobs), _pictures(config, jobs), placement.encoder_device)
+    model = place(load_model(model_folder), placement)
+    out.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        status, reason = _do(job, model, model_folder, placement)
+        results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
+        sys.stdout.write(f"{status}: {job.out}{f' ({reason})' if reason else ''}\n")
+        _write_results(out / "batch.json", results)
+    failed = [r for r in results if r["status"] == "failed"]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(results)} videos failed; the first: {failed[0]['reason']}")
+
+
+def _check(config: ModelConfig, jobs: list[Job], options: argparse.Namespace, placement: Placement) -> None:
+    """Raises ValueError where attention or memory will not do for a video of any size that is to be made."""
+    wanted, work = picture_size(options.size), Work(encoders_of(config, _captions(jobs)))
+    sample = next((job.sample for job in jobs if job.sample.guidance != 1), jobs[0].sample)
+    for size in [wanted] if wanted else config.sizes:
+        picture = plan_fit(size, config, size=size).model
+        kernel = kernel_of_video(config, picture, config.num_frames, placement)
+        if not options.ignore_memory:
+            refuse_inference(config, picture, config.num_frames, sample, placement, work)
+    sys.stderr.write(f"mvtrack reshoot: attention kernel: {kernel}\n")
+
+
+def _captions(jobs: list[Job]) -> list[str | None]:
+    """All captions that the videos need."""
+    needed = [captions_to_embed(job.options.caption, job.options.negative, job.sample.guidance) for job in jobs]
+    return [caption for each in needed for caption in each]
+
+
+def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3 H W"]]:
+    """First frames of all videos' windows; a video that cannot be read says so when its turn comes."""
+    for job in jobs:
+        try:
+            footage = open_footage(job.video)
+            fit = plan_fit(footage.size, config, job.options.fit, picture_size(job.options.size))
+            yield from first_frames(window_spans(config, footage.num_frames), footage, fit)
+        except (ValueError, OSError):
+            continue
+
+
+def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement) -> tuple[str, str | None]:
+    try:
+        shot = read_shot(job.options, job.video, job.sample, track_plan(job.options))
+        shot = told_shot(shot, job.options)
+        record = job.out / "run.json"
+        if record.exists() and not job.options.overwrite:
+            before = json.loads(record.read_text())
+            weights = model_folder / "model.safetensors" if model_folder.is_dir() else model_folder
+            same = before["input"]["sha256"] == sha256(job.video) and before["shot"] == _plain(shot_record(shot))
+            if same and before["model"]["sha256"] in (sha256(weights), None):
+                return "done before", None
+            return "failed", f"{job.out} holds another shot: pass --overwrite, or choose another folder"
+        check = not job.options.ignore_memory
+        reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite, placement, check)
+    except (ValueError, OSError) as error:
+        return "failed", f"{job.where}: {error}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return "failed", f"{job.where}: {out_of_memory(error, LESS_MEMORY)}"
+    return "done", None
+
+
+def _plain(record: dict) -> dict:
+    return json.loads(json.dumps(record))
+
+
+def _jobs_of_folder(folder: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+    return [Job(file, out / file.stem, options, sample, str(file)) for file in files]
+
+
+def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
+    """Rows need `video`; other columns replace the options of the command line where they are not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {path} as a CSV: {error}") from error
+    names = reader.fieldnames or []
+    if "video" not in names or not set(names) <= set(_COLUMNS):
+        raise ValueError(f"{path} needs a column `video` and may have {', '.join(_COLUMNS[1:])}; it has {names}")
+    jobs = []
+    for number, row in enumerate(rows, 2):
+        where = f"{path} line {number}"
+        if None in row or not row["video"]:
+            raise ValueError(f"{where}: expected {len(names)} values, the video not empty; got {list(row.values())}")
+        mine, given = copy(options), {name: value for name, value in row.items() if value}
+        for name in ("camera", "speed", "caption", "negative"):
+            setattr(mine, name, given.get(name, getattr(options, name)))
+        mine.amount = _number(given, "amount", options.amount, where)
+        mine.fov = _number(given, "fov", options.fov, where)
+        whole = {name: int(_number(given, name, getattr(sample, name), where)) for name in ("steps", "seed")}
+        own = replace(sample, **whole, guidance=_number(given, "guidance", sample.guidance, where))
+        video = path.parent / row["video"]
+        folder = out / given.get("out", f"{video.stem}_{number - 1:04d}")
+        jobs.append(Job(video, folder, mine, own, where))
+    if not jobs:
+        raise ValueError(f"{path} has no rows below its header")
+    return jobs
+
+
+def _number(row: dict[str, str], name: str, default: float | None, where: str) -> float | None:
+    if name not in row:
+        return default
+    try:
+        return float(row[name])
+    except ValueError as error:
+        raise ValueError(f"{where}: {name} must be a number, got {row[name]!r}") from error
+
+
+def _write_results(path: Path, results: list[dict]) -> None:
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(results, indent=1))
+    os.replace(aside, path)

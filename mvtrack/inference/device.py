@@ -1,0 +1,175 @@
+"""Where and how a model works when it makes videos: device, precision, what rests elsewhere, kernel, compilation, and
+where its encoders are found.
+
+None of it changes what is made beyond rounding, if the encoders are those that the model was trained with.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mvtrack.config.schema import AttentionKernel, ModelConfig
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.encoder_sources import EncoderSources, with_sources
+from mvtrack.models.reshoot_model import CPU, ReshootModel
+
+Offload = Literal["none", "model", "blocks"]
+Precision = Literal["stored", "float32", "bfloat16"]
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """device: `auto` is a GPU where there is one. precision: of the transformer's weights; None: the model's own wish.
+
+    offload: what rests on the CPU. none: nothing. model: transformer and codec, whichever is not at work. blocks: each
+    block of the transformer but the one at work, and the encoders stay there altogether. compile: each block, at its
+    first use. batched_guidance: both predictions of a guided step in one pass: a little faster, twice the activations.
+    tiled: Wan's VAE works on tiles of 30 x 52 latents (ReCamMaster's) instead of whole pictures. encoders_on_cpu: the
+    encoders of captions and pictures work on the CPU, before the model is there. encoders: where they and the VAE are.
+    """
+
+    device: str = "auto"
+    precision: Precision | None = None
+    offload: Offload = "none"
+    compile: bool = False
+    attention: AttentionKernel = "auto"
+    batched_guidance: bool = False
+    tiled: bool = False
+    encoders_on_cpu: bool = False
+    encoders: EncoderSources = EncoderSources()
+
+    def __post_init__(self) -> None:
+        if self.compile and self.offload == "blocks":
+            raise ValueError("blocks that come and go cannot be compiled: leave out --compile, or use --offload model")
+
+    def record(self) -> dict:
+        """As plain values, what is chosen by itself spelled out."""
+        device = self.torch_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
+        found = {"encoders": self.encoders.given} if self.encoders.given else {}
+        return {"device": name} | {name: getattr(self, name) for name in names} | found
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Raises ValueError for a device that is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {self.device!r}: use auto, cpu, cuda or cuda:1") from error
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device {self.device} is not supported: use auto, cpu, cuda or cuda:1")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {self.device} is not there ({_gpus()}): use cpu, or auto")
+        return device
+
+    @property
+    def encoder_device(self) -> torch.device:
+        """Where text and image encoders run."""
+        return CPU if self.offload == "blocks" or self.encoders_on_cpu else self.torch_device
+
+
+def _gpus() -> str:
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    return f"PyTorch sees {torch.cuda.device_count()} GPUs"
+
+
+def place(model: ReshootModel, placement: Placement | None = None) -> ReshootModel:
+    """The model, put where it is to work; its modules are changed in place.
+
+    Raises ValueError for a device that is not there, or offloading without the package it takes.
+    """
+    placement = placement or Placement()
+    device, dit = placement.torch_device, model.dit
+    dtype = weights_dtype(model, placement)
+    dit.attention = placement.attention
+    if placement.offload == "blocks":
+        _offload_blocks(dit, device, dtype)
+    else:
+        _cast(dit, dtype)
+    if placement.offload == "none":
+        dit.to(device)
+    if placement.offload != "model":
+        model.codec.to(device)
+    if placement.compile:
+        dit.compile_blocks()
+    config = placed_config(model.config, placement)
+    model.codec.config = config.codec
+    return replace(
+        model, config=config, device=device, swapped=placement.offload == "model",
+        batched_guidance=placement.batched_guidance,
+    )  # fmt: skip
+
+
+def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
+    """How a model works there. Raises ValueError for tiles of a codec that has none, or an encoder that it lacks."""
+    config = with_sources(config, placement.encoders)
+    if not placement.tiled:
+        return config
+    if config.codec.kind != "wan_vae":
+        raise ValueError(f"tiles are for codec.kind wan_vae, this model's is {config.codec.kind}: leave out --tiled")
+    return replace(config, codec=replace(config.codec, tile=TILE, tile_stride=TILE_STRIDE))
+
+
+def weights_dtype(model: ReshootModel, placement: Placement) -> torch.dtype:
+    """The precision that the transformer's weights get."""
+    wanted = placement.precision or model.config.sampling.precision
+    return model.dit.dtype if wanted == "stored" else getattr(torch, wanted)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """All of the transformer but the tracking head, which counts in fractions of a pixel."""
+    for name, child in module.named_children():
+        if name != "tracking_head":
+            child.to(dtype)
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+
+
+def _offload_blocks(dit: WanDiT, device: torch.device, dtype: torch.dtype) -> None:
+    """Blocks keep their weights on the CPU and get a copy on the device while they run.
+
+    On a CPU the copy is made from what the file holds: beside mapped pages only one block lies in memory.
+    """
+    try:
+        from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    except ImportError as error:
+        raise ValueError("--offload blocks needs the package accelerate: pip install 'mvtrack[wan]'") from error
+    for name, child in dit.named_children():
+        if name not in ("blocks", "tracking_head"):
+            child.to(device, dtype)
+    if dit.tracking_head is not None:
+        dit.tracking_head.to(device)
+    for parameter in dit.parameters(recurse=False):
+        parameter.data = parameter.data.to(device, dtype)
+    for block in dit.blocks:
+        kept = Resting({name: value.data for name, value in block.named_parameters()}, dtype, device)
+        hook = AlignDevicesHook(device, offload=True, weights_map=kept, place_submodules=True)
+        add_hook_to_module(block, hook)
+        block.to(dtype)  # what is left of it is empty and tells the type only
+
+
+class Resting(Mapping):
+    """Weights that wait on the CPU. For a GPU they are converted once; for the CPU whenever they are needed."""
+
+    def __init__(self, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
+        self.weights = weights if device.type == "cpu" else {k: v.to(dtype) for k, v in weights.items()}
+        self.dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[name].to(self.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)

@@ -1,0 +1,61 @@
+"""Memory of a codec: its weights, and what encoding and decoding a video take beyond them."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from mvtrack.config.schema import CodecConfig
+from mvtrack.data.clip import num_latent_frames
+from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
+from mvtrack.models.diffsynth_parts import diffsynth_module
+from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.vae import WanVAECodec
+
+_WAN_WIDTH = 96  # of the released VAE
+_FRAMES = 13  # followed; from the third latent frame on, every piece takes what the one before took
+
+
+@dataclass(frozen=True)
+class CodecBytes:
+    weights: int
+    encode: int
+    decode: int
+
+
+@lru_cache(maxsize=64)
+def codec_bytes(config: CodecConfig, size: tuple[int, int], num_frames: int) -> CodecBytes:
+    """Of one video of `size` (H, W), the video itself (float32) included.
+
+    Raises ValueError where the codec is Wan's and DiffSynth, which has its network, is not installed.
+    """
+    frames, part = min(num_frames, _FRAMES), size
+    if config.tile is not None:  # one tile after the other: follow the first
+        part = tuple(min(side, cells * config.stride) for side, cells in zip(size, config.tile, strict=True))
+        config = replace(config, tile=None, tile_stride=None)
+    codec = build_codec(config)
+    network = codec
+    if isinstance(codec, WanVAECodec):
+        network = empty_wan_network(codec.channels)
+        codec.put_in(network)
+    with without_storage() as counter:
+        fill_with_nothing(network, getattr(torch, config.precision))
+        held = [*network.parameters(), *network.buffers()]
+        counter.ignore(held)
+        with counter, torch.no_grad():
+            codec.encode(torch.empty(1, 1, frames, 3, *part))
+        encode, counter.peak = counter.peak, counter.live
+        cells = tuple(side // config.stride for side in part)
+        with counter, torch.no_grad():
+            codec.decode(torch.empty(1, 1, num_latent_frames(frames), config.channels, *cells))
+    rest = 4 * 3 * (num_frames * size[0] * size[1] - frames * part[0] * part[1])  # bytes of video not followed
+    copies = 1 if isinstance(codec, WanVAECodec) else 3  # PCA works on whole videos
+    weights = sum(x.numel() * x.element_size() for x in held)
+    return CodecBytes(weights, encode + copies * rest, counter.peak + (copies + 1) * rest)
+
+
+def empty_wan_network(channels: int) -> torch.nn.Module:
+    """The released VAE's network without storage. Raises ValueError where DiffSynth is missing."""
+    module = diffsynth_module("wan_video_vae")
+    with torch.device("meta"):
+        return module.VideoVAE_(dim=_WAN_WIDTH, z_dim=channels).eval()

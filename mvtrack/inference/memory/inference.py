@@ -1,0 +1,116 @@
+"""Memory and time of making a video, phase by phase: captions, encoding, sampling, decoding."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from mvtrack.config.schema import ModelConfig
+from mvtrack.data.clip import padded_length
+from mvtrack.inference.device import Placement, placed_config
+from mvtrack.inference.memory.codec import codec_bytes
+from mvtrack.inference.memory.encoders import encoder_phases
+from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, Scene, forward_bytes
+from mvtrack.inference.sampler import SampleConfig, window_spans
+from mvtrack.models.flops import forward_flops
+from mvtrack.models.init_weights import empty_dit
+
+GIB = 2**30
+UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done beside sampling. encoders: those that still have to run, see `encoders_of`. views: seen together.
+    decodes: pictures are made of latents."""
+
+    encoders: tuple[str, ...] = ()
+    views: int = 2
+    decodes: bool = True
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """phases: bytes on the device in each, weights included. host: bytes of weights that rest in the CPU's memory while
+    another device works. flops: of all sampling."""
+
+    phases: dict[str, int]
+    host: int
+    flops: float
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values())
+
+    @property
+    def worst(self) -> str:
+        """The phase that takes most."""
+        return max(self.phases, key=self.phases.__getitem__)
+
+    def seconds(self, peak_flops: float) -> float:
+        """On a processor that does so many FLOP/s at best."""
+        return self.flops / (UTILISATION * peak_flops)
+
+
+def estimate_inference(
+    config: ModelConfig,
+    size: tuple[int, int],
+    num_frames: int,
+    sample: SampleConfig | None = None,
+    placement: Placement | None = None,
+    work: Work | None = None,
+) -> Estimate:
+    """What re-shooting a video of num_frames at a size (H, W) that the model takes will need.
+
+    work: None is a video whose captions and pictures are encoded already; encoders are gone before the rest is there.
+    Device "cpu" is the host itself, where swapping whole parts gains nothing; any other counts as a GPU. Weights that
+    are read as they lie in a file count like all others, though the system may drop their pages.
+    """
+    sample, placement, work = sample or SampleConfig.of(config), placement or Placement("cpu"), work or Work()
+    config = placed_config(config, placement)
+    if placement.device == "cpu" and placement.offload == "model":
+        placement = replace(placement, offload="none")
+    length = min(padded_length(num_frames), config.num_frames)
+    guided = sample.guidance != 1 or sample.camera_guidance != 1
+    dtype, autocast = _precision(config, placement)
+    scene = Scene(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
+    whole, block = weights_bytes(config, dtype)
+    forward = forward_bytes(config, scene, dtype, autocast)
+    codec = codec_bytes(config.codec, size, length)
+    blocks = block * config.dit.num_layers
+    dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
+    beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks
+    kept = 0 if placement.offload == "model" else codec.weights
+    phases = {
+        "encoding": beside + codec.weights + codec.encode,
+        "sampling": dit + kept + forward,
+    }
+    if work.decodes:
+        phases["decoding"] = beside + codec.weights + codec.decode
+    phases = encoder_phases(config, placement, work.encoders) | phases
+    host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
+    host = 0 if placement.device == "cpu" else host  # blocks are read from the file when their turn comes
+    return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided))
+
+
+def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes of the transformer's weights, and of one block's among them."""
+    dit = empty_dit(config)
+    block = sum(p.numel() for p in dit.blocks[0].parameters()) * dtype.itemsize
+    head = 0 if dit.tracking_head is None else sum(p.numel() for p in dit.tracking_head.parameters())
+    return (sum(p.numel() for p in dit.parameters()) - head) * dtype.itemsize + 4 * head, block
+
+
+def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, bool]:
+    """Of the weights, and whether products are in bfloat16 all the same (see generate.matmul_precision)."""
+    wanted = placement.precision or config.sampling.precision
+    if wanted == "bfloat16":
+        return torch.bfloat16, False
+    cpu_too = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.float32, placement.device != "cpu" or cpu_too  # what a file holds is not known here: the larger
+
+
+def _flops(config: ModelConfig, scene: Scene, sample: SampleConfig, num_frames: int, guided: bool) -> float:
+    text = (config.text.length if config.text else TEXT_TOKENS) if config.dit.text_dim else 0
+    image = IMAGE_TOKENS if config.dit.image_dim else 0
+    one = forward_flops(config.dit, replace(scene, batch=1).tokens(config), text, image_tokens=image)
+    return one * sample.steps * (2 if guided else 1) * len(window_spans(config, num_frames))

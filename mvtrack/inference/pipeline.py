@@ -1,0 +1,341 @@
+"""From a video file to a re-shot video file: read, fit to the model, generate, write what was done. All in a stream."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, resources
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from mvtrack.config.schema import ModelConfig
+from mvtrack.config.tree import to_tree
+from mvtrack.data.clip import padded_length
+from mvtrack.data.visualize.panels import side_by_side
+from mvtrack.files.atomic_io import new_folder, refuse_existing
+from mvtrack.files.cache import sha256
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.keyframe_path import PosePath
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.trajectory import CameraMotion, moved_along
+from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
+from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.machine import peak_gib
+from mvtrack.inference.memory.check_memory import refuse_inference
+from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.inference import Work
+from mvtrack.inference.memory.kernel import kernel_of_video
+from mvtrack.inference.sampler import SampleConfig, generate_stream, window_spans
+from mvtrack.inference.tracking.generated_tracks import ReshotTracks, TrackPlan
+from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.models.decoder.files import load_aligner
+from mvtrack.models.prompts import Prompts, captions_to_embed, window_prompts
+from mvtrack.models.reshoot_model import ReshootModel, load_model, model_file, read_config
+from mvtrack.video.depth_file import DepthFile
+from mvtrack.video.reader import Footage, copy_audio, open_footage
+from mvtrack.video.resize import Fit, FitMode, plan_fit, still_camera
+from mvtrack.video.writer import VideoWriter, to_bytes
+
+DEFAULT_FOV_DEG = 50.0
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What to do with a video.
+
+    path: the camera path, relative to the source's first frame. source: the source's own cameras (T,) at its own size
+    where known; else it is taken as still, with the horizontal field of view `fov_deg`. fit, size: see `plan_fit`.
+    sample: None is what the model is meant for. tracks: points to follow through the source and the result.
+    measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`. window: frames that
+    are made at once, 4n + 1; None is the number that the model was trained at. decoder: folder of an aligning decoder,
+    with which the result is decoded a second time; depth: of the source for it, a file; None: it is estimated.
+    """
+
+    path: CameraMotion
+    fov_deg: float = DEFAULT_FOV_DEG
+    source: Camera | None = None
+    fit: FitMode = "crop"
+    size: tuple[int, int] | None = None
+    sample: SampleConfig | None = None
+    tracks: TrackPlan | None = None
+    measured: MeasuredSource | None = None
+    caption: str | None = None
+    negative: str | None = None
+    window: int | None = None
+    decoder: Path | None = None
+    depth: Path | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened to the source's cameras, in words."""
+        return self.measured.notes if self.measured else ()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one re-shoot."""
+
+    folder: Path
+    video: Path
+    side_by_side: Path
+    cameras: Path
+    run: Path
+    notes: tuple[str, ...] = ()  # what had to be done to the input
+    tracks: tuple[Path, ...] = ()  # where points were asked for: tracks.npz, tracks.csv and videos
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A shot with everything it needs, checked."""
+
+    shot: Shot
+    footage: Footage
+    fit: Fit
+    cameras: Camera  # (2, T) for the model's picture
+    model: ReshootModel
+    prompts: list[Prompts]  # of every window
+    tracks: ReshotTracks | None
+    again: SecondDecoding | None
+
+
+def shipped_model(tracking: bool = False) -> Path:
+    """Folder of the tiny model that comes with the package. tracking: of the one that also follows points."""
+    name = "tiny_tracking" if tracking else "tiny"
+    return Path(str(resources.files("mvtrack").joinpath("shipped", name)))
+
+
+def shipped_decoder() -> Path:
+    """Folder of the aligning decoder that comes with the package, for the tiny models."""
+    return Path(str(resources.files("mvtrack").joinpath("shipped", "tiny_decoder")))
+
+
+def reshoot_file(
+    video: Path | str,
+    camera: str | CameraMotion,
+    model: ReshootModel | Path | str | None = None,
+    out: Path | str | None = None,
+    shot: Shot | None = None,
+    overwrite: bool = False,
+    placement: Placement | None = None,
+    check_memory: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Outputs:
+    """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
+
+    camera: a preset's name, a path in the path language, or a path object. model: a model (where it was `place`d), its
+    folder, or None for the shipped one. out: folder to create, default outputs/<video>_<path>. placement: where and how
+    a model from a folder works. check_memory: refuse what will not fit. say: gets a line that names the attention
+    kernel, before anything is loaded. Raises ValueError before anything is written when the input cannot be used;
+    nothing half-written stays behind.
+    """
+    path = parse_path(camera) if isinstance(camera, str) else camera
+    shot = replace(shot, path=path) if shot else Shot(path)
+    video, placement = Path(video), placement or Placement()
+    out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
+    refuse_existing(out, overwrite)
+    source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
+    config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
+    config = with_window(config, shot.window)
+    shot = replace(shot, sample=shot.sample or SampleConfig.of(config))
+    footage = open_footage(video)
+    fit = plan_fit(footage.size, config, shot.fit, shot.size)
+    cameras = shot_cameras(shot, footage, fit)
+    again = None if shot.decoder is None else second_decoding(shot, config, footage, fit)
+    if not isinstance(model, ReshootModel):
+        kernel = kernel_of_video(config, fit.model, footage.num_frames, placement)
+        if say:
+            say(f"attention kernel: {kernel}")
+        if check_memory:
+            captions = captions_to_embed(shot.caption, shot.negative, shot.sample.guidance)
+            work = Work(encoders_of(config, captions))
+            refuse_inference(config, fit.model, footage.num_frames, shot.sample, placement, work)
+    prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
+    if not isinstance(model, ReshootModel):
+        model = place(load_model(source), placement)
+    model = replace(model, config=config)
+    tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
+    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes]
+    record = {
+        "command": "reshoot",
+        "mvtrack": metadata.version("mvtrack"),
+        "torch": torch.__version__,
+        "input": {
+            "file": str(video), "sha256": sha256(video), "frames": footage.num_frames, "fps": footage.fps,
+            "notes": notes,
+        },
+        "fit": asdict(fit),
+        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(config)},
+        "shot": shot_record(shot),
+        "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
+    }  # fmt: skip
+    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, again), record)
+
+
+def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
+    """A model that makes so many frames at once. Raises ValueError for other lengths than 4n + 1."""
+    if window is None:
+        return config
+    if window < 1 or padded_length(window) != window:
+        raise ValueError(f"--window must be 4n + 1 frames, such as 81 or 121, got {window}")
+    return replace(config, num_frames=window)
+
+
+def second_decoding(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit) -> SecondDecoding:
+    """With the decoder of a shot. Raises ValueError for one of another codec, tiles, or depth that cannot be used."""
+    if config.codec.tile is not None:
+        raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
+    aligner = load_aligner(shot.decoder, config.codec)
+    if shot.depth is None:
+        return SecondDecoding(aligner)
+    depth = DepthFile(shot.depth, footage)
+    return SecondDecoding(aligner, lambda frame: depth.read(frame, fit))
+
+
+def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, placement: Placement) -> list[Prompts]:
+    """What the model is told of every window of a shot."""
+    spans, frames = window_spans(config, footage.num_frames), None
+    if config.dit.image_dim:
+        frames = torch.stack(list(first_frames(spans, footage, fit)))
+    told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
+    return told if len(told) == len(spans) else told * len(spans)
+
+
+def first_frames(spans: Sequence[tuple[int, int]], footage: Footage, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
+    """Of every window, as the model's picture."""
+    for start, _ in spans:
+        yield fit.apply(footage.read(start, start + 1, fit.scaled))[0]
+
+
+def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
+    """(2, T): the source's cameras and the path's, for the model's picture. What preview and render both use."""
+    frames = footage.num_frames
+    source = shot.source or still_camera(shot.fov_deg, footage.size, frames)
+    if source.shape != (frames,) or source.size != footage.size:
+        raise ValueError(
+            f"source cameras are for {source.shape[0]} frames of {source.size}, {footage.path} has {frames} of "
+            f"{footage.size}"
+        )
+    return fit.camera(Camera.stack([source, moved_along(source, shot.path)])).to(dtype=torch.float32)
+
+
+def path_notes(path: CameraMotion, num_frames: int) -> list[str]:
+    """What a path of poses needs to fit a video, in words; paths of moves fit any length."""
+    return path.notes(num_frames) if isinstance(path, PosePath) else []
+
+
+def shot_record(shot: Shot) -> dict:
+    """A shot as plain values."""
+    path = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asdict(shot.path).items()}
+    record = {
+        "path": path | {"label": shot.path.label},
+        "source": "given" if shot.source else f"still, {shot.fov_deg:g} degrees wide",
+        "subject_distance": shot.path.pivot_m,
+        "sample": asdict(shot.sample),
+    } | ({"window": shot.window} if shot.window else {})
+    if shot.measured:
+        record["source"] = "measured" if shot.source else record["source"]
+        record["measured"] = shot.measured.record
+    words = {name: getattr(shot, name) for name in ("caption", "negative") if getattr(shot, name) is not None}
+    if shot.decoder:
+        record["decoder"] = {
+            "folder": str(shot.decoder),
+            "depth": "estimated" if shot.depth is None else str(shot.depth),
+        }
+    return record | words | ({"tracks": shot.tracks.record()} if shot.tracks else {})
+
+
+def _write(out: Path, job: _Job, record: dict) -> Outputs:
+    """Write everything into the new folder."""
+    began, footage = time.monotonic(), job.footage
+    with new_folder(out) as aside:
+        with job.tracks or nullcontext():
+            with ExitStack() as stack:
+                single = stack.enter_context(VideoWriter(aside / "video.mp4", footage.fps))
+                double = stack.enter_context(VideoWriter(aside / "side_by_side.mp4", footage.fps))
+                for reference, made in _stream(job):
+                    for frame in to_bytes(made):
+                        single.append(frame)
+                    for frame in side_by_side({"reference": reference, f"re-shot: {job.shot.path.label}": made}):
+                        double.append(frame)
+            tracks, track_notes = job.tracks.write(aside, aside / "video.mp4") if job.tracks else ([], [])
+        record["input"]["notes"] += track_notes
+        record["audio"] = _add_audio(aside / "video.mp4", footage)
+        record["attention"] = job.model.dit.chosen_kernels
+        record["peak_memory_gib"] = round(peak_gib(job.model.device), 3)
+        record["seconds"] = round(time.monotonic() - began, 3)
+        record["output"] = {"size": job.fit.content, "encoded_size": single.size, "fps": footage.fps}
+        (aside / "cameras.json").write_text(json.dumps(camera_record(job.cameras, footage.fps), indent=1))
+        (aside / "run.json").write_text(json.dumps(record, indent=1))
+    files = (out / name for name in ("video.mp4", "side_by_side.mp4", "cameras.json", "run.json"))
+    return Outputs(out, *files, tuple(record["input"]["notes"]), tuple(out / path.name for path in tracks))
+
+
+def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
+    """Reference and generated frames, trimmed to the content, in order."""
+    shot, footage, fit = job.shot, job.footage, job.fit
+    spans = window_spans(job.model.config, footage.num_frames)
+    kept: dict[int, Tensor] = {}
+
+    def read(start: int, stop: int) -> Tensor:
+        for index in [i for i in kept if i < start]:
+            del kept[index]
+        missing = [i for i in range(start, stop) if i not in kept]
+        if missing:
+            kept.update(zip(missing, fit.apply(footage.read(missing[0], missing[-1] + 1, fit.scaled)), strict=True))
+        return torch.stack([kept[i] for i in range(start, stop)])
+
+    at = 0
+    with tqdm(total=len(spans) * shot.sample.steps, desc=f"re-shooting, {shot.path.label}", unit="step") as bar:
+        keep = job.tracks.keep if job.tracks else None
+        pieces = generate_stream(
+            job.model,
+            read,
+            job.cameras,
+            shot.sample,
+            spans,
+            shot.path.pivot_m,
+            job.prompts,
+            bar.update,
+            keep,
+            job.again,
+        )
+        for made in pieces:
+            reference = torch.stack([kept[i] for i in range(at, at + len(made))])
+            at += len(made)
+            yield fit.undo(reference), fit.undo(made)
+
+
+def _add_audio(video: Path, footage: Footage) -> str:
+    with_sound = video.with_name("with_sound.mp4")
+    happened = copy_audio(video, footage.path, with_sound)
+    if with_sound.exists():
+        os.replace(with_sound, video)
+    return happened
+
+
+def camera_record(cameras: Camera, fps: float) -> dict:
+    """Cameras (2, T) as plain numbers, with their conventions spelled out."""
+    return {
+        "convention": "OpenCV axes (x right, y down, z forward); camera-to-world 4x4; raster pixels",
+        "unit": "metres" if cameras.scale_known else "unknown scale",
+        "size": {"height": cameras.size[0], "width": cameras.size[1]},
+        "fps": fps,
+        "views": [
+            {"name": name, "c2w": view.c2w.tolist(), "K": view.K.tolist()}
+            for name, view in zip(("reference", "target"), (cameras[0], cameras[1]), strict=True)
+        ],
+    }
+
+
+def model_hash(source: str) -> str | None:
+    """Digest of a model's weights by its source; None where it is not there, or for a model given in memory."""
+    try:
+        return sha256(model_file(source))
+    except ValueError:
+        return None

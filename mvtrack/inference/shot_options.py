@@ -1,0 +1,227 @@
+"""The options that say what a shot is, for every command that takes one, and how they become a `Shot`."""
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mvtrack.geometry.camera import Camera, relative_pose
+from mvtrack.geometry.keyframe_path import PosePath
+from mvtrack.geometry.path_language import ComposedPath, Move, Segment, parse_path
+from mvtrack.geometry.pose_files.arguments import add_read_arguments, read_arguments
+from mvtrack.geometry.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
+from mvtrack.inference.camera_estimation.source_cameras import AUTO, MeasuredSource, measure_source
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.tracking.generated_tracks import TrackPlan
+from mvtrack.inference.tracking.points import HELP
+from mvtrack.video.resize import FIT_MODES, still_camera
+
+
+def add_shot_arguments(parser: argparse.ArgumentParser, camera_required: bool = True) -> None:
+    """--camera and everything that says what it means."""
+    group = parser.add_argument_group("the shot")
+    group.add_argument(
+        "--camera", metavar="PATH", required=camera_required,
+        help=f"a preset ({', '.join(PRESETS)}), a path such as 'arc_left 30deg; dolly_in 0.5 ease', or a pose file",
+    )  # fmt: skip
+    group.add_argument("--amount", type=float, help="of a single move: degrees, metres, or a lens factor")
+    group.add_argument("--speed", default=None, help=f"of a single move: {', '.join(SPEEDS)}")
+    group.add_argument(
+        "--subject-distance", type=float, default=PIVOT_M, metavar="M",
+        help="distance of the subject in metres, or in the pose file's unit (default 4)",
+    )  # fmt: skip
+    group.add_argument(
+        "--fov", type=float, metavar="DEG",
+        help="horizontal field of view of a source without cameras (default 50); with --source-cameras auto it is "
+        "measured unless given",
+    )  # fmt: skip
+    group.add_argument(
+        "--source-cameras", metavar="FILE|auto",
+        help="the source's own cameras, a pose file; auto measures them (needs pycolmap; once for each video)",
+    )  # fmt: skip
+    add_mask_argument(group)
+    group.add_argument(
+        "--poses-relative-to", choices=("first-pose", "source", "world"), default="first-pose",
+        help="what the poses of a file given as --camera count from: its own first pose, which is laid on the source's "
+        "first frame; that frame itself; or a world shared with --source-cameras",
+    )  # fmt: skip
+    add_read_arguments(parser.add_argument_group("what pose files do not say"), "pose-")
+    group.add_argument("--fit", choices=FIT_MODES, default="crop", help="how the picture meets the model's sizes")
+    group.add_argument("--size", metavar="HxW", help="size of the result instead of the model's own")
+
+
+def add_mask_argument(group) -> None:
+    """--ignore-mask, for the commands that measure cameras."""
+    group.add_argument(
+        "--ignore-mask", type=Path, metavar="PATH",
+        help="what moves, for auto: a video or folder of images of the video's size (or one image for all frames) that "
+        "is not black there",
+    )  # fmt: skip
+
+
+def add_track_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """--tracks and --depth, for the commands that follow points."""
+    group = parser.add_argument_group("the points to follow")
+    group.add_argument("--tracks", metavar="POINTS", required=required, help=f"follow points of the video: {HELP}")
+    group.add_argument(
+        "--depth", type=Path, metavar="FILE",
+        help="z-depth of the video (.npy or .npz, one map a frame): points are projected into other views with it, "
+        "instead of being found there by attention",
+    )  # fmt: skip
+
+
+def track_plan(options: argparse.Namespace) -> TrackPlan | None:
+    """What --tracks and --depth ask for. Raises ValueError for depth that nothing reads."""
+    if options.tracks is None:
+        if options.depth is not None and getattr(options, "decoder", None) is None:
+            raise ValueError("--depth is for the points that --tracks follows, or for --decoder: give one of them too")
+        return None
+    return TrackPlan(options.tracks, options.depth)
+
+
+def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig, tracks: TrackPlan | None = None):
+    """Build a `Shot` from parsed options. Raises ValueError that names the option."""
+    from mvtrack.inference.pipeline import Shot
+
+    size = picture_size(options.size)
+    if options.source_cameras == AUTO:
+        camera_path(options, None)  # a bad path is said before minutes of measuring
+        measured = measured_source(options, video)
+        source = measured.camera
+    else:
+        refuse_mask(options, "--source-cameras")
+        measured, source = None, _source_cameras(options, video)
+    path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
+    refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
+    return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured)
+
+
+def told_shot(shot, options: argparse.Namespace):
+    """A shot with what else the options of `reshoot` say of it."""
+    from mvtrack.inference.pipeline import shipped_decoder
+
+    told = {name: getattr(options, name) for name in ("caption", "negative", "window")}
+    if options.decoder is None:
+        return replace(shot, **told)
+    ships = options.decoder == Path("tiny") and not options.decoder.exists()
+    return replace(shot, **told, decoder=shipped_decoder() if ships else options.decoder, depth=options.depth)
+
+
+def fov_of(options: argparse.Namespace) -> float:
+    """Field of view of a source without cameras, degrees."""
+    from mvtrack.inference.pipeline import DEFAULT_FOV_DEG
+
+    return DEFAULT_FOV_DEG if options.fov is None else options.fov
+
+
+def measured_source(options: argparse.Namespace, video: Path) -> MeasuredSource:
+    """What `auto` stands for."""
+    return measure_source(video, options.fov, fov_of(options), options.subject_distance, options.ignore_mask)
+
+
+def refuse_mask(options: argparse.Namespace, where: str) -> None:
+    """Raises ValueError for a mask that nothing would read."""
+    if options.ignore_mask is not None:
+        raise ValueError(f"--ignore-mask is for cameras that are measured: give {where} auto too")
+
+
+def refuse_unread(options: argparse.Namespace, from_file: bool, reads_poses: bool, where: str) -> None:
+    """Raises ValueError for --fov beside cameras of the file that option `where` names, and for --pose-* options when
+    no pose file is read."""
+    if from_file and options.fov is not None:
+        raise ValueError(f"--fov {options.fov:g} has no effect: the file given as {where} says it; leave it out")
+    for name in () if reads_poses else read_arguments(options, "pose-"):
+        shown = name.replace("_", "-")
+        raise ValueError(f"--pose-{shown} has no effect, it is for pose files: give {where} FILE, or leave it out")
+
+
+def picture_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) of --size."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match or "0" in match.groups():
+        raise ValueError(f"--size must look like 480x832 (height x width), got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def camera_path(options: argparse.Namespace, source: Camera | None) -> CameraMotion:
+    """The path that --camera names: a pose file if there is one of that name, else the path language."""
+    file = Path(options.camera)
+    if file.exists() and options.camera not in PRESETS:
+        if options.amount is not None or options.speed is not None:
+            raise ValueError("--amount and --speed are for a single move, not for a pose file")
+        return _path_from_file(options, file, source)
+    if "/" in options.camera or file.suffix in {".json", ".txt", ".npz", ".bin"}:
+        raise ValueError(f"pose file {file} does not exist")
+    path = parse_path(options.camera, options.subject_distance)
+    return _with_amount(path, options)
+
+
+def _with_amount(path: ComposedPath, options: argparse.Namespace) -> ComposedPath:
+    if options.amount is None and options.speed is None:
+        return path
+    if len(path.segments) > 1 or len(path.segments[0].moves) > 1:
+        raise ValueError("--amount and --speed are for a single move: write them into the path instead")
+    move = path.segments[0].moves[0]
+    if options.speed is not None and options.speed not in SPEEDS:
+        raise ValueError(f"unknown speed {options.speed!r}; known: {', '.join(SPEEDS)}")
+    changed = Move(
+        move.name,
+        move.amount if options.amount is None else options.amount,
+        move.unit if options.amount is None else None,
+        options.speed or move.speed,
+        move.look_at,
+    )
+    return replace(path, segments=(Segment((changed,), 1.0),))
+
+
+def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | None) -> PosePath:
+    """Poses of a file relative to the source's first frame, with focal lengths over that frame's (or the first's)."""
+    from mvtrack.geometry.pose_files import read_cameras
+
+    camera = read_cameras(file, **read_arguments(options, "pose-")).camera
+    focal = camera.K[:, 0, 0].double() / camera.size[1]
+    origin, first_focal = camera.c2w[0].double(), focal[0]
+    if options.poses_relative_to == "world" and options.source_cameras in (None, AUTO):
+        raise ValueError("--poses-relative-to world needs --source-cameras FILE: where in that world the source stands")
+    if options.poses_relative_to != "first-pose":
+        still = source or still_camera(fov_of(options), camera.size, 1)
+        origin, first_focal = still.c2w[0].double(), still.K[0, 0, 0].double() / still.size[1]
+    if options.poses_relative_to == "source":
+        origin = torch.eye(4, dtype=torch.float64)
+    poses = relative_pose(origin, camera.c2w.double())
+    return PosePath(poses, focal / first_focal, options.subject_distance, file.stem)
+
+
+def _source_cameras(options: argparse.Namespace, video: Path) -> Camera | None:
+    """The source's cameras for every frame, at the video's own size."""
+    return None if options.source_cameras is None else video_cameras(options, options.source_cameras, video)
+
+
+def video_cameras(options: argparse.Namespace, file: str, video: Path) -> Camera:
+    """A video's cameras (T,) from a pose file, at the video's own size; `file:view` names a view of a cameras.json.
+
+    Raises ValueError for another number of frames or another aspect.
+    """
+    from mvtrack.geometry.pose_files import read_cameras
+    from mvtrack.video.reader import open_footage
+
+    arguments, (name, _, view) = read_arguments(options, "pose-"), file.rpartition(":")
+    if name and not Path(file).exists():
+        file, arguments = name, arguments | {"view": view}
+    camera, footage = read_cameras(Path(file), **arguments).camera, open_footage(video)
+    if camera.shape[0] != footage.num_frames:
+        raise ValueError(
+            f"{file} holds {camera.shape[0]} cameras, {video} has {footage.num_frames} frames: one camera a frame is "
+            "needed"
+        )
+    aspect = camera.size[1] / camera.size[0] / (footage.size[1] / footage.size[0])
+    if abs(aspect - 1) > 0.01:
+        raise ValueError(
+            f"{file} is for pictures of {camera.size[1]}x{camera.size[0]}, {video} is "
+            f"{footage.size[1]}x{footage.size[0]}: the aspects differ"
+        )
+    return camera.resized(footage.size).to(dtype=torch.float64)

@@ -1,0 +1,190 @@
+"""One Wan transformer block with switches: text, image, this project's camera rays, and what ReCamMaster and
+ReDirector add to it. Parameter names are those of the released checkpoints.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mvtrack.config.schema import DiTConfig
+from mvtrack.models.attention import attend
+from mvtrack.models.rope import add_phase, apply_phase, apply_rope, default_pairs
+
+
+class RMSNorm(nn.Module):
+    """RMS normalisation over the full width (all heads together), in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight.float()).to(x.dtype)
+
+
+class Heads(NamedTuple):
+    """Query and key handed to attention, after normalisation and RoPE (and its phases), heads split.
+
+    plain: the same before RoPE (and its phases), where those are tapped.
+    """
+
+    q: Float[Tensor, "B N H d"]
+    k: Float[Tensor, "B N H d"]
+    plain: tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]] | None = None
+
+    @property
+    def tapped(self) -> tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]]:
+        """What the correspondence loss and the tracking head look at."""
+        return (self.q, self.k) if self.plain is None else self.plain
+
+
+class Conditions(NamedTuple):
+    """What every block is given beside the tokens; None where the model has no such branch.
+
+    camera: this project's ray features. poses: ReCamMaster's, one row per view and frame (N is a multiple of M).
+    control: ReDirector's camera tokens. image: CLIP's tokens, embedded.
+    """
+
+    time: Float[Tensor, "B 6 D"]
+    rope: tuple[Tensor, Tensor]
+    text: Float[Tensor, "B L D"] | None = None
+    camera: Float[Tensor, "B N D"] | None = None
+    poses: Float[Tensor, "B M 12"] | None = None
+    control: Float[Tensor, "B N D"] | None = None
+    image: Float[Tensor, "B I D"] | None = None
+
+
+class SelfAttention(nn.Module):
+    """phase_pairs > 0 adds ReDirector's rotary camera phases (RoCE): tokens' own rotations of their row and column
+    pairs, one set for query and key, one that is taken from the value and given back to the output. taps_plain: query
+    and key before RoPE are returned too.
+    """
+
+    attend = staticmethod(attend)  # what perturb.py replaces in one block
+
+    def __init__(self, dim: int, num_heads: int, eps: float, phase_pairs: int = 0, taps_plain: bool = False) -> None:
+        super().__init__()
+        self.num_heads, self.taps_plain = num_heads, taps_plain
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+        if phase_pairs:
+            self.rope_phase_qk = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
+            self.rope_phase_vo = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: tuple[Tensor, Tensor], kernel: str, control: Tensor | None = None
+    ) -> tuple[Float[Tensor, "B N D"], Heads]:
+        q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)))
+        plain = (q.to(v.dtype), k.to(v.dtype)) if self.taps_plain else None
+        if control is None:
+            q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
+            return self.o(self.attend(q, k, v, kernel)), Heads(q, k, plain)
+        phase_qk, phase_vo = (self._split(p(control)).float() for p in (self.rope_phase_qk, self.rope_phase_vo))
+        rope = add_phase(*rope, phase_qk)
+        q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
+        attended = self.o(self.attend(q, k, apply_phase(v, -phase_vo), kernel))
+        return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k, plain)
+
+    def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+
+class CrossAttention(nn.Module):
+    """Attention to text; has_image adds attention of the same queries to image tokens, summed before the output."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float, has_image: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+        if has_image:
+            self.k_img = nn.Linear(dim, dim)
+            self.v_img = nn.Linear(dim, dim)
+            self.norm_k_img = RMSNorm(dim, eps)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], text: Float[Tensor, "B L D"], kernel: str, image: Tensor | None = None
+    ) -> Float[Tensor, "B N D"]:
+        q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(text)), self.v(text)))
+        q = q.to(v.dtype)
+        attended = attend(q, k.to(v.dtype), v, kernel)
+        if image is not None:
+            k, v = self._split(self.norm_k_img(self.k_img(image))), self._split(self.v_img(image))
+            attended = attended + attend(q, k.to(v.dtype), v, kernel)
+        return self.o(attended)
+
+    def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """AdaLN: scale and shift a normalised tensor, rounded once."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Block(nn.Module):
+    """Wan's block. `camera_proj` is this project's Plücker input (MVTrack4Gen eq. 10), left out without has_camera;
+    `cam_encoder` and `projector` are ReCamMaster's, `rope_phase_*` ReDirector's, `*_img` Wan-Fun's.
+    """
+
+    def __init__(self, config: DiTConfig, has_camera: bool = True) -> None:
+        super().__init__()
+        dim, heads, eps = config.dim, config.num_heads, config.eps
+        pairs = config.rope_pairs or default_pairs(dim // heads)
+        self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
+        phase_pairs = sum(pairs[1:]) if config.rope_phases else 0
+        self.self_attn = SelfAttention(dim, heads, eps, phase_pairs, config.tap_features == "before_rope")
+        if config.pose_encoder:
+            self.cam_encoder = nn.Linear(12, dim)
+        self.projector = nn.Linear(dim, dim) if config.projector else None
+        if config.text_dim > 0:
+            self.norm3 = nn.LayerNorm(dim, eps=eps)
+            self.cross_attn = CrossAttention(dim, heads, eps, config.image_dim > 0)
+        self.norm2 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        if has_camera:
+            self.camera_proj = nn.Linear(dim, dim)
+        self.uses_phases = config.rope_phases
+        self.shows_heads = False  # also to hooks on the block, see visiting.py
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str, wants_heads: bool = True
+    ) -> tuple[Float[Tensor, "B N D"], Heads | None]:
+        """kernel: how attention is computed, see attention.py. wants_heads: else None comes in their place, and they
+        take no memory while the rest of the block runs."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + given.time).chunk(6, dim=1)
+        h = modulate(self.norm1(x), shift1, scale1)
+        if given.camera is not None:
+            h = h + self.camera_proj(given.camera)
+        if given.poses is not None:
+            h = _add_per_frame(h, self.cam_encoder(given.poses))
+        attended, heads = self.self_attn(h, given.rope, kernel, given.control if self.uses_phases else None)
+        heads = heads if wants_heads or self.shows_heads else None
+        del h  # nothing that is done with is held while the widest layer runs
+        if self.projector is not None:
+            attended = self.projector(attended)
+        x = torch.addcmul(x, gate1, attended)
+        del attended
+        if given.text is not None:
+            x = x + self.cross_attn(self.norm3(x), given.text, kernel, given.image)
+        return torch.addcmul(x, gate2, self.ffn(modulate(self.norm2(x), shift2, scale2))), heads
+
+
+def _add_per_frame(x: Float[Tensor, "B N D"], rows: Float[Tensor, "B M D"]) -> Float[Tensor, "B N D"]:
+    """Add one vector to all tokens of each view's frame."""
+    return (x.unflatten(1, (rows.shape[1], -1)) + rows[:, :, None]).flatten(1, 2)

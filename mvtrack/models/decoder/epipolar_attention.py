@@ -1,0 +1,140 @@
+"""Depth-truncated epipolar attention: every cell of a feature map asks other views about places near its surface.
+
+Pixel-Aligned Multi-View Generation with Depth Guided Decoder, §3.2: along a cell's ray, points within a radius of its
+depth are projected into the other views at the same moment; what those show there becomes keys and values. Where
+nothing is seen nothing changes, and with the output at its first weights nothing changes at all.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mvtrack.geometry.camera import Camera, pixel_grid, plucker_rays, project, unproject
+from mvtrack.models.decoder.scene import Scene
+
+_BYTES_AT_ONCE = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class EpipolarConfig:
+    """points: on each ray. dim: of what is sampled. sources: how many other views a cell can ask; further ones, the
+    farther from it first, are left out, missing ones count as views that see nothing."""
+
+    points: int = 7
+    dim: int = 64
+    sources: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("points", "dim", "sources"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"decoder.{name} must be at least 1, got {getattr(self, name)}")
+
+
+class EpipolarAttention(nn.Module):
+    """One level of a decoder, for feature maps of `channels` channels. The output layer starts at zero."""
+
+    def __init__(self, channels: int, config: EpipolarConfig) -> None:
+        super().__init__()
+        self.config, dim = config, config.dim
+        self.norm = nn.GroupNorm(1, channels)
+        self.source = nn.Conv2d(channels + 4, dim, 1)  # features, and pictures that exist
+        self.source_ray, self.query_ray = nn.Linear(6, dim), nn.Linear(6, dim)
+        self.query = nn.Conv2d(channels, dim, 1)
+        self.mix = nn.Sequential(nn.Linear(config.sources * (dim + 1), dim), nn.GELU(), nn.Linear(dim, dim))
+        self.key, self.value = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, channels, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self, features: Float[Tensor, "V N C h w"], scene: Scene, views: tuple[int, ...] | None = None,
+        jitter: torch.Generator | None = None,
+    ) -> Float[Tensor, "V N C h w"]:  # fmt: skip
+        """The features with what the other views say added. scene: at these moments and this size (`Scene.at`).
+
+        views: those that ask; None: all. jitter: points are drawn within their strata (training), else in the middle.
+        """
+        changed = features.clone()
+        rows = self._moments_at_once(features)
+        for view in range(len(features)) if views is None else views:
+            for start in range(0, features.shape[1], rows):
+                span = slice(start, start + rows)
+                part = self._update(features[:, span], scene.moments(span), view, jitter)
+                changed[view, span] = features[view, span] + part
+        return changed
+
+    def _moments_at_once(self, features: Tensor) -> int:
+        cell = self.config.points * self.config.sources * self.config.dim * 4 * 3
+        return max(1, _BYTES_AT_ONCE // (cell * features.shape[-2] * features.shape[-1]))
+
+    def _update(
+        self, features: Float[Tensor, "V N C h w"], scene: Scene, view: int, jitter: torch.Generator | None
+    ) -> Float[Tensor, "N C h w"]:
+        normal = self.norm(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        rays = plucker_rays(scene.seen_from(view)).to(features)  # (V, N, h, w, 6)
+        points = self._points(scene, view, jitter)  # (N, P * h * w, 3)
+        told, seen = [], []
+        for source in nearest_views(scene.camera, view)[: self.config.sources]:
+            tokens = self.source(torch.cat([normal[source], scene.pixels[source].to(features)], 1))
+            tokens = tokens + rearrange(self.source_ray(rays[source]), "n h w d -> n d h w")
+            told_here, seen_here = look_up(tokens, points, scene.camera[source])
+            told.append(torch.cat([told_here, seen_here[..., None].to(told_here)], -1))
+            seen.append(seen_here)
+        while len(told) < self.config.sources:
+            told.append(rays.new_zeros(*points.shape[:2], self.config.dim + 1))
+            seen.append(points.new_zeros(points.shape[:2], dtype=torch.bool))
+        places = self.mix(torch.cat(told, -1)).unflatten(1, (self.config.points, -1))  # (N, P, hw, d)
+        asked = self.query(normal[view]).flatten(2).mT + self.query_ray(rays[view]).flatten(1, 2)  # (N, hw, d)
+        answer = attend_to_points(
+            asked, self.key(places), self.value(places), torch.stack(seen).any(0).unflatten(1, (self.config.points, -1))
+        )
+        return rearrange(self.out(answer), "n (h w) c -> n c h w", h=features.shape[-2])
+
+    def _points(self, scene: Scene, view: int, jitter: torch.Generator | None) -> Float[Tensor, "N p 3"]:
+        """World points on the rays of a view's cells, in order of the stratum, then of the cell."""
+        count, depth, camera = self.config.points, scene.depth[view], scene.camera[view]
+        place = torch.full((count, *depth.shape), 0.5, device=depth.device)
+        if jitter is not None:
+            place = torch.rand(place.shape, generator=jitter, device=depth.device)
+        stratum = torch.arange(count, device=depth.device)[:, None, None, None]
+        offset = ((stratum + place) / count * 2 - 1) * scene.radius
+        z = (depth + offset).clamp_min(1e-3 * scene.radius)
+        xy = pixel_grid(camera.size, device=depth.device).flatten(0, 1).to(depth).repeat(count, 1)
+        return unproject(xy, rearrange(z, "p n h w -> n (p h w)"), camera)
+
+
+def nearest_views(camera: Camera, view: int) -> list[int]:
+    """The other views, the nearest first: by the mean distance of their centres, then by their number."""
+    centre = camera.c2w[..., :3, 3].double()
+    away = (centre - centre[view]).norm(dim=-1).mean(-1).tolist()
+    return sorted((v for v in range(len(away)) if v != view), key=lambda v: (round(away[v], 9), v))
+
+
+def look_up(
+    tokens: Float[Tensor, "N d h w"], points: Float[Tensor, "N p 3"], camera: Camera
+) -> tuple[Float[Tensor, "N p d"], Bool[Tensor, "N p"]]:
+    """What cameras (N,) show at world points: bilinear, zero where they do not see them; and whether they do."""
+    xy, z = project(points, camera)
+    size = xy.new_tensor([camera.size[1], camera.size[0]])
+    seen = (z > 0) & (xy >= 0).all(-1) & (xy < size).all(-1)
+    exact = torch.promote_types(tokens.dtype, xy.dtype)  # places in half precision would be off by pixels
+    grid = torch.where(seen[..., None], 2 * xy / size - 1, 0.0).to(exact)
+    found = F.grid_sample(tokens.to(exact), grid[:, None], padding_mode="border", align_corners=False).to(tokens)
+    return rearrange(found, "n d 1 p -> n p d") * seen[..., None], seen
+
+
+def attend_to_points(
+    query: Float[Tensor, "N c d"],
+    key: Float[Tensor, "N P c d"],
+    value: Float[Tensor, "N P c d"],
+    seen: Bool[Tensor, "N P c"],
+) -> Float[Tensor, "N c d"]:
+    """Each cell's attention over its own points; zero where it sees none of them."""
+    logits = (query[:, None] * key).sum(-1) / math.sqrt(query.shape[-1])
+    logits = logits.masked_fill(~seen, -torch.inf).masked_fill(~seen.any(1, keepdim=True), 0.0)
+    weight = logits.softmax(1) * seen.any(1, keepdim=True)
+    return (weight[..., None] * value).sum(1)

@@ -1,0 +1,123 @@
+"""Epipolar attention in the decoder of Wan's VAE: views are decoded together, and what one shows the others follow.
+
+The attention follows the last residual block of each of the decoder's four levels. It is a module of its own, hooked
+onto the VAE while it decodes, so the VAE's keys do not change.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames, padded_length
+from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
+from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.vae import WanVAECodec
+
+BLOCKS = (2, 6, 10, 14)  # of the decoder's `upsamples`: the last residual block of each level
+MULTIPLES = (4, 4, 2, 1)  # of the network's width: a level's channels
+FRAMES = (1, 2, 4, 4)  # of a level, in every latent frame but the first
+
+
+class WanAligner(nn.Module):
+    """One epipolar attention a level. As it starts, videos are those of the codec, up to the rounding of a batch."""
+
+    def __init__(self, width: int = 96, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 1) -> None:
+        """width: of the VAE. points: on each ray, by level, the coarsest first. dim, sources: see `EpipolarConfig`."""
+        super().__init__()
+        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources}
+        self.channels = tuple(multiple * width for multiple in MULTIPLES)
+        self.levels = nn.ModuleList(
+            EpipolarAttention(channels, EpipolarConfig(count, dim, sources))
+            for channels, count in zip(self.channels, points, strict=True)
+        )
+
+    def decode(
+        self,
+        codec: WanVAECodec,
+        latents: Float[Tensor, "V f c h w"],
+        scene: Scene,
+        views: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "V T 3 H W"]:
+        """Videos in [-1, 1] of all views, latent frame by latent frame; float32. Gradients flow to this module.
+
+        scene: of the whole video, on the latents' device as this module is. views: those that follow others; None: all.
+        Raises ValueError for a codec with tiles, a VAE of another width, or a scene of another size.
+        """
+        return self._decode(codec, latents, scene, views, None).clamp(-1, 1)
+
+    def some_frames(
+        self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: Scene, views: tuple[int, ...], count: int,
+        generator: torch.Generator,
+    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:  # fmt: skip
+        """A training step's share of a clip, not clamped: its first frames, `count` or up to three more, and their
+        numbers. The VAE remembers, so a clip is decoded from its beginning."""
+        latent_frames = min(num_latent_frames(padded_length(count)), latents.shape[1])
+        frames = list(range((latent_frames - 1) * TEMPORAL_STRIDE + 1))
+        part = scene.moments(slice(0, len(frames)))
+        return frames, self._decode(codec, latents[:, :latent_frames], part, views, generator)
+
+    def _decode(
+        self, codec: WanVAECodec, latents: Tensor, scene: Scene, views: tuple[int, ...] | None,
+        jitter: torch.Generator | None,
+    ) -> Float[Tensor, "V T 3 H W"]:  # fmt: skip
+        self._check(codec, latents, scene)
+        step, network, pieces = codec.decoder(), codec.network(latents.device), []
+        for latent_frame in range(latents.shape[1]):
+            with self._attached(network, latent_frame, scene, views, jitter):
+                pieces.append(step(latents[:, latent_frame]))
+        return torch.cat(pieces, 1)
+
+    def _check(self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: Scene) -> None:
+        if codec.config.tile:
+            raise ValueError("views are aligned in whole pictures, not in tiles: leave out --tiled (codec.tile)")
+        views, latent_frames, _, *cells = latents.shape
+        wanted = (views, (latent_frames - 1) * TEMPORAL_STRIDE + 1, *(n * codec.stride for n in cells))
+        if tuple(scene.depth.shape) != wanted:
+            raise ValueError(
+                f"the scene of these latents must be (V, T, H, W) = {wanted}, got {tuple(scene.depth.shape)}"
+            )
+        blocks = codec.network(latents.device).decoder.upsamples
+        channels = tuple(blocks[i].out_dim for i in BLOCKS)
+        if channels != self.channels:
+            raise ValueError(
+                f"this aligner is for a VAE of width {self.channels[-1]} with {self.channels} channels at its "
+                f"decoder's levels, got one of width {channels[-1]} with {channels}"
+            )
+
+    @contextmanager
+    def _attached(
+        self, network: nn.Module, latent_frame: int, scene: Scene, views: tuple[int, ...] | None,
+        jitter: torch.Generator | None,
+    ) -> Iterator[None]:  # fmt: skip
+        """The network decodes this latent frame with the attention in it."""
+        with ExitStack() as hooks:
+            for level, block in enumerate(BLOCKS):
+                hook = self._hook(level, frames_shown(level, latent_frame), scene, views, jitter)
+                hooks.enter_context(network.decoder.upsamples[block].register_forward_hook(hook))
+            yield
+
+    def _hook(
+        self, level: int, frames: list[int], scene: Scene, views: tuple[int, ...] | None, jitter: torch.Generator | None
+    ) -> Callable[..., tuple]:
+        """Takes what a residual block returns, its features first, and aligns these."""
+        attention = self.levels[level]
+
+        def hook(module: nn.Module, inputs: tuple, output: tuple) -> tuple:
+            features, *memory = output
+            own = rearrange(features, "v c t h w -> v t c h w").to(attention.out.weight.dtype)
+            aligned = attention(own, scene.at(frames, tuple(own.shape[-2:])), views, jitter)
+            return rearrange(aligned, "v t c h w -> v c t h w").to(features.dtype), *memory
+
+        return hook
+
+
+def frames_shown(level: int, latent_frame: int) -> list[int]:
+    """The video frames that a level's features of one latent frame show: the last of each run that they stand for."""
+    if latent_frame == 0:
+        return [0]
+    run, last = TEMPORAL_STRIDE // FRAMES[level], TEMPORAL_STRIDE * latent_frame
+    return list(range(last - TEMPORAL_STRIDE + run, last + 1, run))

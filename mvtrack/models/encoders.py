@@ -1,0 +1,35 @@
+"""Which encoders a config means: as names that change with their weights and settings, by which a cache is keyed."""
+
+import hashlib
+
+from mvtrack.config.schema import ModelConfig
+from mvtrack.data.latents import Encoders
+from mvtrack.models.pca_codec import VideoCodec
+from mvtrack.models.text_encoder import encoder_id
+from mvtrack.models.weights.fingerprint import fingerprint
+from mvtrack.models.weights.sources import resolve
+
+
+def run_encoders(config: ModelConfig, codec: VideoCodec) -> Encoders:
+    """Of a model and its codec, which is fitted or loaded. Raises ValueError for weights that are not there."""
+    text = encoder_id(config.text) if config.dit.text_dim and config.text else None
+    image = None
+    if config.dit.image_dim and config.image:
+        image = _short(fingerprint(resolve(config.image.weights, "image")))
+    return Encoders(codec_id(codec), text, image)
+
+
+def codec_id(codec: VideoCodec) -> str:
+    """Of a codec's numbers and how it uses them."""
+    config = codec.config
+    if config.kind == "wan_vae":
+        weights = fingerprint(resolve(config.weights, "vae"))
+        return _short(f"{weights} {config.tile} {config.tile_stride} {config.precision}")
+    digest = hashlib.sha256(f"{config.channels} {config.stride}".encode())
+    for name, tensor in sorted(codec.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""First weights of a transformer, one parameter at a time, each from a generator of its own.
+
+So the same seed gives the same model however it is built: at once, on many ranks, or partitioned as it is made.
+"""
+
+import math
+import zlib
+from collections.abc import Container, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mvtrack.config.schema import ModelConfig
+from mvtrack.models.dit import WanDiT
+
+
+def empty_dit(config: ModelConfig) -> WanDiT:
+    """The architecture without storage (meta tensors)."""
+    with torch.device("meta"):
+        return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads)
+
+
+def initial_weights(
+    config: ModelConfig, seed: int, names: Container[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and first value (float32, CPU) of every parameter, in the model's order, or of those in `names`."""
+    owners = dict(empty_dit(config).named_modules())
+    for name, parameter in owners[""].named_parameters():
+        if names is not None and name not in names:
+            continue
+        owner_name, _, leaf = name.rpartition(".")
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))  # only 32 bits of a seed count
+        yield name, _initial_value(name, leaf, owners[owner_name], tuple(parameter.shape), config, generator)
+
+
+def _initial_value(
+    name: str, leaf: str, owner: nn.Module, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator
+) -> Tensor:
+    normal = torch.empty(shape).normal_(generator=generator)
+    if leaf == "modulation":
+        return normal / shape[-1] ** 0.5 if config.dit.init == "wan" else _open_modulation(shape)
+    if name == "role_embedding":
+        return 0.02 * normal
+    if name.startswith("tracking_head."):
+        return _initial_head_value(name, shape, normal)
+    if not isinstance(owner, (nn.Linear, nn.Conv2d, nn.Conv3d)):  # normalisation layers
+        return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
+    if ".camera_proj." in name and config.rays.proj_init == "zero":
+        return torch.zeros(shape)
+    if ".cam_encoder." in name or ".rope_phase_" in name:  # new branches leave their base as it is
+        return torch.zeros(shape)
+    if ".projector." in name:
+        return torch.eye(shape[0]) if leaf == "weight" else torch.zeros(shape)
+    if config.dit.init == "open_gates" and name.startswith(("time_projection.", "head.head.")):
+        return 0.002 * normal if leaf == "weight" else torch.zeros(shape)
+    bound = 1 / math.sqrt(owner.weight[0].numel())  # PyTorch's default for linear and convolution layers
+    low = 0.0 if name.startswith("logit_heads.") and leaf == "weight" else -bound  # see LogitHead
+    return torch.empty(shape).uniform_(low, bound, generator=generator)
+
+
+def _initial_head_value(name: str, shape: tuple[int, ...], normal: Tensor) -> Tensor:
+    """The tracking head: Xavier matrices, standard normal virtual tracks, outputs that hardly move a point at first."""
+    if name.endswith("virtual_tracks"):
+        return normal
+    if ".to_shift." in name or ".to_logits." in name:
+        return 1e-3 * normal if len(shape) == 2 else torch.zeros(shape)
+    if len(shape) == 2:
+        return normal * math.sqrt(2 / (shape[0] + shape[1]))
+    return torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
+
+
+def _open_modulation(shape: tuple[int, ...]) -> Tensor:
+    """From scratch, blocks learn sooner with residual gates (rows 2 and 5 of 6) at one and everything else at zero."""
+    modulation = torch.zeros(shape)
+    if shape[1] == 6:
+        modulation[:, [2, 5]] = 1
+    return modulation
+
+
+@torch.no_grad()
+def fill(dit: WanDiT, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Copy values into a model, one parameter at a time; a parameter that ZeRO-3 partitioned is gathered for it."""
+    parameters = dict(dit.named_parameters())
+    for name, value in weights:
+        parameter = parameters[name]
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                if parameter.numel():
+                    parameter.data.copy_(value)
+        else:
+            parameter.data.copy_(value)

@@ -1,0 +1,47 @@
+"""Taking one layer's attention away, wholly or between the views, to see what the pictures lose (CAMEO §3.2)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.models.blocks import SelfAttention
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.hooks import check_layer
+
+Perturbation = Literal["identity", "own_view"]
+PERTURBATIONS: tuple[Perturbation, ...] = get_args(Perturbation)
+
+
+@contextmanager
+def perturbed_attention(dit: WanDiT, layer: int, kind: Perturbation, views: int = 2) -> Iterator[None]:
+    """While open, the self-attention of one block (counted from 0) is replaced; the rest of the network stays.
+
+    identity: every token gets its own value, as if it attended to itself alone. own_view: tokens attend to their own
+    view only, which removes what passes between the views. views: how many the network is given, reference included.
+    Raises ValueError for another layer or kind.
+    """
+    check_layer(dit, layer)
+    if kind not in PERTURBATIONS:
+        raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}")
+
+    def identity(_q: Tensor, _k: Tensor, v: Float[Tensor, "B N H d"], _kernel: str) -> Float[Tensor, "B N D"]:
+        return v.flatten(2)
+
+    def own_view(
+        q: Float[Tensor, "B N H d"], k: Float[Tensor, "B N H d"], v: Float[Tensor, "B N H d"], kernel: str
+    ) -> Float[Tensor, "B N D"]:
+        if q.shape[1] % views:
+            raise ValueError(f"{q.shape[1]} tokens are not those of {views} views")
+        apart = (rearrange(x, "b (v n) h d -> (b v) n h d", v=views) for x in (q, k, v))
+        return rearrange(SelfAttention.attend(*apart, kernel), "(b v) n d -> b (v n) d", v=views)
+
+    attention = dit.blocks[layer].self_attn
+    attention.attend = {"identity": identity, "own_view": own_view}[kind]
+    try:
+        yield
+    finally:
+        del attention.attend

@@ -1,0 +1,206 @@
+"""A complete re-shooting model: transformer, codec and config, built by one function for training and for use."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mvtrack.config.schema import ModelConfig, RayConfig
+from mvtrack.config.tree import from_tree, to_tree
+from mvtrack.geometry.camera import Camera, path_extent
+from mvtrack.models.checkpoint_adapters import NativeInputs
+from mvtrack.models.dit import DiTOutput, WanDiT
+from mvtrack.models.init_weights import empty_dit, fill, initial_weights
+from mvtrack.models.pca_codec import VideoCodec, build_codec
+from mvtrack.models.weights.locate import MODEL_FILE as WEIGHTS_FILE
+from mvtrack.models.weights.sources import parse_hub, resolve
+
+CPU = torch.device("cpu")
+FORMAT = "mvtrack-1"
+
+
+@dataclass(frozen=True)
+class ReshootModel:
+    """device: where transformer and codec work; `place` (placement.py) puts them there. swapped: only the one that is
+    at work lies there. batched_guidance: both predictions of a guided step are made in one pass.
+    """
+
+    config: ModelConfig
+    dit: WanDiT
+    codec: VideoCodec
+    device: torch.device = CPU
+    swapped: bool = False
+    batched_guidance: bool = False
+
+    def encode(self, video: Float[Tensor, "B V T 3 H W"]) -> Float[Tensor, "B V f c h w"]:
+        """Latents of videos in [-1, 1] that may lie anywhere, on the model's device."""
+        self._bring(self.codec, self.dit)
+        return self.codec.encode(video.to(self.device))
+
+    def decode(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V T 3 H W"]:
+        """The videos of latents, on the CPU."""
+        return self.decode_by(lambda codec, x: codec.decode(x), latents)
+
+    def decode_by(self, decode: Callable[[VideoCodec, Tensor], Tensor], latents: Tensor) -> Tensor:
+        """What `decode` makes of the codec, where it works, and latents that may lie anywhere; on the CPU."""
+        self._bring(self.codec, self.dit)
+        return decode(self.codec, latents.to(self.device)).cpu()
+
+    def run(
+        self,
+        latents: Float[Tensor, "B V f c h w"],
+        sigma: Float[Tensor, "B"],
+        rays: Float[Tensor, "B V f r hr wr"],
+        text: Float[Tensor, "B L t"] | None = None,
+        native: NativeInputs | None = None,
+        reference: Bool[Tensor, "B V f"] | None = None,
+        tap_layers: tuple[int, ...] = (),
+    ) -> DiTOutput:
+        """The transformer at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
+        self._bring(self.dit, self.codec)
+        moved = (None if x is None else x.to(self.device) for x in (latents, 1000 * sigma, rays, text, reference))
+        latents, timestep, rays, text, reference = moved
+        native = native and NativeInputs(*(None if x is None else x.to(self.device) for x in native))
+        return self.dit(latents, timestep, rays, text, tap_layers=tap_layers, native=native, reference=reference)
+
+    def _bring(self, needed: nn.Module, other: nn.Module) -> None:
+        if self.swapped:
+            other.to(CPU)
+            needed.to(self.device)
+
+
+def build_model(config: ModelConfig, seed: int = 0) -> ReshootModel:
+    """A fresh model; the same seed gives the same weights. The codec still has to be fitted or loaded."""
+    dit = empty_dit(config).to_empty(device="cpu")
+    fill(dit, initial_weights(config, seed))
+    return ReshootModel(config, dit, build_codec(config.codec))
+
+
+def model_cameras(
+    camera: Camera,
+    config: RayConfig,
+    depth: Float[Tensor, "*B V T H W"] | None = None,
+    scene_depth: float | Float[Tensor, "*B"] | None = None,
+) -> tuple[Camera, Float[Tensor, "*B"]]:
+    """Cameras (..., V, T) as the model expects them, and the length that became 1.
+
+    Poses become relative to the reference's first frame and are divided by the scene's scale (method §1): the median
+    z-depth of the reference's first frame, from `depth` maps or given as `scene_depth`; or the larger path extent.
+    """
+    relative = camera.relative_to(camera.c2w[..., :1, :1, :, :])
+    lead = camera.shape[:-2]
+    if config.scale == "none":
+        scale = torch.ones(lead)
+    elif config.scale == "path_extent":
+        scale = path_extent(relative.c2w).amax(-1)
+        scale = torch.where(scale > 1e-6, scale, torch.ones_like(scale))
+    elif depth is not None:
+        scale = depth[..., 0, 0, :, :].flatten(-2).median(-1).values
+    elif scene_depth is not None:
+        scale = torch.as_tensor(scene_depth, dtype=torch.float32).expand(lead)
+    else:
+        raise ValueError("rays.scale median_depth needs depth maps or scene_depth")
+    return relative.scaled((1 / scale)[..., None, None].expand(camera.shape)), scale
+
+
+def save_model(model: ReshootModel, folder: Path | str) -> Path:
+    """Write one safetensors file that carries the config."""
+    return write_model(model.config, model.dit.state_dict(), model.codec.state_dict(), folder)
+
+
+def write_model(
+    config: ModelConfig, dit: dict[str, Tensor], codec: dict[str, Tensor], folder: Path | str, half: bool = False
+) -> Path:
+    """Write a model file from state dicts. Written aside and renamed. half: the transformer's weights in float16, which
+    `load_model` widens again: half the bytes, three digits of every weight."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dit = {k: v.half() for k, v in dit.items()} if half else dit
+    state = {f"dit.{k}": v for k, v in dit.items()} | {f"codec.{k}": v for k, v in codec.items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    path = folder / WEIGHTS_FILE
+    aside = path.with_suffix(".partial")
+    save_file(state, aside, metadata={"format": FORMAT, "config": json.dumps(to_tree(config))})
+    aside.chmod(0o644)  # safetensors writes files that only their owner may read
+    aside.replace(path)
+    return path
+
+
+def load_model(folder: Path | str) -> ReshootModel:
+    """Rebuild a saved model: its folder, its file, or a hub id of one. float16 is taken as a way to store float32.
+
+    Raises ValueError that names the file when it is missing, is no safetensors file, or holds another architecture.
+    """
+    path = model_file(folder)
+    config = read_config(path)
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model = ReshootModel(config, empty_dit(config), build_codec(config.codec))
+    for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        part = {k: v.float() if v.dtype == torch.float16 else v for k, v in part.items()}
+        _load_strictly(module, part, path)
+    model.dit.eval()
+    return model
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """The config that travels in a model file, without its weights."""
+    path = model_file(folder)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r}): released "
+            f"weights become a model by `mvtrack convert {path} OUT`"
+        )
+    return from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
+
+
+def model_file(source: Path | str) -> Path:
+    """The file of a model of this project: of a folder, the file itself, or of a hub id, downloaded where the hub's
+    cache lacks it. Raises ValueError where there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    hub = None if path.exists() else parse_hub(str(source))
+    if hub is None:
+        path = path / WEIGHTS_FILE if path.is_dir() else path
+        if path.is_file():
+            return path
+        raise ValueError(
+            f"no model at {path}: expected a folder with {WEIGHTS_FILE}, that file, or a hub id of a model of this "
+            f"project; released weights become one by `mvtrack convert SOURCE FOLDER`"
+        )
+    try:
+        return resolve(str(source), "model")
+    except ValueError as error:
+        raise ValueError(
+            f"no model at {source}: it does not exist here, and as a hub id: {error}; released weights become a model "
+            f"by `mvtrack convert {source} FOLDER`"
+        ) from error
+
+
+def _load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    own = module.state_dict()
+    problems = [f"missing {k}" for k in own.keys() - state.keys()]
+    problems += [f"unexpected {k}" for k in state.keys() - own.keys()]
+    problems += [
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:3])
+        raise ValueError(f"{path} holds another architecture: {shown} ({len(problems)} differences)")
+    module.load_state_dict(state, assign=True)

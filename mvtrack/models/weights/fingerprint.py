@@ -1,0 +1,36 @@
+"""What a weights file is, told quickly: names for caches. A full hash of 11 GB would take longer than using it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from mvtrack.models.weights.checkpoint import INDEX_SUFFIX, shard_names
+
+SAMPLES, SAMPLE_BYTES = 64, 2**16
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a file's size and of 64 pieces of 64 KiB spread over it; of a folder or index, of all its files.
+
+    Files of up to 4 MiB are hashed whole.
+    """
+    path = path.resolve() if path.is_file() and not path.name.endswith(INDEX_SUFFIX) else path
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return _digest({file.name: fingerprint(file) for file in files})
+    if path.name.endswith(INDEX_SUFFIX):
+        return _digest({name: fingerprint(path.parent / name) for name in shard_names(path)})
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= SAMPLES * SAMPLE_BYTES:
+            digest.update(file.read())
+        else:
+            for n in range(SAMPLES):
+                file.seek(n * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _digest(parts: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,116 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mvtrack.cli.main import main as cli
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.inference.pipeline import Shot, shot_cameras
+from mvtrack.inference.preview import DepthFile, Warper, flat_depth, preview_file
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.reader import open_footage
+from mvtrack.video.resize import plan_fit
+
+T = 7
+
+
+def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp_path, monkeypatch):
+    """To the bit: what `preview` warps through is what the model is given."""
+    import mvtrack.inference.pipeline as reshooting
+    import mvtrack.inference.preview as previewing
+
+    seen = {}
+
+    pairs = previewing.Warper.pairs
+
+    def watch_preview(self, cameras):
+        seen["preview"] = cameras
+        return pairs(self, cameras)
+
+    generate_stream = reshooting.generate_stream
+
+    def watch_render(model, read, cameras, *rest):
+        seen["render"] = cameras
+        return generate_stream(model, read, cameras, *rest)
+
+    monkeypatch.setattr(previewing.Warper, "pairs", watch_preview)
+    monkeypatch.setattr(reshooting, "generate_stream", watch_render)
+    shot = Shot(parse_path("arc_left 20 ease; dolly_in 0.3d + lens_in 1.2"), sample=reshooting.SampleConfig(1))
+    preview_file(video, shot, small_model.config, tmp_path / "p")
+    reshooting.reshoot_file(video, shot.path, small_model, tmp_path / "r", shot)
+    assert torch.equal(seen["preview"].c2w, seen["render"].c2w)
+    assert torch.equal(seen["preview"].K, seen["render"].K)
+
+
+def test_a_camera_at_rest_shows_the_source(video, small_model):
+    footage = open_footage(video)
+    fit = plan_fit(footage.size, small_model.config)
+    shot = Shot(parse_path("static"))
+    [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(shot_cameras(shot, footage, fit)))
+    assert source.shape == (T, 3, 240, 320)
+    torch.testing.assert_close(warped, source, atol=2e-2, rtol=0)
+
+
+def test_a_flat_picture_shifts_as_a_plane_does(video, small_model):
+    """A sideways move by 0.1 subject distances shifts a plane there by 0.1 focal lengths."""
+    footage = open_footage(video)
+    fit = plan_fit(footage.size, small_model.config)
+    cameras = shot_cameras(Shot(parse_path("truck_right 0.1d")), footage, fit)
+    [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(cameras))
+    shift = float(cameras.K[0, 0, 0, 0]) * 240 / 24 * 0.1
+    rolled = source[-1, :, :, round(shift) :]
+    error = (warped[-1, :, :, : rolled.shape[-1]] - rolled).abs()
+    assert error.mean() < 0.02
+    assert (warped[-1, :, 100, -3:] == -0.85).all()  # what the source never saw stays dark
+
+
+def test_flat_depth_is_the_first_frames_plane():
+    K = intrinsics_from_fov(50.0, (24, 32))
+    first = Camera(torch.eye(4), K, (24, 32))
+    assert torch.allclose(flat_depth(first, first, 3.0), torch.full((24, 32), 3.0))
+    nearer = replace(first, c2w=parse_path("dolly_in 1").poses(1)[0].float())
+    assert torch.allclose(flat_depth(nearer, first, 3.0), torch.full((24, 32), 2.0))
+    behind = replace(first, c2w=parse_path("dolly_in 5").poses(1)[0].float())
+    assert torch.isinf(flat_depth(behind, first, 3.0)).all()
+
+
+def test_depth_files(video, small_model, tmp_path):
+    footage = open_footage(video)
+    fit = plan_fit(footage.size, small_model.config)
+    depth = np.linspace(1, 2, 45 * 80, dtype=np.float32).reshape(45, 80)
+    np.save(tmp_path / "one.npy", depth)
+    np.savez(tmp_path / "all.npz", depth=np.stack([depth + i for i in range(T)]), other=np.zeros(3))
+    one, each = DepthFile(tmp_path / "one.npy", footage), DepthFile(tmp_path / "all.npz", footage)
+    torch.testing.assert_close(each.read(3, fit), one.read(0, fit) + 3)
+    assert one.read(0, fit).shape == fit.model
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((T + 1, 45, 80)), rf"must hold depth \(H, W\) or \({T}, H, W\)"),
+        (np.ones((45, 45)), "another aspect"),
+        (np.full((45, 80), np.nan), "no depth that is positive"),
+        (np.ones(5), "must hold depth"),
+        (np.array([{}], dtype=object), "cannot read"),
+    ],
+)
+def test_bad_depth_files(video, tmp_path, array, message):
+    np.save(tmp_path / "d.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=message):
+        DepthFile(tmp_path / "d.npy", open_footage(video))
+
+
+def test_the_command(video, small_model, tmp_path, capsys):
+    folder = save_model(small_model, tmp_path / "m").parent
+    out = tmp_path / "o"
+    arguments = ["preview", str(video), "--camera", "pan_left 80", "--model", str(folder), "--out", str(out)]
+    assert cli(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(out / "preview.mp4"), str(out / "frusta.png")]
+    assert "too fast to look smooth" in printed.err
+    assert open_footage(out / "preview.mp4").num_frames == T
+    assert cli(arguments) == 2
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import torch
+
+from mvtrack.cli.main import main as cli
+from mvtrack.inference.batch import is_batch
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.writer import write_video
+
+T = 5
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory, small_model):
+    return save_model(small_model, tmp_path_factory.mktemp("model")).parent
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i, name in enumerate(("one", "two")):
+        write_video(folder / f"{name}.mp4", torch.full((T, 3, 24, 32), 0.3 * i), fps=10.0)
+    return folder
+
+
+def run(capsys, *arguments) -> tuple[int, list[str], str]:
+    code = cli(["reshoot", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err.splitlines()[-1] if captured.err else ""
+
+
+def test_a_folder_is_done_once(videos, model_folder, tmp_path, capsys):
+    arguments = [videos, "--camera", "pan_left", "--model", model_folder, "--out", tmp_path / "o", "--steps", 1]
+    code, lines, _ = run(capsys, *arguments)
+    assert code == 0
+    assert lines == [f"done: {tmp_path / 'o/one'}", f"done: {tmp_path / 'o/two'}"]
+    stamp = (tmp_path / "o/one/video.mp4").stat().st_mtime_ns
+    write_video(videos / "three.mp4", torch.zeros(T, 3, 24, 32), fps=10.0)
+    code, lines, _ = run(capsys, *arguments)
+    assert code == 0
+    assert [line.split(":")[0] for line in lines] == ["done before", "done", "done before"]
+    assert (tmp_path / "o/one/video.mp4").stat().st_mtime_ns == stamp
+    changed = [*arguments[:2], "pan_right", *arguments[3:]]
+    code, lines, error = run(capsys, *changed)
+    assert code == 2
+    assert all("holds another shot: pass --overwrite" in line for line in lines)
+    assert error.startswith("mvtrack reshoot: 3 of 3 videos failed")
+
+
+def test_a_failure_does_not_stop_the_others(videos, model_folder, tmp_path, capsys):
+    (videos / "broken.mp4").write_bytes(b"no video")
+    code, lines, error = run(
+        capsys, videos, "--camera", "pan_left", "--model", model_folder, "--out", tmp_path / "o", "--steps", 1
+    )
+    assert code == 2
+    assert [line.split(":")[0] for line in lines] == ["failed", "done", "done"]
+    assert "1 of 3 videos failed" in error
+    assert "broken.mp4" in error
+    results = json.loads((tmp_path / "o/batch.json").read_text())
+    assert [r["status"] for r in results] == ["failed", "done", "done"]
+
+
+def test_a_csv_says_what_to_do_with_each(videos, model_folder, tmp_path, capsys):
+    table = videos / "jobs.csv"
+    table.write_text("video,camera,amount,out\none.mp4,pan_left,7,a\none.mp4,lens_in,,b\ntwo.mp4,,,\n")
+    code, lines, error = run(
+        capsys, table, "--camera", "tilt_up", "--model", model_folder, "--out", tmp_path / "o", "--steps", 1
+    )
+    assert code == 0, (lines, error)
+    assert [line.split("/")[-1] for line in lines] == ["a", "b", "two_0003"]
+    moves = [
+        json.loads((tmp_path / "o" / name / "run.json").read_text())["shot"]["path"]["segments"][0]["moves"][0]
+        for name in ("a", "b", "two_0003")
+    ]
+    assert [(m["name"], m["amount"]) for m in moves] == [("pan_left", 7.0), ("lens_in", None), ("tilt_up", None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\none.mp4\n", "needs a column `video`"),
+        ("video,colour\none.mp4,red\n", "may have camera, out"),
+        ("video\n", "no rows"),
+        ("video,amount\none.mp4,wide\n", "line 2: amount must be a number, got 'wide'"),
+        ("video,out\none.mp4,a\ntwo.mp4,a\n", "line 2: several videos would be written to"),
+        ("video\none.mp4,extra\n", "line 2: expected 1 values"),
+        ("video,camera\n,pan_left\n", "line 2: expected 2 values, the video not empty"),
+    ],
+)
+def test_bad_tables_are_refused_before_anything_is_made(videos, model_folder, tmp_path, capsys, text, message):
+    (videos / "jobs.csv").write_text(text)
+    arguments = [videos / "jobs.csv", "--camera", "pan_left", "--model", model_folder, "--out", tmp_path / "o"]
+    code, lines, error = run(capsys, *arguments)
+    assert code == 2
+    assert lines == []
+    assert message in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_a_batch_is(videos, tmp_path):
+    assert is_batch(videos)
+    assert is_batch(tmp_path / "x.csv")
+    assert not is_batch(videos / "one.mp4")
+    (videos / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="videos and images"):
+        is_batch(videos)

@@ -1,0 +1,141 @@
+import sys
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvtrack.config.schema import ModelConfig, SamplingConfig
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.inference import sampler as generating
+from mvtrack.inference.device import Placement, place
+from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.models.prompts import Prompts
+from mvtrack.models.reshoot_model import ReshootModel, build_model
+
+T, SIZE = 5, (24, 32)
+
+
+@pytest.fixture
+def model(tracking_model):
+    """A copy that may be changed in place; camera_proj is lively."""
+    dit = deepcopy(tracking_model.dit)
+    return ReshootModel(tracking_model.config, dit, deepcopy(tracking_model.codec))
+
+
+def video(model: ReshootModel, sample: SampleConfig | None = None, prompts: Prompts | None = None) -> torch.Tensor:
+    K = intrinsics_from_fov(50.0, SIZE).expand(2, T, 3, 3)
+    poses = torch.stack([torch.eye(4).double().expand(T, 4, 4), CameraPath("arc_left").poses(T)]).float()
+    reference = torch.rand(T, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sample = sample or SampleConfig(2)
+    return generate(model, reference, Camera(poses, K, SIZE), sample, scene_depth=4.0, prompts=prompts)
+
+
+def test_where_there_is_nothing_to_do_nothing_changes(model):
+    before = video(model)
+    placed = place(model, Placement(device="cpu"))
+    assert torch.equal(video(placed), before)
+    assert not placed.swapped
+
+
+def test_precision_leaves_the_tracking_head_alone(model):
+    before = video(model)
+    placed = place(model, Placement(device="cpu", precision="bfloat16"))
+    head = [p for n, p in placed.dit.named_parameters() if n.startswith("tracking_head.")]
+    rest = [p for n, p in placed.dit.named_parameters() if not n.startswith("tracking_head.")]
+    assert {p.dtype for p in head} == {torch.float32}
+    assert {p.dtype for p in rest} == {torch.bfloat16}
+    torch.testing.assert_close(video(placed), before, atol=0.1, rtol=0)
+
+
+def test_a_models_own_precision_is_kept_unless_asked(model):
+    config = replace(model.config, sampling=SamplingConfig(precision="bfloat16"))
+    asked = place(replace(model, config=config), Placement(device="cpu", precision="stored"))
+    assert asked.dit.dtype == torch.float32
+    assert place(asked, Placement(device="cpu")).dit.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_blocks_come_and_go(model, precision):
+    plain = place(ReshootModel(model.config, deepcopy(model.dit), model.codec), Placement("cpu", precision))
+    expected = video(plain)
+    placed = place(model, Placement("cpu", precision, offload="blocks"))
+    assert all(p.device.type == "meta" for p in placed.dit.blocks.parameters())
+    assert torch.equal(video(placed), expected)
+    assert all(p.device.type == "meta" for p in placed.dit.blocks.parameters())
+    assert placed.dit.patch_embedding.weight.device.type == "cpu"
+
+
+def test_parts_take_turns(model):
+    expected = video(model)
+    moves = []
+    placed = place(model, Placement("cpu", offload="model"))
+    assert placed.swapped
+    for name in ("dit", "codec"):
+        module = getattr(placed, name)
+        module.to = lambda device, name=name: moves.append(name)
+    assert torch.equal(video(placed), expected)
+    # the codec comes (and the transformer leaves) to encode, the transformer in both steps, the codec to decode
+    assert moves == ["dit", "codec", "codec", "dit", "codec", "dit", "dit", "codec"]
+
+
+def test_guidance_in_one_pass_or_two(small_run, small_model, monkeypatch):
+    from mvtrack.config.tree import from_tree
+
+    tree = small_run["model"] | {"dit": small_run["model"]["dit"] | {"text_dim": 7}}
+    model = replace(build_model(from_tree(ModelConfig, tree, "model"), seed=2), codec=small_model.codec)
+    g = torch.Generator().manual_seed(1)
+    told = Prompts(torch.randn(11, 7, generator=g), torch.randn(11, 7, generator=g))
+    sample = SampleConfig(2, guidance=40.0)
+    monkeypatch.setattr(generating, "matmul_precision", lambda _: nullcontext())
+    apart = video(place(model, Placement("cpu")), sample, told)
+    together = video(place(model, Placement("cpu", batched_guidance=True)), sample, told)
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+    assert (video(model, SampleConfig(2), told) - apart).abs().max() > 1e-3
+
+
+def test_compiling_is_passed_on(model, monkeypatch):
+    calls = []
+    monkeypatch.setattr(type(model.dit), "compile_blocks", lambda self: calls.append(1))
+    place(model, Placement("cpu", compile=True))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        ({"device": "cuda:99"}, "device cuda:99 is not there"),
+        ({"device": "toaster"}, "unknown device 'toaster'"),
+        ({"device": "xpu"}, "device xpu is not supported"),
+        ({"compile": True, "offload": "blocks"}, "leave out --compile, or use --offload model"),
+    ],
+)
+def test_what_cannot_be_is_said(model, placement, message):
+    with pytest.raises(ValueError, match=message):
+        place(model, Placement(**placement))
+
+
+def test_offloading_names_its_package(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate.hooks", None)
+    with pytest.raises(ValueError, match=r"needs the package accelerate: pip install 'mvtrack\[wan\]'"):
+        place(model, Placement("cpu", offload="blocks"))
+
+
+def test_a_model_says_how_it_is_sampled(small_model):
+    config = replace(small_model.config, sampling=SamplingConfig(steps=3))
+    assert SampleConfig.of(config) == SampleConfig(3)
+    assert SampleConfig.of(config, steps=5, seed=2) == SampleConfig(5, seed=2)
+    with pytest.raises(ValueError, match="set it to 1 where dit.text_dim is 0"):
+        replace(small_model.config, sampling=SamplingConfig(guidance=5.0))
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SamplingConfig(steps=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offload", ["none", "model", "blocks"])
+def test_the_same_video_on_a_gpu(model, offload):
+    expected = video(ReshootModel(model.config, deepcopy(model.dit), deepcopy(model.codec)))
+    placed = place(model, Placement("cuda", offload=offload))
+    torch.testing.assert_close(video(placed), expected, atol=0.1, rtol=0)

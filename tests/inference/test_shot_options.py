@@ -1,0 +1,121 @@
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.keyframes import PathKeys
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.inference.pipeline import path_notes
+from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.shot_options import add_shot_arguments, read_shot
+
+T, SIZE = 7, (90, 160)
+
+
+def shot(video: Path, *arguments):
+    parser = argparse.ArgumentParser()
+    add_shot_arguments(parser)
+    return read_shot(parser.parse_args([str(a) for a in arguments]), video, SampleConfig(1))
+
+
+def pose_file(path: Path, text: str, frames: int = T, world: torch.Tensor | None = None, fov: float = 50.0) -> Path:
+    motion = parse_path(text)
+    K = intrinsics_from_fov(fov, SIZE).double().repeat(frames, 1, 1)
+    K[:, :2, :2] *= motion.lens(frames)[:, None, None]
+    world = torch.eye(4).double() if world is None else world
+    camera = Camera(world @ motion.poses(frames), K, SIZE)
+    return write_cameras(path, CameraSequence(camera, tuple(map(str, range(frames)))), "json")
+
+
+def test_a_pose_file_counts_from_its_first_pose(video, tmp_path):
+    world = parse_path("pan_left 50; dolly_in 3").poses(2)[1]
+    file = pose_file(tmp_path / "p.json", "arc_left; lens_in 1.3", world=world, fov=70)
+    made = shot(video, "--camera", file)
+    torch.testing.assert_close(made.path.poses(T), parse_path("arc_left; lens_in 1.3").poses(T))
+    torch.testing.assert_close(made.path.lens(T), parse_path("arc_left; lens_in 1.3").lens(T))
+
+
+def test_poses_may_count_from_the_source(video, tmp_path):
+    world = parse_path("truck_right 0.5").poses(2)[1]
+    file = pose_file(tmp_path / "p.json", "dolly_in", world=world, fov=50)
+    made = shot(video, "--camera", file, "--poses-relative-to", "source", "--fov", 50)
+    torch.testing.assert_close(made.path.poses(T), world @ parse_path("dolly_in").poses(T))
+    assert made.path.lens(T).tolist() == pytest.approx([1] * T)
+    wider = shot(video, "--camera", file, "--poses-relative-to", "source", "--fov", 80)
+    assert wider.path.lens(T)[0] > 1.5
+
+
+def test_both_files_may_share_a_world(video, tmp_path):
+    world = parse_path("pan_left 50; dolly_in 3").poses(2)[1]
+    source = pose_file(tmp_path / "s.json", "static", world=world)
+    file = pose_file(tmp_path / "p.json", "truck_right 0.5", world=world)
+    made = shot(video, "--camera", file, "--poses-relative-to", "world", "--source-cameras", source)
+    torch.testing.assert_close(made.path.poses(T), parse_path("truck_right 0.5").poses(T))
+    assert made.source.size == SIZE
+
+
+def test_few_poses_are_keyframes(video, tmp_path):
+    file = pose_file(tmp_path / "p.json", "pan_left 30", frames=3)
+    path = shot(video, "--camera", file).path
+    torch.testing.assert_close(path.poses(T), parse_path("pan_left 30").poses(T))
+    assert path_notes(path, T) == ["3 poses spread evenly over 7 frames by a spline"]
+    assert path_notes(path, 3) == path_notes(parse_path("pan_left"), T) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--camera", "missing.json"], "pose file missing.json does not exist"),
+        (["--camera", "FILE", "--amount", "3"], "not for a pose file"),
+        (["--camera", "FILE", "--poses-relative-to", "world"], "needs --source-cameras"),
+        (["--camera", "pan_left", "--source-cameras", "SHORT"], "holds 3 cameras"),
+        (["--camera", "pan_left", "--source-cameras", "SQUARE"], "the aspects differ"),
+        (["--camera", "pan_left; dolly_in", "--amount", "3"], "for a single move"),
+        (
+            ["--camera", "pan_left", "--source-cameras", "FILE", "--fov", "70"],
+            "--fov 70 has no effect: the file given",
+        ),
+        (
+            ["--camera", "pan_left", "--pose-convention", "opengl"],
+            "--pose-convention has no effect, it is for",
+        ),
+        (["--camera", "pan_left", "--size", "big"], "--size must look like 480x832"),
+    ],
+)
+def test_bad_options(video, tmp_path, arguments, message):
+    K = intrinsics_from_fov(50.0, (90, 90)).double().expand(T, 3, 3)
+    square = Camera(torch.eye(4).double().expand(T, 4, 4), K, (90, 90))
+    files = {
+        "FILE": pose_file(tmp_path / "p.json", "pan_left"),
+        "SHORT": pose_file(tmp_path / "s.json", "pan_left", frames=3),
+        "SQUARE": write_cameras(tmp_path / "q.json", CameraSequence(square, tuple(map(str, range(T)))), "json"),
+    }
+    with pytest.raises(ValueError, match=message):
+        shot(video, *(files.get(a, a) for a in arguments))
+
+
+def test_what_is_read_from_a_pose_file_may_be_said(video, tmp_path):
+    file = pose_file(tmp_path / "p.json", "pan_left")
+    for arguments in (["--camera", file], ["--camera", "pan_left", "--source-cameras", file]):
+        shot(video, *arguments, "--pose-format", "json")
+    assert shot(video, "--camera", file, "--fov", 70).fov_deg == 70  # of the source, which has no file
+
+
+def test_keyframes_can_be_edited():
+    path = parse_path("orbit_right 30")
+    keys = PathKeys.of(path, 5)
+    torch.testing.assert_close(keys.path().poses(5), path.poses(5))
+    pose = keys.poses[2].clone()
+    pose[0, 3] += 0.4
+    moved = keys.moved(2, pose)
+    assert moved.count == 5
+    torch.testing.assert_close(moved.path().poses(5)[2], pose)
+    torch.testing.assert_close(moved.path().poses(5)[[0, 1, 3, 4]], keys.poses[[0, 1, 3, 4]])
+    assert moved.resampled(9).count == 9
+    torch.testing.assert_close(moved.resampled(9).poses[4], pose)
+    assert moved.curve(7).shape == (7, 3)
+    with pytest.raises(ValueError, match="2 to 40 keyframes"):
+        PathKeys.of(path, 1)

@@ -1,0 +1,129 @@
+"""The second decoding inside of re-shooting: through the library, a long video, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mvtrack.cli.main import main as cli
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.warp import covisible
+from mvtrack.inference.pipeline import shipped_decoder, shipped_model
+from mvtrack.inference.sampler import SampleConfig, generate, generate_stream
+from mvtrack.metrics.image import psnr
+from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.models.decoder.files import load_aligner, save_aligner
+from mvtrack.models.decoder.small import SmallAligner
+from mvtrack.models.reshoot_model import load_model, save_model
+from mvtrack.video.reader import open_footage
+
+T, SIZE = 7, (24, 32)
+
+
+@pytest.fixture
+def aligner() -> SmallAligner:
+    torch.manual_seed(3)
+    aligner = SmallAligner(8)
+    torch.nn.init.normal_(aligner.write.weight, std=0.2)
+    for level in aligner.levels:
+        torch.nn.init.normal_(level.out.weight, std=0.5)
+    return aligner.eval().requires_grad_(False)
+
+
+def shot(num_frames: int) -> tuple[torch.Tensor, Camera]:
+    reference = torch.rand(num_frames, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    poses = torch.stack([torch.eye(4).expand(num_frames, 4, 4), CameraPath("arc_left").poses(num_frames).float()])
+    return reference, Camera(poses, intrinsics_from_fov(50.0, SIZE).expand(2, num_frames, 3, 3), SIZE)
+
+
+def test_a_fresh_decoder_changes_nothing(small_model):
+    reference, camera = shot(5)
+    plain = generate(small_model, reference, camera, SampleConfig(1), scene_depth=4.0)
+    for depth in (None, lambda _: torch.full(SIZE, 4.0)):
+        again = SecondDecoding(SmallAligner(8), depth)
+        found = generate(small_model, reference, camera, SampleConfig(1), scene_depth=4.0, again=again)
+        torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
+
+
+def test_depth_is_asked_for_by_the_videos_frame(small_model, aligner):
+    """Seven frames in windows of five: the second one begins at frame 2."""
+    reference, camera = shot(T)
+    asked: list[int] = []
+
+    def depth(frame: int) -> torch.Tensor:
+        asked.append(frame)
+        return torch.full(SIZE, 4.0)
+
+    again = SecondDecoding(aligner, depth)
+    read = lambda start, stop: reference[start:stop]  # noqa: E731
+    pieces = generate_stream(small_model, read, camera, SampleConfig(1), scene_depth=4.0, again=again)
+    video = torch.cat(list(pieces))
+    assert asked == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+    plain = torch.cat(list(generate_stream(small_model, read, camera, SampleConfig(1), scene_depth=4.0)))
+    assert (video - plain).abs().max() > 1e-3
+
+
+def test_it_needs_the_subjects_distance_or_depth(small_model, aligner):
+    reference, camera = shot(5)
+    depth = torch.full((5, *SIZE), 4.0)
+    from_depth = generate(small_model, reference, camera, SampleConfig(1), depth, again=SecondDecoding(aligner))
+    given = generate(small_model, reference, camera, SampleConfig(1), scene_depth=4.0, again=SecondDecoding(aligner))
+    torch.testing.assert_close(from_depth, given)
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    code = cli(["reshoot", *map(str, arguments)])
+    return code, capsys.readouterr().err.splitlines()[-1:]
+
+
+def test_the_command_decodes_again(video, small_model, aligner, tmp_path, capsys):
+    save_model(small_model, tmp_path / "m")
+    save_aligner(aligner, small_model.config.codec, tmp_path / "d")
+    np.save(tmp_path / "depth.npy", np.full((90, 160), 4.0, np.float32))
+    common = [video, "--camera", "arc_left", "--model", tmp_path / "m", "--steps", 1]
+    decoder = ["--decoder", tmp_path / "d"]
+    made = {}
+    for name, options in {
+        "plain": [],
+        "estimated": decoder,
+        "given": [*decoder, "--depth", tmp_path / "depth.npy"],
+    }.items():
+        code, error = run(capsys, *common, "--out", tmp_path / name, *options)
+        assert code == 0, error
+        made[name] = open_footage(tmp_path / name / "video.mp4").read(0, T).float()
+    assert (made["estimated"] - made["plain"]).abs().max() > 3
+    assert (made["given"] - made["estimated"]).abs().max() > 3
+    told = {name: json.loads((tmp_path / name / "run.json").read_text())["shot"].get("decoder") for name in made}
+    assert told == {
+        "plain": None,
+        "estimated": {"folder": str(tmp_path / "d"), "depth": "estimated"},
+        "given": {"folder": str(tmp_path / "d"), "depth": str(tmp_path / "depth.npy")},
+    }
+    code, error = run(capsys, *common, "--out", tmp_path / "o", "--decoder", tmp_path / "nowhere")
+    assert code == 2
+    assert f"no decoder at {tmp_path / 'nowhere'}" in error[0]
+    code, error = run(capsys, *common, "--out", tmp_path / "o", "--depth", tmp_path / "depth.npy")
+    assert code == 2
+    assert "--depth is for the points that --tracks follows, or for --decoder" in error[0]
+
+
+def test_the_shipped_decoder_makes_the_shipped_models_result_better():
+    """Where the reference sees the target's surface, with the reference's true depth: one rendered case."""
+    model, clip = load_model(shipped_model()), render_case(CaseSpec(40_001, "arc_left", 15.0, 0.0, num_frames=9)).clip
+    again = SecondDecoding(load_aligner(shipped_decoder(), model.config.codec), lambda frame: clip.depth[0, frame])
+    seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
+    plain, aligned = (
+        generate(model, clip.video[0], clip.camera, SampleConfig(4), clip.depth[0], again=how) for how in (None, again)
+    )
+    assert psnr(aligned, clip.video[1], seen) > psnr(plain, clip.video[1], seen) + 0.5
+
+
+def test_tiny_names_the_one_that_ships(video, tmp_path, capsys):
+    arguments = [video, "--camera", "pan_left", "--steps", 1, "--out", tmp_path / "o", "--decoder", "tiny"]
+    code, error = run(capsys, *arguments)
+    assert code == 0, error
+    told = json.loads((tmp_path / "o/run.json").read_text())["shot"]["decoder"]
+    assert told["folder"] == str(shipped_decoder())

@@ -1,0 +1,66 @@
+"""Depth for the second decoding: carried over, holes filled, and from two views of a moment."""
+
+import pytest
+import torch
+
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.geometry.warp import covisible
+from mvtrack.models.decoder.depth import carried_depth, filled, stereo_depth
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return render_case(CaseSpec(11, "arc_left", 20.0, 0.5, (48, 64), 5)).clip
+
+
+def test_carried_depth_is_the_targets_own_where_both_see_it(clip):
+    found = carried_depth(clip.depth[0], clip.camera)
+    assert torch.equal(found[0], clip.depth[0])
+    assert (found.isfinite() & (found > 0)).all()
+    seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
+    off = ((found[1] - clip.depth[1]).abs() / clip.depth[1])[seen]
+    assert off.median() < 0.01
+    assert (off < 0.05).float().mean() > 0.9
+
+
+def test_what_the_depth_file_lacks_is_filled(clip):
+    depth = clip.depth[0].clone()
+    depth[:, 10:14, 20:25] = torch.nan
+    depth[:, 0] = torch.inf
+    found = carried_depth(depth, clip.camera)
+    assert (found.isfinite() & (found > 0)).all()
+    depth[3] = 0.0
+    with pytest.raises(ValueError, match="depth of frame 3 is not positive and finite anywhere"):
+        carried_depth(depth, clip.camera)
+
+
+def test_holes_take_the_farthest_depth_at_their_edge():
+    depth = torch.tensor([[[2.0, torch.nan, torch.nan, 5.0]]]).expand(1, 3, 4)
+    assert filled(depth)[0, 1].tolist() == [2.0, 2.0, 5.0, 5.0]
+    empty = torch.full((2, 3, 4), torch.nan)
+    empty[1, 1, 1] = 7.0
+    assert filled(empty, 3.0)[0].unique().tolist() == [3.0]
+    assert filled(empty, 3.0)[1].unique().tolist() == [7.0]
+
+
+def test_a_target_that_sees_nothing_of_the_reference_gets_its_median(clip):
+    away = clip.camera.c2w.clone()
+    away[1, :, :3, :3] = away[1, :, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))  # it looks back
+    found = carried_depth(clip.depth[0], type(clip.camera)(away, clip.camera.K, clip.camera.size))
+    assert (found[1] == clip.depth[0].median()).all()
+
+
+def test_two_views_of_a_moment_tell_depth_of_things_that_move(clip):
+    distance = float(clip.depth[0, 0].median())
+    found = stereo_depth(clip.video, clip.camera, distance)
+    seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
+    near = (found[1] - clip.depth[1]).abs() < 0.1 * distance
+    assert near[seen].float().mean() > 0.6
+    swapped = stereo_depth(
+        clip.video.flip(0), type(clip.camera)(clip.camera.c2w.flip(0), clip.camera.K.flip(0), (48, 64)), distance
+    )
+    torch.testing.assert_close(swapped.flip(0), found)
+    larger = stereo_depth(clip.video, clip.camera.scaled(3.0), 3 * distance)
+    assert ((larger / 3 - found).abs() < 1e-3 * found).float().mean() > 0.99
+    with pytest.raises(ValueError, match="at least two views"):
+        stereo_depth(clip.video[:1], clip.camera[:1], distance)

@@ -1,0 +1,97 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mvtrack.models.decoder.depth_noise import AMPLITUDES, disturbed
+
+V, T, H, W = 2, 5, 46, 62
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def depth(generator):
+    return 5 + torch.rand(V, T, H, W, generator=generator)
+
+
+def test_the_generator_decides(depth):
+    first = disturbed(depth, 5.3, seeded())
+    assert torch.equal(first, disturbed(depth, 5.3, seeded()))
+    assert not torch.equal(first, disturbed(depth, 5.3, seeded(4)))
+    assert first.shape == depth.shape
+
+
+def test_stays_within_the_sum_of_amplitudes(depth):
+    off = (disturbed(depth, 5.3, seeded()) - depth).abs()
+    bound = 5.3 * sum(AMPLITUDES)
+    assert bound / 2 < off.max() <= bound
+    assert sum(AMPLITUDES) == pytest.approx(0.1 * 13 / 9)
+
+
+def test_is_about_zero(depth):
+    off = disturbed(depth.repeat(1, 8, 1, 1), 5.3, seeded()) - depth.repeat(1, 8, 1, 1)
+    assert off.mean().abs() < 0.03 * 5.3 * 0.1
+    assert 0.4 < (off > 0).float().mean() < 0.6
+
+
+def test_each_frame_has_its_own():
+    off = (disturbed(torch.full((V, T, H, W), 5.0), 5.0, seeded()) - 5).flatten(0, 1).flatten(1)
+    likeness = torch.corrcoef(off) - torch.eye(V * T)
+    assert likeness.abs().max() < 0.5
+
+
+@pytest.mark.parametrize("shape", [(H, W), (T, H, W), (V, 3, T, H, W)])
+def test_any_leading_shape(shape):
+    noisy = disturbed(torch.full(shape, 5.0), 5.0, seeded())
+    assert noisy.shape == shape
+    assert noisy.flatten(0, -2).std() > 0.05
+
+
+def test_is_still_there_after_pooling():
+    """What coarse levels are given. Independent noise of single pixels averages out there."""
+
+    def left(noise):
+        return noise.std().item(), F.avg_pool2d(noise, 8).std().item()
+
+    depth = torch.full((23, 256, 256), 3.0)
+    full, pooled = left(disturbed(depth, 1.0, seeded()) - depth)
+    assert full == pytest.approx(0.041, abs=0.003)
+    assert pooled == pytest.approx(0.036, abs=0.003)
+    independent, independent_pooled = left((torch.rand(depth.shape, generator=seeded()) * 2 - 1) * 0.1)
+    assert pooled / full > 6 * independent_pooled / independent
+
+
+def test_never_below_a_tenth_of_the_depth(generator):
+    depth = 0.01 + 0.09 * torch.rand(T, H, W, generator=generator)
+    noisy = disturbed(depth, 1.0, seeded())
+    assert (noisy >= 0.1 * depth).all()
+    kept = noisy == 0.1 * depth
+    assert 0.05 < kept.float().mean() < 0.95
+
+
+def test_noise_is_in_units_of_the_median(depth):
+    one, more = (disturbed(depth, median, seeded()) - depth for median in (1.1, 3.3))
+    torch.testing.assert_close(more, 3 * one, atol=1e-5, rtol=0)
+    assert one.abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("side", "cells"), [(32, (4, 16)), (64, (8, 32)), (16, (2, 8)), (8, (2, 4)), (1, (2, 2))])
+def test_cells_have_a_size_in_pixels(side, cells):
+    """Between the centres of cells, noise is straight: it bends in the two pixels beside each of them."""
+    noise = (disturbed(torch.full((1, 32, 128), 2.0).double(), 1.0, seeded(), (side,), (0.3,)) - 2)[0]
+    for line, count in ((noise.sum(1), cells[0]), (noise.sum(0), cells[1])):
+        assert (line.diff(n=2).abs() > 1e-4).sum() == 2 * count
+
+
+def test_wants_an_amplitude_for_each_side(depth):
+    with pytest.raises(ValueError, match="zip"):
+        disturbed(depth, 1.0, seeded(), (32, 64), (0.1,))
+
+
+def test_leaves_its_input_and_dtype_alone(depth):
+    before = depth.clone()
+    assert disturbed(depth.double(), 5.3, seeded()).dtype == torch.float64
+    disturbed(depth, 5.3, seeded())
+    assert torch.equal(before, depth)

@@ -1,0 +1,101 @@
+"""The full-size recipes at reduced size, through the real commands: clips and captions are encoded by files as releases
+have them, then a model is trained from a converted one."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mvtrack.cli.main import main as cli
+from mvtrack.config.presets import training_preset
+from mvtrack.config.schema import load_config
+from mvtrack.config.tree import to_tree
+from mvtrack.data.latents import LatentFolder
+from mvtrack.models.diffsynth_parts import diffsynth_module
+from mvtrack.models.reshoot_model import build_model, load_model, save_model
+from tracking_head import CorrelationConfig, HeadConfig
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
+ROOT = Path(__file__).parents[2]
+SIZE, T = (32, 48), 9
+HEAD = HeadConfig(
+    dim=16, heads=2, layers=1, virtual_tracks=3, iterations=2, correlation_dim=6, correlation_hidden=10,
+    correlation=CorrelationConfig(levels=2, radius=1),
+)  # fmt: skip
+
+
+@pytest.fixture
+def clip_vit(tmp_path) -> Path:
+    """CLIP's image encoder of random weights and one head, in a file as a release has it."""
+    module = diffsynth_module("wan_video_image_encoder")
+    network = module.VisionTransformer(
+        image_size=12, patch_size=4, dim=80, mlp_ratio=2, out_dim=7, num_heads=1, num_layers=3, activation="gelu"
+    )
+    path = tmp_path / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    torch.save({f"visual.{name}": value for name, value in network.state_dict().items()}, path)
+    return path
+
+
+def reduced(name: str, umt5: Path, vae: Path, clip: Path, tmp_path: Path) -> Path:
+    """A shipped config with a tiny transformer and tiny encoders; everything else is its own."""
+    run = load_config(ROOT / f"configs/{name}.yaml")
+    image_dim = 80 if run.model.image else 0
+    dit = replace(
+        run.model.dit, dim=24, ffn_dim=28, num_heads=2, num_layers=3, text_dim=12, freq_dim=10, image_dim=image_dim
+    )
+    model = replace(
+        run.model, dit=dit, codec=replace(run.model.codec, weights=str(vae)), tap_layer=1, sizes=(SIZE,),
+        text=replace(run.model.text, weights=str(umt5), length=7), num_frames=T, tracking=HEAD,
+        image=replace(run.model.image, weights=str(clip)) if run.model.image else None,
+    )  # fmt: skip
+    latents = replace(run.data.latents[0], root=str(tmp_path / "latents"), size=SIZE, held_out=1)
+    data = replace(run.data, latents=(latents,), num_frames=T, workers=0)
+    loss = replace(run.loss, correspondence_queries=32, tracking_points=8)
+    train = replace(
+        run.train, steps=3, batch_size=2, compile=False, log_every=1, save_every=2, validate_every=3, validate_clips=1,
+        keep_every=None, init_from=str(tmp_path / "start"), run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    tree = to_tree(replace(run, model=model, data=data, loss=loss, train=train))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    start = replace(model, tracking=None)  # as converted: without a head
+    save_model(build_model(start, seed=5), tmp_path / "start")
+    return tmp_path / "run.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["recammaster_1.3b", "redirector_1.3b", "wan_14b"])
+def test_a_recipe_runs_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    config = reduced(name, umt5, wan_vae_file, clip_vit, tmp_path)
+    assert cli(["prepare", "--rendered", "3", "--config", str(config)]) == 0, capsys.readouterr().err
+    folder = LatentFolder(load_config(config).data.latents[0], T)
+    clip = folder.clip("rendered_000000", [0, 1], reverse=True)
+    assert clip.latents.shape == (2, 3, 16, 4, 6)
+    assert (clip.image is not None) == (name == "redirector_1.3b")
+    assert folder.text("", 7).shape == (7, 12)
+    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
+    if name == "wan_14b":
+        assert load_config(config).train.zero_stage == 3
+        command += ["--ranks", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = {name: value for row in rows for name, value in row.items()}
+    assert last["step"] == 3
+    assert all(last[f"loss/{part}"] > 0 for part in ("flow", "correspondence", "tracking"))
+    assert last["validation/psnr_db"] > 0
+    assert "validation/true_minus_mirrored_db" in last
+    start, made = load_model(tmp_path / "start"), load_model(tmp_path / "run/model")
+    assert made.config.native_camera == training_preset({"wan_14b": "wan2.1_t2v_14b"}.get(name, name)).native_camera
+    assert made.dit.tracking_head is not None
+    after = dict(made.dit.named_parameters())
+    moved = {n for n, p in start.dit.named_parameters() if (p - after[n]).abs().max() > 1e-2 * p.abs().max()}
+    trained = ("self_attn.", "camera_proj.", "ray_encoder.", "cam_encoder.", "projector.")
+    assert moved
+    assert all(any(part in name for part in trained) for name in moved)
