@@ -25,7 +25,7 @@ ORDER = [
     "cli",
 ]
 MEMORY_OF_TRAINING = {"advice.py", "check_memory.py", "transformer.py"}  # of inference/memory: to be taken apart
-ENTRIES = {"__init__", "train", "reshoot"}
+ENTRIES = {"__init__", "__main__", "train", "reshoot"}
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 
 

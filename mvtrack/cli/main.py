@@ -1,37 +1,45 @@
-"""The console command `mvtrack`: one thin entry per task."""
+"""The console command `mvtrack`: one thin file per task, imported when its command is asked for."""
 
 import sys
+from importlib import import_module
 
-from mvtrack import reshoot, train
-from mvtrack.cli import attention, cameras, convert, demo, doctor, export, prepare, preview, runs, track, train_decoder
+from mvtrack.config.errors import did_you_mean
 
 COMMANDS = {
-    "reshoot": (reshoot.main, "re-shoot a video along a new camera path"),
-    "preview": (preview.main, "see a camera path before rendering it"),
-    "track": (track.main, "follow points through a video and other views of its scene"),
-    "attention": (attention.main, "draw where a point of one view looks in both"),
-    "cameras": (cameras.main, "inspect, convert and check pose files"),
-    "prepare": (prepare.main, "encode multi-view clips once, for training"),
-    "train": (train.main, "train or fine-tune a model"),
-    "train-decoder": (train_decoder.main, "train a decoder that aligns views to the pixel"),
-    "runs": (runs.main, "list training runs on disk"),
-    "convert": (convert.main, "make a model from released weights of any layout"),
-    "export": (export.main, "write a checkpoint or model as one file of any layout"),
-    "doctor": (doctor.main, "what is installed and missing, and what a model or a training takes"),
-    "demo": (demo.main, "render an unseen scene, re-shoot it, and show it beside the truth"),
+    "reshoot": ("mvtrack.reshoot", "re-shoot a video along a new camera path"),
+    "preview": ("mvtrack.cli.preview", "see a camera path before rendering it"),
+    "track": ("mvtrack.cli.track", "follow points through a video and other views of its scene"),
+    "attention": ("mvtrack.cli.attention", "draw where a point of one view looks in both"),
+    "cameras": ("mvtrack.cli.cameras", "inspect, convert, check and measure cameras"),
+    "prepare": ("mvtrack.cli.prepare", "encode multi-view clips once, for training"),
+    "train": ("mvtrack.train", "train or fine-tune a model"),
+    "train-decoder": ("mvtrack.cli.train_decoder", "train a decoder that aligns views to the pixel"),
+    "runs": ("mvtrack.cli.runs", "list training runs on disk"),
+    "convert": ("mvtrack.cli.convert", "make a model from released weights of any layout"),
+    "export": ("mvtrack.cli.export", "write a checkpoint or model as one file of any layout"),
+    "doctor": ("mvtrack.cli.doctor", "what is installed and missing, and what a model or a training takes"),
+    "demo": ("mvtrack.cli.demo", "render an unseen scene, re-shoot it, and show it beside the truth"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch to a command; without one, list them."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name == "--version":
+        from importlib import metadata
+
+        sys.stdout.write(f"mvtrack {metadata.version('mvtrack')}\n")
+        return 0
+    if name == "help" and rest:
+        name, rest = rest[0], [*rest[1:], "--help"]
+    if name in ("", "-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-        sys.stdout.write("\n".join(["usage: mvtrack COMMAND [options]", "", *lines]) + "\n")
-        return 0 if arguments else 2
-    name, *rest = arguments
+        lines = [f"  {command:<{width}}  {text}" for command, (_, text) in COMMANDS.items()]
+        last = "mvtrack help COMMAND, or mvtrack COMMAND --help, says more; mvtrack --version"
+        sys.stdout.write("\n".join(["usage: mvtrack COMMAND [options]", "", *lines, "", last]) + "\n")
+        return 0 if name else 2
     if name not in COMMANDS:
-        sys.stderr.write(f"mvtrack: unknown command {name!r}; known: {', '.join(COMMANDS)}\n")
+        known = f"known: {', '.join(COMMANDS)}"
+        sys.stderr.write(f"mvtrack: unknown command {name!r}{did_you_mean(name, COMMANDS) or '; ' + known}\n")
         return 2
-    return COMMANDS[name][0](rest)
+    return import_module(COMMANDS[name][0]).main(rest)

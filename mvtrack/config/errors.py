@@ -1,7 +1,7 @@
 """How every command ends: bad input, or too little memory, is one line on stderr and exit code 2, not a traceback."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of PyTorch on a CPU
 
@@ -38,3 +38,11 @@ def out_of_memory(error: BaseException, less_memory: str = "") -> str:
     """One line that says so, what was asked for, and what to change."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"memory ran out ({said[:160]}): {less_memory or 'close what else uses it, or use a larger machine'}"
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """`; did you mean 'arc_left'?` where a known name is near, else nothing."""
+    import difflib  # takes as long to import as everything else that `mvtrack --help` needs
+
+    close = difflib.get_close_matches(str(name), map(str, known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

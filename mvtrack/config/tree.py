@@ -1,13 +1,12 @@
-"""Between nested dicts, as YAML and JSON hold them, and frozen dataclasses: every key and type is checked."""
+"""Between nested dicts, as YAML and JSON hold them, and config dataclasses: every key and value is checked."""
 
 import dataclasses
-import difflib
-import types
 import typing
-from dataclasses import fields
-from typing import Literal
 
 import yaml
+
+from mvtrack.config.checked import check, field_types, without_none
+from mvtrack.config.errors import did_you_mean
 
 
 def apply_override(tree: dict, override: str) -> None:
@@ -25,17 +24,17 @@ def apply_override(tree: dict, override: str) -> None:
 
 
 def from_tree(cls: type, tree: typing.Any, where: str) -> typing.Any:
-    """Build a config dataclass from nested dicts, checking every key and type."""
+    """Build a config dataclass from nested dicts. Raises ValueError that names the place, key and allowed values."""
     if not isinstance(tree, dict):
         raise ValueError(f"{where} must be a mapping of {cls.__name__} keys, got {tree!r}")
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    for key in tree:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()}
+    hints = field_types(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            hint = did_you_mean(key, hints) or f"; known: {', '.join(hints)}"
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+        values[key] = _convert(hints[key], value, f"{where}: {key}")
+        check(hints[key], values[key], f"{where}: {key}")
     try:
         return cls(**values)
     except ValueError as error:
@@ -43,43 +42,38 @@ def from_tree(cls: type, tree: typing.Any, where: str) -> typing.Any:
 
 
 def _convert(hint: typing.Any, value: typing.Any, where: str) -> typing.Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    """Dicts to dataclasses, lists to tuples, and numbers to float where that is meant."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    hint = without_none(hint)[0]
+    if value is None:
+        return None
     if dataclasses.is_dataclass(hint):
         return from_tree(hint, value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{where} must be one of {', '.join(map(str, args))}, got {value!r}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
-    if origin is tuple:
+    if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{where} must be a list, got {value!r}")
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        args = typing.get_args(hint)
+        inner = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(inner) != len(value):
             raise ValueError(f"{where} must have {len(inner)} entries, got {len(value)}")
         return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
-    return _scalar(hint, value, where)
+    return _number(value) if hint is float else value
 
 
-def _scalar(hint: type, value: typing.Any, where: str) -> typing.Any:
-    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+def _number(value: typing.Any) -> typing.Any:
+    """YAML reads 1e-4 as text and 1 as a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return value
+    try:
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
-    return value
+    except ValueError:
+        return value
 
 
 def to_tree(config: typing.Any) -> dict:
     """The opposite of `from_tree`: plain dicts and lists that YAML and JSON can hold."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
 def _plain(value: typing.Any) -> typing.Any:
