@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mvtrack.inference.machine import return_freed_memory
 from tracking_head import CorrelationConfig, HeadConfig, TrackingHead, TrackLossConfig, Tracks, correlate, track_loss
-from tracking_head.correlation import Prepared, prepare
+from tracking_head.correlation import CorrelationFeatures, prepare
 from tracking_head.correlation_reference import cells, level_map
 
 TOKEN_PX = 16
@@ -171,7 +171,7 @@ class Clip:
         fresh = {id(x): x.detach().requires_grad_() for x in leaves}
         self.maps, self.supports = ([fresh[id(x)] for x in part] for part in kept[:2])
         keys, supports = (tuple(fresh[id(x)] for x in part) for part in (kept[2].keys, kept[2].supports))
-        self.prepared = Prepared(keys, supports, *kept[2][2:])
+        self.prepared = CorrelationFeatures(keys, supports, *kept[2][2:])
         sum(volume(s).square().mean() for s in range(self.config.levels)).backward()
         self.maps, self.supports, self.prepared = kept
 

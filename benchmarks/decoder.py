@@ -19,7 +19,7 @@ from mvtrack.config.presets import preset
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.memory.codec import empty_wan_network
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.wan import WanAligner
 from mvtrack.models.vae import WanVAECodec
 
@@ -60,7 +60,7 @@ def decoders(size: tuple[int, int]) -> dict:
     latents = torch.randn(2, 1 + (FRAMES - 1) // 4, config.channels, *(side // config.stride for side in size))
     poses = torch.stack([torch.eye(4).expand(FRAMES, 4, 4), CameraPath("arc_left").poses(FRAMES).float()])
     camera = Camera(poses, intrinsics_from_fov(60.0, size).expand(2, FRAMES, 3, 3), size)
-    scene = Scene.of(camera, torch.full((2, FRAMES, *size), 4.0), {0: torch.zeros(FRAMES, 3, *size)})
+    scene = DecoderScene.of(camera, torch.full((2, FRAMES, *size), 4.0), {0: torch.zeros(FRAMES, 3, *size)})
     aligner = WanAligner().eval().requires_grad_(False)
     return {
         "codec": lambda: codec.decode(latents[None]),

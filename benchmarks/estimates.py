@@ -26,8 +26,8 @@ from mvtrack.config.presets import preset
 from mvtrack.config.schema import ModelConfig, RunConfig, SamplingConfig
 from mvtrack.inference.memory.codec import codec_bytes, empty_wan_network
 from mvtrack.inference.memory.inference import weights_bytes
-from mvtrack.inference.memory.transformer import Scene, forward_bytes
-from mvtrack.inference.sampler import Given, SampleConfig, sample_latents
+from mvtrack.inference.memory.transformer import InputShape, forward_bytes
+from mvtrack.inference.sampler import Given, SamplerOptions, sample_latents
 from mvtrack.models.init_weights import empty_dit
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.models.vae import WanVAECodec
@@ -86,7 +86,7 @@ def sampling(name: str, layers: int, frames: int, precision: str, batched: bool 
     config = replace(config, sampling=SamplingConfig(2, 5.0, precision))
     dtype = getattr(torch, precision)
     autocast = precision == "float32" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    scene = Scene(SIZE, frames, batch=2 if batched else 1)
+    scene = InputShape(SIZE, frames, batch=2 if batched else 1)
     foretold = weights_bytes(config, dtype)[0] + forward_bytes(config, scene, dtype, autocast)
     warm_up()
 
@@ -95,7 +95,7 @@ def sampling(name: str, layers: int, frames: int, precision: str, batched: bool 
         model = ReshootModel(config, dit, None, batched_guidance=batched)
         step = full_size.random_step(full_size_run(config), SIZE, frames)
         given = Given(step.rays, step.native, step.text, step.text)
-        sample_latents(model, step.latents[:, :1], given, SampleConfig.of(config))
+        sample_latents(model, step.latents[:, :1], given, SamplerOptions.of(config))
 
     return foretold / MIB, peak_mib(work)
 

@@ -26,7 +26,7 @@ from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.machine import return_freed_memory
-from mvtrack.inference.memory.transformer import Scene, forward_bytes, training_bytes
+from mvtrack.inference.memory.transformer import InputShape, forward_bytes, training_bytes
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.attention import attend, kernel_report
 from mvtrack.models.camera_conditioning import ray_maps
@@ -55,7 +55,7 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     run = run_config(options)
-    foretold = foretold_gib(run, Scene(tuple(options.size), options.frames), device.type)
+    foretold = foretold_gib(run, InputShape(tuple(options.size), options.frames), device.type)
     warm_up(device)
     held = held_gib(device)
     step = random_step(run, tuple(options.size), options.frames).to(device)
@@ -247,7 +247,7 @@ def measured(
     }
 
 
-def foretold_gib(run: RunConfig, scene: Scene, device: str) -> dict[str, float]:
+def foretold_gib(run: RunConfig, scene: InputShape, device: str) -> dict[str, float]:
     """Doctor's estimates for a forward and a step here: of bfloat16 weights, AdamW on masters, activations.
 
     `Masters` stands in for DeepSpeed: no averages, and no gradients that wait for further micro-batches.

@@ -25,7 +25,7 @@ from mvtrack.inference.device import OFFLOADS, Placement, place
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.codec import empty_wan_network
 from mvtrack.inference.memory.inference import estimate_inference
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel, build_model, load_model, save_model
 
@@ -68,7 +68,7 @@ def measure(offload: str, folder: str) -> dict[str, float]:
     placement = Placement(offload=offload)
     device = placement.torch_device
     size, frames = ((480, 832), 81) if device.type == "cuda" else ((96, 160), 5)
-    config, sample = load_model(folder).config, SampleConfig(1, guidance=5.0)
+    config, sample = load_model(folder).config, SamplerOptions(1, guidance=5.0)
     foretold = estimate_inference(config, size, frames, sample, replace(placement, device=device.type)).peak / MIB
     peak, seconds = watched(lambda: video(folder, placement, config, size, frames, sample))
     if device.type == "cuda":
@@ -77,7 +77,7 @@ def measure(offload: str, folder: str) -> dict[str, float]:
 
 
 def video(
-    folder: str, placement: Placement, config: ModelConfig, size: tuple[int, int], frames: int, sample: SampleConfig
+    folder: str, placement: Placement, config: ModelConfig, size: tuple[int, int], frames: int, sample: SamplerOptions
 ) -> torch.Tensor:
     """From the file to a video of noise: load, place, encode, sample, decode."""
     model = load_model(folder)

@@ -31,7 +31,7 @@ from mvtrack.evaluation.measures.perceptual import PerceptualDistance
 from mvtrack.evaluation.measures.weight_files import VARIABLE
 from mvtrack.files.cache import sha256
 from mvtrack.inference.pipeline import shipped_model
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.perceptual import SMALLEST_PX, Lpips
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.model_sources import ModelSource, model_sources
@@ -112,7 +112,7 @@ def _one(
         analysis = analyse(model, clips, config, bar.update)
     seconds = {"probing": round(time.monotonic() - began, 1)}
     out.mkdir(parents=True, exist_ok=True)
-    sample = SampleConfig(options.sample_steps, seed=options.seed)
+    sample = SamplerOptions(options.sample_steps, seed=options.seed)
     quality = found = harm = None
     if options.pictures:
         with tqdm(total=len(clips), desc="generating", unit="clip") as bar:

@@ -23,7 +23,7 @@ from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
 from mvtrack.evaluation.manifest import load_manifest
 from mvtrack.evaluation.statistics import mean_interval
 from mvtrack.inference.pipeline import shipped_model
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.reshoot_model import load_model
 
@@ -47,7 +47,7 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> None:
     model = load_model(options.model)
     aligner = load_aligner(options.decoder, model.config.codec)
-    specs, sample = load_manifest().rendered[: options.cases], SampleConfig.of(model.config)
+    specs, sample = load_manifest().rendered[: options.cases], SamplerOptions.of(model.config)
     if len(specs) < 2:
         raise ValueError(f"--cases must be at least 2 (a case is also put beside another one's), got {options.cases}")
     rendered = [render_case(spec).clip for spec in tqdm(specs, desc="rendering", unit="clip")]

@@ -19,7 +19,7 @@ from mvtrack.config.schema import PointMatchConfig
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.evaluation.statistics import mean_interval
 from mvtrack.files.cache import sha256
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import gradient_energy, psnr
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training.static_validation import StillCase, alignment, score_views, still_cases
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} re-shoots videos: score it with eval/yardstick.py")
     if options.cases < 1:
         raise ValueError(f"--cases must be at least 1, got {options.cases}")
-    sample = SampleConfig(options.steps, seed=options.seed, camera_guidance=options.camera_guidance)
+    sample = SamplerOptions(options.steps, seed=options.seed, camera_guidance=options.camera_guidance)
     cases = still_cases(model.config.views, model.config.sizes[0], options.cases, _FIRST_SEED)
     rows, sheet = [], {}
     for case in tqdm(cases, desc="still scenes", unit="scene"):
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     sys.stdout.write(_table(summary) + f"\nWrote {options.out}.\n")
 
 
-def _score(model: ReshootModel, case: StillCase, sample: SampleConfig) -> tuple[dict, torch.Tensor]:
+def _score(model: ReshootModel, case: StillCase, sample: SamplerOptions) -> tuple[dict, torch.Tensor]:
     score = score_views(model, case, sample)
     given, truth = case.images[: case.num_given], case.images[case.num_given :]
     aligned = alignment(model, case, model.config.tap_layer, PointMatchConfig(), sample.seed)

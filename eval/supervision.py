@@ -19,7 +19,7 @@ from mvtrack.evaluation.ablation import compare, plot_pairs, remembered, table, 
 from mvtrack.evaluation.manifest import VERSION, load_manifest
 from mvtrack.evaluation.supervision import TITLES, score
 from mvtrack.files.cache import sha256
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import load_model
 
 _PROMISED_PCK = 0.15
@@ -114,7 +114,7 @@ def _short(train: TrainConfig, steps: int, run_dir: Path) -> TrainConfig:
 
 
 def _scored(folder: Path, memo: Path, layer: int, options: argparse.Namespace) -> dict[str, float]:
-    sample = SampleConfig(8)
+    sample = SamplerOptions(8)
     weights = folder / "model.safetensors"
     key = {"model": sha256(weights), "cases": options.cases, "layer": layer, "sample": asdict(sample)}
     specs = list(load_manifest().rendered[: options.cases])

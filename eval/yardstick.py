@@ -14,7 +14,7 @@ from mvtrack.evaluation.manifest import check_footage, load_manifest
 from mvtrack.evaluation.pinned_report import table, write_sheets
 from mvtrack.files.cache import sha256
 from mvtrack.inference.pipeline import shipped_model
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import load_model
 
 
@@ -34,7 +34,11 @@ def _score(options: argparse.Namespace) -> None:
     if options.steps < 8:
         raise ValueError(f"the yardstick is defined for at least 8 sampling steps, got {options.steps}")
     began = time.monotonic()
-    manifest, model, sample = load_manifest(), load_model(options.model), SampleConfig(options.steps, seed=options.seed)
+    manifest, model, sample = (
+        load_manifest(),
+        load_model(options.model),
+        SamplerOptions(options.steps, seed=options.seed),
+    )
     footage = None
     if options.footage:
         check_footage(manifest, Path(options.footage))

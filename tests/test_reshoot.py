@@ -15,7 +15,7 @@ from mvtrack.cli.main import main as cli
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.trajectory import PRESETS, CameraPath
 from mvtrack.inference.pipeline import Shot
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.reader import open_footage
 from mvtrack.video.resize import plan_fit, still_camera
@@ -37,7 +37,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_three_lines_of_python(video, small_model, tmp_path):
     outputs = reshoot_file(
-        video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SampleConfig(1))
+        video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SamplerOptions(1))
     )
     made = open_footage(outputs.video)
     assert (made.num_frames, made.size) == (T, (24, 32))

@@ -25,7 +25,7 @@ class Attention(nn.Module):
         return self.out(rearrange(mixed, "s h n d -> s n (h d)"))
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Attention, then a two-layer MLP, each on a normalised copy and added. `cross`: attends to a context."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, cross: bool = False) -> None:

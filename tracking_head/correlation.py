@@ -20,7 +20,7 @@ _CPU_CHUNK_BYTES = 6 * 2**20  # the gathered keys of a chunk stay in the cache
 _GPU_CHUNK_BYTES = 512 * 2**20
 
 
-class Prepared(NamedTuple):
+class CorrelationFeatures(NamedTuple):
     """What correlation needs of a clip, once for all iterations. G = B V T images, M = B V N points.
 
     keys: each level's stored key map. supports: query features at the P offsets around each point, in its own frame,
@@ -40,7 +40,7 @@ def prepare(
     query_txy: Float[Tensor, "B V N 3"],
     token_px: int,
     config: CorrelationConfig,
-) -> Prepared:
+) -> CorrelationFeatures:
     """Key maps of all levels, and the query side sampled at (frame, x, y); x, y in raster pixels of the images.
 
     q, k: float32 or bfloat16, one token per token_px x token_px pixels. Raises ValueError for q and k of different
@@ -73,7 +73,7 @@ def prepare(
             )
             for x, level in zip(q_maps, levels, strict=True)
         ]
-    return Prepared(tuple(keys), tuple(supports), levels, frames, query_txy.shape[2])
+    return CorrelationFeatures(tuple(keys), tuple(supports), levels, frames, query_txy.shape[2])
 
 
 def _frame_of(query_txy: Float[Tensor, "B V N 3"], frames: int) -> Int[Tensor, "M"]:
@@ -97,7 +97,11 @@ def sample_support(
 
 
 def correlate(
-    prepared: Prepared, xy_px: Float[Tensor, "m T 2"], level: int, config: CorrelationConfig, first_point: int = 0
+    prepared: CorrelationFeatures,
+    xy_px: Float[Tensor, "m T 2"],
+    level: int,
+    config: CorrelationConfig,
+    first_point: int = 0,
 ) -> Float[Tensor, "m T P P"]:
     """One level's volume around current estimates: [key offset, query offset], both row by row from the upper left.
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint
 
 from tracking_head.config import HeadConfig
-from tracking_head.correlation import Prepared, correlate, prepare
+from tracking_head.correlation import CorrelationFeatures, correlate, prepare
 from tracking_head.encodings import common_frame, displacement_features, estimate_rays, time_embedding
 from tracking_head.queries import refuse_outside
 from tracking_head.transformer import UpdateTransformer
@@ -95,7 +95,7 @@ class TrackingHead(nn.Module):
             steps.append((xy, logits[..., 0], logits[..., 1]))
         return HeadOutput(*(torch.stack(x) for x in zip(*steps, strict=True)))
 
-    def correlation(self, prepared: Prepared, xy: Float[Tensor, "B V T N 2"]) -> Float[Tensor, "B V N T C"]:
+    def correlation(self, prepared: CorrelationFeatures, xy: Float[Tensor, "B V T N 2"]) -> Float[Tensor, "B V N T C"]:
         """Embedded volumes of all levels around the estimates."""
         batch, views, frames, points, _ = xy.shape
         flat = rearrange(xy, "b v t n c -> (b v n) t c")
@@ -115,7 +115,7 @@ class TrackingHead(nn.Module):
         return function(*arguments)
 
     def _embed_volume(
-        self, prepared: Prepared, xy: Float[Tensor, "m T 2"], level: int, first_point: int
+        self, prepared: CorrelationFeatures, xy: Float[Tensor, "m T 2"], level: int, first_point: int
     ) -> Float[Tensor, "m T C"]:
         volume = correlate(prepared, xy, level, self.config.correlation, first_point)
         return self.correlation_mlp(volume.flatten(-2).to(self.correlation_mlp[0].weight.dtype))

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tracking_head.attention import Block
+from tracking_head.attention import AttentionBlock
 from tracking_head.config import HeadConfig
 
 _SMALL = 1e-3  # standard deviation of the output layers, so that a fresh head hardly moves points
@@ -18,11 +18,11 @@ class Layer(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         sizes = (config.dim, config.heads, config.mlp_ratio)
-        self.time = Block(*sizes)
-        self.view = Block(*sizes) if config.view_attention else None
-        self.virtual_from_points = Block(*sizes, cross=True)
-        self.virtual_self = Block(*sizes)
-        self.points_from_virtual = Block(*sizes, cross=True)
+        self.time = AttentionBlock(*sizes)
+        self.view = AttentionBlock(*sizes) if config.view_attention else None
+        self.virtual_from_points = AttentionBlock(*sizes, cross=True)
+        self.virtual_self = AttentionBlock(*sizes)
+        self.points_from_virtual = AttentionBlock(*sizes, cross=True)
 
     def forward(self, x: Float[Tensor, "B V M T D"], valid: Bool[Tensor, "B V N"]) -> Float[Tensor, "B V M T D"]:
         batch, views, tracks, frames, _ = x.shape

@@ -59,9 +59,9 @@ def _attention(options: argparse.Namespace, changed: list[str]) -> None:
     from tqdm import tqdm
 
     from mvtrack.files.atomic_io import refuse_existing
-    from mvtrack.inference.attention_map import Query, follow_query, write_seen
+    from mvtrack.inference.attention_map import AttentionQuery, follow_query, write_seen
 
-    query, lens = Query.parse(options.query, options.view), _lens(options)
+    query, lens = AttentionQuery.parse(options.query, options.view), _lens(options)
     pair, source, model = _pair_and_model(options, query, changed)
     out = options.out or Path("outputs") / f"attention_{options.video.stem}_{pair.label}"
     refuse_existing(out, options.overwrite)
@@ -84,7 +84,7 @@ def _lens(options: argparse.Namespace):
 def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
     from mvtrack.inference.attention_pair import is_result, model_of_result, pair_of_result, pair_of_shot
     from mvtrack.inference.pipeline import shipped_model
-    from mvtrack.inference.sampler import SampleConfig
+    from mvtrack.inference.sampler import SamplerOptions
     from mvtrack.models.reshoot_model import read_config
 
     result = is_result(options.video)
@@ -95,7 +95,7 @@ def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
         source = options.model or shipped_model()
         config = read_config(source)
-        sample = SampleConfig.of(config, options.steps, options.guidance, options.seed or 0)
+        sample = SamplerOptions.of(config, options.steps, options.guidance, options.seed or 0)
         shot = read_shot(options, options.video, sample)
         shot = replace(shot, caption=options.caption, negative=options.negative)
         for note in shot.notes:

@@ -8,12 +8,12 @@ import torch
 
 from mvtrack.config.schema import ModelConfig, RunConfig
 from mvtrack.inference.device import Placement
-from mvtrack.inference.environment import Line
+from mvtrack.inference.environment import CheckLine
 from mvtrack.inference.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
 from mvtrack.inference.memory.advice import Memory, Verdict, judge_inference, judge_training
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, UTILISATION, Work
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 
 
 @dataclass(frozen=True)
@@ -90,57 +90,59 @@ def inference_lines(
     placement: Placement,
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
-) -> Iterator[Line]:
+) -> Iterator[CheckLine]:
     """What making one video takes."""
     token, frames = config.rays.token_px, num_frames or config.num_frames
     height, width = size or config.sizes[0]
     size = (-(-height // token) * token, -(-width // token) * token)
-    sample = SampleConfig.of(config)
+    sample = SamplerOptions.of(config)
     placement = replace(placement, device="cpu" if machine.is_host else "cuda")
-    yield Line("machine", machine.words)
-    yield Line("video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}")
+    yield CheckLine("machine", machine.words)
+    yield CheckLine(
+        "video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}"
+    )
     verdict = judge_inference(config, size, frames, sample, placement, machine.memory, Work(encoders_of(config)))
     for phase, needed in verdict.estimate.phases.items():
-        yield Line(phase, f"{needed / GIB:.1f} GiB")
+        yield CheckLine(phase, f"{needed / GIB:.1f} GiB")
     if verdict.estimate.host:
-        yield Line("resting on the CPU", f"{verdict.estimate.host / GIB:.1f} GiB")
+        yield CheckLine("resting on the CPU", f"{verdict.estimate.host / GIB:.1f} GiB")
     yield _time("sampling takes", verdict, machine)
     yield _outcome(verdict, machine)
 
 
-def training_lines(run: RunConfig, machine: Machine) -> Iterator[Line]:
+def training_lines(run: RunConfig, machine: Machine) -> Iterator[CheckLine]:
     """What a step takes on every rank, and all steps together."""
     train = run.train
-    yield Line("machine", machine.words)
+    yield CheckLine("machine", machine.words)
     each = f"{train.batch_size} samples a step, {train.micro_batch_size} at once on a rank"
-    yield Line("batch", f"{each}, ZeRO stage {train.zero_stage}, {train.precision}")
+    yield CheckLine("batch", f"{each}, ZeRO stage {train.zero_stage}, {train.precision}")
     verdict = judge_training(run, machine.count, machine.memory)
     for part, needed in verdict.estimate.parts.items():
         if needed:
-            yield Line(part, f"{needed / GIB:.1f} GiB")
-    yield Line("activations", f"{verdict.estimate.work / GIB:.1f} GiB, gradients included")
+            yield CheckLine(part, f"{needed / GIB:.1f} GiB")
+    yield CheckLine("activations", f"{verdict.estimate.work / GIB:.1f} GiB, gradients included")
     if verdict.estimate.host:
-        yield Line("in the CPU's memory", f"{verdict.estimate.host / GIB:.1f} GiB a rank")
+        yield CheckLine("in the CPU's memory", f"{verdict.estimate.host / GIB:.1f} GiB a rank")
     yield _time("a step takes", verdict, machine)
     if machine.flops:
         hours = verdict.estimate.seconds(machine.flops) * train.steps / 3600
-        yield Line(f"{train.steps} steps", f"about {hours:.0f} h" if hours >= 1 else f"about {hours * 60:.0f} min")
+        yield CheckLine(f"{train.steps} steps", f"about {hours:.0f} h" if hours >= 1 else f"about {hours * 60:.0f} min")
     yield _outcome(verdict, machine)
 
 
-def _time(name: str, verdict: Verdict, machine: Machine) -> Line:
+def _time(name: str, verdict: Verdict, machine: Machine) -> CheckLine:
     if machine.flops is None:
-        return Line(name, f"{verdict.estimate.flops / 1e12:.0f} TFLOP; the speed of {machine.name} is not known")
+        return CheckLine(name, f"{verdict.estimate.flops / 1e12:.0f} TFLOP; the speed of {machine.name} is not known")
     seconds = verdict.estimate.seconds(machine.flops)
-    return Line(name, f"about {seconds:.0f} s, if {UTILISATION:.0%} of the peak are reached")
+    return CheckLine(name, f"about {seconds:.0f} s, if {UTILISATION:.0%} of the peak are reached")
 
 
-def _outcome(verdict: Verdict, machine: Machine) -> Line:
+def _outcome(verdict: Verdict, machine: Machine) -> CheckLine:
     peak = f"{verdict.estimate.peak / GIB:.1f} GiB at most"
     if machine.memory_gib is None:
-        return Line("memory", peak)
+        return CheckLine("memory", peak)
     if verdict.fits:
-        return Line("fits", f"{peak}, of {machine.memory_gib:.1f}", True)
+        return CheckLine("fits", f"{peak}, of {machine.memory_gib:.1f}", True)
     if machine.memory.lacks(verdict.estimate) == "host":
-        return Line("does not fit", f"it {verdict.problem(machine.name)}: {verdict.advice}", False)
-    return Line("does not fit", f"{peak}, of {machine.memory_gib:.1f}: {verdict.advice}", False)
+        return CheckLine("does not fit", f"it {verdict.problem(machine.name)}: {verdict.advice}", False)
+    return CheckLine("does not fit", f"{peak}, of {machine.memory_gib:.1f}: {verdict.advice}", False)

@@ -31,10 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _preview(options: argparse.Namespace) -> None:
     from mvtrack.inference.pipeline import shipped_model
     from mvtrack.inference.preview import preview_file
-    from mvtrack.inference.sampler import SampleConfig
+    from mvtrack.inference.sampler import SamplerOptions
     from mvtrack.models.reshoot_model import read_config
 
-    shot = read_shot(options, options.video, SampleConfig())
+    shot = read_shot(options, options.video, SamplerOptions())
     for note in shot.notes:
         sys.stderr.write(f"mvtrack preview: {note}\n")
     config = read_config(options.model or shipped_model())

@@ -18,7 +18,7 @@ from mvtrack.correspondence.nearest_neighbours import points_from_depth, token_p
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums, kinds_of_rows, sum_scores
 from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_truth, sum_space
-from mvtrack.evaluation.attention_scenes import Scene, Subject, check_subjects, scene_of
+from mvtrack.evaluation.attention_scenes import ProbedScene, Subject, check_subjects, scene_of
 from mvtrack.inference.forward_noised import NoisedVideos
 from mvtrack.metrics.correspondence import harmonic_mean
 from mvtrack.models.diffusion.flow import sampling_sigmas
@@ -136,7 +136,7 @@ def analyse(
 class _Judge:
     """What one clip's attention is measured against."""
 
-    scene: Scene
+    scene: ProbedScene
     truth: SpaceTruth | None
     token_px: int
     threshold_px: float
@@ -165,7 +165,7 @@ def _over_clips(tables: list[list[list]]) -> list[list]:
     return [[reduce(add, cells) for cells in zip(*layers, strict=True)] for layers in zip(*tables, strict=True)]
 
 
-def _space_truth(scene: Scene, config: AnalysisConfig) -> SpaceTruth | None:
+def _space_truth(scene: ProbedScene, config: AnalysisConfig) -> SpaceTruth | None:
     if scene.depth is None:
         return None
     camera, targets = scene.camera[None], scene.targets
@@ -176,7 +176,7 @@ def _space_truth(scene: Scene, config: AnalysisConfig) -> SpaceTruth | None:
     return space_truth(targets, place, camera.c2w[..., :3, 3], torch.tensor([near]))
 
 
-def _unmoved(scene: Scene, threshold_px: float) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+def _unmoved(scene: ProbedScene, threshold_px: float) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
     """Rows of each kind whose truth lies where the query is, and all rows."""
     targets = scene.targets
     near = (targets.label_xy - targets.query_xy[:, :, None, None]).norm(dim=-1) <= threshold_px

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.evaluation.attention_scenes import Subject, check_subjects
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr
@@ -27,7 +27,7 @@ _BATCH = 8  # pictures that LPIPS compares at a time
 def picture_quality(
     model: ReshootModel,
     clips: list[Subject],
-    sample: SampleConfig,
+    sample: SamplerOptions,
     on_clip: Callable[[], None] | None = None,
     lpips: Lpips | None = None,
 ) -> dict[str, list[float]]:
@@ -57,7 +57,7 @@ def _distance(network: Lpips, made: Float[Tensor, "T 3 H W"], truth: Float[Tenso
 
 
 def _generate(
-    model: ReshootModel, clip: Subject, sample: SampleConfig
+    model: ReshootModel, clip: Subject, sample: SamplerOptions
 ) -> tuple[Float[Tensor, "T 3 H W"], Float[Tensor, "T 3 H W"]]:
     """What the model makes, and the truth."""
     if isinstance(clip, StillCase):
@@ -110,7 +110,7 @@ class Harm:
 
 
 def measure_harm(
-    model: ReshootModel, clips: list[Subject], sample: SampleConfig, on_run: Callable[[], None] | None = None
+    model: ReshootModel, clips: list[Subject], sample: SamplerOptions, on_run: Callable[[], None] | None = None
 ) -> Harm:
     """Generate every clip once whole, then once per layer and perturbation, with the same noise each time.
 

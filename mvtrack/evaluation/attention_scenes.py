@@ -21,7 +21,7 @@ Subject = Clip | StillCase
 
 
 @dataclass(frozen=True)
-class Scene:
+class ProbedScene:
     """One subject as V views of f latent frames; of a still scene every latent frame is a view (V, 1).
 
     targets: a batch of one. frames, camera, depth: at the latent frames' anchors. reference: which of them are given.
@@ -51,7 +51,7 @@ def check_subjects(model: ReshootModel, subjects: list[Subject]) -> tuple[str, .
     return KINDS[2:] if still else KINDS
 
 
-def scene_of(subject: Subject, token_px: int, num_queries: int, seed: int) -> Scene:
+def scene_of(subject: Subject, token_px: int, num_queries: int, seed: int) -> ProbedScene:
     """Draw queries of one subject. Raises ValueError for a clip without tracks."""
     return (_still_scene if isinstance(subject, StillCase) else _moving_scene)(subject, token_px, num_queries, seed)
 
@@ -63,16 +63,16 @@ def clip_targets(clip: Clip, token_px: int, num_queries: int, seed: int) -> Corr
     return targets_from_tracks(Tracks.stack([clip.tracks]), tuple(clip.video.shape[-2:]), token_px, num_queries, seed)
 
 
-def _moving_scene(clip: Clip, token_px: int, num_queries: int, seed: int) -> Scene:
+def _moving_scene(clip: Clip, token_px: int, num_queries: int, seed: int) -> ProbedScene:
     targets = clip_targets(clip, token_px, num_queries, seed)
     anchors = anchor_frames(num_latent_frames(clip.num_frames))
     depth = None if clip.depth is None else clip.depth[:, anchors]
     reference = torch.zeros(1, *targets.label.shape[2:], dtype=torch.bool)
     reference[:, 0] = True
-    return Scene(clip, targets, clip.video[:, anchors], clip.camera[:, anchors], depth, reference)
+    return ProbedScene(clip, targets, clip.video[:, anchors], clip.camera[:, anchors], depth, reference)
 
 
-def _still_scene(case: StillCase, token_px: int, num_queries: int, seed: int) -> Scene:
+def _still_scene(case: StillCase, token_px: int, num_queries: int, seed: int) -> ProbedScene:
     """Nothing moves, so tokens correspond by their points in 3D, between any two latent frames (CAMEO §3.2)."""
     anchors = anchor_frames(num_latent_frames(case.clip.num_frames))
     camera, depth, frames = case.clip.camera[:, anchors], case.clip.depth[:, anchors], case.clip.video[:, anchors]
@@ -83,4 +83,4 @@ def _still_scene(case: StillCase, token_px: int, num_queries: int, seed: int) ->
     targets = targets_from_points(points, grid, num_queries=num_queries, seed=seed)
     exact = (cell_centres(index, grid, token_px) for index in (targets.query % (grid[0] * grid[1]), targets.label))
     targets = replace(targets, **dict(zip(("query_xy", "label_xy"), exact, strict=True)))
-    return Scene(case.clip, targets, frames, camera, depth, case.reference.view(1, -1, 1), case.reference)
+    return ProbedScene(case.clip, targets, frames, camera, depth, case.reference.view(1, -1, 1), case.reference)

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from mvtrack.data.clip import Clip
 from mvtrack.geometry.warp import covisible
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.image import gradient_energy, psnr
 from mvtrack.models.decoder.depth import carried_depth, stereo_depth
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.reshoot_model import ReshootModel
 
 WAYS = {
@@ -26,7 +26,7 @@ _TARGET = (1,)
 
 @torch.no_grad()
 def decode_case(
-    model: ReshootModel, aligner: nn.Module, clip: Clip, other: Float[Tensor, "T 3 H W"], sample: SampleConfig
+    model: ReshootModel, aligner: nn.Module, clip: Clip, other: Float[Tensor, "T 3 H W"], sample: SamplerOptions
 ) -> dict[str, Float[Tensor, "T 3 H W"]]:
     """The target of a clip in all `WAYS`. other: a reference of another clip."""
     kept: list[Tensor] = []
@@ -36,7 +36,7 @@ def decode_case(
     wrong = torch.stack([model.encode(other[None, None])[0, 0].cpu(), latents[1]])
 
     def again(depth: Tensor, latents: Tensor, shown: Tensor = reference) -> Tensor:
-        scene = Scene.of(clip.camera, depth, {0: shown})
+        scene = DecoderScene.of(clip.camera, depth, {0: shown})
         return model.decode_by(lambda codec, x: aligner.decode(codec, x, scene, _TARGET), latents)[1]
 
     return {

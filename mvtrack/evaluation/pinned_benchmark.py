@@ -14,7 +14,7 @@ from mvtrack.evaluation.manifest import Manifest, footage_clip
 from mvtrack.evaluation.statistics import mean_interval, slope_through_origin
 from mvtrack.geometry.camera import Camera, relative_pose
 from mvtrack.geometry.warp import covisible, depth_warp
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.image import gaussian_blur, gradient_energy, psnr
 from mvtrack.metrics.motion import measure_turn
 from mvtrack.models.reshoot_model import ReshootModel
@@ -32,7 +32,7 @@ class Scored:
     numbers: dict[str, float]
 
 
-def score_rendered(model: ReshootModel, manifest: Manifest, sample: SampleConfig) -> list[Scored]:
+def score_rendered(model: ReshootModel, manifest: Manifest, sample: SamplerOptions) -> list[Scored]:
     """Every rendered case of the manifest."""
     out = []
     for i, spec in enumerate(tqdm(manifest.rendered, desc="rendered cases", unit="clip")):
@@ -41,7 +41,7 @@ def score_rendered(model: ReshootModel, manifest: Manifest, sample: SampleConfig
     return out
 
 
-def score_footage(model: ReshootModel, manifest: Manifest, folder: Path, sample: SampleConfig) -> list[Scored]:
+def score_footage(model: ReshootModel, manifest: Manifest, folder: Path, sample: SamplerOptions) -> list[Scored]:
     """Every pan-tilt-zoom cut of the manifest, with the turn measured back from the last frame."""
     out = []
     for i, spec in enumerate(tqdm(manifest.footage, desc="real pan-tilt-zoom cuts", unit="clip")):
@@ -57,7 +57,7 @@ def score_footage(model: ReshootModel, manifest: Manifest, folder: Path, sample:
     return out
 
 
-def _score(model: ReshootModel, clip: Clip, mirrored_camera: Camera, sample: SampleConfig) -> Scored:
+def _score(model: ReshootModel, clip: Clip, mirrored_camera: Camera, sample: SamplerOptions) -> Scored:
     reference, truth = clip.video
     made = generate(model, reference, clip.camera, sample, clip.depth[0])
     mirrored = generate(model, reference, mirrored_camera, sample, clip.depth[0])

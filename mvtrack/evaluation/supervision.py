@@ -14,7 +14,7 @@ from mvtrack.evaluation.ablation import Scores
 from mvtrack.evaluation.manifest import Manifest
 from mvtrack.geometry.warp import covisible, depth_warp
 from mvtrack.inference.probe import probe_layer
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import psnr
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.reshoot_model import ReshootModel
@@ -32,7 +32,7 @@ TITLES = {
 _LEVELS, _QUERIES = 5, 256  # noise levels of a sampling run, track points a clip
 
 
-def score(model: ReshootModel, specs: list[CaseSpec], layer: int, sample: SampleConfig) -> Scores:
+def score(model: ReshootModel, specs: list[CaseSpec], layer: int, sample: SamplerOptions) -> Scores:
     """The scores of `TITLES`, means over rendered cases."""
     return attention_scores(model, specs, layer) | picture_scores(model, specs, sample)
 
@@ -51,7 +51,7 @@ def attention_scores(model: ReshootModel, specs: list[CaseSpec], layer: int) -> 
     return {"pck": means["pck"], "alignment_error": means["alignment_error"]}
 
 
-def picture_scores(model: ReshootModel, specs: list[CaseSpec], sample: SampleConfig) -> Scores:
+def picture_scores(model: ReshootModel, specs: list[CaseSpec], sample: SamplerOptions) -> Scores:
     """The yardstick's scores of generated videos, and how well they repeat what the reference shows.
 
     Warp consistency: PSNR against the reference carried over by exact depth, where both views see.

@@ -40,7 +40,7 @@ from mvtrack.video.resize import Fit
 
 
 @dataclass(frozen=True)
-class Query:
+class AttentionQuery:
     """A point: raster x, y in a view's own pixels (of the source file, or of the generated video), at a frame."""
 
     x: float
@@ -49,7 +49,7 @@ class Query:
     view: str = "generated"
 
     @staticmethod
-    def parse(text: str, view: str) -> "Query":
+    def parse(text: str, view: str) -> "AttentionQuery":
         """From "x,y,t". Raises ValueError that says what it should look like."""
         parts = text.split(",")
         try:
@@ -58,7 +58,7 @@ class Query:
             parts = []
         if len(parts) != 3 or not (math.isfinite(x) and math.isfinite(y)):
             raise ValueError(f"--query must be x,y,t: pixels right and down, and a whole frame number, got {text!r}")
-        return Query(x, y, frame, view)
+        return AttentionQuery(x, y, frame, view)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Seen:
 
 
 def follow_query(
-    model: ReshootModel, pair: Pair, query: Query, lens: Lens, on_step: Callable[[], None] | None = None
+    model: ReshootModel, pair: Pair, query: AttentionQuery, lens: Lens, on_step: Callable[[], None] | None = None
 ) -> Seen:
     """Where the query's token looks. on_step: called after every sampling step.
 
@@ -135,7 +135,7 @@ def chosen_step(lens: Lens, steps: int, shift: float) -> tuple[int, float]:
     return step, float(sigmas[step])
 
 
-def place_query(pair: Pair, query: Query) -> tuple[float, float]:
+def place_query(pair: Pair, query: AttentionQuery) -> tuple[float, float]:
     """The query in the model's picture. Raises ValueError with the valid ranges when it lies outside."""
     frames = pair.reference.num_frames
     if not 0 <= query.frame < frames:
@@ -157,7 +157,7 @@ def place_query(pair: Pair, query: Query) -> tuple[float, float]:
     return min(max(x, left), left + width - 1e-3), min(max(y, top), top + height - 1e-3)
 
 
-def query_window(config: ModelConfig, pair: Pair, query: Query) -> tuple[int, int]:
+def query_window(config: ModelConfig, pair: Pair, query: AttentionQuery) -> tuple[int, int]:
     """The window in which a query is looked at: first and last + 1 frame. Raises ValueError as `place_query`."""
     place_query(pair, query)
     return best_window(window_spans(config, pair.reference.num_frames), query.frame)

@@ -10,7 +10,7 @@ from mvtrack.config.schema import ModelConfig
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.pipeline import Shot, model_hash, shot_cameras
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.video.reader import Footage, open_footage
 from mvtrack.video.resize import Fit, plan_fit
 
@@ -31,7 +31,7 @@ class Pair:
     fits: tuple[Fit, Fit]
     cameras: Camera
     subject_distance: float
-    sample: SampleConfig
+    sample: SamplerOptions
     label: str
     window: int | None = None
     caption: str | None = None
@@ -70,7 +70,7 @@ def pair_of_result(folder: Path) -> Pair:
         c2w, K = (torch.tensor([view[name] for view in views["views"]]) for name in ("c2w", "K"))
         camera = Camera(c2w, K, (views["size"]["height"], views["size"]["width"]), views["unit"] == "metres")
         shot, path, digest = record["shot"], Path(record["input"]["file"]), record["input"]["sha256"]
-        sample = SampleConfig(shot["sample"]["steps"], seed=shot["sample"]["seed"])
+        sample = SamplerOptions(shot["sample"]["steps"], seed=shot["sample"]["seed"])
         distance, label = shot["subject_distance"], shot["path"]["label"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is not a whole result of `mvtrack reshoot` ({error!r}): make it again") from error
@@ -102,7 +102,7 @@ def _read(file: Path) -> dict:
 
 
 def _pair(
-    reference: Footage, generated: Footage | None, fit: Fit, cameras: Camera, distance: float, sample: SampleConfig,
+    reference: Footage, generated: Footage | None, fit: Fit, cameras: Camera, distance: float, sample: SamplerOptions,
     label: str,
 ) -> Pair:  # fmt: skip
     own = fit.content if generated is None else generated.size

@@ -23,7 +23,7 @@ from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.model_options import LESS_MEMORY, read_placement
 from mvtrack.inference.pipeline import first_frames, reshoot_file, shipped_model, shot_record, with_window
-from mvtrack.inference.sampler import SampleConfig, window_spans
+from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.inference.shot_options import picture_size, read_shot, told_shot, track_plan
 from mvtrack.models.prompts import captions_to_embed, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
@@ -40,7 +40,7 @@ class Job:
     video: Path
     out: Path
     options: argparse.Namespace
-    sample: SampleConfig
+    sample: SamplerOptions
     where: str  # for messages: the CSV line or the file
 
 
@@ -59,7 +59,7 @@ def is_batch(path: Path) -> bool:
     return bool(suffixes & VIDEO_SUFFIXES)
 
 
-def reshoot_batch(path: Path, options: argparse.Namespace, sample: SampleConfig) -> None:
+def reshoot_batch(path: Path, options: argparse.Namespace, sample: SamplerOptions) -> None:
     """Re-shoot all videos; go on after failures and name them at the end. Writes batch.json beside the results.
 
     Raises ValueError when any video failed, after all were tried.
@@ -147,12 +147,12 @@ def _plain(record: dict) -> dict:
     return json.loads(json.dumps(record))
 
 
-def _jobs_of_folder(folder: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
+def _jobs_of_folder(folder: Path, options: argparse.Namespace, out: Path, sample: SamplerOptions) -> list[Job]:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
     return [Job(file, out / file.stem, options, sample, str(file)) for file in files]
 
 
-def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: SampleConfig) -> list[Job]:
+def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: SamplerOptions) -> list[Job]:
     """Rows need `video`; other columns replace the options of the command line where they are not empty."""
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -35,7 +35,7 @@ WAN_HEAD_WIDTH = 128
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckLine:
     """One fact. fine: None where it is neither good nor bad."""
 
     name: str
@@ -43,28 +43,30 @@ class Line:
     fine: bool | None = None
 
 
-def packages() -> Iterator[Line]:
-    yield Line("python", platform.python_version(), True)
+def packages() -> Iterator[CheckLine]:
+    yield CheckLine("python", platform.python_version(), True)
     for name, purpose in {"mvtrack": "", **PACKAGES}.items():
         try:
-            yield Line(name, metadata.version(name), True)
+            yield CheckLine(name, metadata.version(name), True)
         except metadata.PackageNotFoundError:
-            yield Line(name, f"not installed; {purpose}" if purpose else "not installed", None if purpose else False)
+            yield CheckLine(
+                name, f"not installed; {purpose}" if purpose else "not installed", None if purpose else False
+            )
 
 
-def devices() -> Iterator[Line]:
+def devices() -> Iterator[CheckLine]:
     capability, free = torch.backends.cpu.get_cpu_capability(), free_gib(torch.device("cpu"))
     memory = "" if free is None else f", {free:.1f} GiB free"
-    yield Line("cpu", f"{platform.machine()} with {capability}, {os.cpu_count()} cores{memory}", True)
+    yield CheckLine("cpu", f"{platform.machine()} with {capability}, {os.cpu_count()} cores{memory}", True)
     for index in range(torch.cuda.device_count()):
         properties, device = torch.cuda.get_device_properties(index), torch.device("cuda", index)
         total = properties.total_memory / 2**30
-        yield Line(f"cuda:{index}", f"{properties.name}, {free_gib(device):.1f} of {total:.1f} GiB free", True)
+        yield CheckLine(f"cuda:{index}", f"{properties.name}, {free_gib(device):.1f} of {total:.1f} GiB free", True)
     if torch.version.cuda is not None:
-        yield Line("CUDA", f"{torch.version.cuda}, cuDNN {_cudnn()}, driver {_driver()}")
+        yield CheckLine("CUDA", f"{torch.version.cuda}, cuDNN {_cudnn()}, driver {_driver()}")
     if not torch.cuda.is_available():
         built = "is built without CUDA" if torch.version.cuda is None else "finds none (is the driver installed?)"
-        yield Line("cuda", f"no GPU: PyTorch {torch.__version__} {built}")
+        yield CheckLine("cuda", f"no GPU: PyTorch {torch.__version__} {built}")
 
 
 def _cudnn() -> str:
@@ -84,7 +86,9 @@ def _driver() -> str:
     return lines[0] if told.returncode == 0 and lines else "not known (nvidia-smi does not tell)"
 
 
-def kernels(training: bool, wanted: AttentionKernel = "auto", device: torch.device | None = None) -> Iterator[Line]:
+def kernels(
+    training: bool, wanted: AttentionKernel = "auto", device: torch.device | None = None
+) -> Iterator[CheckLine]:
     """Attention kernels for Wan's heads in bfloat16, in the order in which `auto` takes them. wanted: the one that is
     asked for, which must work. device: default: a GPU where there is one."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,50 +99,52 @@ def kernels(training: bool, wanted: AttentionKernel = "auto", device: torch.devi
     chosen = chosen if wanted == "auto" else wanted
     for name, state in report.items():
         if name != chosen:
-            yield Line(name, state, state == "works" or None)
+            yield CheckLine(name, state, state == "works" or None)
         elif state == "works":
-            yield Line(name, "works (taken)", True)
+            yield CheckLine(name, "works (taken)", True)
         else:
-            yield Line(name, f"is asked for, but {state}", False)
+            yield CheckLine(name, f"is asked for, but {state}", False)
     if chosen is None:
-        yield Line("auto", "none works: pictures of full size are refused", False)
+        yield CheckLine("auto", "none works: pictures of full size are refused", False)
 
 
-def programs() -> Iterator[Line]:
+def programs() -> Iterator[CheckLine]:
     """ffmpeg, which comes with imageio."""
     try:
         program = ffmpeg()
         first = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60).stdout.splitlines()[0]
     except (OSError, RuntimeError, IndexError, subprocess.SubprocessError) as error:
-        yield Line("ffmpeg", f"does not run ({error}): pip install --force-reinstall imageio-ffmpeg", False)
+        yield CheckLine("ffmpeg", f"does not run ({error}): pip install --force-reinstall imageio-ffmpeg", False)
         return
-    yield Line("ffmpeg", f"{first.split(' Copyright')[0].removeprefix('ffmpeg version ')}, {program}", True)
+    yield CheckLine("ffmpeg", f"{first.split(' Copyright')[0].removeprefix('ffmpeg version ')}, {program}", True)
 
 
-def weights(hash_them: bool = False) -> Iterator[Line]:
+def weights(hash_them: bool = False) -> Iterator[CheckLine]:
     """Registered weights of models in the hub's cache."""
     if importlib.util.find_spec("huggingface_hub") is None:
-        yield Line("cache", "huggingface_hub is not installed, so nothing is looked up: pip install 'mvtrack[wan]'")
+        yield CheckLine(
+            "cache", "huggingface_hub is not installed, so nothing is looked up: pip install 'mvtrack[wan]'"
+        )
     for entry in registry().values():
         if entry.of_model:
             yield _weights_line(entry, hash_them)
 
 
-def _weights_line(entry: WeightsEntry, hash_them: bool) -> Line:
+def _weights_line(entry: WeightsEntry, hash_them: bool) -> CheckLine:
     path = cached_file(entry)
     if path is not None:
         return _file_line(entry.name, path, entry, hash_them)
     size = "" if entry.bytes is None else f", {entry.bytes / 1e9:.1f} GB"
     how = fetch_command(entry) if entry.from_hub else f"{entry.source}/{entry.file}"
-    return Line(entry.name, f"missing{size}{_digest(entry)}; {_licence(entry)}; {how}")
+    return CheckLine(entry.name, f"missing{size}{_digest(entry)}; {_licence(entry)}; {how}")
 
 
-def _file_line(name: str, path: Path, entry: WeightsEntry, hash_them: bool) -> Line:
+def _file_line(name: str, path: Path, entry: WeightsEntry, hash_them: bool) -> CheckLine:
     """A file that is there, compared with what it should be."""
     size = f", {path.stat().st_size / 1e9:.1f} GB"
     problem = problem_with(path, entry, hash_them)
     state = "hash is right" if hash_them and entry.sha256 else "not hashed (--hash)"
-    return Line(name, problem or f"{path}{size}{_digest(entry)}, {state}; {_licence(entry)}", problem is None)
+    return CheckLine(name, problem or f"{path}{size}{_digest(entry)}, {state}; {_licence(entry)}", problem is None)
 
 
 def _licence(entry: WeightsEntry) -> str:
@@ -150,7 +156,7 @@ def _digest(entry: WeightsEntry) -> str:
     return f", sha256 {entry.sha256[:12]}" if entry.sha256 else ", sha256 not known"
 
 
-def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: bool = False) -> Iterator[Line]:
+def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: bool = False) -> Iterator[CheckLine]:
     """What a config names, as far as it is on this machine; nothing is downloaded. Of files that the registry knows by
     name, licence and hash too."""
     wanted: list[tuple[str, str, Wanted]] = []
@@ -165,22 +171,22 @@ def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: b
         try:
             path = resolve_here(source, part)
             known = next((e for e in registry().values() if e.part == part and Path(e.file).name == path.name), None)
-            yield Line(name, str(path), True) if known is None else _file_line(name, path, known, hash_them)
+            yield CheckLine(name, str(path), True) if known is None else _file_line(name, path, known, hash_them)
         except ValueError as error:
             hub = None if Path(source).exists() else parse_hub(source)
             fetch = hub and f"{source} is not on this machine: `hf download {hub.repo}`, or name a local path"
-            yield Line(name, fetch or str(error), False)
+            yield CheckLine(name, fetch or str(error), False)
     if init_from is not None:
         yield _start(init_from)
 
 
-def _start(init_from: str) -> Line:
+def _start(init_from: str) -> CheckLine:
     """What `train.init_from` names: a path, or a model of this project in the hub's cache."""
     if Path(init_from).exists():
-        return Line("train.init_from", init_from, True)
+        return CheckLine("train.init_from", init_from, True)
     try:
-        return Line("train.init_from", str(resolve_here(init_from, "model")), True)
+        return CheckLine("train.init_from", str(resolve_here(init_from, "model")), True)
     except ValueError:
         hub = parse_hub(init_from)
         fetch = f", and `hf download {hub.repo}` would be needed if it is a hub id" if hub else ""
-        return Line("train.init_from", f"{init_from} does not exist{fetch}: see docs/weights.md", False)
+        return CheckLine("train.init_from", f"{init_from} does not exist{fetch}: see docs/weights.md", False)

@@ -6,7 +6,7 @@ from typing import get_args
 
 from mvtrack.config.schema import AttentionKernel, ModelConfig
 from mvtrack.inference.device import OFFLOADS, PRECISIONS, Placement
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.encoder_sources import EncoderSources
 
 LESS_MEMORY = (
@@ -79,9 +79,9 @@ def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = Tru
     add_encoder_arguments(parser, "where the model's file says")
 
 
-def read_sample(options: argparse.Namespace, config: ModelConfig) -> SampleConfig:
+def read_sample(options: argparse.Namespace, config: ModelConfig) -> SamplerOptions:
     """What the options ask of a model."""
-    return SampleConfig.of(config, options.steps, options.guidance, options.seed)
+    return SamplerOptions.of(config, options.steps, options.guidance, options.seed)
 
 
 def read_placement(options: argparse.Namespace) -> Placement:

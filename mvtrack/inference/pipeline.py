@@ -31,7 +31,7 @@ from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
-from mvtrack.inference.sampler import SampleConfig, generate_stream, window_spans
+from mvtrack.inference.sampler import SamplerOptions, generate_stream, window_spans
 from mvtrack.inference.tracking.generated_tracks import ReshotTracks, TrackPlan
 from mvtrack.models.decoder.decode_aligned import SecondDecoding
 from mvtrack.models.decoder.files import load_aligner
@@ -62,7 +62,7 @@ class Shot:
     source: Camera | None = None
     fit: FitMode = "crop"
     size: tuple[int, int] | None = None
-    sample: SampleConfig | None = None
+    sample: SamplerOptions | None = None
     tracks: TrackPlan | None = None
     measured: MeasuredSource | None = None
     caption: str | None = None
@@ -142,7 +142,7 @@ def reshoot_file(
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     config = with_window(config, shot.window)
-    shot = replace(shot, sample=shot.sample or SampleConfig.of(config))
+    shot = replace(shot, sample=shot.sample or SamplerOptions.of(config))
     footage = open_footage(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)

@@ -26,7 +26,7 @@ from mvtrack.models.reshoot_model import ReshootModel, model_cameras
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SamplerOptions:
     """How a video is sampled. guidance, camera_guidance: scales of text and camera guidance; 1 switches them off."""
 
     steps: int = 8
@@ -43,10 +43,10 @@ class SampleConfig:
     @staticmethod
     def of(
         model: ModelConfig, steps: int | None = None, guidance: float | None = None, seed: int = 0
-    ) -> "SampleConfig":
+    ) -> "SamplerOptions":
         """As a model is meant to be sampled, where nothing else is asked for."""
         wish = model.sampling
-        return SampleConfig(
+        return SamplerOptions(
             wish.steps if steps is None else steps, wish.guidance if guidance is None else guidance, seed
         )
 
@@ -66,7 +66,7 @@ def generate(
     model: ReshootModel,
     reference: Float[Tensor, "T 3 H W"],
     camera: Camera,
-    sample: SampleConfig | None = None,
+    sample: SamplerOptions | None = None,
     depth: Float[Tensor, "T H W"] | None = None,
     scene_depth: float | None = None,
     prompts: Prompts | None = None,
@@ -86,7 +86,7 @@ def generate(
     `relative_cameras`. again: decode a second time, with the views aligned; it takes scene_depth, or depth. frames: of
     these frames in the video, for it; None: they are counted from 0. Raises ValueError on shapes the model cannot take.
     """
-    sample = sample or SampleConfig.of(model.config)
+    sample = sample or SamplerOptions.of(model.config)
     if model.config.views is not None:
         raise ValueError("this model makes views of still scenes, it cannot re-shoot videos: use generate_views")
     check_guidance(model, sample)
@@ -136,7 +136,7 @@ def sample_latents(
     model: ReshootModel,
     clean: Float[Tensor, "1 R f c h w"],
     given: Given,
-    sample: SampleConfig,
+    sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "1 R f c h w"]:
     """The target's latents from the reference's, on the model's device.
@@ -166,7 +166,7 @@ def sample_latents(
     return latents
 
 
-def check_guidance(model: ReshootModel, sample: SampleConfig) -> None:
+def check_guidance(model: ReshootModel, sample: SamplerOptions) -> None:
     """Raise ValueError for guidance by the camera of a model that never learned to do without."""
     if sample.camera_guidance != 1 and model.config.rays.drop == 0:
         raise ValueError(
@@ -174,7 +174,7 @@ def check_guidance(model: ReshootModel, sample: SampleConfig) -> None:
         )
 
 
-def _unguided(given: Given, sample: SampleConfig) -> Given | None:
+def _unguided(given: Given, sample: SamplerOptions) -> Given | None:
     """The same without what guidance strengthens; None without guidance."""
     if sample.guidance != 1:
         return given._replace(text=given.negative)
@@ -230,7 +230,7 @@ def generate_stream(
     model: ReshootModel,
     read: Callable[[int, int], Float[Tensor, "T 3 H W"]],
     camera: Camera,
-    sample: SampleConfig | None = None,
+    sample: SamplerOptions | None = None,
     spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
     prompts: Sequence[Prompts] | None = None,
@@ -277,7 +277,7 @@ def generate_long(
     model: ReshootModel,
     reference: Float[Tensor, "T 3 H W"],
     camera: Camera,
-    sample: SampleConfig | None = None,
+    sample: SamplerOptions | None = None,
     spans: list[tuple[int, int]] | None = None,
     scene_depth: float | None = None,
     prompts: Sequence[Prompts] | None = None,

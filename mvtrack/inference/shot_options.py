@@ -13,7 +13,7 @@ from mvtrack.geometry.path_language import ComposedPath, Move, Segment, parse_pa
 from mvtrack.geometry.pose_files.arguments import add_read_arguments, read_arguments
 from mvtrack.geometry.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
 from mvtrack.inference.camera_estimation.source_cameras import AUTO, MeasuredSource, measure_source
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.tracking.generated_tracks import TrackPlan
 from mvtrack.inference.tracking.points import HELP
 from mvtrack.video.resize import FIT_MODES, still_camera
@@ -81,7 +81,7 @@ def track_plan(options: argparse.Namespace) -> TrackPlan | None:
     return TrackPlan(options.tracks, options.depth)
 
 
-def read_shot(options: argparse.Namespace, video: Path, sample: SampleConfig, tracks: TrackPlan | None = None):
+def read_shot(options: argparse.Namespace, video: Path, sample: SamplerOptions, tracks: TrackPlan | None = None):
     """Build a `Shot` from parsed options. Raises ValueError that names the option."""
     from mvtrack.inference.pipeline import Shot
 

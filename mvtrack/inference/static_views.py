@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.sampler import SampleConfig, check_guidance, matmul_precision
+from mvtrack.inference.sampler import SamplerOptions, check_guidance, matmul_precision
 from mvtrack.models.camera_conditioning import ray_maps
 from mvtrack.models.diffusion.flow import euler_steps, keep_references, velocity_from_x0
 from mvtrack.models.reshoot_model import ReshootModel, model_cameras
@@ -19,7 +19,7 @@ def generate_views(
     model: ReshootModel,
     given: Float[Tensor, "R 3 H W"],
     camera: Camera,
-    sample: SampleConfig | None = None,
+    sample: SamplerOptions | None = None,
     depth: Float[Tensor, "H W"] | None = None,
     scene_depth: float | None = None,
     on_step: Callable[[], None] | None = None,
@@ -32,7 +32,7 @@ def generate_views(
 
     Raises ValueError for a model that re-shoots videos, and for other numbers of views than it makes.
     """
-    sample = sample or SampleConfig.of(model.config)
+    sample = sample or SamplerOptions.of(model.config)
     layout = _layout(model, given, camera)
     check_guidance(model, sample)
     clean = model.encode(given.unflatten(0, (-1, 1))[None] if layout[1] == 1 else given[None, None])

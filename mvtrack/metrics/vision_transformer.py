@@ -35,7 +35,7 @@ CLIP_B32 = VitConfig(768, 12, 12, 32, 7, True, 512)
 CLIP_L14 = VitConfig(1024, 24, 16, 14, 16, True, 768)
 
 
-class Block(nn.Module):
+class ViTBlock(nn.Module):
     """Pre-norm attention and MLP."""
 
     def __init__(self, config: VitConfig) -> None:
@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(config.dim))
         self.positions = nn.Parameter(torch.zeros(1 + config.grid**2, config.dim))
         self.norm_in = nn.LayerNorm(config.dim) if config.clip else nn.Identity()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(ViTBlock(config) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(config.dim, eps=1e-5 if config.clip else 1e-6)
         self.projection = nn.Parameter(torch.zeros(config.dim, config.out_dim)) if config.clip else None
         self.requires_grad_(False)

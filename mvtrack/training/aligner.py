@@ -21,7 +21,7 @@ from mvtrack.data.synthetic.bank import Bank
 from mvtrack.inference.forward_noised import noised_latents
 from mvtrack.models.decoder.depth_noise import AMPLITUDES, disturbed
 from mvtrack.models.decoder.files import build_aligner, save_aligner
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.diffusion.flow import add_noise, x0_from_velocity
 from mvtrack.models.reshoot_model import ReshootModel
 
@@ -114,7 +114,7 @@ def _loss(
 ) -> Float[Tensor, ""]:  # fmt: skip
     clip, amplitudes = example.clip, tuple(run.depth_noise * a for a in AMPLITUDES)
     depth = disturbed(clip.depth, float(clip.depth.median()), generator, amplitudes=amplitudes)
-    scene = Scene.of(clip.camera, depth, {0: clip.video[0]})
+    scene = DecoderScene.of(clip.camera, depth, {0: clip.video[0]})
     at, made = aligner.some_frames(model.codec, example.latents, scene, (_TARGET,), run.frames, generator)
     made, truth = made[_TARGET], clip.video[_TARGET, at]
     loss = (made - truth).square().mean()

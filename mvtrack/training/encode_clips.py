@@ -76,7 +76,7 @@ def _rendered(recipe: BankRecipe, number: int) -> Clip:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparationReport:
     """How many clips were encoded now, and how many were there already. strays: files that no source names."""
 
     encoded: int
@@ -91,7 +91,7 @@ def prepare_clips(
     device: torch.device,
     shard: tuple[int, int] = (1, 1),
     overwrite: bool = False,
-) -> Prepared:
+) -> PreparationReport:
     """Encode what is missing. shard: (i, n), every n-th clip from the i-th on, so that n processes share the work.
 
     Raises ValueError for a clip that was encoded from other files, unless it may be overwritten.
@@ -115,7 +115,7 @@ def prepare_clips(
         clip = source.read()
         write_clip(root, source.name, keys[source.name], encode_clip(clip, codec, images, device, kind.directions))
     strays = {path.name for path in root.glob("clip_*.safetensors")} - {clip_file(root, name).name for name in keys}
-    return Prepared(len(todo), len(mine) - len(todo), len(strays))
+    return PreparationReport(len(todo), len(mine) - len(todo), len(strays))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import LatentClip
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.sampler import SampleConfig, sample_latents, tell
+from mvtrack.inference.sampler import SamplerOptions, sample_latents, tell
 from mvtrack.metrics.image import psnr
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel
@@ -72,7 +72,7 @@ class LatentValidator:
         clip, prompts = case.clip, Prompts(case.text, image=case.clip.image)
         given = tell(model.config, camera, prompts, scene_depth=clip.distance)
         clean = clip.latents[None, :1].to(model.device)
-        return model.decode(sample_latents(model, clean, given, SampleConfig(STEPS)))[0, 0]
+        return model.decode(sample_latents(model, clean, given, SamplerOptions(STEPS)))[0, 0]
 
 
 def _large(video: Float[Tensor, "T 3 H W"]) -> UInt8[np.ndarray, "T h w 3"]:

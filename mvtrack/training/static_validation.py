@@ -15,7 +15,7 @@ from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.test_scenes import render_still_scene
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.probe import probe_layer
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.image import psnr
 from mvtrack.models.diffusion.flow import sampling_sigmas
@@ -80,7 +80,7 @@ def still_cases(views: ViewsConfig, size: tuple[int, int], count: int, first_see
     return cases
 
 
-def score_views(model: ReshootModel, case: StillCase, sample: SampleConfig) -> StillScore:
+def score_views(model: ReshootModel, case: StillCase, sample: SamplerOptions) -> StillScore:
     """Generate the missing views with the true cameras and with wrong ones."""
     given, truth = case.images[: case.num_given], case.images[case.num_given :]
     depth = case.clip.depth[0, 0]

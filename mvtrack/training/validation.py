@@ -9,7 +9,7 @@ from torch import Tensor
 from mvtrack.config.schema import RunConfig
 from mvtrack.data.synthetic.test_scenes import RenderedCase, case_specs, render_case
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras, draw_tracks, rainbow
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.image import gradient_energy, psnr
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
@@ -42,7 +42,7 @@ class Validator:
         rows, videos = [], {}
         for i, case in enumerate(self._share()):
             reference, truth = case.clip.video
-            depth, sample = case.clip.depth[0], SampleConfig(STEPS)
+            depth, sample = case.clip.depth[0], SamplerOptions(STEPS)
             made = generate(model, reference, case.clip.camera, sample, depth)
             opposite = generate(model, reference, case.mirrored_camera, sample, depth)
             true_db = psnr(made, truth)

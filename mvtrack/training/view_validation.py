@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.schema import RunConfig
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
 from mvtrack.training.static_validation import StillCase, alignment, score_views, still_cases
@@ -28,7 +28,7 @@ class ViewValidator:
         """Score a model on all scenes. Collective."""
         rows, pictures, sums = [], [], None
         for case in self._share():
-            score = score_views(model, case, SampleConfig(STEPS))
+            score = score_views(model, case, SamplerOptions(STEPS))
             rows.append((score.psnr_db, score.psnr_db - score.other_db))
             pictures.append(_strip(case, score.made))
             found = alignment(model, case, self.layer, self.config.loss.correspondence_matches)

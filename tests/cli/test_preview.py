@@ -37,7 +37,7 @@ def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp
 
     monkeypatch.setattr(previewing.Warper, "pairs", watch_preview)
     monkeypatch.setattr(reshooting, "generate_stream", watch_render)
-    shot = Shot(parse_path("arc_left 20 ease; dolly_in 0.3d + lens_in 1.2"), sample=reshooting.SampleConfig(1))
+    shot = Shot(parse_path("arc_left 20 ease; dolly_in 0.3d + lens_in 1.2"), sample=reshooting.SamplerOptions(1))
     preview_file(video, shot, small_model.config, tmp_path / "p")
     reshooting.reshoot_file(video, shot.path, small_model, tmp_path / "r", shot)
     assert torch.equal(seen["preview"].c2w, seen["render"].c2w)

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from mvtrack.evaluation.benchmarks.davis import Davis
-from mvtrack.evaluation.benchmarks.davis_miniature import MiniatureStyle, write_davis_miniature
+from mvtrack.evaluation.benchmarks.davis_miniature import DavisMiniatureStyle, write_davis_miniature
 from mvtrack.evaluation.benchmarks.iphone import IPhone
-from mvtrack.evaluation.benchmarks.iphone_miniature import MiniatureStyle as IPhoneStyle
-from mvtrack.evaluation.benchmarks.iphone_miniature import write_iphone_miniature
+from mvtrack.evaluation.benchmarks.iphone_miniature import IphoneMiniatureStyle, write_iphone_miniature
 from mvtrack.evaluation.interface import Column, Inputs, failed, skipped
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 
@@ -120,7 +119,7 @@ def decline():
 def davis(tmp_path_factory) -> Davis:
     """Two rendered sequences of 5 frames, read at 24x32."""
     root = tmp_path_factory.mktemp("davis")
-    cases = write_davis_miniature(root, MiniatureStyle(num_sequences=2, num_frames=5, size=(36, 52)))
+    cases = write_davis_miniature(root, DavisMiniatureStyle(num_sequences=2, num_frames=5, size=(36, 52)))
     return Davis(root, cases, (24, 32), num_frames=5)
 
 
@@ -128,7 +127,7 @@ def davis(tmp_path_factory) -> Davis:
 def iphone(tmp_path_factory) -> IPhone:
     """One rendered sequence of 8 frames with two still cameras, read at 28x24."""
     root = tmp_path_factory.mktemp("iphone")
-    names = write_iphone_miniature(root, IPhoneStyle(num_sequences=1, num_frames=8, size=(48, 36)))
+    names = write_iphone_miniature(root, IphoneMiniatureStyle(num_sequences=1, num_frames=8, size=(48, 36)))
     return IPhone(root, names, (28, 24), num_frames=8)
 
 

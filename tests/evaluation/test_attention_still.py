@@ -19,7 +19,7 @@ from mvtrack.evaluation.attention_quality import measure_harm, picture_quality
 from mvtrack.evaluation.attention_scenes import scene_of
 from mvtrack.geometry.camera import project
 from mvtrack.inference.probe import probe_layer
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.image import psnr
 from mvtrack.models.diffusion.flow import sampling_sigmas
@@ -93,7 +93,7 @@ def test_labels_lie_where_the_cameras_say(cases):
 
 
 def test_pictures_are_the_missing_views(model, cases):
-    sample = SampleConfig(1, seed=2)
+    sample = SamplerOptions(1, seed=2)
     found = picture_quality(model, cases, sample)
     harm = measure_harm(model, cases[:1], sample)
     case, depth = cases[0], cases[0].clip.depth[0, 0]
@@ -122,7 +122,7 @@ def test_other_subjects_than_the_models_are_refused(model, cases, small_model):
     with pytest.raises(ValueError, match="re-shoots videos, and still scenes were given"):
         analyse(small_model, cases, config)
     with pytest.raises(ValueError, match="re-shoots videos, and still scenes were given"):
-        picture_quality(small_model, cases, SampleConfig(1))
+        picture_quality(small_model, cases, SamplerOptions(1))
 
 
 def test_the_script_compares_still_models(model, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from mvtrack.evaluation.manifest import Manifest, check_footage, footage_clip, l
 from mvtrack.evaluation.pinned_report import table, write_sheets
 from mvtrack.evaluation.statistics import mean_interval, slope_through_origin
 from mvtrack.geometry.camera import relative_pose
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.video.writer import write_video
 
 SIZE, T = (24, 32), 5
@@ -85,8 +85,8 @@ def test_an_oracle_meets_every_target(manifest, footage, monkeypatch, small_mode
 
     monkeypatch.setattr(yardstick, "generate", oracle)
     monkeypatch.setattr(yardstick, "_score", remember)
-    rendered = yardstick.summarise(yardstick.score_rendered(small_model, manifest, SampleConfig(1)))
-    cases = yardstick.score_footage(small_model, manifest, footage, SampleConfig(1))
+    rendered = yardstick.summarise(yardstick.score_rendered(small_model, manifest, SamplerOptions(1)))
+    cases = yardstick.score_footage(small_model, manifest, footage, SamplerOptions(1))
     turns = yardstick.summarise_turns(cases, [spec.component for spec in manifest.footage])
     assert turns["right_sign_share"] == 1
     for slope in turns["slope"].values():
@@ -97,7 +97,7 @@ def test_an_oracle_meets_every_target(manifest, footage, monkeypatch, small_mode
 
 
 def test_scores_of_a_small_model(manifest, small_model, tmp_path):
-    cases = yardstick.score_rendered(small_model, manifest, SampleConfig(2))
+    cases = yardstick.score_rendered(small_model, manifest, SamplerOptions(2))
     summary = yardstick.summarise(cases)
     assert summary["depth_warp_covisible_db"]["mean"] > summary["copy_covisible_db"]["mean"] + 3
     assert summary["best_blur_db"]["mean"] >= summary["copy_db"]["mean"] - 1

@@ -9,7 +9,7 @@ from mvtrack.config.schema import SamplingConfig
 from mvtrack.evaluation.methods.baselines import BASELINES
 from mvtrack.evaluation.row_options import add_row_arguments, methods_of
 from mvtrack.inference.device import Placement
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import save_aligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.reshoot_model import save_model
@@ -30,11 +30,11 @@ def folder(small_model, tmp_path) -> Path:
 
 def test_a_model_is_sampled_as_its_file_says(folder):
     [mine] = rows("--model", folder)
-    assert mine.sampling == SampleConfig(3)
+    assert mine.sampling == SamplerOptions(3)
     assert mine.settings["sample"]["steps"] == 3
     assert mine.settings["precision"] == "float32"
     [other] = rows("--model", folder, "--steps", 2, "--seed", 5, "--name", "n", "--group", "G", "--backbone", "copy")
-    assert other.sampling == SampleConfig(2, seed=5)
+    assert other.sampling == SamplerOptions(2, seed=5)
     assert (other.name, other.title, other.group, other.backbone) == ("n", "n", "G", "copy")
 
 

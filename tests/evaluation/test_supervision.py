@@ -9,7 +9,7 @@ from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.evaluation.supervision import TITLES, score, warp_consistency
 from mvtrack.geometry.warp import depth_warp
 from mvtrack.inference.probe import probe_layer
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from tracking_head import Tracks
 
 SPECS = case_specs(2, 5, (24, 32), 5)
@@ -36,7 +36,7 @@ def test_warp_consistency_sees_what_the_reference_shows():
 
 
 def test_every_title_has_a_score(small_model):
-    scores = score(small_model, SPECS[:1], 1, replace(SampleConfig(), steps=1))
+    scores = score(small_model, SPECS[:1], 1, replace(SamplerOptions(), steps=1))
     assert scores.keys() == TITLES.keys()
     assert 0 <= scores["pck"] <= 1
     assert all(value == value for value in scores.values())

@@ -14,8 +14,8 @@ from mvtrack import reshoot_file
 from mvtrack.cli.main import main as cli
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.attention_map import (
+    AttentionQuery,
     Lens,
-    Query,
     best_window,
     chosen_step,
     follow_query,
@@ -24,7 +24,7 @@ from mvtrack.inference.attention_map import (
 from mvtrack.inference.attention_pair import pair_of_result, pair_of_shot
 from mvtrack.inference.forward_noised import noised_videos
 from mvtrack.inference.pipeline import Shot
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.prompts import make_prompts
@@ -32,7 +32,7 @@ from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.reader import open_footage
 from mvtrack.video.writer import write_video
 
-SHOT = Shot(CameraPath("pan_left"), sample=SampleConfig(3, seed=4))
+SHOT = Shot(CameraPath("pan_left"), sample=SamplerOptions(3, seed=4))
 T, SIZE = 7, (24, 32)  # of the test video, and of the model's picture
 
 
@@ -63,7 +63,9 @@ def shares(seen) -> torch.Tensor:
 
 def test_a_fresh_reshoot_gives_the_attention_of_its_sampling(video, small_model):
     pair = pair_of_shot(video, SHOT, small_model.config)
-    seen = follow_query(small_model, pair, Query(80.5, 46.0, 3, "reference"), Lens(layer=0, step=1, heads=(1,)))
+    seen = follow_query(
+        small_model, pair, AttentionQuery(80.5, 46.0, 3, "reference"), Lens(layer=0, step=1, heads=(1,))
+    )
     reference = pair.fits[0].apply(pair.reference.read(0, 5, pair.fits[0].scaled))  # the first window holds frame 3
 
     def run():
@@ -89,7 +91,7 @@ def test_a_fresh_reshoot_gives_the_attention_of_its_sampling(video, small_model)
 def test_a_result_is_noised_to_the_same_level(result, small_model):
     pair = pair_of_result(result)
     assert (pair.sample.steps, pair.sample.seed, pair.subject_distance) == (3, 4, 4.0)
-    seen = follow_query(small_model, pair, Query(17.0, 9.5, 6), Lens(step=2))
+    seen = follow_query(small_model, pair, AttentionQuery(17.0, 9.5, 6), Lens(step=2))
     fit = pair.fits[0]
     made = open_footage(result / "video.mp4").read(2, 7).float() / 127.5 - 1
     videos = torch.stack([fit.apply(pair.reference.read(2, 7, fit.scaled)), made])
@@ -104,9 +106,9 @@ def test_a_result_is_noised_to_the_same_level(result, small_model):
 
 
 def test_another_layer_or_noise_gives_other_attention(result, small_model):
-    pair, query = pair_of_result(result), Query(17.0, 9.5, 6)
+    pair, query = pair_of_result(result), AttentionQuery(17.0, 9.5, 6)
     found = [shares(follow_query(small_model, pair, query, lens)) for lens in (Lens(), Lens(layer=0), Lens(step=0))]
-    other = replace(pair, sample=SampleConfig(3, seed=5))
+    other = replace(pair, sample=SamplerOptions(3, seed=5))
     found.append(shares(follow_query(small_model, other, query, Lens())))
     for i, a in enumerate(found):
         assert all((a - b).abs().max() > 1e-5 for b in found[:i])
@@ -114,12 +116,12 @@ def test_another_layer_or_noise_gives_other_attention(result, small_model):
 
 
 def told_shares(model, pair, **changes):
-    return shares(follow_query(model, replace(pair, **changes), Query(17.0, 9.5, 6), Lens(layer=1)))
+    return shares(follow_query(model, replace(pair, **changes), AttentionQuery(17.0, 9.5, 6), Lens(layer=1)))
 
 
 def test_a_fresh_reshoot_is_told_what_sampling_is_told(video, told_model):
     """The caption, and with guidance what to steer away from: otherwise another video would be looked into."""
-    shot = replace(SHOT, caption="a red ball", negative="fog", sample=SampleConfig(3, guidance=4.0, seed=4))
+    shot = replace(SHOT, caption="a red ball", negative="fog", sample=SamplerOptions(3, guidance=4.0, seed=4))
     pair = pair_of_shot(video, shot, told_model.config)
     reference = pair.fits[0].apply(pair.reference.read(2, 7, pair.fits[0].scaled))
     prompts = make_prompts(told_model.config, reference[0], "a red ball", "fog", 4.0)
@@ -138,7 +140,7 @@ def test_a_fresh_reshoot_is_told_what_sampling_is_told(video, told_model):
 
 def test_a_result_is_seen_with_its_own_caption(video, told_model, tmp_path, capsys):
     folder = save_model(told_model, tmp_path / "model").parent
-    shot = replace(SHOT, caption="a red ball", sample=SampleConfig(1, guidance=3.0))
+    shot = replace(SHOT, caption="a red ball", sample=SamplerOptions(1, guidance=3.0))
     made = reshoot_file(video, SHOT.path, folder, tmp_path / "r", shot).folder
     pair = pair_of_result(made)
     assert pair.caption == "a red ball"
@@ -166,12 +168,12 @@ def test_the_whole_visible_picture_can_be_asked_for(video, small_model, fit, low
     pair = pair_of_shot(video, replace(SHOT, fit=fit), small_model.config)
     content, place = pair.fits[0].content, pair.fits[0].place
     for x, y in ((low + 1e-3, 0.0), (high - 1e-3, 89.999)):
-        px, py = place_query(pair, Query(x, y, 0, "reference"))
+        px, py = place_query(pair, AttentionQuery(x, y, 0, "reference"))
         assert place[1] <= px < place[1] + content[1]
         assert place[0] <= py < place[0] + content[0]
     for x in (low - 0.01, high + 0.01):
         with pytest.raises(ValueError, match=r"outside the reference view: x must lie in \[") as error:
-            place_query(pair, Query(x, 1.0, 0, "reference"))
+            place_query(pair, AttentionQuery(x, 1.0, 0, "reference"))
         assert f"[{low:g}, {high:g})" in str(error.value)
 
 
@@ -264,7 +266,7 @@ def test_a_video_needs_a_path_and_a_fitting_partner(video, model_folder, tmp_pat
 def test_results_that_no_longer_fit_their_files(video, model_folder, tmp_path, capsys):
     moved = tmp_path / "moved.mp4"
     shutil.copy(video, moved)
-    made = reshoot_file(moved, SHOT.path, model_folder, tmp_path / "r", replace(SHOT, sample=SampleConfig(1))).folder
+    made = reshoot_file(moved, SHOT.path, model_folder, tmp_path / "r", replace(SHOT, sample=SamplerOptions(1))).folder
     ask = [made, "--query", "3,3,1", "--out", tmp_path / "o"]
     record = json.loads((made / "run.json").read_text())
     (made / "run.json").write_text(json.dumps(record | {"model": {"source": "given", "sha256": None}}))

@@ -11,7 +11,7 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference import sampler as generating
 from mvtrack.inference.device import Placement, place
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 
@@ -25,11 +25,11 @@ def model(tracking_model):
     return ReshootModel(tracking_model.config, dit, deepcopy(tracking_model.codec))
 
 
-def video(model: ReshootModel, sample: SampleConfig | None = None, prompts: Prompts | None = None) -> torch.Tensor:
+def video(model: ReshootModel, sample: SamplerOptions | None = None, prompts: Prompts | None = None) -> torch.Tensor:
     K = intrinsics_from_fov(50.0, SIZE).expand(2, T, 3, 3)
     poses = torch.stack([torch.eye(4).double().expand(T, 4, 4), CameraPath("arc_left").poses(T)]).float()
     reference = torch.rand(T, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    sample = sample or SampleConfig(2)
+    sample = sample or SamplerOptions(2)
     return generate(model, reference, Camera(poses, K, SIZE), sample, scene_depth=4.0, prompts=prompts)
 
 
@@ -88,12 +88,12 @@ def test_guidance_in_one_pass_or_two(small_run, small_model, monkeypatch):
     model = replace(build_model(from_tree(ModelConfig, tree, "model"), seed=2), codec=small_model.codec)
     g = torch.Generator().manual_seed(1)
     told = Prompts(torch.randn(11, 7, generator=g), torch.randn(11, 7, generator=g))
-    sample = SampleConfig(2, guidance=40.0)
+    sample = SamplerOptions(2, guidance=40.0)
     monkeypatch.setattr(generating, "matmul_precision", lambda _: nullcontext())
     apart = video(place(model, Placement("cpu")), sample, told)
     together = video(place(model, Placement("cpu", batched_guidance=True)), sample, told)
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
-    assert (video(model, SampleConfig(2), told) - apart).abs().max() > 1e-3
+    assert (video(model, SamplerOptions(2), told) - apart).abs().max() > 1e-3
 
 
 def test_compiling_is_passed_on(model, monkeypatch):
@@ -125,8 +125,8 @@ def test_offloading_names_its_package(model, monkeypatch):
 
 def test_a_model_says_how_it_is_sampled(small_model):
     config = replace(small_model.config, sampling=SamplingConfig(steps=3))
-    assert SampleConfig.of(config) == SampleConfig(3)
-    assert SampleConfig.of(config, steps=5, seed=2) == SampleConfig(5, seed=2)
+    assert SamplerOptions.of(config) == SamplerOptions(3)
+    assert SamplerOptions.of(config, steps=5, seed=2) == SamplerOptions(5, seed=2)
     with pytest.raises(ValueError, match="set it to 1 where dit.text_dim is 0"):
         replace(small_model.config, sampling=SamplingConfig(guidance=5.0))
     with pytest.raises(ValueError, match="at least 1, got 0"):

@@ -10,7 +10,7 @@ from mvtrack.config.schema import load_config
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.path_editor import PathPage, quaternion, rotation
 from mvtrack.inference.pipeline import Shot, shot_cameras
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.shot_options import add_shot_arguments, read_shot
 from mvtrack.video.resize import plan_fit
 
@@ -51,7 +51,7 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
     parser = argparse.ArgumentParser()
     add_shot_arguments(parser)
     arguments = ["--camera", str(page.save_to), "--poses-relative-to", "source"]
-    shot = read_shot(parser.parse_args(arguments), video, SampleConfig(1))
+    shot = read_shot(parser.parse_args(arguments), video, SamplerOptions(1))
     fit = plan_fit(page.footage.size, load_config("configs/tiny_wide.yaml").model)
     shown = shot_cameras(Shot(page.path()), page.footage, fit)
     rendered = shot_cameras(shot, page.footage, fit)

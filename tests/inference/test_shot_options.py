@@ -9,7 +9,7 @@ from mvtrack.geometry.keyframes import PathKeys
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.inference.pipeline import path_notes
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.shot_options import add_shot_arguments, read_shot
 
 T, SIZE = 7, (90, 160)
@@ -18,7 +18,7 @@ T, SIZE = 7, (90, 160)
 def shot(video: Path, *arguments):
     parser = argparse.ArgumentParser()
     add_shot_arguments(parser)
-    return read_shot(parser.parse_args([str(a) for a in arguments]), video, SampleConfig(1))
+    return read_shot(parser.parse_args([str(a) for a in arguments]), video, SamplerOptions(1))
 
 
 def pose_file(path: Path, text: str, frames: int = T, world: torch.Tensor | None = None, fov: float = 50.0) -> Path:

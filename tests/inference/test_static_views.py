@@ -7,7 +7,7 @@ from mvtrack.config.schema import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 from mvtrack.training.static_validation import alignment, score_views, still_cases
@@ -44,7 +44,7 @@ def test_the_missing_views_come_back(model, cases):
     for case, missing in zip(cases, (2, 1) if model.config.views.encoding == "images" else (8, 4), strict=True):
         assert len(case.images) - case.num_given == missing
         given, depth = case.images[: case.num_given], case.clip.depth[0, 0]
-        runs = [generate_views(model, given, case.camera, SampleConfig(2, seed=s), depth) for s in (1, 1, 2)]
+        runs = [generate_views(model, given, case.camera, SamplerOptions(2, seed=s), depth) for s in (1, 1, 2)]
         assert runs[0].shape == (missing, 3, *SIZE)
         assert torch.equal(runs[0], runs[1])
         assert not torch.equal(runs[0], runs[2])
@@ -53,7 +53,7 @@ def test_the_missing_views_come_back(model, cases):
 
 def test_given_views_and_cameras_matter(model, cases):
     case = cases[0]
-    given, sample = case.images[: case.num_given], SampleConfig(2)
+    given, sample = case.images[: case.num_given], SamplerOptions(2)
     plain = generate_views(model, given, case.camera, sample, scene_depth=4.0)
     inverted = generate_views(model, -given, case.camera, sample, scene_depth=4.0)
     assert (plain - inverted).abs().max() > 1e-2
@@ -67,7 +67,7 @@ def test_guidance_goes_away_from_the_views_without_cameras(model, cases):
     given = case.images[: case.num_given]
 
     def one_step(scale: float) -> torch.Tensor:
-        sample = SampleConfig(1, camera_guidance=scale)
+        sample = SamplerOptions(1, camera_guidance=scale)
         return generate_views(model, 0.2 * given, case.camera, sample, scene_depth=4.0)
 
     none, plain, strong = one_step(0.0), one_step(1.0), one_step(3.0)
@@ -80,9 +80,9 @@ def test_a_model_that_always_saw_cameras_cannot_be_guided(small_model, cases):
     model = model_of(small_model, "images", drop=0.0)
     case = still_cases(model.config.views, SIZE, 1, first_seed=3)[0]
     with pytest.raises(ValueError, match="trained with cameras left out"):
-        generate_views(model, case.images[:1], case.camera, SampleConfig(1, camera_guidance=2.0), scene_depth=4.0)
+        generate_views(model, case.images[:1], case.camera, SamplerOptions(1, camera_guidance=2.0), scene_depth=4.0)
     with pytest.raises(ValueError, match="cannot be combined"):
-        SampleConfig(1, guidance=2.0, camera_guidance=2.0)
+        SamplerOptions(1, guidance=2.0, camera_guidance=2.0)
 
 
 def test_each_kind_of_model_names_the_other_function(model, cases, small_model):
@@ -114,7 +114,7 @@ def test_wrong_cameras_are_those_of_other_views(cases):
 
 
 def test_scores_and_alignment_of_a_case(model, cases):
-    score = score_views(model, cases[0], SampleConfig(1))
+    score = score_views(model, cases[0], SamplerOptions(1))
     assert score.made.shape[1:] == (3, *SIZE)
     assert 0 < score.psnr_db < 60
     sums = alignment(model, cases[0], 1, PointMatchConfig())

@@ -20,7 +20,7 @@ from mvtrack.inference import device as placement
 from mvtrack.inference import pipeline as reshooting
 from mvtrack.inference import sampler as generating
 from mvtrack.inference.memory import check_memory as refuse
-from mvtrack.inference.sampler import SampleConfig, generate
+from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models import image_encoder
 from mvtrack.models import reshoot_model as backbone_model
 from mvtrack.models import vae as wan_vae
@@ -65,7 +65,7 @@ def test_a_converted_model_makes_a_video(config, tmp_path):
 
     def video(caption: str, guidance: float) -> torch.Tensor:
         told = make_prompts(model.config, reference[0], caption, guidance=guidance)
-        sample = SampleConfig(steps=2, guidance=guidance)
+        sample = SamplerOptions(steps=2, guidance=guidance)
         return generate(model, reference, camera, sample, scene_depth=4.0, prompts=told)
 
     first = video("a red ball", 5.0)
@@ -74,11 +74,11 @@ def test_a_converted_model_makes_a_video(config, tmp_path):
     assert torch.equal(video("a red ball", 5.0), first)
     assert not torch.equal(video("down the hill", 5.0), first)
     assert not torch.equal(video("a red ball", 1.0), first)
-    empty = generate(model, reference, camera, SampleConfig(steps=2), scene_depth=4.0)
+    empty = generate(model, reference, camera, SamplerOptions(steps=2), scene_depth=4.0)
     assert torch.equal(video("", 1.0), empty)
     unguided = make_prompts(model.config, reference[0], "a red ball")
     with pytest.raises(ValueError, match="guidance needs the features of two captions"):
-        generate(model, reference, camera, SampleConfig(2, guidance=5.0), scene_depth=4.0, prompts=unguided)
+        generate(model, reference, camera, SamplerOptions(2, guidance=5.0), scene_depth=4.0, prompts=unguided)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from mvtrack.cli.train_decoder import main
 from mvtrack.data.synthetic.bank import Bank, BankRecipe
 from mvtrack.models.decoder.files import FILE, load_aligner
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.training import aligner as training
 from mvtrack.training.aligner import AlignerRun, Example, make_example, train_aligner
 
@@ -53,8 +53,8 @@ def test_it_learns_to_use_the_other_view(small_model, bank, tmp_path, monkeypatc
         for number in range(3):
             clip = bank.clip(number, [0, 1], slice(0, 5))
             latents = blind(small_model, clip, 0.7, number).latents
-            true = Scene.of(clip.camera, clip.depth, {0: clip.video[0]})
-            wrong = Scene.of(clip.camera, clip.depth, {0: clip.video[0].flip(-1)})
+            true = DecoderScene.of(clip.camera, clip.depth, {0: clip.video[0]})
+            wrong = DecoderScene.of(clip.camera, clip.depth, {0: clip.video[0].flip(-1)})
             made = {
                 "codec": small_model.codec.decode(latents[None])[0].clamp(-1, 1),
                 "aligned": aligner.decode(small_model.codec, latents, true, (1,)),

@@ -28,7 +28,7 @@ _STILL_M = 0.05  # an object that moves less than this in a clip is background
 
 
 @dataclass(frozen=True)
-class MiniatureStyle:
+class DavisMiniatureStyle:
     """size: of the frames, a quarter of DAVIS's. short: the number of frames of every fifth sequence."""
 
     num_sequences: int = 10
@@ -38,9 +38,9 @@ class MiniatureStyle:
     seed: int = 0
 
 
-def write_davis_miniature(root: Path, style: MiniatureStyle | None = None) -> tuple[DavisCase, ...]:
+def write_davis_miniature(root: Path, style: DavisMiniatureStyle | None = None) -> tuple[DavisCase, ...]:
     """Render all sequences under `root` and the list of cases, one preset for each in turn; returns the list."""
-    style = style or MiniatureStyle()
+    style = style or DavisMiniatureStyle()
     names = [f"scene-{i:02d}" for i in range(style.num_sequences)]
     cases = make_list(names, "round_robin")
     for i, case in enumerate(cases):
@@ -51,7 +51,7 @@ def write_davis_miniature(root: Path, style: MiniatureStyle | None = None) -> tu
     return cases
 
 
-def _write_sequence(root: Path, case: DavisCase, style: MiniatureStyle, number: int) -> None:
+def _write_sequence(root: Path, case: DavisCase, style: DavisMiniatureStyle, number: int) -> None:
     rng = np.random.default_rng([_STREAM, style.seed, number])
     frames = style.short if number % 5 == 4 else style.num_frames
     scene = sample_scene(rng, frames, SceneStyle())

@@ -25,7 +25,7 @@ _FACTORS = (1, 2)
 
 
 @dataclass(frozen=True)
-class MiniatureStyle:
+class IphoneMiniatureStyle:
     """size: (H, W) of the frames, portrait and even. Every seventh frame of a still camera is bad, that is, missing."""
 
     num_sequences: int = 4
@@ -34,16 +34,16 @@ class MiniatureStyle:
     seed: int = 0
 
 
-def write_iphone_miniature(root: Path, style: MiniatureStyle | None = None) -> tuple[str, ...]:
+def write_iphone_miniature(root: Path, style: IphoneMiniatureStyle | None = None) -> tuple[str, ...]:
     """Render all sequences under `root`; returns their names."""
-    style = style or MiniatureStyle()
+    style = style or IphoneMiniatureStyle()
     names = tuple(f"scene-{i:02d}" for i in range(style.num_sequences))
     for i, name in enumerate(names):
         _write_sequence(root / name, style, i)
     return names
 
 
-def _write_sequence(folder: Path, style: MiniatureStyle, number: int) -> None:
+def _write_sequence(folder: Path, style: IphoneMiniatureStyle, number: int) -> None:
     rng = np.random.default_rng([_STREAM, style.seed, number])
     frames = style.num_frames
     scene = sample_scene(rng, frames, SceneStyle())

@@ -9,7 +9,7 @@ from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.records import read_record
 from mvtrack.inference.device import Placement
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.encoder_sources import EncoderSources
 
 
@@ -67,7 +67,7 @@ def _method(record: dict, settings: dict, origin: dict, placement: Placement) ->
     folder = Path(origin["folder"])
     if origin["kind"] == "videos":
         return GivenVideos(name, title, folder, settings["resize"], backbone, group)
-    sample = SampleConfig(**settings["sample"])
+    sample = SamplerOptions(**settings["sample"])
     encoders = EncoderSources(**settings.get("encoders", {}))
     placement = replace(placement, precision=settings["precision"], tiled=settings["tiled"], encoders=encoders)
     negative, other_size = settings["negative"], settings["other_size"]

@@ -17,7 +17,7 @@ from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
-from mvtrack.inference.sampler import SampleConfig, generate_long, window_spans
+from mvtrack.inference.sampler import SamplerOptions, generate_long, window_spans
 from mvtrack.models.decoder.decode_aligned import SecondDecoding
 from mvtrack.models.decoder.files import decoder_file, load_aligner
 from mvtrack.models.prompts import Prompts, captions_to_embed, remember_prompts, window_prompts
@@ -36,7 +36,7 @@ class ModelMethod:
     name: str
     title: str
     folder: Path
-    sample: SampleConfig | None = None
+    sample: SamplerOptions | None = None
     placement: Placement = Placement()
     negative: str | None = None
     other_size: bool = False
@@ -48,8 +48,8 @@ class ModelMethod:
     decoder: Path | None = None
 
     @cached_property
-    def sampling(self) -> SampleConfig:
-        return self.sample or SampleConfig.of(self.config)
+    def sampling(self) -> SamplerOptions:
+        return self.sample or SamplerOptions.of(self.config)
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -125,7 +125,7 @@ class ModelMethod:
         """The model, where it is to work; kept for the next call."""
         return _placed(self.folder, self.placement)
 
-    def _prompts(self, inputs: Inputs, sample: SampleConfig) -> list[Prompts]:
+    def _prompts(self, inputs: Inputs, sample: SamplerOptions) -> list[Prompts]:
         """The case's caption, where the model takes any, and each window's first frame."""
         config, device = self.config, self.placement.encoder_device
         caption = inputs.caption if config.dit.text_dim else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from mvtrack.geometry.camera import path_extent, relative_pose
 from mvtrack.geometry.pose_files.reprojection_check import (
     MAX_WIDTH,
-    Fit,
+    ReprojectionFit,
     convention_fits,
     follow_points,
     frame_pairs,
@@ -188,7 +188,7 @@ def compare_with_video(
     return judge_fits(fits, motion_px(matches))
 
 
-def judge_fits(fits: list[Fit], motion_px: float) -> Finding:
+def judge_fits(fits: list[ReprojectionFit], motion_px: float) -> Finding:
     """What points followed in the video say about the convention; the file's own is the first of `fits`."""
     own, best = fits[0], min(fits, key=lambda fit: fit.error_px)
     if motion_px < _STILL_PX:

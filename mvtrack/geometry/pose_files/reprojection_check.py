@@ -25,7 +25,7 @@ _TRACK_ERROR_PX = 0.5  # a point that is not found again from the other frame to
 
 
 @dataclass(frozen=True)
-class Matches:
+class ImageMatches:
     """Points of frame `first` (raster pixels of `size`) and where they are in frame `second`."""
 
     first: int
@@ -35,7 +35,7 @@ class Matches:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ReprojectionFit:
     """Median distance (pixels) between followed points and where the cameras allow them, under one convention."""
 
     axes: str
@@ -58,7 +58,7 @@ def frame_pairs(camera: Camera) -> list[tuple[int, int]]:
 
 def follow_points(
     read_frame: Callable[[int], UInt8[np.ndarray, "H W 3"]], pairs: list[tuple[int, int]]
-) -> list[Matches]:
+) -> list[ImageMatches]:
     """Corners of the first frame of each pair, followed into the second (Lucas and Kanade), both ways to be sure."""
     import cv2
 
@@ -73,7 +73,7 @@ def follow_points(
         error = np.abs(back - corners).max((-1, -2))
         kept = (there[:, 0] == 1) & (again[:, 0] == 1) & (error < _TRACK_ERROR_PX)
         xy = [torch.from_numpy(points[kept, 0]).double() + 0.5 for points in (corners, moved)]  # index to raster
-        found.append(Matches(first, second, *xy))
+        found.append(ImageMatches(first, second, *xy))
     return found
 
 
@@ -97,7 +97,9 @@ def ray_distance(
     return torch.minimum(*distances)
 
 
-def convention_fits(sequence: CameraSequence, matches: list[Matches], size: tuple[int, int]) -> list[Fit]:
+def convention_fits(
+    sequence: CameraSequence, matches: list[ImageMatches], size: tuple[int, int]
+) -> list[ReprojectionFit]:
     """How well each convention explains the followed points (pixels of `size`); the file's own comes first.
 
     Empty where fewer than 30 points could be followed.
@@ -113,11 +115,13 @@ def convention_fits(sequence: CameraSequence, matches: list[Matches], size: tupl
             ray_distance(*xy, camera[match.first], camera[match.second])
             for match, xy in zip(matches, ends, strict=True)
         ]
-        fits.append(Fit(axes, direction, float(torch.cat(errors).nan_to_num(torch.inf, torch.inf).median())))
+        fits.append(
+            ReprojectionFit(axes, direction, float(torch.cat(errors).nan_to_num(torch.inf, torch.inf).median()))
+        )
     return fits
 
 
-def motion_px(matches: list[Matches]) -> float:
+def motion_px(matches: list[ImageMatches]) -> float:
     """Median distance (pixels) that points moved between the frames of their pair."""
     return float(torch.cat([(m.xy_second - m.xy_first).norm(dim=-1) for m in matches]).median())
 

@@ -7,7 +7,7 @@ from mvtrack.config.schema import ModelConfig, RunConfig, TrainConfig
 from mvtrack.inference.device import OFFLOADS, Placement
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.inference import GIB, Estimate, Work, estimate_inference
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.training.memory import TrainingEstimate, estimate_training
 
 
@@ -81,7 +81,7 @@ def judge_inference(
     config: ModelConfig,
     size: tuple[int, int],
     num_frames: int,
-    sample: SampleConfig,
+    sample: SamplerOptions,
     placement: Placement,
     memory: Memory,
     work: Work | None = None,

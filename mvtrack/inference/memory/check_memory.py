@@ -11,8 +11,8 @@ from mvtrack.inference.machine import free_gib
 from mvtrack.inference.memory.advice import Memory, judge_inference, judge_training
 from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases
 from mvtrack.inference.memory.inference import GIB, Work
-from mvtrack.inference.memory.transformer import Scene, training_scene
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.memory.transformer import InputShape, training_scene
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.training import distributed
 
 # Generous bounds that are quick to tell, so that small models are not held up by an estimate.
@@ -28,7 +28,7 @@ def refuse_inference(
     config: ModelConfig,
     size: tuple[int, int],
     num_frames: int,
-    sample: SampleConfig,
+    sample: SamplerOptions,
     placement: Placement,
     work: Work | None = None,
 ) -> None:
@@ -38,7 +38,7 @@ def refuse_inference(
     placement = replace(placement, device=str(device))
     memory = free_memory(device)
     frames = min(padded_length(num_frames), config.num_frames)
-    scene = Scene(size, frames, views=work.views)
+    scene = InputShape(size, frames, views=work.views)
     if memory is None or _inference_clearly_fits(config, scene, placement, memory, work):
         return
     verdict = judge_inference(config, size, num_frames, sample, placement, memory, work)
@@ -78,14 +78,14 @@ def free_memory(device: torch.device, ranks: int = 1) -> Memory | None:
 
 
 def _inference_clearly_fits(
-    config: ModelConfig, scene: Scene, placement: Placement, memory: Memory, work: Work
+    config: ModelConfig, scene: InputShape, placement: Placement, memory: Memory, work: Work
 ) -> bool:
     encoders = encoder_phases(config, placement, work.encoders)
     fits = all(needed < _CLEARLY * memory.device for needed in encoders.values())
     return fits and _clearly_fits(config, scene, "infer", memory)
 
 
-def _clearly_fits(config: ModelConfig, scene: Scene, what: str, memory: Memory) -> bool:
+def _clearly_fits(config: ModelConfig, scene: InputShape, what: str, memory: Memory) -> bool:
     dit = config.dit
     parameters = dit.num_layers * dit.dim * (14 * dit.dim + 2 * dit.ffn_dim) + 30 * dit.dim * dit.dim
     layers = config.dit.num_layers if what == "train" else 1

@@ -9,8 +9,8 @@ from mvtrack.data.clip import padded_length
 from mvtrack.inference.device import Placement, placed_config
 from mvtrack.inference.memory.codec import codec_bytes
 from mvtrack.inference.memory.encoders import encoder_phases
-from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, Scene, forward_bytes
-from mvtrack.inference.sampler import SampleConfig, window_spans
+from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
+from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.models.flops import forward_flops
 from mvtrack.models.init_weights import empty_dit
 
@@ -55,7 +55,7 @@ def estimate_inference(
     config: ModelConfig,
     size: tuple[int, int],
     num_frames: int,
-    sample: SampleConfig | None = None,
+    sample: SamplerOptions | None = None,
     placement: Placement | None = None,
     work: Work | None = None,
 ) -> Estimate:
@@ -65,14 +65,14 @@ def estimate_inference(
     Device "cpu" is the host itself, where swapping whole parts gains nothing; any other counts as a GPU. Weights that
     are read as they lie in a file count like all others, though the system may drop their pages.
     """
-    sample, placement, work = sample or SampleConfig.of(config), placement or Placement("cpu"), work or Work()
+    sample, placement, work = sample or SamplerOptions.of(config), placement or Placement("cpu"), work or Work()
     config = placed_config(config, placement)
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
     length = min(padded_length(num_frames), config.num_frames)
     guided = sample.guidance != 1 or sample.camera_guidance != 1
     dtype, autocast = _precision(config, placement)
-    scene = Scene(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
+    scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
     codec = codec_bytes(config.codec, size, length)
@@ -109,7 +109,7 @@ def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, 
     return torch.float32, placement.device != "cpu" or cpu_too  # what a file holds is not known here: the larger
 
 
-def _flops(config: ModelConfig, scene: Scene, sample: SampleConfig, num_frames: int, guided: bool) -> float:
+def _flops(config: ModelConfig, scene: InputShape, sample: SamplerOptions, num_frames: int, guided: bool) -> float:
     text = (config.text.length if config.text else TEXT_TOKENS) if config.dit.text_dim else 0
     image = IMAGE_TOKENS if config.dit.image_dim else 0
     one = forward_flops(config.dit, replace(scene, batch=1).tokens(config), text, image_tokens=image)

@@ -5,7 +5,7 @@ import torch
 from mvtrack.config.schema import ModelConfig
 from mvtrack.data.clip import padded_length
 from mvtrack.inference.device import Placement
-from mvtrack.inference.memory.transformer import Scene
+from mvtrack.inference.memory.transformer import InputShape
 from mvtrack.models.attention import choose_kernel
 
 
@@ -17,7 +17,7 @@ def kernel_of_video(
     Raises ValueError, like `choose_kernel`, for a kernel that does not work here, or if none does without writing more
     scores than memory holds.
     """
-    scene = Scene(size, min(padded_length(num_frames), config.num_frames), views=views)
+    scene = InputShape(size, min(padded_length(num_frames), config.num_frames), views=views)
     device, heads = placement.torch_device, config.dit.num_heads
     dtype = attention_precision(config, placement)
     width = config.dit.dim // heads

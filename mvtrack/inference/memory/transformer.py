@@ -23,7 +23,7 @@ _CHUNK_BYTES = {"cuda": 512 * 2**20, "cpu": 64 * 2**20}
 
 
 @dataclass(frozen=True)
-class Scene:
+class InputShape:
     """What is put through: the views' size (H, W) and number of video frames, samples at once, views."""
 
     size: tuple[int, int]
@@ -38,16 +38,16 @@ class Scene:
         return self.views * num_latent_frames(self.num_frames) * cells
 
 
-def training_scene(config: RunConfig) -> Scene:
+def training_scene(config: RunConfig) -> InputShape:
     """The largest micro-batch of a run."""
     size = max(config.data.sizes, key=lambda size: size[0] * size[1])
     views = config.model.views
     count = 2 if views is None else views.count if views.encoding == "images" else 1
-    return Scene(size, config.data.num_frames, config.train.micro_batch_size, count)
+    return InputShape(size, config.data.num_frames, config.train.micro_batch_size, count)
 
 
 @lru_cache(maxsize=64)
-def forward_bytes(config: ModelConfig, scene: Scene, dtype: torch.dtype, autocast: bool = False) -> int:
+def forward_bytes(config: ModelConfig, scene: InputShape, dtype: torch.dtype, autocast: bool = False) -> int:
     """Peak of a forward pass without gradients, its inputs included."""
     dit = empty_dit(replace(config, tracking=None))
     with without_storage() as counter:
@@ -58,7 +58,7 @@ def forward_bytes(config: ModelConfig, scene: Scene, dtype: torch.dtype, autocas
     return counter.peak
 
 
-def training_bytes(config: RunConfig, scene: Scene, device: str = "cuda") -> int:
+def training_bytes(config: RunConfig, scene: InputShape, device: str = "cuda") -> int:
     """Peak of forward and backward, gradients of the trained parameters (in the weights' precision) included.
 
     The correspondence loss is stood in for: it saves q and k, and its logits come and go in blocks.
@@ -69,7 +69,7 @@ def training_bytes(config: RunConfig, scene: Scene, device: str = "cuda") -> int
 
 
 @lru_cache(maxsize=64)
-def _training_bytes(config: RunConfig, scene: Scene, device: str) -> int:
+def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
     precision, model = config.train.precision, _cheap_to_trace(config.model, device)
     dit = empty_dit(model)
     freeze(dit, config.optim.trainable)
@@ -88,7 +88,7 @@ def _training_bytes(config: RunConfig, scene: Scene, device: str) -> int:
     return counter.peak
 
 
-def _loss(dit: WanDiT, config: RunConfig, scene: Scene) -> Tensor:
+def _loss(dit: WanDiT, config: RunConfig, scene: InputShape) -> Tensor:
     model, loss = config.model, config.loss
     layers = (loss.correspondence_layers or (model.tap_layer,)) if loss.correspondence > 0 else ()
     frames, points = num_latent_frames(scene.num_frames), loss.tracking_points
@@ -110,7 +110,7 @@ def _loss(dit: WanDiT, config: RunConfig, scene: Scene) -> Tensor:
     return total
 
 
-def _run(dit: WanDiT, config: ModelConfig, scene: Scene, layers: tuple[int, ...] = (), track=None):
+def _run(dit: WanDiT, config: ModelConfig, scene: InputShape, layers: tuple[int, ...] = (), track=None):
     """The transformer on tensors of the right shapes."""
     frames, (height, width), dit_config = num_latent_frames(scene.num_frames), scene.size, config.dit
     lead, stride = (scene.batch, scene.views, frames), config.codec.stride
@@ -160,7 +160,7 @@ def _cheap_to_trace(config: ModelConfig, device: str) -> ModelConfig:
     return replace(config, tracking=replace(head, correlation=correlation, iterations=iterations))
 
 
-def _fill_tables(config: ModelConfig, scene: Scene) -> None:
+def _fill_tables(config: ModelConfig, scene: InputShape) -> None:
     """Small tables that the head keeps are real numbers: have them ready."""
     if config.tracking is not None:
         grid = tuple(side // config.rays.token_px for side in scene.size)

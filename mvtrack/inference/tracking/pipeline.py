@@ -16,7 +16,7 @@ from mvtrack.inference.tracking.windowed_tracker import (
     FindStarts,
     Followed,
     Follower,
-    Query,
+    TrackQuery,
     attention_starts,
 )
 from mvtrack.inference.tracking.windows import Windows
@@ -85,9 +85,9 @@ def track_points(
     return _in_video_pixels(followed, points, anchored, fits)
 
 
-def _query(anchored: Anchored, windows: Windows, fit: Fit) -> Query:
+def _query(anchored: Anchored, windows: Windows, fit: Fit) -> TrackQuery:
     window, latent = torch.tensor([windows.home(frame) for frame in anchored.frame.tolist()]).unbind(-1)
-    return Query(window, torch.cat([latent[:, None].float(), to_model(anchored.xy, fit)], -1))
+    return TrackQuery(window, torch.cat([latent[:, None].float(), to_model(anchored.xy, fit)], -1))
 
 
 def _in_video_pixels(followed: Followed, points: Points, anchored: Anchored, fits: list[Fit]) -> VideoTracks:

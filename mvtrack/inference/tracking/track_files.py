@@ -24,7 +24,7 @@ from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.tracking.generated_tracks import TrackPlan, progress, track_notes
 from mvtrack.inference.tracking.outputs import write_tracks
 from mvtrack.inference.tracking.pipeline import depth_starts, track_points
@@ -102,7 +102,7 @@ def track_files(
             say(f"attention kernel: {kernel}")
         if check_memory:
             work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
-            refuse_inference(config, fits[0].model, footage[0].num_frames, SampleConfig(1), placement, work)
+            refuse_inference(config, fits[0].model, footage[0].num_frames, SamplerOptions(1), placement, work)
         pictures = first_frames(windows.spans, footage[0], fits[0])
         remember_prompts(config, [options.caption], pictures, placement.encoder_device)
         model = place(load_model(source), placement)

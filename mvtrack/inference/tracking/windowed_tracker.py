@@ -23,7 +23,7 @@ _NOWHERE = -1
 
 
 @dataclass(frozen=True)
-class Query:
+class TrackQuery:
     """N points of view 0 at anchors: the window each begins in, and (latent frame, x, y) there, in model pixels."""
 
     window: Int[Tensor, "N"]
@@ -79,7 +79,7 @@ class Follower:
     (latent frame, x, y) and view."""
 
     def __init__(
-        self, tracker: Tracker, source: FeatureSource, query: Query, find_starts: FindStarts = attention_starts
+        self, tracker: Tracker, source: FeatureSource, query: TrackQuery, find_starts: FindStarts = attention_starts
     ) -> None:
         self.tracker, self.source, self.query, self.find_starts = tracker, source, query, find_starts
         self.windows = source.windows

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.models.decoder.depth import carried_depth, stereo_depth
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.reshoot_model import ReshootModel
 
 _TARGET = 1
@@ -40,6 +40,6 @@ class SecondDecoding:
             depth = stereo_depth(torch.stack([reference, first]), camera, subject_distance)
         else:
             depth = carried_depth(torch.stack([self.depth(t) for t in frames]), camera)
-        scene = Scene.of(camera, depth, {0: reference}).to(model.device)
+        scene = DecoderScene.of(camera, depth, {0: reference}).to(model.device)
         aligner = self.aligner.to(model.device)
         return model.decode_by(lambda codec, x: aligner.decode(codec, x, scene, (_TARGET,)), latents)[_TARGET]

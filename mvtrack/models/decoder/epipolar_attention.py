@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mvtrack.geometry.camera import Camera, pixel_grid, plucker_rays, project, unproject
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 
 _BYTES_AT_ONCE = 256 * 2**20
 
@@ -51,10 +51,10 @@ class EpipolarAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(
-        self, features: Float[Tensor, "V N C h w"], scene: Scene, views: tuple[int, ...] | None = None,
+        self, features: Float[Tensor, "V N C h w"], scene: DecoderScene, views: tuple[int, ...] | None = None,
         jitter: torch.Generator | None = None,
     ) -> Float[Tensor, "V N C h w"]:  # fmt: skip
-        """The features with what the other views say added. scene: at these moments and this size (`Scene.at`).
+        """The features with what the other views say added. scene: at these moments and this size (`DecoderScene.at`).
 
         views: those that ask; None: all. jitter: points are drawn within their strata (training), else in the middle.
         """
@@ -72,7 +72,7 @@ class EpipolarAttention(nn.Module):
         return max(1, _BYTES_AT_ONCE // (cell * features.shape[-2] * features.shape[-1]))
 
     def _update(
-        self, features: Float[Tensor, "V N C h w"], scene: Scene, view: int, jitter: torch.Generator | None
+        self, features: Float[Tensor, "V N C h w"], scene: DecoderScene, view: int, jitter: torch.Generator | None
     ) -> Float[Tensor, "N C h w"]:
         normal = self.norm(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         rays = plucker_rays(scene.seen_from(view)).to(features)  # (V, N, h, w, 6)
@@ -94,7 +94,7 @@ class EpipolarAttention(nn.Module):
         )
         return rearrange(self.out(answer), "n (h w) c -> n c h w", h=features.shape[-2])
 
-    def _points(self, scene: Scene, view: int, jitter: torch.Generator | None) -> Float[Tensor, "N p 3"]:
+    def _points(self, scene: DecoderScene, view: int, jitter: torch.Generator | None) -> Float[Tensor, "N p 3"]:
         """World points on the rays of a view's cells, in order of the stratum, then of the cell."""
         count, depth, camera = self.config.points, scene.depth[view], scene.camera[view]
         place = torch.full((count, *depth.shape), 0.5, device=depth.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mvtrack.config.schema import CodecConfig
 from mvtrack.files.atomic_io import write_aside
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.decoder.wan import WanAligner
 from mvtrack.models.pca_codec import VideoCodec
@@ -28,14 +28,23 @@ class Aligner(Protocol):
     settings: dict
 
     def decode(
-        self, codec: VideoCodec, latents: Float[Tensor, "V f c h w"], scene: Scene, views: tuple[int, ...] | None = None
+        self,
+        codec: VideoCodec,
+        latents: Float[Tensor, "V f c h w"],
+        scene: DecoderScene,
+        views: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "V T 3 H W"]:
         """Videos of latents. views: those that ask the others; None: all."""
 
     def some_frames(
-        self, codec: VideoCodec, latents: Float[Tensor, "V f c h w"], scene: Scene, views: tuple[int, ...], count: int,
+        self,
+        codec: VideoCodec,
+        latents: Float[Tensor, "V f c h w"],
+        scene: DecoderScene,
+        views: tuple[int, ...],
+        count: int,
         generator: torch.Generator,
-    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:  # fmt: skip
+    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:
         """A training step's share of a clip, not clamped, and which frames it is."""
 
 

@@ -13,7 +13,7 @@ REACH = 0.1  # of the clip's median depth: how far before and behind a surface p
 
 
 @dataclass(frozen=True)
-class Scene:
+class DecoderScene:
     """Views of one scene. camera: (V, N). depth: z-depth in the cameras' unit, of what each view shows.
 
     pixels: RGB in [-1, 1] of views that exist as pictures, zeros for those that are being made, and a channel that says
@@ -28,7 +28,7 @@ class Scene:
     @staticmethod
     def of(
         camera: Camera, depth: Float[Tensor, "V T H W"], known: dict[int, Float[Tensor, "T 3 H W"]] | None = None
-    ) -> "Scene":
+    ) -> "DecoderScene":
         """Of all frames. known: the real pictures, by view.
 
         Raises ValueError for depth that is not finite and positive, or of another size than the cameras.
@@ -44,23 +44,23 @@ class Scene:
             if len(video) != depth.shape[1]:
                 raise ValueError(f"the pictures of view {view} are {len(video)} frames, the cameras {depth.shape[1]}")
             pixels[view] = torch.cat([video, torch.ones_like(video[:, :1])], 1)
-        return Scene(camera, depth, pixels, REACH * float(depth.median()))
+        return DecoderScene(camera, depth, pixels, REACH * float(depth.median()))
 
-    def at(self, frames: list[int], size: tuple[int, int]) -> "Scene":
+    def at(self, frames: list[int], size: tuple[int, int]) -> "DecoderScene":
         """Moments of a feature map of `size` (h, w): cameras for its cells, depth and pictures averaged over them."""
         depth, pixels = self.depth[:, frames], self.pixels[:, frames]
         if size != tuple(self.camera.size):
             depth = F.adaptive_avg_pool2d(depth, size)
             pixels = F.adaptive_avg_pool2d(pixels.flatten(0, 1), size).unflatten(0, pixels.shape[:2])
-        return Scene(self.camera[:, frames].resized(size), depth, pixels, self.radius)
+        return DecoderScene(self.camera[:, frames].resized(size), depth, pixels, self.radius)
 
-    def moments(self, span: slice) -> "Scene":
+    def moments(self, span: slice) -> "DecoderScene":
         """Some of the moments."""
         return replace(self, camera=self.camera[:, span], depth=self.depth[:, span], pixels=self.pixels[:, span])
 
-    def to(self, device: torch.device | str) -> "Scene":
+    def to(self, device: torch.device | str) -> "DecoderScene":
         """The same on a device."""
-        return Scene(self.camera.to(device), self.depth.to(device), self.pixels.to(device), self.radius)
+        return DecoderScene(self.camera.to(device), self.depth.to(device), self.pixels.to(device), self.radius)
 
     def seen_from(self, view: int) -> Camera:
         """All cameras relative to one view's at each moment, lengths in units of ten radii (the median depth)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames, padded_length
 from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.vae import WanVAECodec
 
 BLOCKS = (2, 6, 10, 14)  # of the decoder's `upsamples`: the last residual block of each level
@@ -39,7 +39,7 @@ class WanAligner(nn.Module):
         self,
         codec: WanVAECodec,
         latents: Float[Tensor, "V f c h w"],
-        scene: Scene,
+        scene: DecoderScene,
         views: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "V T 3 H W"]:
         """Videos in [-1, 1] of all views, latent frame by latent frame; float32. Gradients flow to this module.
@@ -50,9 +50,14 @@ class WanAligner(nn.Module):
         return self._decode(codec, latents, scene, views, None).clamp(-1, 1)
 
     def some_frames(
-        self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: Scene, views: tuple[int, ...], count: int,
+        self,
+        codec: WanVAECodec,
+        latents: Float[Tensor, "V f c h w"],
+        scene: DecoderScene,
+        views: tuple[int, ...],
+        count: int,
         generator: torch.Generator,
-    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:  # fmt: skip
+    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:
         """A training step's share of a clip, not clamped: its first frames, `count` or up to three more, and their
         numbers. The VAE remembers, so a clip is decoded from its beginning."""
         latent_frames = min(num_latent_frames(padded_length(count)), latents.shape[1])
@@ -61,7 +66,7 @@ class WanAligner(nn.Module):
         return frames, self._decode(codec, latents[:, :latent_frames], part, views, generator)
 
     def _decode(
-        self, codec: WanVAECodec, latents: Tensor, scene: Scene, views: tuple[int, ...] | None,
+        self, codec: WanVAECodec, latents: Tensor, scene: DecoderScene, views: tuple[int, ...] | None,
         jitter: torch.Generator | None,
     ) -> Float[Tensor, "V T 3 H W"]:  # fmt: skip
         self._check(codec, latents, scene)
@@ -71,7 +76,7 @@ class WanAligner(nn.Module):
                 pieces.append(step(latents[:, latent_frame]))
         return torch.cat(pieces, 1)
 
-    def _check(self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: Scene) -> None:
+    def _check(self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:
         if codec.config.tile:
             raise ValueError("views are aligned in whole pictures, not in tiles: leave out --tiled (codec.tile)")
         views, latent_frames, _, *cells = latents.shape
@@ -90,7 +95,7 @@ class WanAligner(nn.Module):
 
     @contextmanager
     def _attached(
-        self, network: nn.Module, latent_frame: int, scene: Scene, views: tuple[int, ...] | None,
+        self, network: nn.Module, latent_frame: int, scene: DecoderScene, views: tuple[int, ...] | None,
         jitter: torch.Generator | None,
     ) -> Iterator[None]:  # fmt: skip
         """The network decodes this latent frame with the attention in it."""
@@ -101,7 +106,12 @@ class WanAligner(nn.Module):
             yield
 
     def _hook(
-        self, level: int, frames: list[int], scene: Scene, views: tuple[int, ...] | None, jitter: torch.Generator | None
+        self,
+        level: int,
+        frames: list[int],
+        scene: DecoderScene,
+        views: tuple[int, ...] | None,
+        jitter: torch.Generator | None,
     ) -> Callable[..., tuple]:
         """Takes what a residual block returns, its features first, and aligns these."""
         attention = self.levels[level]

@@ -11,7 +11,7 @@ from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.inference.device import Placement
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import ReshootModel, save_model
 
 
@@ -22,7 +22,7 @@ def sample(davis) -> Sample:
 
 
 def row_of(model: ReshootModel, folder: Path) -> ModelMethod:
-    return ModelMethod("mine", "Mine", save_model(model, folder / "m").parent, SampleConfig(1))
+    return ModelMethod("mine", "Mine", save_model(model, folder / "m").parent, SamplerOptions(1))
 
 
 def test_the_miniature_knows_tracks_of_both_views(sample):

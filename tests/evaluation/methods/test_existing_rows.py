@@ -11,7 +11,7 @@ from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.inference.device import Placement
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import save_aligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.reshoot_model import save_model
@@ -25,7 +25,7 @@ def left(toy, small_model, tmp_path) -> tuple[dict, Path]:
     (tmp_path / "videos").mkdir()
     folder = save_model(small_model, tmp_path / "m").parent
     placement = Placement("cpu", precision="bfloat16")
-    mine = ModelMethod("mine", "Mine", folder, SampleConfig(2, seed=3), placement, other_size=True, backbone="blur")
+    mine = ModelMethod("mine", "Mine", folder, SamplerOptions(2, seed=3), placement, other_size=True, backbone="blur")
     save_aligner(SmallAligner(8), small_model.config.codec, tmp_path / "d")
     mine = replace(mine, decoder=tmp_path / "d")
     peer = GivenVideos("peer", "Peer", tmp_path / "videos", resize=True, group="Others")

@@ -9,7 +9,7 @@ from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.device import Placement
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import psnr
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.writer import write_video
@@ -50,19 +50,19 @@ def test_holes_are_painted_from_their_edges(generator):
 
 def test_a_model_makes_the_same_video_whatever_else_is_made(davis, small_model, tmp_path):
     folder = save_model(small_model, tmp_path / "m").parent
-    method = ModelMethod("m", "M", folder, SampleConfig(2))
+    method = ModelMethod("m", "M", folder, SamplerOptions(2))
     first, second = (davis.load(key) for key in davis.case_keys())
     alone = method.generate(second, {})
     method.generate(first, {})
     torch.testing.assert_close(method.generate(second, {}), alone, atol=0, rtol=0)
-    assert method.settings == ModelMethod("n", "N", folder, SampleConfig(2)).settings
-    assert method.settings != ModelMethod("m", "M", folder, SampleConfig(3)).settings
+    assert method.settings == ModelMethod("n", "N", folder, SamplerOptions(2)).settings
+    assert method.settings != ModelMethod("m", "M", folder, SamplerOptions(3)).settings
 
 
 @pytest.mark.gpu
 def test_a_model_makes_the_same_video_on_a_gpu(davis, small_model, tmp_path):
     folder, inputs = save_model(small_model, tmp_path / "m").parent, davis.load(davis.case_keys()[0])
-    near, far = (ModelMethod("m", "M", folder, SampleConfig(2), Placement(device)) for device in ("cpu", "cuda"))
+    near, far = (ModelMethod("m", "M", folder, SamplerOptions(2), Placement(device)) for device in ("cpu", "cuda"))
     expected = near.generate(inputs, {})
     made = far.generate(inputs, {})
     assert far.placed().device.type == "cuda"
@@ -74,7 +74,7 @@ def test_a_model_of_another_size_says_so(iphone, small_model, tmp_path):
     folder = save_model(small_model, tmp_path / "m").parent
     with pytest.raises(ValueError, match="makes 24x32, the benchmark is 28x24: pass --size"):
         ModelMethod("m", "M", folder).generate(iphone.load(iphone.case_keys()[0]), {})
-    willing = ModelMethod("m", "M", folder, SampleConfig(1), other_size=True)
+    willing = ModelMethod("m", "M", folder, SamplerOptions(1), other_size=True)
     assert willing.generate(iphone.load(iphone.case_keys()[0]), {}).shape == (8, 3, 28, 24)
     assert willing.footnotes == ("M: trained at 24x32, 1 sampling steps, guidance 1, weights as stored.",)
 

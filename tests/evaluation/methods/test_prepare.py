@@ -10,7 +10,7 @@ from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.inference.device import Placement
 from mvtrack.inference.memory import check_memory as refuse
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models import prompts
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT
@@ -34,7 +34,7 @@ class Captioned:
 @pytest.fixture
 def method(told_model, tmp_path) -> ModelMethod:
     folder = save_model(told_model, tmp_path / "m").parent
-    return ModelMethod("m", "M", folder, SampleConfig(1, guidance=2.0), Placement("cpu"))
+    return ModelMethod("m", "M", folder, SamplerOptions(1, guidance=2.0), Placement("cpu"))
 
 
 @pytest.fixture

@@ -11,7 +11,13 @@ from mvtrack.geometry.pose_files import CameraSequence, Distortion
 from mvtrack.geometry.pose_files.conventions import alternatives, reinterpret
 from mvtrack.geometry.pose_files.diagnosis import FAIL, OK, WARN, compare_with_video, diagnose, judge_fits
 from mvtrack.geometry.pose_files.distortion import distort_pixels
-from mvtrack.geometry.pose_files.reprojection_check import Fit, Matches, convention_fits, frame_pairs, ray_distance
+from mvtrack.geometry.pose_files.reprojection_check import (
+    ImageMatches,
+    ReprojectionFit,
+    convention_fits,
+    frame_pairs,
+    ray_distance,
+)
 
 NAMES = ("opencv c2w", "opengl c2w", "opencv w2c", "opengl w2c", "pytorch3d c2w", "llff c2w", "unreal c2w")
 
@@ -91,7 +97,7 @@ def test_cameras_that_look_away_from_what_they_circle(rotation_about):
     ],
 )  # fmt: skip
 def test_verdicts_need_a_clear_difference(errors, motion, level):
-    fits = [Fit("opencv", "c2w", errors[0]), Fit("opengl", "c2w", errors[1])]
+    fits = [ReprojectionFit("opencv", "c2w", errors[0]), ReprojectionFit("opengl", "c2w", errors[1])]
     assert judge_fits(fits, motion).level == level
 
 
@@ -139,7 +145,7 @@ def test_the_convention_that_fits_the_video_is_named(sequence, generator, truth,
     seen = project(world, sequence.camera)[0]
     seen = distort_pixels(seen, sequence.camera.K, coefficients) if lens else seen
     noisy = seen + torch.randn(seen.shape, generator=generator, dtype=torch.float64) * 0.05
-    matches = [Matches(a, b, noisy[a], noisy[b]) for a, b in frame_pairs(sequence.camera)]
+    matches = [ImageMatches(a, b, noisy[a], noisy[b]) for a, b in frame_pairs(sequence.camera)]
     wrong = reinterpret(replace(sequence, file_axes=axes, file_direction=direction), "opencv", "c2w")
     wrong = replace(wrong, distortion=coefficients if lens else None)
     verdict = judge_fits(convention_fits(wrong, matches, (46, 62)), 5.0)

@@ -15,8 +15,8 @@ from mvtrack.inference.memory.advice import Memory, flags, judge_inference, judg
 from mvtrack.inference.memory.check_memory import refuse_inference, refuse_training
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, Work, estimate_inference, weights_bytes
-from mvtrack.inference.memory.transformer import Scene, forward_bytes
-from mvtrack.inference.sampler import SampleConfig
+from mvtrack.inference.memory.transformer import InputShape, forward_bytes
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.init_weights import empty_dit
 from mvtrack.training.memory import estimate_training
 
@@ -58,12 +58,12 @@ def test_weights_are_counted_exactly():
 
 
 def test_activations_grow_with_what_is_put_through():
-    one = forward_bytes(MODEL, Scene(SIZE, 9), torch.float32)
-    assert forward_bytes(MODEL, Scene(SIZE, 9), torch.bfloat16) < one
-    twice = forward_bytes(MODEL, Scene(SIZE, 9, batch=2), torch.float32)
+    one = forward_bytes(MODEL, InputShape(SIZE, 9), torch.float32)
+    assert forward_bytes(MODEL, InputShape(SIZE, 9), torch.bfloat16) < one
+    twice = forward_bytes(MODEL, InputShape(SIZE, 9, batch=2), torch.float32)
     assert 1.8 * one < twice < 2.2 * one
     deeper = replace(MODEL, dit=replace(MODEL.dit, num_layers=6))
-    assert forward_bytes(deeper, Scene(SIZE, 9), torch.float32) == one
+    assert forward_bytes(deeper, InputShape(SIZE, 9), torch.float32) == one
 
 
 def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
@@ -80,7 +80,7 @@ def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
     on_host = estimate_inference(MODEL, SIZE, 30, placement=Placement("cpu", offload="model"))
     assert on_host.phases["encoding"] == none.phases["encoding"]
     # four windows of 9 frames, two of them shared; three steps, guided
-    assert none.flops == pytest.approx(4 * 3 * 2 * estimate_inference(MODEL, SIZE, 9, SampleConfig(1)).flops)
+    assert none.flops == pytest.approx(4 * 3 * 2 * estimate_inference(MODEL, SIZE, 9, SamplerOptions(1)).flops)
 
 
 def test_recomputing_and_sharing_take_less(run):
@@ -97,16 +97,16 @@ def test_recomputing_and_sharing_take_less(run):
 
 def test_what_to_change_is_what_fits():
     need = estimate_inference(MODEL, SIZE, 9, placement=CPU).peak
-    fine = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, on_cpu(need))
+    fine = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), CPU, on_cpu(need))
     assert fine.fits
     assert (fine.steps, fine.advice) == ((), "")
-    tight = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, on_cpu(need - 1))
+    tight = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), CPU, on_cpu(need - 1))
     assert not tight.fits
     assert tight.advice.startswith("add --precision bfloat16 (about ")
-    on_host = judge_inference(MODEL, SIZE, 9, SampleConfig(1), CPU, on_cpu(1000))
+    on_host = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), CPU, on_cpu(1000))
     assert [step.typed for step in on_host.steps][-1] == "--precision bfloat16 --offload blocks"
     assert len(on_host.steps) == 2
-    hopeless = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(1000))
+    hopeless = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), Placement("cuda"), Memory(1000))
     assert [step.typed for step in hopeless.steps] == [
         "--precision bfloat16", "--precision bfloat16 --offload model", "--precision bfloat16 --offload blocks",
     ]  # fmt: skip
@@ -134,9 +134,9 @@ def test_encoders_count_where_they_work():
 
 def test_encoders_that_are_too_large_go_to_the_cpu():
     work = Work(encoders_of(ENCODED))
-    verdict = judge_inference(ENCODED, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(8 * GIB), work)
+    verdict = judge_inference(ENCODED, SIZE, 9, SamplerOptions(1), Placement("cuda"), Memory(8 * GIB), work)
     assert verdict.advice.startswith("add --encoders-on-cpu (about 0.0 GiB then)")
-    tiny = judge_inference(ENCODED, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(1000), work)
+    tiny = judge_inference(ENCODED, SIZE, 9, SamplerOptions(1), Placement("cuda"), Memory(1000), work)
     assert [step.typed for step in tiny.steps][-1] == "--precision bfloat16 --offload blocks"  # which puts them there
 
 
@@ -158,13 +158,13 @@ def test_captions_in_the_cache_need_no_encoder(tmp_path, monkeypatch):
 def test_what_rests_on_the_cpu_must_fit_there(run):
     placement = Placement("cuda", offload="model")
     host = estimate_inference(MODEL, SIZE, 9, placement=placement).host
-    assert judge_inference(MODEL, SIZE, 9, SampleConfig(1), placement, Memory(GIB, host)).fits
-    short = judge_inference(MODEL, SIZE, 9, SampleConfig(1), placement, Memory(GIB, host - 1))
+    assert judge_inference(MODEL, SIZE, 9, SamplerOptions(1), placement, Memory(GIB, host)).fits
+    short = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), placement, Memory(GIB, host - 1))
     assert short.problem("cuda:0").startswith("leaves ")
     assert "in the CPU's memory, which has" in short.problem("cuda:0")
     assert short.advice.startswith("add --precision bfloat16")
     # of the ways to help the device, none fills the CPU's memory over its brim
-    stuck = judge_inference(MODEL, SIZE, 9, SampleConfig(1), Placement("cuda"), Memory(1000, 10))
+    stuck = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), Placement("cuda"), Memory(1000, 10))
     assert "would rest in the CPU's memory" in stuck.advice or "even with" in stuck.advice
     offloaded = replace(run, train=TrainConfig(zero_stage=1, offload_optimizer=True))
     need = estimate_training(offloaded)
@@ -204,14 +204,14 @@ def test_too_little_memory_is_refused_before_anything(run, monkeypatch):
 
     monkeypatch.setattr(module, "free_gib", lambda _: 1e-4)
     with pytest.raises(ValueError, match=r"has 0\.0 GiB free: (add|even with) .*--ignore-memory"):
-        refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+        refuse_inference(MODEL, SIZE, 9, SamplerOptions(1), CPU)
     with pytest.raises(ValueError, match=r"a rank's training step takes about .* GiB and .*--ignore-memory"):
         refuse_training(run, 1, 1)
     monkeypatch.setattr(module, "free_gib", lambda _: None)
-    refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+    refuse_inference(MODEL, SIZE, 9, SamplerOptions(1), CPU)
     monkeypatch.setattr(module, "free_gib", lambda _: 64.0)
     monkeypatch.setattr(module, "judge_inference", lambda *_: pytest.fail("small models are not to be held up"))
-    refuse_inference(MODEL, SIZE, 9, SampleConfig(1), CPU)
+    refuse_inference(MODEL, SIZE, 9, SamplerOptions(1), CPU)
 
 
 @pytest.mark.parametrize("gib", [64.0, 1e-4])
@@ -222,7 +222,7 @@ def test_every_length_can_be_judged(gib, monkeypatch):
     monkeypatch.setattr(module, "free_gib", lambda _: gib)
     for frames in range(1, MODEL.num_frames + 4):
         with nullcontext() if gib > 1 else pytest.raises(ValueError, match="--ignore-memory") as refused:
-            refuse_inference(MODEL, SIZE, frames, SampleConfig(1), CPU)
+            refuse_inference(MODEL, SIZE, frames, SamplerOptions(1), CPU)
         if refused:
             assert f"{min(-(-(frames - 1) // 4) * 4 + 1, MODEL.num_frames)} frames at a time" in str(refused.value)
 

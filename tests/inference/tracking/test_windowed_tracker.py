@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvtrack.inference.tracking.cross_view_init import Starts, no_starts
-from mvtrack.inference.tracking.windowed_tracker import FeatureSource, Follower, Query
+from mvtrack.inference.tracking.windowed_tracker import FeatureSource, Follower, TrackQuery
 from mvtrack.inference.tracking.windows import Windows, aligned_windows
 from tracking_head import Features, HeadConfig, SoftTracks, Tracker, TrackingHead
 
@@ -59,9 +59,9 @@ def nowhere(window: int, features: Features, txy: torch.Tensor, from_view: int) 
     return no_starts(len(features.q), len(txy))
 
 
-def query_at(windows: Windows, frames: list[int], xy: list[list[float]]) -> Query:
+def query_at(windows: Windows, frames: list[int], xy: list[list[float]]) -> TrackQuery:
     window, latent = torch.tensor([windows.home(frame) for frame in frames]).unbind(-1)
-    return Query(window, torch.cat([latent[:, None].float(), torch.tensor(xy)], -1))
+    return TrackQuery(window, torch.cat([latent[:, None].float(), torch.tensor(xy)], -1))
 
 
 def truth(frames: list[int], xy: list[list[float]], length: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.geometry.warp import covisible
 from mvtrack.inference.pipeline import shipped_decoder, shipped_model
-from mvtrack.inference.sampler import SampleConfig, generate, generate_stream
+from mvtrack.inference.sampler import SamplerOptions, generate, generate_stream
 from mvtrack.metrics.image import psnr
 from mvtrack.models.decoder.decode_aligned import SecondDecoding
 from mvtrack.models.decoder.files import load_aligner, save_aligner
@@ -41,10 +41,10 @@ def shot(num_frames: int) -> tuple[torch.Tensor, Camera]:
 
 def test_a_fresh_decoder_changes_nothing(small_model):
     reference, camera = shot(5)
-    plain = generate(small_model, reference, camera, SampleConfig(1), scene_depth=4.0)
+    plain = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0)
     for depth in (None, lambda _: torch.full(SIZE, 4.0)):
         again = SecondDecoding(SmallAligner(8), depth)
-        found = generate(small_model, reference, camera, SampleConfig(1), scene_depth=4.0, again=again)
+        found = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0, again=again)
         torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
 
 
@@ -59,18 +59,18 @@ def test_depth_is_asked_for_by_the_videos_frame(small_model, aligner):
 
     again = SecondDecoding(aligner, depth)
     read = lambda start, stop: reference[start:stop]  # noqa: E731
-    pieces = generate_stream(small_model, read, camera, SampleConfig(1), scene_depth=4.0, again=again)
+    pieces = generate_stream(small_model, read, camera, SamplerOptions(1), scene_depth=4.0, again=again)
     video = torch.cat(list(pieces))
     assert asked == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
-    plain = torch.cat(list(generate_stream(small_model, read, camera, SampleConfig(1), scene_depth=4.0)))
+    plain = torch.cat(list(generate_stream(small_model, read, camera, SamplerOptions(1), scene_depth=4.0)))
     assert (video - plain).abs().max() > 1e-3
 
 
 def test_it_needs_the_subjects_distance_or_depth(small_model, aligner):
     reference, camera = shot(5)
     depth = torch.full((5, *SIZE), 4.0)
-    from_depth = generate(small_model, reference, camera, SampleConfig(1), depth, again=SecondDecoding(aligner))
-    given = generate(small_model, reference, camera, SampleConfig(1), scene_depth=4.0, again=SecondDecoding(aligner))
+    from_depth = generate(small_model, reference, camera, SamplerOptions(1), depth, again=SecondDecoding(aligner))
+    given = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0, again=SecondDecoding(aligner))
     torch.testing.assert_close(from_depth, given)
 
 
@@ -116,7 +116,8 @@ def test_the_shipped_decoder_makes_the_shipped_models_result_better():
     again = SecondDecoding(load_aligner(shipped_decoder(), model.config.codec), lambda frame: clip.depth[0, frame])
     seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
     plain, aligned = (
-        generate(model, clip.video[0], clip.camera, SampleConfig(4), clip.depth[0], again=how) for how in (None, again)
+        generate(model, clip.video[0], clip.camera, SamplerOptions(4), clip.depth[0], again=how)
+        for how in (None, again)
     )
     assert psnr(aligned, clip.video[1], seen) > psnr(plain, clip.video[1], seen) + 0.5
 

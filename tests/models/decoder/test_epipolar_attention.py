@@ -17,7 +17,7 @@ from mvtrack.models.decoder.epipolar_attention import (
     look_up,
     nearest_views,
 )
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 
 N, C, h, w, P, D = 5, 6, 7, 11, 3, 13
 
@@ -27,7 +27,7 @@ def random_turn(generator, shape, size) -> torch.Tensor:
     return torch.linalg.matrix_exp(turn - turn.mT)
 
 
-def some_scene(generator, views=2, moments=N, size=(h, w)) -> Scene:
+def some_scene(generator, views=2, moments=N, size=(h, w)) -> DecoderScene:
     """Views beside each other that look at about the same; the first exists as pictures."""
     c2w = torch.eye(4).repeat(views, moments, 1, 1)
     c2w[..., :3, :3] = random_turn(generator, (views, moments), 0.05)
@@ -35,7 +35,7 @@ def some_scene(generator, views=2, moments=N, size=(h, w)) -> Scene:
     c2w[..., 0, 3] += 0.7 * torch.arange(views)[:, None]
     camera = Camera(c2w, intrinsics_from_fov(60.0, size).repeat(views, moments, 1, 1), size)
     depth = 2 + 2 * torch.rand(views, moments, *size, generator=generator)
-    return Scene.of(camera, depth, {0: torch.rand(moments, 3, *size, generator=generator) * 2 - 1})
+    return DecoderScene.of(camera, depth, {0: torch.rand(moments, 3, *size, generator=generator) * 2 - 1})
 
 
 def some_attention(generator, points=P, sources=1, channels=C, dim=D) -> EpipolarAttention:
@@ -93,7 +93,7 @@ def test_refuses_none_of_something(name):
 @pytest.mark.parametrize("view", [0, 1])
 def test_the_middle_point_shows_what_a_warp_shows(clip, view):
     frames, other = [0, 3, 8], 1 - view
-    scene = Scene.of(clip.camera, clip.depth).at(frames, (48, 64))
+    scene = DecoderScene.of(clip.camera, clip.depth).at(frames, (48, 64))
     attention = EpipolarAttention(C, EpipolarConfig(points=5))
     found, seen = look_up(clip.video[other, frames], attention._points(scene, view, None), scene.camera[other])
     found = found.mT.unflatten(-1, (5, 48, 64))  # (N, 3, P, H, W)
@@ -119,7 +119,7 @@ def test_the_middle_point_on_a_painted_plane(generator):
     camera.c2w[..., :3, :3] = torch.eye(3)
     plane_z = 5.0
     z = plane_z - camera.c2w[..., 2, 3]
-    scene = Scene.of(camera, z[..., None, None].expand(2, N, h, w).clone())
+    scene = DecoderScene.of(camera, z[..., None, None].expand(2, N, h, w).clone())
     paint = torch.tensor([[0.3, -0.7, 0.0], [0.2, 0.5, 0.0]])  # of (X, Y, Z)
 
     def world_on_plane(view):  # by hand, square pixels without skew
@@ -351,7 +351,7 @@ def test_the_unit_of_length_does_not_matter(generator):
         replace(scaled(scene, 3.7), depth=scene.depth),
     ):
         assert not torch.allclose(attention(features, half), changed, atol=0.1)
-    assert Scene.of(scaled(scene, 3.7).camera, scene.depth * 3.7).radius == pytest.approx(3.7 * scene.radius)
+    assert DecoderScene.of(scaled(scene, 3.7).camera, scene.depth * 3.7).radius == pytest.approx(3.7 * scene.radius)
 
 
 def test_where_the_world_is_does_not_matter(generator):
@@ -368,7 +368,7 @@ def test_where_the_world_is_does_not_matter(generator):
 
 def test_the_order_of_views_does_not_matter(generator):
     attention, features, scene = some_attention(generator), some_features(generator), some_scene(generator)
-    swapped = Scene(scene.camera[[1, 0]], scene.depth.flip(0), scene.pixels.flip(0), scene.radius)
+    swapped = DecoderScene(scene.camera[[1, 0]], scene.depth.flip(0), scene.pixels.flip(0), scene.radius)
     changed = attention(features, scene)
     torch.testing.assert_close(attention(features.flip(0), swapped), changed.flip(0), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(attention(features, swapped), changed, atol=0.1)
@@ -423,7 +423,7 @@ def test_missing_views_see_nothing(generator):
         some_features(generator, 3),
         some_scene(generator, 3),
     )
-    two = Scene(scene.camera[:2], scene.depth[:2], scene.pixels[:2], scene.radius)
+    two = DecoderScene(scene.camera[:2], scene.depth[:2], scene.pixels[:2], scene.radius)
     far = torch.eye(4)
     far[2, 3] = 50
     blind = replace(scene, camera=moved(scene.camera, 2, far))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
-from mvtrack.models.decoder.scene import REACH, Scene
+from mvtrack.models.decoder.scene import REACH, DecoderScene
 
 V, T, H, W = 3, 5, 22, 26
 h, w = 11, 13  # cells of 2 x 2 pixels
@@ -39,7 +39,7 @@ def test_radius_is_a_tenth_of_the_median_depth(camera):
     depth = torch.full((V, T, H, W), 7.0)
     depth[0, 0] = 1000.0  # would move a mean
     assert REACH == 0.1
-    assert Scene.of(camera, depth).radius == pytest.approx(0.7)
+    assert DecoderScene.of(camera, depth).radius == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -56,28 +56,28 @@ def test_refuses_depth_that_is_none(camera, depth, bad, count):
     depth.view(-1)[11 : 11 + count] = torch.tensor(bad)
     message = f"depth must be finite and positive everywhere; {count} of {V * T * H * W} values are not"
     with pytest.raises(ValueError, match=message):
-        Scene.of(camera, depth)
+        DecoderScene.of(camera, depth)
 
 
 @pytest.mark.parametrize("shape", [(V, T, h, w), (V - 1, T, H, W), (V, T + 1, H, W), (V, T, W, H)])
 def test_refuses_depth_of_another_shape(camera, shape):
     wanted = f"depth must be (V, T, H, W) = {(V, T, H, W)} as the cameras say, got {shape}"
     with pytest.raises(ValueError, match=re.escape(wanted)):
-        Scene.of(camera, torch.ones(shape))
+        DecoderScene.of(camera, torch.ones(shape))
 
 
 def test_the_fourth_channel_says_which_pictures_exist(camera, depth, video):
-    pixels = Scene.of(camera, depth, {1: video}).pixels
+    pixels = DecoderScene.of(camera, depth, {1: video}).pixels
     assert pixels.shape == (V, T, 4, H, W)
     assert torch.equal(pixels[1, :, :3], video)
     assert pixels[1, :, 3].eq(1).all()
     assert pixels[[0, 2]].eq(0).all()
-    assert Scene.of(camera, depth).pixels.eq(0).all()
+    assert DecoderScene.of(camera, depth).pixels.eq(0).all()
 
 
 def test_at_averages_over_cells(camera, depth, video):
     frames = [4, 0, 3]
-    scene = Scene.of(camera, depth, {2: video}).at(frames, (h, w))
+    scene = DecoderScene.of(camera, depth, {2: video}).at(frames, (h, w))
     assert scene.depth.shape == (V, 3, h, w)
     for m, frame in enumerate(frames):
         cell = depth[1, frame, 2 * 7 : 2 * 7 + 2, 2 * 5 : 2 * 5 + 2]
@@ -89,7 +89,7 @@ def test_at_averages_over_cells(camera, depth, video):
 
 
 def test_at_resizes_cameras_and_keeps_the_radius(camera, depth):
-    whole = Scene.of(camera, depth)
+    whole = DecoderScene.of(camera, depth)
     scene = whole.at([4, 0, 3], (h, W))
     assert scene.camera.size == (h, W)
     assert torch.equal(scene.camera.c2w, camera.c2w[:, [4, 0, 3]])
@@ -99,7 +99,7 @@ def test_at_resizes_cameras_and_keeps_the_radius(camera, depth):
 
 
 def test_at_the_size_of_the_pictures_nothing_is_averaged(camera, depth, video):
-    whole = Scene.of(camera, depth, {0: video})
+    whole = DecoderScene.of(camera, depth, {0: video})
     scene = whole.at([2, 3], (H, W))
     assert torch.equal(scene.depth, depth[:, [2, 3]])
     assert torch.equal(scene.pixels, whole.pixels[:, [2, 3]])
@@ -107,7 +107,7 @@ def test_at_the_size_of_the_pictures_nothing_is_averaged(camera, depth, video):
 
 
 def test_moments_are_a_slice_of_everything(camera, depth, video):
-    whole = Scene.of(camera, depth, {0: video})
+    whole = DecoderScene.of(camera, depth, {0: video})
     some = whole.moments(slice(1, 4))
     assert torch.equal(some.depth, depth[:, 1:4])
     assert torch.equal(some.pixels, whole.pixels[:, 1:4])
@@ -116,7 +116,7 @@ def test_moments_are_a_slice_of_everything(camera, depth, video):
 
 
 def test_seen_from_a_view_it_is_the_origin_and_the_median_depth_is_one(camera, depth):
-    scene = Scene.of(camera, depth)
+    scene = DecoderScene.of(camera, depth)
     seen = scene.seen_from(1)
     torch.testing.assert_close(seen.c2w[1], torch.eye(4).expand(T, 4, 4), atol=1e-6, rtol=0)
     centre = camera.c2w[..., :3, 3]

@@ -8,7 +8,7 @@ from mvtrack.config.schema import CodecConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.models.decoder.files import FILE, load_aligner, save_aligner
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.pca_codec import PCACodec
 
@@ -24,11 +24,11 @@ def codec(generator) -> PCACodec:
 
 
 @pytest.fixture
-def scene(generator) -> Scene:
+def scene(generator) -> DecoderScene:
     poses = torch.stack([torch.eye(4).expand(T, 4, 4), CameraPath("arc_left").poses(T).float()])
     camera = Camera(poses, intrinsics_from_fov(50.0, (H, W)).expand(V, T, 3, 3), (H, W))
     depth = 4 + torch.rand(V, T, H, W, generator=generator)
-    return Scene.of(camera, depth, {0: torch.rand(T, 3, H, W, generator=generator) * 2 - 1})
+    return DecoderScene.of(camera, depth, {0: torch.rand(T, 3, H, W, generator=generator) * 2 - 1})
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_views_that_do_not_ask_do_not_see_the_others(codec, scene, latents):
 
 def test_real_pictures_are_seen(codec, scene, latents):
     aligner = lively(SmallAligner(8))
-    shown = Scene.of(scene.camera, scene.depth)
+    shown = DecoderScene.of(scene.camera, scene.depth)
     with torch.no_grad():
         found, blind = (aligner.decode(codec, latents, s, (1,)) for s in (scene, shown))
     assert (found[1] - blind[1]).abs().max() > 1e-3

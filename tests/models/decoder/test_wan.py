@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mvtrack.config.schema import CodecConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
-from mvtrack.models.decoder.scene import Scene
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.wan import BLOCKS, WanAligner
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.vae import WanVAECodec
@@ -48,7 +48,7 @@ def latents_of(views: int, frames: int) -> torch.Tensor:
     return torch.randn(views, frames, CHANNELS, ROWS, COLUMNS, generator=torch.Generator().manual_seed(3))
 
 
-def scene_of(views: int, latent_frames: int) -> Scene:
+def scene_of(views: int, latent_frames: int) -> DecoderScene:
     """Cameras side by side before an uneven surface; view 0 is a real picture."""
     frames, size = 4 * (latent_frames - 1) + 1, (8 * ROWS, 8 * COLUMNS)
     generator = torch.Generator().manual_seed(11)
@@ -57,7 +57,7 @@ def scene_of(views: int, latent_frames: int) -> Scene:
     camera = Camera(c2w, intrinsics_from_fov(60.0, size).expand(views, frames, 3, 3), size)
     coarse = torch.rand(views, frames, 3, 4, generator=generator)
     depth = 2 + F.interpolate(coarse, size, mode="bilinear", align_corners=False)
-    return Scene.of(camera, depth, {0: torch.rand(frames, 3, *size, generator=generator) * 2 - 1})
+    return DecoderScene.of(camera, depth, {0: torch.rand(frames, 3, *size, generator=generator) * 2 - 1})
 
 
 def aligner_of(width: int = WIDTH, sources: int = 1, lively: bool = True) -> WanAligner:
@@ -108,19 +108,19 @@ def test_only_the_views_that_are_named_follow_others(codec):
 def test_what_is_decoded_does_not_depend_on_later_latents(codec):
     latents, scene, aligner = latents_of(2, 3), scene_of(2, 3), aligner_of()
     whole = aligner.decode(codec, latents, scene)
-    short = Scene(scene.camera[:, :5], scene.depth[:, :5], scene.pixels[:, :5], scene.radius)
+    short = DecoderScene(scene.camera[:, :5], scene.depth[:, :5], scene.pixels[:, :5], scene.radius)
     assert torch.equal(aligner.decode(codec, latents[:, :2], short), whole[:, :5])
 
 
 @pytest.mark.parametrize("latent_frames", [1, 3])
 def test_every_level_asks_about_the_frames_that_it_shows(codec, monkeypatch, latent_frames):
-    asked, at = [], Scene.at
+    asked, at = [], DecoderScene.at
 
     def spy(scene, frames, size):
         asked.append((frames, size))
         return at(scene, frames, size)
 
-    monkeypatch.setattr(Scene, "at", spy)
+    monkeypatch.setattr(DecoderScene, "at", spy)
     aligner_of().decode(codec, latents_of(2, latent_frames), scene_of(2, latent_frames))
     frames = [[0], [0], [0], [0]]
     frames += [[4], [2, 4], [1, 2, 3, 4], [1, 2, 3, 4]]
