@@ -16,7 +16,9 @@ from mvtrack.config.tree import apply_override, from_tree
 from mvtrack.config.views import ViewsConfig
 from tracking_head import HeadConfig, TrackLossConfig
 
-AttentionKernel = Literal["auto", "cpu", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"]
+AttentionKernel = Literal[
+    "auto", "cpu", "blocked", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"
+]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class DiTConfig:
     Branches of released checkpoints: ReCamMaster's `pose_encoder` (poses into self-attention's input) and `projector`
     (on its output); `control_adapter` (maps of the camera's rays, Wan-Fun's) and, on its tokens, ReDirector's
     `rope_phases`; `image_dim`, the width of CLIP's image tokens.
+
+    attention: `factorised` lets tokens of the even blocks attend to all frames of their own view, those of the odd
+    blocks to all views at their own moment. The parameters are the same.
     """
 
     dim: int = 1536
@@ -41,6 +46,7 @@ class DiTConfig:
     rope_frames: Literal["concat", "shared", "by_view"] = "concat"
     rope_theta: float = 10000.0
     rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
+    attention: Literal["full", "factorised"] = "full"
     role_embedding: bool = False  # a learned vector that tells reference from target tokens
     init: Literal["wan", "open_gates"] = "wan"
     pose_encoder: bool = False
@@ -180,6 +186,8 @@ class ModelConfig:
             raise ValueError(f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {token_px}")
         if not 0 <= self.tap_layer < self.dit.num_layers:
             raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.dit.num_layers - 1}]")
+        if self.dit.attention == "factorised" and self.tap_layer % 2 == 0:
+            raise ValueError(f"dit.attention factorised: views meet in odd blocks only, tap_layer is {self.tap_layer}")
         if not all(0 <= layer < self.dit.num_layers for layer in self.logit_heads):
             raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.dit.num_layers - 1}]")
         if self.views is not None:

@@ -79,7 +79,8 @@ class _Watch(TorchDispatchMode):
 def _keep_self_attention(_context, operator, *inputs, **_options) -> CheckpointPolicy:
     """Keep the result of attention kernels whose queries and keys are the same tokens."""
     name = str(operator)
-    is_attention = ("scaled_dot_product" in name or "flash_attn" in name) and "backward" not in name
+    kernels = ("scaled_dot_product", "flash_attn", "blocked_attention")
+    is_attention = any(kernel in name for kernel in kernels) and "backward" not in name
     if is_attention and inputs[0].shape == inputs[1].shape:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

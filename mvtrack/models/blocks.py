@@ -2,15 +2,24 @@
 ReDirector add to it. Parameter names are those of the released checkpoints.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvtrack.config.schema import DiTConfig
 from mvtrack.models.attention import attend
 from mvtrack.models.rope import add_phase, apply_phase, apply_rope, default_pairs
+
+Scope = Literal["all", "view", "moment"]  # what a token attends to: all tokens, its view's, or its moment's
+_GROUPS = {"view": ("b (v f n) h d", "(b v) (f n) h d"), "moment": ("b (v f n) h d", "(b f) (v n) h d")}
+
+
+def scope_of(config: DiTConfig, layer: int) -> Scope:
+    """What the tokens of block `layer` (counted from 0) attend to."""
+    return "all" if config.attention == "full" else ("view", "moment")[layer % 2]
 
 
 class RMSNorm(nn.Module):
@@ -46,11 +55,13 @@ class Conditions(NamedTuple):
     """What every block is given beside the tokens; None where the model has no such branch.
 
     camera: this project's ray features. poses: ReCamMaster's, one row per view and frame (N is a multiple of M).
-    control: ReDirector's camera tokens. image: CLIP's tokens, embedded.
+    control: ReDirector's camera tokens. image: CLIP's tokens, embedded. views, frames: N is a multiple of V f.
     """
 
     time: Float[Tensor, "B 6 D"]
     rope: tuple[Tensor, Tensor]
+    views: int
+    frames: int
     text: Float[Tensor, "B L D"] | None = None
     camera: Float[Tensor, "B N D"] | None = None
     poses: Float[Tensor, "B M 12"] | None = None
@@ -61,37 +72,49 @@ class Conditions(NamedTuple):
 class SelfAttention(nn.Module):
     """phase_pairs > 0 adds ReDirector's rotary camera phases (RoCE): tokens' own rotations of their row and column
     pairs, one set for query and key, one that is taken from the value and given back to the output. taps_plain: query
-    and key before RoPE are returned too.
+    and key before RoPE are returned too. scope: what tokens attend to.
     """
 
     attend = staticmethod(attend)  # what perturb.py replaces in one block
 
-    def __init__(self, dim: int, num_heads: int, eps: float, phase_pairs: int = 0, taps_plain: bool = False) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, eps: float, phase_pairs: int = 0, taps_plain: bool = False, scope: Scope = "all"
+    ) -> None:
         super().__init__()
-        self.num_heads, self.taps_plain = num_heads, taps_plain
+        self.num_heads, self.taps_plain, self.scope = num_heads, taps_plain, scope
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.o = nn.Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
+        self.has_phases = phase_pairs > 0
         if phase_pairs:
             self.rope_phase_qk = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
             self.rope_phase_vo = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
 
     def forward(
-        self, x: Float[Tensor, "B N D"], rope: tuple[Tensor, Tensor], kernel: str, control: Tensor | None = None
+        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str
     ) -> tuple[Float[Tensor, "B N D"], Heads]:
+        rope, control = given.rope, given.control if self.has_phases else None
         q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)))
         plain = (q.to(v.dtype), k.to(v.dtype)) if self.taps_plain else None
         if control is None:
             q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-            return self.o(self.attend(q, k, v, kernel)), Heads(q, k, plain)
+            return self.o(self._attend_in_scope(q, k, v, kernel, given)), Heads(q, k, plain)
         phase_qk, phase_vo = (self._split(p(control)).float() for p in (self.rope_phase_qk, self.rope_phase_vo))
         rope = add_phase(*rope, phase_qk)
         q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-        attended = self.o(self.attend(q, k, apply_phase(v, -phase_vo), kernel))
+        attended = self.o(self._attend_in_scope(q, k, apply_phase(v, -phase_vo), kernel, given))
         return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k, plain)
+
+    def _attend_in_scope(self, q: Tensor, k: Tensor, v: Tensor, kernel: str, given: Conditions) -> Tensor:
+        if self.scope == "all":
+            return self.attend(q, k, v, kernel)
+        whole, groups = _GROUPS[self.scope]
+        sizes = {"b": len(q), "v": given.views, "f": given.frames}
+        out = self.attend(*(rearrange(x, f"{whole} -> {groups}", **sizes) for x in (q, k, v)), kernel)
+        return rearrange(out, f"{groups} -> {whole}".replace("h d", "d"), **sizes)
 
     def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:
         return x.unflatten(-1, (self.num_heads, -1))
@@ -139,13 +162,13 @@ class Block(nn.Module):
     `cam_encoder` and `projector` are ReCamMaster's, `rope_phase_*` ReDirector's, `*_img` Wan-Fun's.
     """
 
-    def __init__(self, config: DiTConfig, has_camera: bool = True) -> None:
+    def __init__(self, config: DiTConfig, has_camera: bool = True, scope: Scope = "all") -> None:
         super().__init__()
         dim, heads, eps = config.dim, config.num_heads, config.eps
         pairs = config.rope_pairs or default_pairs(dim // heads)
         self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
         phase_pairs = sum(pairs[1:]) if config.rope_phases else 0
-        self.self_attn = SelfAttention(dim, heads, eps, phase_pairs, config.tap_features == "before_rope")
+        self.self_attn = SelfAttention(dim, heads, eps, phase_pairs, config.tap_features == "before_rope", scope)
         if config.pose_encoder:
             self.cam_encoder = nn.Linear(12, dim)
         self.projector = nn.Linear(dim, dim) if config.projector else None
@@ -159,7 +182,6 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         if has_camera:
             self.camera_proj = nn.Linear(dim, dim)
-        self.uses_phases = config.rope_phases
         self.shows_heads = False  # also to hooks on the block, see visiting.py
 
     def forward(
@@ -173,7 +195,7 @@ class Block(nn.Module):
             h = h + self.camera_proj(given.camera)
         if given.poses is not None:
             h = _add_per_frame(h, self.cam_encoder(given.poses))
-        attended, heads = self.self_attn(h, given.rope, kernel, given.control if self.uses_phases else None)
+        attended, heads = self.self_attn(h, given, kernel)
         heads = heads if wants_heads or self.shows_heads else None
         del h  # nothing that is done with is held while the widest layer runs
         if self.projector is not None:

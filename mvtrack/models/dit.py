@@ -11,7 +11,7 @@ from mvtrack.config.schema import AttentionKernel, DiTConfig, RayConfig
 from mvtrack.correspondence.logit_head import LogitHead, Projection
 from mvtrack.models.activation_checkpointing import Checkpointing, run_block
 from mvtrack.models.attention import choose_kernel
-from mvtrack.models.blocks import Block, Conditions, Heads, modulate
+from mvtrack.models.blocks import Block, Conditions, Heads, modulate, scope_of
 from mvtrack.models.camera_conditioning import RayEncoder
 from mvtrack.models.checkpoint_adapters import ADAPTER_STRIDE, ControlAdapter, ImageEmbedding, NativeInputs
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
@@ -55,7 +55,8 @@ class WanDiT(nn.Module):
 
     Wan2.1, ReCamMaster and ReDirector are configs of this one class (presets.py).
 
-    Views share one token sequence and one 3D self-attention. The first `num_reference` views are references: clean
+    Views share one token sequence and one 3D self-attention, or with `attention: factorised` attend in turn within a
+    view and within a moment. The first `num_reference` views are references: clean
     latents that only lend information. RoPE frames: `shared` gives every view frames 0 .. f-1, `concat` numbers target
     views first and references after them (ReCamMaster), `by_view` numbers on from view to view, whatever their roles.
 
@@ -84,7 +85,9 @@ class WanDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.img_emb = ImageEmbedding(config.image_dim, dim) if config.image_dim else None
         self.control_adapter = ControlAdapter(dim, config.patch_size[1]) if config.control_adapter else None
-        self.blocks = nn.ModuleList(Block(config, rays is not None) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            Block(config, rays is not None, scope_of(config, layer)) for layer in range(config.num_layers)
+        )
         self.head = Head(dim, patch_values * config.out_channels, config.eps)
         self.ray_encoder = None if rays is None else RayEncoder(rays, dim)
         self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if config.role_embedding else None
@@ -134,19 +137,25 @@ class WanDiT(nn.Module):
         conditions = Conditions(
             time=self.time_projection(time).unflatten(-1, (6, -1)),
             rope=self._rope(views, frames, grid, num_reference, x.device),
+            views=views,
+            frames=frames,
             text=self._embed_text(text),
             camera=camera,
             **self._native_branches(native or NativeInputs(), latents),
         )
         x = x if conditions.control is None else x + conditions.control
-        kernel = self.attention_kernel(x.device, x.shape[1])
+        groups = {"all": 1, "view": views, "moment": frames}
+        kernels = {
+            scope: self.attention_kernel(x.device, x.shape[1] // groups[scope])
+            for scope in dict.fromkeys(block.self_attn.scope for block in self.blocks)
+        }
 
         taps, projections, tracks = [], [], None
         for i, block in enumerate(self.blocks):
             keep = None if self.checkpointing is None else self.checkpointing.kept_by(i)
             follows = track is not None and i == track.layer
             wanted = i in tap_layers or follows
-            x, heads = self._run_block(block, x, conditions, kernel, keep, wanted)
+            x, heads = self._run_block(block, x, conditions, kernels[block.self_attn.scope], keep, wanted)
             if wanted:
                 shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
                 tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads.tapped))
@@ -160,7 +169,7 @@ class WanDiT(nn.Module):
         return DiTOutput(prediction, tuple(taps), tracks, tuple(projections))
 
     def attention_kernel(self, device: torch.device, tokens: int) -> str:
-        """The kernel that attention runs on for so many tokens (all views): `self.attention`, or what "auto" finds.
+        """The kernel for so many tokens that attend to each other: `self.attention`, or what "auto" finds.
 
         Chosen for a device and precision when first asked for. Raises ValueError where only PyTorch's fallback, which
         writes all scores to memory, would work.

@@ -2,40 +2,52 @@
 
 from mvtrack.config.schema import DiTConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
+from mvtrack.models.blocks import scope_of
 
 
 def forward_flops(
-    config: DiTConfig, tokens: int, text_tokens: int = 0, camera: bool = True, image_tokens: int = 0
+    config: DiTConfig,
+    tokens: int,
+    text_tokens: int = 0,
+    camera: bool = True,
+    image_tokens: int = 0,
+    grid: tuple[int, int] = (2, 21),
 ) -> float:
     """Floating-point operations of one sample's forward pass (a multiply-add counts two).
 
-    tokens: of all views together; every token attends to every other. Embeddings, head and adapter are left out: under
-    1 % at full size.
+    tokens: of all views together. grid: views and latent frames, which is how factorised attention parts the tokens.
+    Embeddings, head and adapter are left out: under 1 % at full size.
     """
-    return config.num_layers * (
-        _self_attention_flops(config, tokens) + _other_flops(config, tokens, text_tokens, camera, image_tokens)
-    )
+    other = _other_flops(config, tokens, text_tokens, camera, image_tokens)
+    return sum(_self_attention_flops(config, tokens, layer, grid) + other for layer in range(config.num_layers))
 
 
 def training_flops(
-    config: DiTConfig, tokens: int, text_tokens: int = 0, checkpointing: Checkpointing | None = None
+    config: DiTConfig,
+    tokens: int,
+    text_tokens: int = 0,
+    checkpointing: Checkpointing | None = None,
+    grid: tuple[int, int] = (2, 21),
 ) -> float:
     """Forward and backward (twice the forward) of one sample, and what recomputed blocks compute again.
 
     The recomputation inside fused attention kernels is not counted, nor is what frozen weights save.
     """
-    total = 3 * forward_flops(config, tokens, text_tokens)
+    total = 3 * forward_flops(config, tokens, text_tokens, grid=grid)
     if checkpointing is None:
         return total
-    again = _other_flops(config, tokens, text_tokens)
-    if checkpointing.keep == "nothing":
-        again += _self_attention_flops(config, tokens)
-    return total + again * sum(checkpointing.kept_by(i) is not None for i in range(config.num_layers))
+    other = _other_flops(config, tokens, text_tokens)
+    for layer in range(config.num_layers):
+        kept = checkpointing.kept_by(layer)
+        total += 0 if kept is None else other
+        total += _self_attention_flops(config, tokens, layer, grid) if kept == "nothing" else 0
+    return total
 
 
-def _self_attention_flops(config: DiTConfig, tokens: int) -> float:
+def _self_attention_flops(config: DiTConfig, tokens: int, layer: int, grid: tuple[int, int]) -> float:
     """Scores and their products with the values, of one layer."""
-    return 4 * tokens * tokens * config.dim
+    groups = {"all": 1, "view": grid[0], "moment": grid[1]}[scope_of(config, layer)]
+    return 4 * tokens * tokens / groups * config.dim
 
 
 def _other_flops(config: DiTConfig, tokens: int, text_tokens: int, camera: bool = True, image_tokens: int = 0) -> float:

@@ -28,18 +28,21 @@ def perturbed_attention(dit: WanDiT, layer: int, kind: Perturbation, views: int 
     if kind not in PERTURBATIONS:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}")
 
+    attention = dit.blocks[layer].self_attn
+
     def identity(_q: Tensor, _k: Tensor, v: Float[Tensor, "B N H d"], _kernel: str) -> Float[Tensor, "B N D"]:
         return v.flatten(2)
 
     def own_view(
         q: Float[Tensor, "B N H d"], k: Float[Tensor, "B N H d"], v: Float[Tensor, "B N H d"], kernel: str
     ) -> Float[Tensor, "B N D"]:
+        if attention.scope == "view":
+            return SelfAttention.attend(q, k, v, kernel)
         if q.shape[1] % views:
             raise ValueError(f"{q.shape[1]} tokens are not those of {views} views")
         apart = (rearrange(x, "b (v n) h d -> (b v) n h d", v=views) for x in (q, k, v))
         return rearrange(SelfAttention.attend(*apart, kernel), "(b v) n d -> b (v n) d", v=views)
 
-    attention = dit.blocks[layer].self_attn
     attention.attend = {"identity": identity, "own_view": own_view}[kind]
     try:
         yield

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mvtrack.config.schema import RunConfig
+from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.inference import UTILISATION
 from mvtrack.inference.memory.transformer import TEXT_TOKENS, training_bytes, training_scene
 from mvtrack.models.activation_checkpointing import checkpointing_of
@@ -60,7 +61,7 @@ def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cud
     update = 0 if train.offload_optimizer else 4 * share * (2 if stage > 0 else 1)  # flat gradients, and square roots
     flops = training_flops(
         config.model.dit, scene.tokens(config.model), TEXT_TOKENS if config.model.dit.text_dim else 0,
-        checkpointing_of(train),
+        checkpointing_of(train), (2, num_latent_frames(config.model.num_frames)),
     )  # fmt: skip
     return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
 

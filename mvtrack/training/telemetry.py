@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mvtrack.config.schema import RunConfig
+from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import gpu_peak_flops, peak_gib
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.flops import training_flops
@@ -61,7 +62,9 @@ class Meter:
         self.tokens += samples * tokens
         checkpointing = checkpointing_of(self.config.train)
         text = self.config.model.text.length if self.config.model.text else 0
-        self.flops += samples * training_flops(self.config.model.dit, tokens, text, checkpointing)
+        self.flops += samples * training_flops(
+            self.config.model.dit, tokens, text, checkpointing, (2, num_latent_frames(self.config.data.num_frames))
+        )
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""

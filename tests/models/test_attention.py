@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mvtrack.config.schema import DiTConfig
-from mvtrack.models import attention
+from mvtrack.models import attention, blocked_attention
 from mvtrack.models.attention import attend, choose_kernel, kernel_report, why_not
 from mvtrack.models.dit import WanDiT
 
@@ -31,7 +31,12 @@ def choose(wanted="auto", dtype=torch.float32, tokens=65520, training=False, dev
     return choose_kernel(wanted, device, dtype, heads=12, head_dim=128, tokens=tokens, training=training)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "flash", "plain"])
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    monkeypatch.setattr(blocked_attention, "QUERY_ROWS", 11)  # 37 queries make three blocks and a rest
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "blocked", "flash", "plain"])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
 def test_kernels_equal_softmax(kernel, dtype, atol):
     q, k, v = tensors(dtype)
@@ -46,6 +51,7 @@ def on_gpu(*kernels):
     ("kernel", "device", "dtype"),
     [
         ("cpu", "cpu", torch.float32), ("flash", "cpu", torch.bfloat16), ("plain", "cpu", torch.float32),
+        ("blocked", "cpu", torch.float32), ("blocked", "cpu", torch.bfloat16),
         *on_gpu("cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3"),
     ],
 )  # fmt: skip
@@ -67,19 +73,44 @@ def test_kernels_equal_softmax_backwards_too(kernel, device, dtype):
         torch.testing.assert_close(one.double(), other, atol=atol, rtol=0)
 
 
-def test_the_cpu_has_one_kernel_for_every_use():
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+def test_the_cpu_has_kernels_for_every_use():
+    for dtype in (torch.float32, torch.float64):
         for training in (False, True):
             assert choose(dtype=dtype, training=training) == "cpu"
-    assert kernel_report(CPU, torch.float32, 128, training=True) == {"cpu": "works"}
+    assert kernel_report(CPU, torch.float32, 128, training=True) == {"cpu": "works", "blocked": "works"}
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.5, "blocked"), (0.95, "cpu"), (3.0, "cpu")])
+def test_bfloat16_on_a_cpu_takes_the_kernel_that_was_faster(monkeypatch, ratio, expected):
+    timed = []
+
+    def seconds(kernel, qkv, training):
+        timed.append((kernel, tuple(qkv[0].shape), tuple(qkv[1].shape), training))
+        return ratio if kernel == "blocked" else 1.0
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(attention, "_seconds", seconds)
+    attention.faster_on_cpu.cache_clear()
+    for _ in range(2):  # the second time it is known
+        assert choose(dtype=torch.bfloat16, tokens=5003, training=True) == expected
+    attention.faster_on_cpu.cache_clear()
+    threads = torch.get_num_threads()
+    rows, keys = (1, 768, threads, 128), (1, 4096, threads, 128)
+    assert timed == [("cpu", rows, keys, True), ("blocked", rows, keys, True)] * 3
+
+
+def test_blocked_attention_is_an_operator_that_compiles():
+    """Its shapes and strides without storage are those that it makes, forwards and backwards."""
+    qkv = [x.transpose(1, 2).detach().requires_grad_() for x in tensors()]
+    torch.library.opcheck(blocked_attention.blocked_attention, tuple(qkv))
 
 
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ("flash_attn_2", "flash_attn_2: the package flash_attn is not installed; works here: auto, cpu"),
+        ("flash_attn_2", "flash_attn_2: the package flash_attn is not installed; works here: auto, cpu, blocked"),
         ("sage", "the package sageattention is not installed"),
-        ("cudnn", "attention kernel cudnn: .*works here: auto, cpu"),
+        ("cudnn", "attention kernel cudnn: .*works here: auto, cpu, blocked"),
     ],
 )
 def test_a_kernel_that_cannot_run_is_refused_by_name(wanted, reason):
@@ -89,7 +120,10 @@ def test_a_kernel_that_cannot_run_is_refused_by_name(wanted, reason):
 
 def test_the_fallback_that_writes_all_scores_is_refused_with_its_size(monkeypatch):
     monkeypatch.setattr(attention, "why_not", lambda *_: "it is broken")
-    with pytest.raises(ValueError, match=r"float32 on cpu \(cpu: it is broken\).*65520 tokens would take 191\.9 GiB"):
+    with pytest.raises(
+        ValueError,
+        match=r"float32 on cpu \(cpu: it is broken; blocked: it is broken\).*65520 tokens would take 191\.9 GiB",
+    ):
         choose()
     with pytest.raises(ValueError, match=r"works here: auto$"):
         choose("flash")

@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mvtrack.config.schema import DiTConfig, RayConfig
+from mvtrack.config.schema import DiTConfig, ModelConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.dit import WanDiT, frame_positions
+from mvtrack.models.flops import forward_flops, training_flops
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.rope import apply_rope, axis_frequencies, default_pairs, rope_table
 
@@ -240,3 +241,47 @@ def test_bad_sizes_are_refused():
     latents, time, rays, text = inputs()
     with pytest.raises(ValueError, match="latents make 72"):
         model()(latents, time, rays[..., : GH * 2 - 2, :], text)
+
+
+def masked_softmax(scope: str):
+    """Attention over all tokens with a mask, the slow way."""
+    order = torch.arange(V * F * GH * GW)
+    group = {"view": order // (F * GH * GW), "moment": order // (GH * GW) % F}[scope]
+    mask = torch.where(group[:, None] == group, 0.0, -torch.inf)
+
+    def attend(q, k, v, _kernel):
+        scores = torch.einsum("bnhd,bmhd->bhnm", q, k) * q.shape[-1] ** -0.5 + mask
+        return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v).flatten(2)
+
+    return attend
+
+
+@pytest.mark.parametrize("config", [TINY, replace(TINY, role_embedding=False, rope_frames="concat")])
+def test_factorised_attention_equals_full_attention_with_masks(config):
+    given = inputs()
+    full, factorised = model(config), model(replace(config, attention="factorised"))
+    factorised.load_state_dict(full.state_dict(), strict=True)
+    for i, block in enumerate(full.blocks):
+        block.self_attn.attend = masked_softmax(("view", "moment")[i % 2])
+    one, two = (dit(*given, tap_layers=(1, 2)) for dit in (full, factorised))
+    torch.testing.assert_close(two.prediction, one.prediction, atol=1e-5, rtol=1e-5)
+    for a, b in zip(one.taps, two.taps, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(y, x, atol=1e-5, rtol=1e-5)
+
+
+def test_factorised_attention_counts_fewer_operations():
+    config, grid = replace(TINY, attention="factorised"), (V, F)
+    tokens = V * F * GH * GW
+    saved = forward_flops(TINY, tokens, grid=grid) - forward_flops(config, tokens, grid=grid)
+    kept = 2 / V + 1 / F  # of three blocks, two within a view
+    assert saved == pytest.approx(4 * tokens**2 * TINY.dim * (3 - kept))
+    recomputed = training_flops(config, tokens, checkpointing=Checkpointing(), grid=grid)
+    assert recomputed == pytest.approx(4 * forward_flops(config, tokens, grid=grid))
+
+
+def test_views_must_meet_in_the_tapped_block():
+    dit = DiTConfig(in_channels=32, out_channels=32, patch_size=(1, 1, 1), attention="factorised")
+    model_config = ModelConfig(dit=dit, rays=RayConfig(token_px=4), tap_layer=17)
+    with pytest.raises(ValueError, match="views meet in odd blocks only, tap_layer is 18"):
+        replace(model_config, tap_layer=18)

@@ -94,3 +94,11 @@ def test_chosen_layers_are_visited_in_order(small_model, inputs):
         visiting_layers(small_model.dit, lambda *_: None, layers=(-1,)),
     ):
         pass
+
+
+def test_a_block_within_views_has_no_passage_to_cut(small_model, inputs):
+    for block in small_model.dit.blocks:
+        block.self_attn.scope = "view"
+    before = run(small_model, inputs)
+    with perturbed_attention(small_model.dit, 0, "own_view", views=V):
+        assert torch.equal(run(small_model, inputs), before)

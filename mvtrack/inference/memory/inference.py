@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mvtrack.config.schema import ModelConfig
-from mvtrack.data.clip import padded_length
+from mvtrack.data.clip import num_latent_frames, padded_length
 from mvtrack.inference.device import Placement, placed_config
 from mvtrack.inference.memory.codec import codec_bytes
 from mvtrack.inference.memory.encoders import encoder_phases
@@ -112,5 +112,6 @@ def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, 
 def _flops(config: ModelConfig, scene: InputShape, sample: SamplerOptions, num_frames: int, guided: bool) -> float:
     text = (config.text.length if config.text else TEXT_TOKENS) if config.dit.text_dim else 0
     image = IMAGE_TOKENS if config.dit.image_dim else 0
-    one = forward_flops(config.dit, replace(scene, batch=1).tokens(config), text, image_tokens=image)
+    tokens, grid = replace(scene, batch=1).tokens(config), (2, num_latent_frames(config.num_frames))
+    one = forward_flops(config.dit, tokens, text, image_tokens=image, grid=grid)
     return one * sample.steps * (2 if guided else 1) * len(window_spans(config, num_frames))
