@@ -65,7 +65,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from mvtrack.geometry.pose_files.files import read_cameras, write_cameras
-    from mvtrack.geometry.pose_files.formats import find_format, held_back
+    from mvtrack.geometry.pose_files.registry import find_format, held_back
 
     found = find_format(options.to)
     sequence = _changed(read_cameras(options.file, **read_arguments(options)), options)
@@ -130,7 +130,7 @@ def _measure(options: argparse.Namespace) -> None:
     import torch
 
     from mvtrack.geometry.pose_files.files import write_cameras
-    from mvtrack.geometry.pose_files.formats import find_format
+    from mvtrack.geometry.pose_files.registry import find_format
     from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
     from mvtrack.inference.camera_estimation.source_cameras import measured_cameras
     from mvtrack.video.reader import open_footage

@@ -8,40 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.geometry.camera import relative_pose
+from mvtrack.geometry.rotation import rotation_matrix, rotation_vector
 from mvtrack.geometry.trajectory import PIVOT_M
 
 # Steps beyond these are worth a warning: degrees a frame, and subject distances a frame.
 _TURN_LIMIT_DEG, _MOVE_LIMIT = 6.0, 0.12
-
-
-def rotation_vector(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
-    """Axis times angle (radians, at most pi) of rotation matrices, by way of the quaternion's largest component."""
-    m = rotation.flatten(-2)
-    xx, xy, xz, yx, yy, yz, zx, zy, zz = m.unbind(-1)
-    # 4 q q^T, row by row; q = (w, x, y, z)
-    outer = torch.stack(
-        [
-            *(1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
-            *(zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx),
-            *(xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy),
-            *(yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz),
-        ],
-        -1,
-    ).unflatten(-1, (4, 4))
-    largest = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
-    quaternion = outer.gather(-2, largest.expand(*largest.shape[:-1], 4))[..., 0, :]
-    quaternion = F.normalize(quaternion, dim=-1) * torch.where(quaternion[..., :1] < 0, -1.0, 1.0)
-    sine = quaternion[..., 1:].norm(dim=-1, keepdim=True)
-    angle = 2 * torch.atan2(sine, quaternion[..., :1])
-    return quaternion[..., 1:] * torch.where(sine < 1e-12, 2.0, angle / sine.clamp_min(1e-12))
-
-
-def rotation_matrix(vector: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
-    """Inverse of `rotation_vector`."""
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-    return torch.linalg.matrix_exp(cross)
 
 
 def interpolate_poses(

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mvtrack.config.schema import ModelConfig
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.keyframe_path import rotation_vector, warn_of_jumps
+from mvtrack.geometry.keyframe_path import warn_of_jumps
 from mvtrack.geometry.keyframes import MAX_KEYS, MIN_KEYS, PathKeys
+from mvtrack.geometry.rotation import rotation_vector
 from mvtrack.geometry.trajectory import CameraMotion
 from mvtrack.inference.pipeline import Shot, shot_cameras
 from mvtrack.inference.preview import Warper

@@ -7,10 +7,9 @@ from mvtrack.geometry.keyframe_path import (
     PosePath,
     interpolate_poses,
     resample_poses,
-    rotation_matrix,
-    rotation_vector,
     warn_of_jumps,
 )
+from mvtrack.geometry.rotation import rotation_matrix, rotation_vector
 from mvtrack.geometry.trajectory import CameraPath
 
 T = 11

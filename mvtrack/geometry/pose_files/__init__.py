@@ -8,7 +8,8 @@ docs/pose_formats.md lists the formats, what each one means and which options it
 
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.files import read_cameras, write_cameras
-from mvtrack.geometry.pose_files.formats import FORMATS, PoseFormat
+from mvtrack.geometry.pose_files.registry import FORMATS
 from mvtrack.geometry.pose_files.sequence import CameraSequence
+from mvtrack.geometry.pose_files.source import PoseFormat
 
 __all__ = ["FORMATS", "CameraSequence", "Distortion", "PoseFormat", "read_cameras", "write_cameras"]

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mvtrack.geometry.pose_files.formats import FORMATS
-from mvtrack.geometry.pose_files.options import DIRECTIONS, ORDERS
+from mvtrack.geometry.pose_files.options import DIRECTIONS, ORDERS, QUATERNIONS
+from mvtrack.geometry.pose_files.registry import FORMATS
 
 _VALUES = {
     "size": ("HxW", "image size, height x width, where the file has none"),
@@ -14,9 +14,11 @@ _VALUES = {
     "camera": ("NAME", "which camera of a file that holds several"),
     "view": ("NAME", "which view of a cameras.json"),
     "convention": ("WORDS", f"of plain arrays that do not say: axes, {' or '.join(DIRECTIONS)}, raster or index"),
+    "quaternion": ("|".join(QUATERNIONS), "where w stands in a trajectory's quaternions, where that is not clear"),
     "order": ("|".join(ORDERS), "of frames whose names do not ascend"),
 }
 _SWITCHES = {
+    "drop-distortion": "take a distorted lens as a pinhole: pictures are off by the pixels that are said",
     "metric": "the unit is metres, though the file does not say so",
     "undo-applied-transform": "return to the world before transforms.json's applied_transform",
 }

@@ -30,6 +30,11 @@ class Distortion:
     def is_zero(self) -> bool:
         return not bool(self.coefficients.any())
 
+    @staticmethod
+    def unless_zero(coefficients: Tensor | None) -> "Distortion | None":
+        """A distortion, or None for no coefficients or for zeros."""
+        return None if coefficients is None or not bool(coefficients.any()) else Distortion(coefficients)
+
     def per_frame(self, num_frames: int) -> Float[Tensor, "T 5"]:
         """Coefficients of every frame."""
         return self.coefficients.expand(num_frames, 5)
@@ -111,3 +116,14 @@ def undistort_pixels(
 def _pixels(xy: Float[Tensor, "*out N 2"], K: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*out N 2"]:
     homogeneous = torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
     return (homogeneous @ K.mT)[..., :2]
+
+
+def largest_displacement_px(K: Float[Tensor, "T 3 3"], size: tuple[int, int], distortion: Distortion) -> float:
+    """How far (pixels of `size`) the lens moves what an ideal pinhole would show at the picture's border; infinity
+    where it shows something there that a pinhole cannot."""
+    height, width = size
+    across, down = torch.linspace(0, 1, 17, dtype=K.dtype)[:, None], torch.zeros(17, 1, dtype=K.dtype)
+    edges = [torch.cat(pair, 1) for side in (down, down + 1) for pair in ((across, side), (side, across))]
+    border = torch.cat(edges) * K.new_tensor([width, height])
+    ideal, found = undistort_pixels(border, K, distortion)
+    return float((ideal - border).norm(dim=-1).max()) if bool(found.all()) else float("inf")

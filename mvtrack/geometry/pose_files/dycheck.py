@@ -5,32 +5,32 @@ focal_length * pixel_aspect_ratio; distortion is Brown's. The unit of the world 
 """
 
 import json
-import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
+from mvtrack.geometry.pose_files.geometry import poses_of
 from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import (
     Place,
     check_name,
     frame_count,
-    matrix,
+    mapping,
     natural_order,
     number,
+    numbers,
     place_of,
     positive,
     read_json,
     required,
     show,
     side_px,
-    vector,
 )
-from mvtrack.geometry.pose_files.sequence import CameraSequence
-
-OPTIONS = ("camera", "metric")
+from mvtrack.geometry.pose_files.sequence import CameraSequence, require_ascending_names
+from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource
 
 # Files that dycheck keeps beside cameras; everything else in a folder of cameras must be a camera.
 _SIDE_FILES = {
@@ -39,10 +39,6 @@ _SIDE_FILES = {
 _MAX_PART = 200  # bytes of a frame's name that becomes a file name
 _MAX_FILES = 10_000
 _MAX_BYTES = 64 << 10  # of one camera: real ones have one kilobyte
-
-
-def looks_like(document: dict) -> bool:
-    return "orientation" in document and "position" in document
 
 
 def camera_files(folder: Path) -> list[Path]:
@@ -56,35 +52,38 @@ def camera_files(folder: Path) -> list[Path]:
     return [files[i] for i in natural_order([path.stem for path in files])]
 
 
-def read(path: Path, options: ReadOptions, document: dict | None = None) -> CameraSequence:
+def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     """A file, or the frames of one camera of a folder (`camera`: what stands before the first underscore)."""
-    place = place_of(path)
-    files = _of_camera(camera_files(path), options.camera, place) if os.path.isdir(path) else [path]
+    path, place = source.path, source.place
+    files = _of_camera(camera_files(path), options.camera, place) if source.is_folder else [path]
     frame_count(len(files), place)
     rotations, positions, K, lens, sizes = [], [], [], [], set()
     for file in files:
         at = place_of(file)
         check_name(file.stem, at)
-        tree = read_json(file, _MAX_BYTES) if document is None else document
-        rotations.append(matrix(required(tree, "orientation", at), at.field("orientation"), 3, 3))
-        positions.append(vector(required(tree, "position", at), at.field("position"), 3))
+        tree = mapping(read_json(file, _MAX_BYTES), at)
+        rotations.append(_numbers(tree, "orientation", at, 3, 3))
+        positions.append(_numbers(tree, "position", at, 3))
         K.append(_intrinsics(tree, at))
         lens.append(_coefficients(tree, at))
-        width, height = vector(required(tree, "image_size", at), at.field("image_size"), 2)
+        width, height = _numbers(tree, "image_size", at, 2).tolist()
         sizes.add((side_px(height, at.field("image_size")), side_px(width, at.field("image_size"))))
         if len(sizes) > 1:
             raise at.field("image_size").error("differs from the frames before, expected one size for all frames")
-    c2w = torch.eye(4, dtype=torch.float64).repeat(len(files), 1, 1)
-    c2w[:, :3, :3] = torch.tensor(rotations, dtype=torch.float64).mT
-    c2w[:, :3, 3] = torch.tensor(positions, dtype=torch.float64)
-    distortion = Distortion(torch.tensor(lens, dtype=torch.float64))
     return CameraSequence(
-        Camera(c2w, torch.tensor(K, dtype=torch.float64), sizes.pop(), options.metric),
+        Camera(
+            poses_of(torch.stack(rotations).mT, torch.stack(positions)), torch.tensor(K, dtype=torch.float64),
+            sizes.pop(), options.metric,
+        ),
         tuple(file.stem for file in files),
-        distortion=None if distortion.is_zero else distortion,
+        distortion=Distortion.unless_zero(torch.tensor(lens, dtype=torch.float64)),
         convention="dycheck JSON: OpenCV axes, world-to-camera rotation with the camera's position, raster pixels",
         file_direction="w2c rotation",
-    )
+    )  # fmt: skip
+
+
+def _numbers(tree: dict, field: str, place: Place, *shape: int) -> Tensor:
+    return numbers(required(tree, field, place), place.field(field), shape)
 
 
 def _of_camera(files: list[Path], camera: str | int | None, place: Place) -> list[Path]:
@@ -104,19 +103,19 @@ def _camera_of(stem: str) -> str:
     return stem.split("_")[0] if "_" in stem else ""
 
 
-def _intrinsics(document: dict, place: Place) -> list[list[float]]:
-    focal = positive(required(document, "focal_length", place), place.field("focal_length"))
-    aspect = positive(required(document, "pixel_aspect_ratio", place), place.field("pixel_aspect_ratio"))
-    skew = number(required(document, "skew", place), place.field("skew"))
-    cx, cy = vector(required(document, "principal_point", place), place.field("principal_point"), 2)
+def _intrinsics(tree: dict, place: Place) -> list[list[float]]:
+    focal = positive(required(tree, "focal_length", place), place.field("focal_length"))
+    aspect = positive(required(tree, "pixel_aspect_ratio", place), place.field("pixel_aspect_ratio"))
+    skew = number(required(tree, "skew", place), place.field("skew"))
+    cx, cy = _numbers(tree, "principal_point", place, 2).tolist()
     return [[focal, skew, cx], [0.0, focal * aspect, cy], [0.0, 0.0, 1.0]]
 
 
-def _coefficients(document: dict, place: Place) -> list[float]:
+def _coefficients(tree: dict, place: Place) -> list[float]:
     """k1, k2, p1, p2, k3; a file without distortion has none."""
-    k1, k2, k3 = vector(document.get("radial_distortion", [0, 0, 0]), place.field("radial_distortion"), 3)
-    p1, p2 = vector(document.get("tangential_distortion", [0, 0]), place.field("tangential_distortion"), 2)
-    return [k1, k2, p1, p2, k3]
+    tree = {"radial_distortion": [0, 0, 0], "tangential_distortion": [0, 0], **tree}
+    k1, k2, k3 = _numbers(tree, "radial_distortion", place, 3).tolist()
+    return [k1, k2, *_numbers(tree, "tangential_distortion", place, 2).tolist(), k3]
 
 
 def write(sequence: CameraSequence) -> dict[str, bytes]:
@@ -157,11 +156,19 @@ def _check_file_names(names: list[str]) -> None:
         odd = set(name) & set('/\\:*?"<>|')
         if odd or name.startswith(".") or len(name.encode()) > _MAX_PART or f"{name}.json" in _SIDE_FILES:
             raise ValueError(f"names[{index}] is {show(name)}: dycheck folders need frame names that can be file names")
-    if len(set(names)) != len(names):
-        raise ValueError("dycheck folders need frame names that differ")
-    order = natural_order(names)
-    if order != list(range(len(names))):
-        first = next(i for i, j in enumerate(order) if i != j)
-        raise ValueError(f"names[{first}] is {show(names[first])}: dycheck folders are read in order of the names")
+    require_ascending_names(names, "dycheck folders")
     if len({_camera_of(name) for name in names}) > 1:
         raise ValueError("dycheck folders of one sequence need names of one camera ({camera}_{frame})")
+
+
+def _detect(source: PoseSource) -> bool:
+    if source.is_folder:
+        files = camera_files(source.path)
+        return bool(files) and PoseSource(files[0]).fields.keys() >= {"orientation", "position"}
+    return source.fields.keys() >= {"orientation", "position"}
+
+
+DYCHECK = PoseFormat(
+    "dycheck", "dycheck / iPhone camera JSON (folder, one file a frame)", "opencv", "w2c", "unknown", _detect,
+    read, write, ("camera", "metric"), ALL_BUT_TIMES, True,
+)  # fmt: skip

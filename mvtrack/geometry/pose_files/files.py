@@ -5,12 +5,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mvtrack.geometry.pose_files.formats import PoseFormat, detect, find_format
 from mvtrack.geometry.pose_files.options import make_options
-from mvtrack.geometry.pose_files.parse import file_size, place_of, shown_path
+from mvtrack.geometry.pose_files.parse import shown_path
+from mvtrack.geometry.pose_files.registry import FORMATS, detect, find_format
 from mvtrack.geometry.pose_files.sequence import CameraSequence, require_valid
-
-_UNLIMITED = 1 << 62
+from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
 
 
 def read_cameras(path: Path | str, format: str | None = None, **options) -> CameraSequence:
@@ -27,16 +26,10 @@ def read_cameras(path: Path | str, format: str | None = None, **options) -> Came
 
 def read_with_format(path: Path | str, format: str | None = None, **options) -> tuple[CameraSequence, PoseFormat]:
     """As `read_cameras`, with the format that was given or found."""
-    path = Path(path)
-    if not os.path.isdir(path):
-        file_size(path, _UNLIMITED)  # missing, no file, or a name that cannot be one: said before anything else
-    if format is None:
-        found, document = detect(path)
-    else:
-        found, document = find_format(format), None
-    checked = make_options(options, found.options, found.name)
-    given = {} if document is None else {"document": document}
-    return require_valid(found.read(path, checked, **given), place_of(path).file), found
+    source = PoseSource(path)
+    known = detect(source) if format is None else find_format(format)
+    sequence = known.read(source, make_options(options, known.options, known.name))
+    return require_valid(sequence, source.place.file), known
 
 
 def write_cameras(path: Path | str, sequence: CameraSequence, format: str, overwrite: bool = False) -> Path:
@@ -44,16 +37,19 @@ def write_cameras(path: Path | str, sequence: CameraSequence, format: str, overw
 
     The result is written beside `path` and renamed, so that it appears whole or not at all. What a format cannot hold
     is an error where leaving it out would change the picture (distortion, skew) and left out otherwise: names, times,
-    intrinsics, size and the knowledge of the unit (`formats.held_back` lists them).
+    intrinsics, size and the knowledge of the unit (`registry.held_back` lists them).
 
     Raises ValueError for cameras that are not valid or that the format cannot hold, and for a path that exists: a file
     is replaced with `overwrite`, a folder never.
     """
-    path, found = Path(path), find_format(format)
+    path, target = Path(path), find_format(format)
+    if target.write is None:
+        writable = ", ".join(name for name, known in FORMATS.items() if known.write)
+        raise ValueError(f"format {target.name} is only read; write one of {writable}")
     require_valid(sequence, "camera sequence")
-    made = found.write(sequence)
-    if os.path.lexists(path) and not (overwrite and path.is_file() and not found.is_folder):
-        more = "" if found.is_folder or not path.is_file() else ", or overwrite it"
+    made = target.write(sequence)
+    if os.path.lexists(path) and not (overwrite and path.is_file() and not target.is_folder):
+        more = "" if target.is_folder or not path.is_file() else ", or overwrite it"
         raise ValueError(f"{shown_path(path)} exists already: choose another name{more}")
     if not path.parent.is_dir():
         raise ValueError(f"{shown_path(path.parent)} is no folder: create it first")

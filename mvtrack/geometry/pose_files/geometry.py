@@ -61,48 +61,6 @@ def w2c_from_c2w(c2w: Float[Tensor, "T 4 4"]) -> Float[Tensor, "T 4 4"]:
     return w2c
 
 
-def rotation_from_quaternion(wxyz: Float[Tensor, "T 4"]) -> Float[Tensor, "T 3 3"]:
-    """Rotations of quaternions (w, x, y, z), which are normalised first (Hamilton's convention)."""
-    w, x, y, z = (wxyz / wxyz.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = [
-        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
-        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
-        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
-    ]
-    return torch.stack(rows, -2)
-
-
-def quaternion_from_rotation(rotation: Float[Tensor, "T 3 3"]) -> Float[Tensor, "T 4"]:
-    """Unit quaternions (w, x, y, z), w >= 0. The largest of the four components is the divisor (Shepperd 1978)."""
-    r = rotation
-    trace = r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2]
-    four_squares = torch.stack([trace, r[:, 0, 0], r[:, 1, 1], r[:, 2, 2]], -1)
-    four_squares = 1 + torch.cat([four_squares[:, :1], 2 * four_squares[:, 1:] - trace[:, None]], -1)
-    yz, zx, xy = r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]
-    sum_xy, sum_xz, sum_yz = r[:, 0, 1] + r[:, 1, 0], r[:, 0, 2] + r[:, 2, 0], r[:, 1, 2] + r[:, 2, 1]
-    w2, x2, y2, z2 = four_squares.unbind(-1)
-    candidates = torch.stack(
-        [
-            torch.stack([w2, yz, zx, xy], -1),
-            torch.stack([yz, x2, sum_xy, sum_xz], -1),
-            torch.stack([zx, sum_xy, y2, sum_yz], -1),
-            torch.stack([xy, sum_xz, sum_yz, z2], -1),
-        ],
-        1,
-    )  # (T, 4, 4): the same quaternion four times, at four scales
-    best = four_squares.argmax(-1)
-    q = candidates[torch.arange(len(r)), best]
-    q = q / q.norm(dim=-1, keepdim=True)
-    return torch.where(q[:, :1] < 0, -q, q)
-
-
-def move_principal_point(K: Float[Tensor, "*shape 3 3"], shift_px: float) -> Float[Tensor, "*shape 3 3"]:
-    """Intrinsics after the pixel origin moved: +0.5 takes pixel indices (centre of the first pixel = 0) to raster."""
-    moved = K.clone()
-    moved[..., :2, 2] += shift_px
-    return moved
-
-
 def pinhole_matrix(
     fx: Float[Tensor, "T"], fy: Float[Tensor, "T"], cx: Float[Tensor, "T"], cy: Float[Tensor, "T"]
 ) -> Float[Tensor, "T 3 3"]:
@@ -110,3 +68,15 @@ def pinhole_matrix(
     K = torch.zeros(*fx.shape, 3, 3, dtype=fx.dtype)
     K[..., 0, 0], K[..., 1, 1], K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = fx, fy, cx, cy, 1
     return K
+
+
+def poses_of(rotation: Float[Tensor, "T 3 3"], position: Float[Tensor, "T 3"]) -> Float[Tensor, "T 4 4"]:
+    """Matrices [R | t] with their last row."""
+    poses = torch.eye(4, dtype=rotation.dtype).repeat(len(rotation), 1, 1)
+    poses[:, :3, :3], poses[:, :3, 3] = rotation, position
+    return poses
+
+
+def full_poses(poses: Float[Tensor, "T rows 4"]) -> Float[Tensor, "T 4 4"]:
+    """3x4 matrices with their last row; 4x4 ones as they are."""
+    return poses if poses.shape[-2] == 4 else poses_of(poses[..., :3], poses[..., 3])

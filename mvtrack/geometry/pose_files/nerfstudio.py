@@ -10,8 +10,6 @@ are in the moved world and stay there; `undo_applied_transform` returns to the o
 
 import json
 import math
-import os
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -19,26 +17,24 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
-from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv, pinhole_matrix
+from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv, full_poses, pinhole_matrix
 from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import (
     Place,
     frame_count,
     items,
     mapping,
-    matrix,
     name,
     number,
-    place_of,
+    numbers,
     positive,
-    read_json,
     required,
     show,
     side_px,
 )
-from mvtrack.geometry.pose_files.sequence import CameraSequence, in_order
+from mvtrack.geometry.pose_files.sequence import CameraSequence, in_order, refuse_skew
+from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource
 
-OPTIONS = ("size", "order", "metric", "undo_applied_transform")
 FILE_NAME = "transforms.json"
 
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
@@ -46,19 +42,13 @@ _LENS = ("k1", "k2", "p1", "p2", "k3")
 _INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "k4", *_LENS)
 
 
-def looks_like(document: dict) -> bool:
-    frames = document.get("frames")
-    return isinstance(frames, list) and bool(frames) and isinstance(frames[0], dict) and "transform_matrix" in frames[0]
-
-
-def read(path: Path, options: ReadOptions, document: dict | None = None) -> CameraSequence:
+def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     """All frames, of the file or of the transforms.json in a folder.
 
     `size` is needed only where the file has no w and h, `order` only where the frames are not in order of their names.
     """
-    path = path / FILE_NAME if os.path.isdir(path) else path
-    place = place_of(path)
-    document = read_json(path) if document is None else document
+    source = PoseSource(source.path / FILE_NAME) if source.is_folder else source
+    place, document = source.place, source.document
     _refuse_other_lenses(document, place)
     frames = items(required(document, "frames", place), place.field("frames"))
     frame_count(len(frames), place.field("frames"))
@@ -79,15 +69,14 @@ def read(path: Path, options: ReadOptions, document: dict | None = None) -> Came
         if len(sizes) > 1:
             raise at.error(f"the image size changes to {size[1]}x{size[0]} (w x h), expected one size for all frames")
         lenses.append(lens)
-    fx, fy, cx, cy, *coefficients = torch.tensor(lenses, dtype=torch.float64).unbind(-1)
-    moved, note = _applied_transform(document, place, options.undo_applied_transform)
-    c2w = axes_to_opencv(torch.tensor(poses, dtype=torch.float64), "opengl")
-    c2w[:, :3, 3] /= moved[1]
-    distortion = Distortion(torch.stack(coefficients, -1))
+    lens = torch.tensor(lenses, dtype=torch.float64)
+    moved, scale, note = _applied_transform(document, place, options.undo_applied_transform)
+    c2w = axes_to_opencv(torch.stack(poses), "opengl")
+    c2w[:, :3, 3] /= scale
     sequence = CameraSequence(
-        Camera(torch.linalg.solve(moved[0], c2w), pinhole_matrix(fx, fy, cx, cy), sizes.pop(), options.metric),
+        Camera(torch.linalg.solve(moved, c2w), pinhole_matrix(*lens[:, :4].unbind(-1)), sizes.pop(), options.metric),
         tuple(names),
-        distortion=None if distortion.is_zero else distortion,
+        distortion=Distortion.unless_zero(lens[:, 4:]),
         convention=f"nerfstudio transforms.json: OpenGL axes, camera-to-world, raster pixels{note}",
         file_axes="opengl",
     )
@@ -156,37 +145,32 @@ def _focal(values: dict[str, float], axis: str, side: int, place: Place) -> floa
     return by_angle if focal is None else focal
 
 
-def _pose(value: object, place: Place) -> list[list[float]]:
-    rows = matrix(value, place, len(value), 4) if isinstance(value, list) and len(value) == 3 else None
-    if rows is None:
-        rows = matrix(value, place, 4, 4)
-        if rows[3] != [0, 0, 0, 1]:
-            raise place.item(3).error(f"is {rows[3]}, expected [0, 0, 0, 1] (the translation is the last column)")
-        return rows
-    return [*rows, [0.0, 0.0, 0.0, 1.0]]
+def _pose(value: object, place: Place) -> Float[Tensor, "4 4"]:
+    pose = numbers(value, place, (4, 4), (3, 4))
+    if len(pose) == 4 and pose[3].tolist() != [0, 0, 0, 1]:
+        raise place.item(3).error(f"is {pose[3].tolist()}, expected [0, 0, 0, 1] (the translation is the last column)")
+    return full_poses(pose[None])[0]
 
 
-def _applied_transform(document: dict, place: Place, undo: bool) -> tuple[tuple[Float[Tensor, "4 4"], float], str]:
-    """The world's movement to undo (the identity where it is kept) with its scale, and a note for people."""
-    identity = (torch.eye(4, dtype=torch.float64), 1.0)
+def _applied_transform(document: dict, place: Place, undo: bool) -> tuple[Float[Tensor, "4 4"], float, str]:
+    """The world's movement and scale to undo (none where they are kept), and a note for people."""
+    transform, scale = torch.eye(4, dtype=torch.float64), 1.0
     if "applied_transform" not in document and "applied_scale" not in document:
         if undo:
             raise place.error("has no applied_transform to undo")
-        return identity, ""
-    transform = torch.eye(4, dtype=torch.float64)
+        return transform, scale, ""
     if "applied_transform" in document:
         at = place.field("applied_transform")
-        transform = torch.tensor(_pose(document["applied_transform"], at), dtype=torch.float64)
+        transform = _pose(document["applied_transform"], at)
         rotation = transform[:3, :3]
         error = float((rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max())
         if error > 1e-3 or torch.linalg.det(rotation) < 0:
             raise at.error(f"is no rigid movement (its 3x3 part differs from a rotation by {error:.3g})")
-    scale = 1.0
     if "applied_scale" in document:
         scale = positive(document["applied_scale"], place.field("applied_scale"))
     if undo:
-        return (transform, scale), ", applied_transform undone"
-    return identity, ", in the world after applied_transform"
+        return transform, scale, ", applied_transform undone"
+    return torch.eye(4, dtype=torch.float64), 1.0, ", in the world after applied_transform"
 
 
 def write(sequence: CameraSequence) -> bytes:
@@ -196,8 +180,7 @@ def write(sequence: CameraSequence) -> bytes:
     """
     camera = sequence.camera
     K = camera.K.double()
-    if K[:, 0, 1].any():
-        raise ValueError("transforms.json cannot hold skew: K[0, 1] must be 0")
+    refuse_skew(sequence, "transforms.json")
     columns = {"fl_x": K[:, 0, 0], "fl_y": K[:, 1, 1], "cx": K[:, 0, 2], "cy": K[:, 1, 2]}
     if sequence.distortion is not None:
         coefficients = sequence.distortion.per_frame(sequence.num_frames).double()
@@ -209,3 +192,16 @@ def write(sequence: CameraSequence) -> bytes:
         own = {key: column[index].item() for key, column in columns.items() if key not in shared}
         frames.append({"file_path": sequence.names[index], **own, "transform_matrix": c2w})
     return json.dumps({**document, **shared, "frames": frames}, indent=1).encode()
+
+
+def _detect(source: PoseSource) -> bool:
+    if source.is_folder:
+        return (source.path / FILE_NAME).exists()
+    frames = source.fields.get("frames")
+    return isinstance(frames, list) and bool(frames) and isinstance(frames[0], dict) and "transform_matrix" in frames[0]
+
+
+TRANSFORMS = PoseFormat(
+    "nerfstudio", "nerfstudio and instant-ngp transforms.json", "opengl", "c2w", "unknown", _detect, read, write,
+    ("size", "order", "metric", "undo_applied_transform"), ALL_BUT_TIMES,
+)  # fmt: skip

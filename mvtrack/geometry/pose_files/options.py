@@ -16,6 +16,7 @@ from mvtrack.geometry.pose_files.parse import Place, number, show, side_px, text
 DIRECTIONS = ("c2w", "w2c")
 PIXELS = ("raster", "index")
 ORDERS = ("name", "file")
+QUATERNIONS = ("xyzw", "wxyz")
 _NUMBERS = {"fov": (1, 170), "focal_px": (1e-3, 1e9), "focal_mm": (1e-3, 1e9), "sensor_mm": (1e-3, 1e9)}
 
 
@@ -28,8 +29,9 @@ class ReadOptions:
     three, with square pixels and a centred principal point. camera: which camera of a file that holds several. view:
     which view of a cameras.json. convention: three words, axes, direction (c2w, w2c) and pixels (raster: centres at
     + 0.5, index: centres at whole numbers), for arrays that do not say. order: of frames whose names are not in
-    ascending order in the file: by "name" or as in the "file". metric: the caller knows that the unit is metres.
-    undo_applied_transform: return to the world that transforms.json had before its `applied_transform`.
+    ascending order in the file: by "name" or as in the "file". quaternion: xyzw, as TUM has it, or wxyz. metric: the
+    caller knows that the unit is metres. drop_distortion: take a distorted lens as a pinhole. undo_applied_transform:
+    return to the world that transforms.json had before its `applied_transform`.
     """
 
     size: tuple[int, int] | str | None = None
@@ -41,7 +43,9 @@ class ReadOptions:
     view: str | None = None
     convention: str | None = None
     order: str | None = None
+    quaternion: str | None = None
     metric: bool = False
+    drop_distortion: bool = False
     undo_applied_transform: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +69,9 @@ class ReadOptions:
             raise place.field("view").error(f"expected a view's name, got {show(self.view)}")
         if self.order not in (None, *ORDERS):
             raise place.field("order").error(f"expected {' or '.join(ORDERS)}, got {show(self.order)}")
-        for name in ("metric", "undo_applied_transform"):
+        if self.quaternion not in (None, *QUATERNIONS):
+            raise place.field("quaternion").error(f"expected {' or '.join(QUATERNIONS)}, got {show(self.quaternion)}")
+        for name in ("metric", "drop_distortion", "undo_applied_transform"):
             if not isinstance(getattr(self, name), bool):
                 raise place.field(name).error(f"expected True or False, got {show(getattr(self, name))}")
         if self.convention is not None:

@@ -15,6 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
 MAX_JSON_BYTES = 16 << 20  # parsing and checking this much stays under about two seconds
 MAX_TEXT_BYTES = 16 << 20
 MAX_FRAMES = 100_000  # nearly an hour at 30 frames a second
@@ -120,19 +124,18 @@ def lines_of(text: str) -> list[str]:
     return text.replace("\r\n", "\n").split("\n")
 
 
-def read_json(path: Path | str, limit: int = MAX_JSON_BYTES) -> dict:
-    """A JSON document of at most `limit` bytes whose top level is an object."""
+def read_json(path: Path | str, limit: int = MAX_JSON_BYTES) -> object:
+    """A JSON document of at most `limit` bytes, without constants such as NaN and without keys that occur twice."""
     place = place_of(path)
     text = read_text(path, limit)
     try:
-        document = json.loads(text, parse_int=_json_int, parse_constant=_json_constant, object_pairs_hook=_unique_keys)
+        return json.loads(text, parse_int=_json_int, parse_constant=_json_constant, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise place.error("is nested too deeply to be a pose file") from None
     except json.JSONDecodeError as error:
         raise place.error(f"line {error.lineno}: is not valid JSON ({error.msg}, column {error.colno})") from None
     except ValueError as error:
         raise place.error(f"is not valid JSON for poses: {error}") from None
-    return mapping(document, place)
 
 
 def _json_int(digits: str) -> int:
@@ -205,15 +208,41 @@ def side_px(value: object, place: Place) -> int:
     return int(side)
 
 
-def vector(value: object, place: Place, length: int) -> list[float]:
-    row = items(value, place, length)
-    if all(type(v) in (float, int) and -MAX_NUMBER <= v <= MAX_NUMBER for v in row):  # the rest is for the error
-        return [float(v) for v in row]
-    return [number(v, place.item(i)) for i, v in enumerate(row)]
+def numbers(value: object, place: Place, *shapes: tuple[int | None, ...]) -> Tensor:
+    """A float64 tensor from lists of a JSON document or an array of an npz file; None in a shape stands for any number.
+
+    Raises ValueError that names the item which is no number, or the list of a wrong length.
+    """
+    if not isinstance(value, np.ndarray):
+        return torch.tensor(_nested(value, place, _nearest_shape(value, shapes)), dtype=torch.float64)
+    fits = any(len(shape) == value.ndim and _agree(shape, value.shape) for shape in shapes)
+    if not fits or value.dtype.kind not in "fiu":
+        expected = " or ".join("(" + ", ".join("T" if n is None else str(n) for n in shape) + ")" for shape in shapes)
+        raise place.error(f"expected numbers of shape {expected}, got {value.dtype} of {value.shape}")
+    return torch.from_numpy(value.astype(np.float64))
 
 
-def matrix(value: object, place: Place, rows: int, columns: int) -> list[list[float]]:
-    return [vector(row, place.item(i), columns) for i, row in enumerate(items(value, place, rows))]
+def _agree(shape: tuple[int | None, ...], sides: Iterable[int]) -> bool:
+    return all(n in (None, m) for n, m in zip(shape, sides, strict=False))
+
+
+def _nearest_shape(value: object, shapes: tuple[tuple[int | None, ...], ...]) -> tuple[int | None, ...]:
+    """The shape that nested lists have by their first items; one of as many axes, or the first, where none fits."""
+    sides = []
+    while isinstance(value, list) and len(sides) < 4:
+        sides.append(len(value))
+        value = value[0] if value else None
+    of_depth = [shape for shape in shapes if len(shape) == len(sides)]
+    return next((shape for shape in of_depth if _agree(shape, sides)), (of_depth or shapes)[0])
+
+
+def _nested(value: object, place: Place, shape: tuple[int | None, ...]) -> object:
+    if not shape:
+        return number(value, place)
+    row = items(value, place, shape[0])
+    if len(shape) == 1 and all(type(v) in (float, int) and -MAX_NUMBER <= v <= MAX_NUMBER for v in row):
+        return row  # the rest is for the error
+    return [_nested(entry, place.item(i), shape[1:]) for i, entry in enumerate(row)]
 
 
 def name(value: object, place: Place) -> str:

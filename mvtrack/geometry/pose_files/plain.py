@@ -1,117 +1,138 @@
 """Plain arrays, in .json or .npz: poses under `c2w` or `w2c`, intrinsics under `K`, and what their numbers mean.
 
 The file says its `convention` in three words (or the option does): nothing about axes is guessed. This is also the
-form of `cameras.json` that `mvtrack reshoot` writes.
-
-Fields: c2w or w2c (T, 3 or 4, 4); K (3, 3) or (T, 3, 3), or a lens option; size, height and width, or the option;
-convention; unit, "metres" or "unknown"; and, where known, names (T), timestamps_s (T) or fps, distortion (5) or
-(T, 5) in OpenCV's order.
+form of `cameras.json` that `mvtrack reshoot` writes, which has one entry a view. Fields: docs/pose_formats.md.
 """
 
-from dataclasses import dataclass, field
+import io
+import json
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
-from mvtrack.geometry.pose_files.geometry import axes_to_opencv, c2w_from_w2c, move_principal_point
+from mvtrack.geometry.pose_files.geometry import axes_to_opencv, c2w_from_w2c, full_poses
 from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix, parse_convention
-from mvtrack.geometry.pose_files.parse import Place, frame_count, show
+from mvtrack.geometry.pose_files.parse import (
+    Place,
+    frame_count,
+    items,
+    mapping,
+    name,
+    number,
+    numbers,
+    required,
+    show,
+    side_px,
+)
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
+from mvtrack.geometry.pose_files.source import HOLDABLE, PoseFormat, PoseSource
 
 OPTIONS = ("size", "fov", "focal_px", "focal_mm", "sensor_mm", "convention", "metric")
-CONVENTION = "opencv c2w raster"  # of the files written here
 FIELDS = ("c2w", "w2c", "K", "size", "convention", "unit", "names", "timestamps_s", "fps", "distortion")
+_CONVENTION = "opencv c2w raster"  # of the files written here
 _CAMERAS_JSON = "OpenCV axes (x right, y down, z forward); camera-to-world 4x4; raster pixels"
 _UNITS = {"metres": True, "unknown": False, "unknown scale": False}
 
 
-@dataclass(frozen=True)
-class PlainArrays:
-    """What a plain file holds, before its convention is applied. key: c2w or w2c, the field that had the poses."""
-
-    key: str
-    poses: Float[Tensor, "T 4 4"]
-    K: Float[Tensor, "*frames 3 3"] | None = None
-    size: tuple[int, int] | None = None
-    convention: object = None
-    unit: object = None
-    names: tuple[str, ...] | None = None
-    timestamps_s: Float[Tensor, "times"] | None = None
-    fps: float | None = None
-    distortion: Float[Tensor, "*rows 5"] | None = None
-    ignored: list[str] = field(default_factory=list)
+def _read_json(source: PoseSource, options: ReadOptions) -> CameraSequence:
+    """The arrays of a file, or those of one view (`view`: its name, or its number from 0) of a cameras.json."""
+    document, place = source.document, source.place
+    if "views" in document:
+        view, at = _view(document, options, place)
+        document, place = {**{key: value for key, value in document.items() if key != "views"}, **view}, at
+    elif options.view is not None:
+        raise place.error("has no views: the option view is for a cameras.json with several")
+    return _assemble(document, list(document), options, place, "JSON")
 
 
-def pose_key(fields: object, place: Place) -> str:
-    """Which of c2w and w2c the file has."""
-    found = [key for key in ("c2w", "w2c") if key in fields]
-    if len(found) != 1:
-        have = "both c2w and w2c" if found else "neither c2w nor w2c"
-        raise place.error(f"has {have}, expected one of them")
-    return found[0]
+def _read_npz(source: PoseSource, options: ReadOptions) -> CameraSequence:
+    fields = {key: source.npz.array(key) for key in source.npz.names if key in FIELDS}
+    return _assemble(fields, source.npz.names, options, source.place, "npz")
 
 
-def full_poses(poses: Float[Tensor, "T rows 4"]) -> Float[Tensor, "T 4 4"]:
-    """3x4 matrices with their last row; 4x4 ones as they are."""
-    if poses.shape[1] == 4:
-        return poses
-    last = poses.new_tensor([0.0, 0, 0, 1]).expand(len(poses), 1, 4)
-    return torch.cat([poses, last], 1)
+def _view(document: dict, options: ReadOptions, place: Place) -> tuple[dict, Place]:
+    at = place.field("views")
+    views = [mapping(view, at.item(i)) for i, view in enumerate(items(document["views"], at))]
+    titles = [
+        name(view["name"], at.item(i).field("name")) if "name" in view else str(i) for i, view in enumerate(views)
+    ]
+    shown = ", ".join(show(title)[1:-1] for title in titles[:12])
+    if options.view is None and len(views) != 1:
+        raise at.error(f"holds {len(views)} views: the option view is needed, one of {shown}")
+    matches = [i for i, title in enumerate(titles) if options.view in (None, title)]
+    if not matches and options.view.isascii() and options.view.isdigit() and len(options.view) < 6:
+        matches = [int(options.view)] if int(options.view) < len(views) else []
+    if len(matches) != 1:
+        raise at.error(f"holds {len(matches)} views named {show(options.view)}; it has {shown}")
+    view = {key: value for key, value in views[matches[0]].items() if key != "name"}
+    return view, at.item(matches[0])
 
 
-def assemble(arrays: PlainArrays, options: ReadOptions, place: Place, kind: str) -> CameraSequence:
+def _assemble(fields: dict, all_names: list[str], options: ReadOptions, place: Place, kind: str) -> CameraSequence:
     """Cameras in the project's conventions. Raises ValueError for what is missing or contradicts itself."""
-    count = frame_count(len(arrays.poses), place.field(arrays.key))
-    axes, direction, pixels = _convention(arrays, options, place)
-    metric = _is_metric(arrays.unit, options, place)
-    size = _size(arrays, options, place)
-    for name, value in (("K", arrays.K if arrays.K is not None and arrays.K.ndim == 3 else None),
-                        ("names", arrays.names), ("timestamps_s", arrays.timestamps_s),
-                        ("distortion", arrays.distortion if _per_frame(arrays.distortion) else None)):  # fmt: skip
-        if value is not None and len(value) != count:
-            raise place.field(name).error(f"has {len(value)} entries, expected {count}, one a frame as in {arrays.key}")
-    poses = c2w_from_w2c(arrays.poses, place) if direction == "w2c" else arrays.poses
-    times = arrays.timestamps_s
-    if times is None and arrays.fps is not None:
-        times = torch.arange(count, dtype=torch.float64) / arrays.fps
-    ignored = f"; fields not used: {', '.join(show(name)[1:-1] for name in arrays.ignored[:8])}" * bool(arrays.ignored)
-    lens = None if arrays.distortion is None else Distortion(arrays.distortion)
+    keys = [key for key in ("c2w", "w2c") if key in fields]
+    if len(keys) != 1:
+        raise place.error(f"has {'both' if keys else 'neither'} c2w {'and' if keys else 'nor'} w2c, expected one")
+    poses = numbers(fields[keys[0]], place.field(keys[0]), (None, 4, 4), (None, 3, 4))
+    count = frame_count(len(poses), place.field(keys[0]))
+    poses = full_poses(poses)
+    axes, direction, pixels = _convention(fields.get("convention"), keys[0], options, place)
+    size = _size(fields.get("size"), options, place)
+    K = _intrinsics(fields.get("K"), options, size, pixels, place)
+    lens = _optional(fields, "distortion", place, (5,), (None, 5))
+    times = _optional(fields, "timestamps_s", place, (None,))
+    names = None if "names" not in fields else items(fields["names"], place.field("names"))
+    for field, value, is_per_frame in (
+        ("K", K, K.ndim == 3), ("names", names, True), ("timestamps_s", times, True),
+        ("distortion", lens, lens is not None and lens.ndim == 2),
+    ):  # fmt: skip
+        if value is not None and is_per_frame and len(value) != count:
+            raise place.field(field).error(f"has {len(value)} entries, expected {count}, one a frame as in {keys[0]}")
+    if "fps" in fields:
+        fps = number(_optional(fields, "fps", place, ()).item(), place.field("fps"), 1e-3, 1e6)
+        times = torch.arange(count, dtype=torch.float64) / fps if times is None else times
+    c2w = c2w_from_w2c(poses, place) if direction == "w2c" else poses
+    unused = [field for field in all_names if field not in FIELDS]
+    ignored = f"; fields not used: {', '.join(show(field)[1:-1] for field in unused[:8])}" * bool(unused)
     return CameraSequence(
-        Camera(axes_to_opencv(poses, axes), _lens(arrays, options, size, pixels, place), size, metric),
-        arrays.names or frame_names(count),
+        Camera(axes_to_opencv(c2w, axes), K.expand(count, 3, 3), size, _is_metric(fields.get("unit"), options, place)),
+        frame_names(count) if names is None else tuple(
+            name(value, place.field("names").item(i)) for i, value in enumerate(names)
+        ),
         times,
-        None if lens is None or lens.is_zero else lens,
+        Distortion.unless_zero(lens),
         f"plain {kind}: {axes} axes, {direction}, {pixels} pixels{ignored}",
         axes,
         direction,
-    )
+    )  # fmt: skip
 
 
-def _per_frame(value: Tensor | None) -> bool:
-    return value is not None and value.ndim == 2
+def _optional(fields: dict, field: str, place: Place, *shapes: tuple[int | None, ...]) -> Tensor | None:
+    return numbers(fields[field], place.field(field), *shapes) if field in fields else None
 
 
-def _convention(arrays: PlainArrays, options: ReadOptions, place: Place) -> tuple[str, str, str]:
-    stated = CONVENTION if arrays.convention == _CAMERAS_JSON else arrays.convention
+def _convention(stated: object, key: str, options: ReadOptions, place: Place) -> tuple[str, str, str]:
     if stated is None and options.convention is None:
         raise place.error(
-            f"does not say what its numbers mean: the field or option convention is needed, such as {CONVENTION!r}"
+            f"does not say what its numbers mean: the field or option convention is needed, such as {_CONVENTION!r}"
         )
+    stated = _CONVENTION if stated == _CAMERAS_JSON else stated
     in_file = None if stated is None else parse_convention(stated, place.field("convention"))
-    told = (
+    by_option = (
         None
         if options.convention is None
         else parse_convention(options.convention, Place("option").field("convention"))
     )
-    if in_file and told and in_file != told:
-        raise place.field("convention").error(f"is {' '.join(in_file)!r}, but the option says {' '.join(told)!r}")
-    found = in_file or told
-    if found[1] != arrays.key:
-        raise place.field(arrays.key).error(f"the field's name says {arrays.key}, the convention says {found[1]}")
-    return found
+    if in_file and by_option and in_file != by_option:
+        raise place.field("convention").error(f"is {' '.join(in_file)!r}, but the option says {' '.join(by_option)!r}")
+    convention = in_file or by_option
+    if convention[1] != key:
+        raise place.field(key).error(f"the field's name says {key}, the convention says {convention[1]}")
+    return convention
 
 
 def _is_metric(unit: object, options: ReadOptions, place: Place) -> bool:
@@ -122,22 +143,72 @@ def _is_metric(unit: object, options: ReadOptions, place: Place) -> bool:
     return _UNITS[unit] or options.metric
 
 
-def _size(arrays: PlainArrays, options: ReadOptions, place: Place) -> tuple[int, int]:
-    if arrays.size is None:
+def _size(value: object, options: ReadOptions, place: Place) -> tuple[int, int]:
+    if value is None:
         return image_size(options, place)
-    if options.size not in (None, arrays.size):
-        raise place.field("size").error(f"is {arrays.size} (H, W), the option says {options.size}")
-    return arrays.size
+    at = place.field("size")
+    if isinstance(value, dict):
+        height, width = (required(value, key, at) for key in ("height", "width"))
+    else:
+        height, width = numbers(value, at, (2,)).tolist()
+    size = side_px(height, at), side_px(width, at)
+    if options.size not in (None, size):
+        raise at.error(f"is {size} (H, W), the option says {options.size}")
+    return size
 
 
-def _lens(
-    arrays: PlainArrays, options: ReadOptions, size: tuple[int, int], pixels: str, place: Place
-) -> Float[Tensor, "T 3 3"]:
-    told = [name for name in ("fov", "focal_px", "focal_mm") if getattr(options, name) is not None]
-    count = len(arrays.poses)
-    if arrays.K is None:
-        return lens_matrix(options, size, place).expand(count, 3, 3)
-    if told:
-        raise place.field("K").error(f"is in the file: the option {told[0]} is not needed, and may contradict it")
-    K = move_principal_point(arrays.K, 0.5) if pixels == "index" else arrays.K
-    return K.expand(count, 3, 3)
+def _intrinsics(
+    value: object, options: ReadOptions, size: tuple[int, int], pixels: str, place: Place
+) -> Float[Tensor, "*frames 3 3"]:
+    if value is None:
+        return lens_matrix(options, size, place)
+    given = next((key for key in ("fov", "focal_px", "focal_mm") if getattr(options, key) is not None), None)
+    if given is not None:
+        raise place.field("K").error(f"is in the file: the option {given} is not needed, and may contradict it")
+    K = numbers(value, place.field("K"), (3, 3), (None, 3, 3))
+    if pixels == "index":  # centre of the first pixel at 0
+        K[..., :2, 2] += 0.5
+    return K
+
+
+def _arrays(sequence: CameraSequence) -> dict[str, object]:
+    """Everything that a `CameraSequence` holds, as arrays and plain values."""
+    camera = sequence.camera
+    arrays = {
+        "convention": _CONVENTION,
+        "unit": sequence.unit,
+        "names": list(sequence.names),
+        "c2w": camera.c2w.double().numpy(),
+        "K": camera.K.double().numpy(),
+    }
+    if sequence.timestamps_s is not None:
+        arrays["timestamps_s"] = sequence.timestamps_s.double().numpy()
+    if sequence.distortion is not None:
+        arrays["distortion"] = sequence.distortion.coefficients.double().numpy()
+    return arrays
+
+
+def _write_json(sequence: CameraSequence) -> bytes:
+    arrays = {
+        key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in _arrays(sequence).items()
+    }
+    height, width = sequence.camera.size
+    return json.dumps({"size": {"height": height, "width": width}, **arrays}, indent=1).encode()
+
+
+def _write_npz(sequence: CameraSequence) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, size=np.array(sequence.camera.size), **_arrays(sequence))
+    return buffer.getvalue()
+
+
+JSON = PoseFormat(
+    "json", "plain arrays as JSON, and mvtrack's cameras.json", "stated", "stated", "stated",
+    lambda source: bool({"c2w", "w2c"} & set(source.fields)) or isinstance(source.fields.get("views"), list),
+    _read_json, _write_json, (*OPTIONS, "view"), HOLDABLE,
+)  # fmt: skip
+NPZ = PoseFormat(
+    "npz", "plain arrays as npz", "stated", "stated", "stated",
+    lambda source: source.is_npz and (source.npz.has("c2w") or source.npz.has("w2c")),
+    _read_npz, _write_npz, OPTIONS, HOLDABLE,
+)  # fmt: skip

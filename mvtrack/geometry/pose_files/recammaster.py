@@ -2,14 +2,13 @@
 
 `frame{i}` -> `cam{nn}` -> "[r r r 0] [r r r 0] [r r r 0] [x y z 1]", the transpose of a camera-to-world matrix, in
 Unreal's left-handed axes (x forward, y right, z up). Camera *and* world are turned to right-handed axes here, so the
-rotations are true ones (the peers' code mirrors the camera only: their absolute poses have determinant -1, relative
-poses agree with ours).
+rotations are true ones (the released code mirrors the camera only: its absolute poses have determinant -1, relative
+poses agree).
 """
 
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -20,45 +19,41 @@ from mvtrack.geometry.pose_files.parse import (
     Place,
     frame_count,
     mapping,
-    place_of,
-    read_json,
     required,
     show,
     text_number,
 )
-from mvtrack.geometry.pose_files.sequence import CameraSequence
+from mvtrack.geometry.pose_files.sequence import CameraSequence, refuse_distortion
+from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
 
 _CM = 100.0
 _SENSOR_MM = 23.76  # width of the sensor that MultiCamVideo was rendered with
 _FRAME = re.compile(r"frame(0|[1-9][0-9]{0,8})", re.ASCII)
 _ROWS = re.compile(r"\s*" + r"\s*".join([r"\[([^\[\]]{1,400})\]"] * 4) + r"\s*")
-OPTIONS = ("camera", "size", "fov", "focal_px", "focal_mm", "sensor_mm")
+_STRIDE = 4  # ReCamMaster's own files may hold every fourth frame: one for each latent frame
 
 
-def looks_like(document: dict) -> bool:
-    first = document.get("frame0")
-    return isinstance(first, dict) and any(isinstance(value, str) for value in first.values())
-
-
-def read(path: Path, options: ReadOptions, document: dict | None = None) -> CameraSequence:
+def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     """One camera of the file (`camera`: its name or number; not needed where there is only one).
 
     focal_mm without sensor_mm is on MultiCamVideo's sensor.
     """
-    place = place_of(path)
-    document = read_json(path) if document is None else document
+    place, document = source.place, source.document
     count = frame_count(len(document), place)
     odd = next((key for key in document if not _FRAME.fullmatch(key)), None)
     if odd is not None:
         raise place.field(odd).error("expected only the fields frame0, frame1, …")
-    missing = next((i for i in range(count) if f"frame{i}" not in document), None)
+    names = [f"frame{index * _STRIDE}" for index in range(count)]
+    if not all(name in document for name in names):
+        names = [f"frame{index}" for index in range(count)]
+    missing = next((name for name in names if name not in document), None)
     if missing is not None:
-        raise place.error(f"frame{missing} is missing among {count} frames")
+        raise place.error(f"{missing} is missing among {count} frames")
     camera = _choose(mapping(document["frame0"], place.field("frame0")), options, place.field("frame0"))
     rows = []
-    for index in range(count):
-        at = place.field(f"frame{index}")
-        rows.append(_matrix(required(mapping(document[f"frame{index}"], at), camera, at), at.field(camera)))
+    for name in names:
+        at = place.field(name)
+        rows.append(_matrix(required(mapping(document[name], at), camera, at), at.field(camera)))
     c2w = torch.tensor(rows, dtype=torch.float64).mT.contiguous()
     c2w[:, :3, 3] /= _CM
     size = image_size(options, place)
@@ -67,7 +62,7 @@ def read(path: Path, options: ReadOptions, document: dict | None = None) -> Came
     K = lens_matrix(options, size, place).expand(count, 3, 3)
     return CameraSequence(
         Camera(axes_to_opencv(c2w, "unreal"), K, size, scale_known=True),
-        tuple(f"frame{index}" for index in range(count)),
+        tuple(names),
         convention=f"ReCamMaster JSON, {camera}: Unreal axes, row vectors, camera-to-world, centimetres",
         file_axes="unreal",
     )
@@ -117,8 +112,7 @@ def write(sequence: CameraSequence) -> bytes:
             "recammaster files are in centimetres and the scale of these cameras is unknown: scale them to metres "
             "(Camera.scaled) and set scale_known"
         )
-    if sequence.distortion is not None and not sequence.distortion.is_zero:
-        raise ValueError("recammaster files cannot hold lens distortion")
+    refuse_distortion(sequence, "recammaster files")
     rows = axes_from_opencv(sequence.camera.c2w.double(), "unreal")
     rows[:, :3, 3] *= _CM
     tree = {}
@@ -126,3 +120,14 @@ def write(sequence: CameraSequence) -> bytes:
         text = " ".join("[" + " ".join(repr(v + 0.0) for v in row) + "]" for row in matrix)
         tree[f"frame{index}"] = {"cam01": text + " "}
     return json.dumps(tree, indent=1).encode()
+
+
+def _detect(source: PoseSource) -> bool:
+    first = source.fields.get("frame0")
+    return isinstance(first, dict) and any(isinstance(value, str) for value in first.values())
+
+
+RECAMMASTER = PoseFormat(
+    "recammaster", "ReCamMaster / MultiCamVideo camera_extrinsics.json", "unreal", "c2w", "centimetres", _detect,
+    read, write, ("camera", "size", "fov", "focal_px", "focal_mm", "sensor_mm"), ("unit",),
+)  # fmt: skip

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.geometry.rotation import rotation_matrix, rotation_vector
+
 _STILL = 1e-6  # radians: less turning than this over the whole path has no axis
 
 
@@ -21,12 +23,12 @@ def resample_path(c2w: Float[Tensor, "N 4 4"], num_frames: int, speed: float = 1
         raise ValueError(f"resampling needs at least 3 poses and 2 frames, got {len(c2w)} and {num_frames}")
     c2w = c2w.double()
     rotation, centre = c2w[:, :3, :3], c2w[:, :3, 3]
-    turns = rotation_vector(rotation[:-1].mT @ rotation[1:])  # (N - 1, 3)
+    turns = rotation_vector(_nearest_rotation(rotation[:-1].mT @ rotation[1:]))  # (N - 1, 3)
     moves = (rotation[:-1].mT @ centre.diff(dim=0)[..., None])[..., 0]  # in the axes of the frame before
     axis = _common_axis(turns)
     turns = speed * _stretched((turns @ axis)[:, None], num_frames - 1)
     moves = speed * _stretched(moves, num_frames - 1)
-    turned = _about(axis, turns.cumsum(0)[:, 0]) @ rotation[0]
+    turned = rotation_matrix(turns.cumsum(0) * axis) @ rotation[0]
     path = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
     path[0] = c2w[0]
     path[1:, :3, :3] = turned
@@ -49,30 +51,11 @@ def _stretched(values: Float[Tensor, "n c"], count: int) -> Float[Tensor, "m c"]
     return F.interpolate(values.T[None], size=count, mode="linear", align_corners=True)[0].T
 
 
-def _about(axis: Float[Tensor, "3"], angle: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
-    """Rotations about one unit axis (Rodrigues)."""
-    x, y, z = axis.tolist()
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=axis.dtype)
-    sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    return torch.eye(3, dtype=axis.dtype) + sin * cross + (1 - cos) * (cross @ cross)
-
-
-def rotation_vector(matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3"]:
-    """Axis times angle (radians, below pi) of rotations that may have been printed with few digits."""
-    rotation = _nearest_rotation(matrix)
-    skew = rotation - rotation.mT
-    doubled = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)  # 2 sin(angle) axis
-    length = doubled.norm(dim=-1)
-    angle = 2 * torch.atan2(length, 1 + rotation.diagonal(dim1=1, dim2=2).sum(-1))
-    return doubled * torch.where(length > 0, angle / length.clamp_min(1e-300), torch.full_like(length, 0.5))[:, None]
-
-
 def _nearest_rotation(matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
     """Matrices with skewed rows become the nearest rotation. Perpendicular rows of nearly unit length stay, as in
     SciPy's conversion, which ReDirector's numbers come from; the difference is 1e-8.
     """
     eye = torch.eye(3, dtype=matrix.dtype)
-    off = (matrix @ matrix.mT - eye).abs()
-    skewed = (off > 1e-12 + 1e-5 * eye).flatten(1).any(1)
+    skewed = ((matrix @ matrix.mT - eye).abs() > 1e-12 + 1e-5 * eye).flatten(1).any(1)
     u, _, vh = torch.linalg.svd(matrix)
     return torch.where(skewed[:, None, None], u @ vh, matrix)

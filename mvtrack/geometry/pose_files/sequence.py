@@ -21,8 +21,9 @@ class CameraSequence:
 
     camera: leading shape (T,); `camera.scale_known` says whether the unit is metres. names: the frames' names or ids
     in the file. timestamps_s: seconds, where the file has times. distortion: the lens, where the file has one that is
-    not zero. convention: what the file said in its own terms, for people. file_axes, file_direction: the axes and
-    direction that its numbers were taken to have, which `reinterpret` can change.
+    not zero. convention: what the file said in its own terms, for people. file_axes, file_direction, file_quaternion:
+    what its numbers were taken to be, which `reinterpret` can change ("" for a file without quaternions). points: of
+    the scene, where the file holds some. notes: what was decided while reading, for people.
     """
 
     camera: Camera
@@ -32,6 +33,9 @@ class CameraSequence:
     convention: str = ""
     file_axes: str = "opencv"
     file_direction: str = "c2w"
+    file_quaternion: str = ""
+    points: Float[Tensor, "N 3"] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.camera.shape) != 1 or self.camera.shape[0] < 1:
@@ -68,6 +72,30 @@ class CameraSequence:
             names=tuple(self.names[i] for i in index),
             timestamps_s=None if self.timestamps_s is None else self.timestamps_s[index],
             distortion=lens,
+        )
+
+
+def refuse_skew(sequence: CameraSequence, what: str) -> None:
+    """Raises ValueError for intrinsics with skew, which `what` cannot hold."""
+    if sequence.camera.K[:, 0, 1].any():
+        raise ValueError(f"{what} cannot hold skew: K[0, 1] must be 0")
+
+
+def refuse_distortion(sequence: CameraSequence, what: str) -> None:
+    """Raises ValueError for a distorted lens, which `what` cannot hold."""
+    if sequence.distortion is not None and not sequence.distortion.is_zero:
+        raise ValueError(f"{what} cannot hold lens distortion")
+
+
+def require_ascending_names(names: tuple[str, ...] | list[str], what: str) -> None:
+    """Raises ValueError for names that occur twice or that `what` would be read in another order of."""
+    if len(set(names)) != len(names):
+        raise ValueError(f"{what} need frame names that differ")
+    first = next((i for i, j in enumerate(natural_order(names)) if i != j), None)
+    if first is not None:
+        raise ValueError(
+            f"{what} are read in order of the names, and these do not ascend (names[{first}] is {show(names[first])}): "
+            "rename the frames"
         )
 
 

@@ -4,9 +4,10 @@ import torch
 
 from mvtrack.geometry.camera import path_extent, relative_pose
 from mvtrack.geometry.pose_files.diagnosis import Finding
-from mvtrack.geometry.pose_files.formats import FORMATS, HOLDABLE
 from mvtrack.geometry.pose_files.parse import show
+from mvtrack.geometry.pose_files.registry import FORMATS
 from mvtrack.geometry.pose_files.sequence import CameraSequence
+from mvtrack.geometry.pose_files.source import HOLDABLE
 
 
 def describe(sequence: CameraSequence) -> str:

@@ -11,7 +11,7 @@ from mvtrack.geometry.pose_files import CameraSequence, Distortion
 T, H, W = 5, 46, 62
 SIZE_OPTIONS = {"size": (H, W)}
 LENS_OPTIONS = {"size": (H, W), "focal_px": 53.0}
-READ_OPTIONS = {"recammaster": LENS_OPTIONS, "tum": LENS_OPTIONS, "realestate10k": SIZE_OPTIONS}
+READ_OPTIONS = {"recammaster": LENS_OPTIONS, "tum": LENS_OPTIONS, "kitti": LENS_OPTIONS, "realestate10k": SIZE_OPTIONS}
 
 
 def turn(axis: int, degrees: float) -> torch.Tensor:

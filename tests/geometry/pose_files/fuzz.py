@@ -30,7 +30,7 @@ from mvtrack.geometry.pose_files.sequence import require_valid
 MAX_SECONDS = 5.0  # of this process, so that a busy machine fails nothing
 MAX_WAIT_SECONDS = 60.0  # of the clock: a read that waits for something
 LENS = {"size": (46, 62), "fov": 50}
-OPTIONS = {"recammaster": LENS, "tum": LENS, "realestate10k": {"size": (46, 62)}}
+OPTIONS = {"recammaster": LENS, "tum": LENS, "kitti": LENS, "realestate10k": {"size": (46, 62)}}
 WORDS = [
     b"NaN", b"Infinity", b"-1e400", b"1e400", b"1e-400", b"1e12", b"-0", b"1_000", b"0x10", b"", b"null", b"true",
     b"[]", b"{}", b'""', b"9" * 5000, b"1" * 100, b"[" * 3000, b"\x00", b"\xff\xfe", b"\xe2\x80\xa8", "\u0661".encode(),
@@ -66,6 +66,7 @@ def sample_files(folder: Path, seed: int) -> dict[str, Path]:
     return {
         name: write_cameras(folder / f"valid_{name}", distorted if "distortion" in found.holds else plain, name)
         for name, found in FORMATS.items()
+        if found.write
     }
 
 

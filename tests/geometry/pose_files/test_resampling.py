@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.geometry.pose_files.resampling import resample_path, rotation_vector
+from mvtrack.geometry.pose_files.resampling import resample_path
+from mvtrack.geometry.rotation import rotation_vector
 from mvtrack.geometry.trajectory import CameraPath
 
 

@@ -1,0 +1,81 @@
+"""Record3D: the `metadata` of an .r3d recording (a zip file), as JSON.
+
+`poses` holds for each frame a quaternion x, y, z, w and a position in ARKit's world, camera-to-world with OpenGL axes,
+in metres; `K` is a 3x3 matrix column by column for a picture of `w` x `h`, or `perFrameIntrinsicCoeffs` holds fx, fy,
+cx, cy a frame; `fps`, or `frameTimestamps` in seconds.
+"""
+
+import json
+
+import torch
+
+from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.pose_files.geometry import axes_to_opencv, pinhole_matrix, poses_of
+from mvtrack.geometry.pose_files.options import ReadOptions
+from mvtrack.geometry.pose_files.parse import (
+    frame_count,
+    mapping,
+    number,
+    numbers,
+    required,
+    side_px,
+)
+from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
+from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
+from mvtrack.geometry.pose_files.tum import check_quaternion
+from mvtrack.geometry.rotation import matrix_from_quaternion
+
+
+def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
+    """All frames, of the recording or of its metadata alone."""
+    place = source.place.field("metadata") if source.is_npz else source.place
+    tree = _metadata(source) if source.is_npz else source.document
+    poses = numbers(required(tree, "poses", place), place.field("poses"), (None, 7))
+    count = frame_count(len(poses), place.field("poses"))
+    for index, quaternion in enumerate(poses[:, :4].tolist()):
+        check_quaternion(quaternion, place.field("poses").item(index))
+    height, width = (side_px(required(tree, key, place), place.field(key)) for key in ("h", "w"))
+    if "perFrameIntrinsicCoeffs" in tree:
+        at = place.field("perFrameIntrinsicCoeffs")
+        lens = numbers(tree["perFrameIntrinsicCoeffs"], at, (None, 4))
+        if len(lens) != count:
+            raise at.error(f"has {len(lens)} entries, expected {count}, one a frame as in poses")
+        K = pinhole_matrix(*lens.unbind(-1))
+    else:
+        K = numbers(required(tree, "K", place), place.field("K"), (9,)).view(3, 3).mT.expand(count, 3, 3)
+    if "frameTimestamps" in tree:
+        times = numbers(tree["frameTimestamps"], place.field("frameTimestamps"), (None,))
+        if len(times) != count:
+            raise place.field("frameTimestamps").error(f"has {len(times)} entries, expected {count}")
+    else:
+        fps = number(required(tree, "fps", place), place.field("fps"), 1e-3, 1e6)
+        times = torch.arange(count, dtype=torch.float64) / fps
+    c2w = poses_of(matrix_from_quaternion(poses[:, [3, 0, 1, 2]]), poses[:, 4:])
+    return CameraSequence(
+        Camera(axes_to_opencv(c2w, "opengl"), K, (height, width), scale_known=True),
+        frame_names(count),
+        times,
+        convention="Record3D metadata: OpenGL axes, camera-to-world, metres",
+        file_axes="opengl",
+        file_quaternion="xyzw",
+    )
+
+
+def _metadata(source: PoseSource) -> dict:
+    place = source.place.field("metadata")
+    try:
+        return mapping(json.loads(source.npz.content("metadata")), place)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise place.error(f"is not valid JSON ({type(error).__name__})") from None
+
+
+def _detect(source: PoseSource) -> bool:
+    if source.is_npz:
+        return source.npz.has("metadata") and not source.npz.has("metadata.npy")
+    return source.fields.keys() >= {"poses", "w", "h"}
+
+
+RECORD3D = PoseFormat(
+    "record3d", "Record3D .r3d, or its metadata", "opengl", "c2w", "metres", _detect, read,
+    holds=("times", "intrinsics", "size", "unit"),
+)  # fmt: skip

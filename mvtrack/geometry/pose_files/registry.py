@@ -1,0 +1,99 @@
+"""The pose formats. A new one is a file with a `PoseFormat` in it, and a line here."""
+
+import difflib
+from pathlib import Path
+
+from mvtrack.geometry.pose_files import (
+    colmap,
+    dycheck,
+    kitti,
+    llff,
+    megasam,
+    nerfstudio,
+    nerfstudio_viewer,
+    plain,
+    polycam,
+    realestate10k,
+    recammaster,
+    record3d,
+    tum,
+    vggt,
+    vipe,
+)
+from mvtrack.geometry.pose_files.sequence import CameraSequence
+from mvtrack.geometry.pose_files.source import HOLDABLE, PoseFormat, PoseSource
+
+FORMATS = {
+    known.name: known
+    for known in (
+        recammaster.RECAMMASTER,
+        nerfstudio.TRANSFORMS,
+        nerfstudio_viewer.CAMERA_PATH,
+        nerfstudio_viewer.EXPORT,
+        colmap.TEXT,
+        colmap.BINARY,
+        realestate10k.REALESTATE10K,
+        tum.TUM,
+        kitti.KITTI,
+        llff.LLFF,
+        dycheck.DYCHECK,
+        polycam.POLYCAM,
+        record3d.RECORD3D,
+        vipe.VIPE,
+        megasam.MEGASAM,
+        vggt.VGGT,
+        plain.JSON,
+        plain.NPZ,
+    )
+}
+_SUBFOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "camera", "keyframes/corrected_cameras", "keyframes/cameras")
+
+
+def find_format(name: str) -> PoseFormat:
+    """A format by name; ValueError that suggests the right one."""
+    if name in FORMATS:
+        return FORMATS[name]
+    close = difflib.get_close_matches(str(name), FORMATS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    raise ValueError(f"unknown pose format {name!r}{hint} known: {', '.join(FORMATS)}")
+
+
+def detect(source: PoseSource) -> PoseFormat:
+    """The format of a file or folder by its contents. Raises ValueError where none fits, or more than one does."""
+    fitting = [known for known in FORMATS.values() if known.detect(source)]
+    if len(fitting) > 1:
+        names = " or ".join(known.name for known in fitting)
+        raise source.place.error(f"may be {names}: say which format it is")
+    if not fitting:
+        raise source.place.error(
+            f"has no known pose format: {_why_unknown(source)}. Known formats: {', '.join(FORMATS)}"
+        )
+    return fitting[0]
+
+
+def _why_unknown(source: PoseSource) -> str:
+    if source.is_folder:
+        inside = next((sub for sub in _SUBFOLDERS if _is_known_folder(source.path / sub)), None)
+        return f"but {inside} in it has: give that folder" if inside else "it holds no cameras that are known"
+    if source.is_npz:
+        return f"its arrays are {', '.join(source.npz.names[:8])}, and neither c2w nor w2c is among them"
+    if source.fields:
+        return "its fields are those of no known format"
+    return "it is neither JSON nor npz nor rows of 8, 12 or 19 numbers"
+
+
+def _is_known_folder(path: Path) -> bool:
+    return path.is_dir() and any(known.detect(PoseSource(path)) for known in FORMATS.values())
+
+
+def held_back(sequence: CameraSequence, target: PoseFormat) -> list[str]:
+    """What the sequence has and the format cannot carry, in words."""
+    present = {
+        "names": sequence.names != tuple(str(i) for i in range(sequence.num_frames)),
+        "times": sequence.timestamps_s is not None,
+        "intrinsics": True,
+        "size": True,
+        "distortion": sequence.distortion is not None,
+        "unit": sequence.camera.scale_known,
+    }
+    return [what for what in HOLDABLE if present[what] and what not in target.holds]
