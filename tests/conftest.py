@@ -3,11 +3,14 @@
 import os
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
@@ -19,7 +22,8 @@ sys.modules[_checker.__name__] = _checker
 jaxtyping.install_import_hook(["mvtrack", "tracking_head"], f"{_checker.__name__}.check")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = Path(__file__).resolve().parent / "golden"
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # public data and released lists, not part of the repository
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,17 +36,53 @@ def own_extensions(tmp_path_factory) -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(tmp_path_factory.mktemp("extensions"))
 
 
-def shared_file(relative: str) -> Path:
-    path = SHARED / relative
-    if not path.exists():
-        pytest.skip(f"reference data {relative} is not beside this checkout")
-    return path
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Only where the whole folder is missing is a test skipped: a file missing from it is a failure."""
+    if item.get_closest_marker("shared") and not SHARED.exists():
+        pytest.skip("read public data in ../shared, which is not beside this checkout (tests/golden/README.md)")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """One line that says how many tests were skipped, and why."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        why = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"{len(skipped)} skipped: {why}")
 
 
 @pytest.fixture
-def shared():
-    """Path of a reference file beside the checkout; skips, saying why, where there is none."""
-    return shared_file
+def shared(request) -> Callable[[str], Path]:
+    """Path of a reference file beside the checkout, for tests with the marker `shared`."""
+
+    def find(relative: str) -> Path:
+        assert request.node.get_closest_marker("shared"), "a test that reads ../shared carries the marker `shared`"
+        return SHARED / relative
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def golden_numbers() -> Callable[[str], dict[str, np.ndarray]]:
+    """Read arrays of tests/golden: what a public implementation gave for random inputs."""
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            return dict(file)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def key_rows(golden_numbers) -> Callable[[str], list[list[str]]]:
+    """Rows of a released checkpoint's list: name, shape as `AxB`, dtype."""
+    return lambda name: [row.decode().split("\t") for row in golden_numbers("checkpoint_keys")[name]]
+
+
+@pytest.fixture(scope="session")
+def released_shapes(key_rows) -> Callable[[str], dict[str, tuple[int, ...]]]:
+    """Names and shapes of a released checkpoint's tensors."""
+    return lambda name: {row[0]: tuple(map(int, row[1].split("x"))) for row in key_rows(name)}
 
 
 @pytest.fixture

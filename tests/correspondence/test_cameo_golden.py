@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from einops import rearrange
@@ -17,9 +16,8 @@ RELEASED = replace(CAMEO, label_scope="best_view")  # one label a query, as the 
 
 
 @pytest.fixture(params=[0, 1])
-def case(request, shared):
-    z = np.load(shared(f"golden/metrics/cameo_{request.param}.npz"))
-    z = {name: torch.from_numpy(np.asarray(z[name])) for name in z}
+def case(request, golden_numbers):
+    z = {name: torch.from_numpy(x) for name, x in golden_numbers(f"cameo_{request.param}").items()}
     views = z["point_map"].shape[1]
     side = int((z["q"].shape[2] // views) ** 0.5)
     q, k = (rearrange(z[n].double(), "b n (v f h w) d -> b v f h w n d", v=views, f=1, h=side) for n in "qk")

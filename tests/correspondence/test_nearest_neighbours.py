@@ -164,6 +164,7 @@ def test_points_of_rendered_scenes_match_their_exact_projection():
     assert ours.weight[:, :CELLS, 0, 1].sum() == 0  # other times are not asked for
 
 
+@pytest.mark.shared
 def test_a_real_reconstruction_matches_its_own_cameras(shared):
     z = np.load(shared("data/garden_points.npz"))
     size, token_px = (420, 648), 12

@@ -75,11 +75,9 @@ def test_plucker_rays_are_lines():
     torch.testing.assert_close(torch.linalg.cross(point, direction[..., 7, 4, :]), moment[..., 7, 4, :])
 
 
-def test_golden_plucker_maps(shared):
+def test_golden_plucker_maps(golden_numbers):
     """ReDirector's maps; its channel order is [m, d], its intrinsics are normalised by the image size."""
-    import numpy as np
-
-    golden = np.load(shared("golden/backbones/cameras.npz"))
+    golden = golden_numbers("cameras")
     for name, size in (("plucker_12x20", (12, 20)), ("plucker_20x12", (20, 12))):
         row = torch.from_numpy(golden[f"{name}_traj"])[0]
         height, width = size

@@ -5,6 +5,7 @@ import torch
 from mvtrack.geometry.trajectory import PRESETS, SPEEDS, CameraPath
 
 
+@pytest.mark.shared
 def test_golden_presets_equal_recammaster(shared):
     """The file stores rotations with 6 digits and centimetres with 2 decimals, hence 1e-6 and 1e-4 m."""
     golden = np.load(shared("golden/backbones/cameras.npz"))["rd_infer_rel_81"]
@@ -14,6 +15,7 @@ def test_golden_presets_equal_recammaster(shared):
         np.testing.assert_allclose(ours[:, :3, 3], theirs[:, :3, 3], atol=1e-4, err_msg=name)
 
 
+@pytest.mark.shared
 def test_golden_presets_at_latent_frames(shared):
     golden = np.load(shared("golden/backbones/cameras.npz"))["rc_infer_21"].reshape(10, 21, 3, 4)
     for name, theirs in zip(PRESETS, golden, strict=True):

@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,8 +20,8 @@ def path(preset: str = "arc_left", amount: float | None = None) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_golden_cami2v(shared, case):
-    golden = np.load(shared("golden/metrics/camera_metrics.npz"))
+def test_golden_cami2v(golden_numbers, case):
+    golden = golden_numbers("camera_metrics")
     estimated, true = (torch.from_numpy(golden[f"{case}.{name}_c2w"]) for name in ("pred", "gt"))
     own = camera_accuracy(estimated, true, "self_max", least_extent=0.0)
     rot = torch.deg2rad(own.rotation_deg)
@@ -38,8 +37,8 @@ def test_golden_cami2v(shared, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_golden_redirector(shared, case):
-    golden = np.load(shared("golden/metrics/camera_metrics.npz"))
+def test_golden_redirector(golden_numbers, case):
+    golden = golden_numbers("camera_metrics")
     estimated, true = (torch.from_numpy(golden[f"{case}.{name}_c2w"]) for name in ("pred", "gt"))
     expected = float(golden[f"{case}.redirector_rot_deg"])
     assert pairwise_rotation_error(estimated, true) == pytest.approx(expected, rel=1e-6, abs=1e-5)

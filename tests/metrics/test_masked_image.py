@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -8,9 +7,9 @@ MASKS = ["ones", "random70", "half", "block", "tiny"]
 
 
 @pytest.mark.parametrize("mask_name", MASKS)
-def test_golden_dycheck(shared, mask_name):
-    golden = np.load(shared("golden/metrics/dycheck_image.npz"))
-    cases = sorted({name.split(".")[0] for name in golden.files})
+def test_golden_dycheck(golden_numbers, mask_name):
+    golden = golden_numbers("dycheck_image")
+    cases = sorted({name.split(".")[0] for name in golden})
     assert len(cases) >= 2
     for case in cases:
         a, b = (torch.from_numpy(golden[f"{case}.img{i}"]).permute(2, 0, 1).double() * 2 - 1 for i in (0, 1))

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -9,11 +8,9 @@ def video(array) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).double() / 127.5 - 1
 
 
-@pytest.mark.parametrize("pair", ["real_frames", "real_noise", "real_jpeg", "random", "identical", "constant_shift"])
-def test_golden_numbers_of_skimage(shared, pair):
-    z = np.load(shared("golden/metrics/image_metrics.npz"))
-    a, b = (video(z[f"{pair}.{name}_uint8"]) for name in ("img0", "img1"))
-    assert ssim(a, b) == pytest.approx(float(z[f"{pair}.ssim_skimage_gaussian"]), rel=1e-6)
+def test_golden_numbers_of_skimage(image_pair):
+    a, b = (video(image_pair[f"{name}_uint8"]) for name in ("img0", "img1"))
+    assert ssim(a, b) == pytest.approx(float(image_pair["ssim_skimage_gaussian"]), rel=1e-6)
 
 
 def test_mean_over_pictures_and_exact_extremes(generator):

@@ -8,6 +8,7 @@ from mvtrack.metrics.temporal import feature_steadiness, temporal_flickering
 from mvtrack.video.reader import open_footage
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("name", ["4", "7"])
 def test_golden_vbench_flickering(shared, name):
     golden = np.load(shared("golden/metrics/vbench_flicker.npz"))
@@ -15,6 +16,7 @@ def test_golden_vbench_flickering(shared, name):
     assert temporal_flickering(crop) == pytest.approx(float(golden[f"{name}.first10_crop_score"]), abs=1e-6)
 
 
+@pytest.mark.shared
 def test_golden_vbench_flickering_of_a_file(shared):
     """Decoded by another decoder than the golden's."""
     golden = np.load(shared("golden/metrics/vbench_flicker.npz"))

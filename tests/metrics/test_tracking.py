@@ -1,7 +1,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,32 +15,32 @@ SIZE = (64, 128)  # one pixel is 4 rows and 2 columns of 256x256
 @pytest.mark.parametrize("case", ["random", "edge"])
 @pytest.mark.parametrize("frames", ["first", "strided"])
 @pytest.mark.parametrize("per", ["view", "track"])
-def test_golden_tap_metrics(case, frames, per, shared):
+def test_golden_tap_metrics(case, frames, per, golden_numbers):
     """Every score of tapnet's, each of its videos being a view of ours; NaN in the same places."""
-    with np.load(shared(f"golden/metrics/tap_metrics_{case}.npz")) as golden:
-        query_frame = torch.from_numpy(golden["query_points_tyx"])[..., 0]
-        valid = torch.ones(query_frame.shape, dtype=torch.bool)
-        predicted, truth = (
-            Tracks(
-                torch.from_numpy(golden[f"{who}_tracks_xy"]).movedim(2, 1),
-                ~torch.from_numpy(golden[f"{who}_occluded"]).movedim(2, 1),
-                valid,
-            )
-            for who in ("pred", "gt")
+    golden = golden_numbers(f"tap_metrics_{case}")
+    query_frame = torch.from_numpy(golden["query_points_tyx"])[..., 0]
+    valid = torch.ones(query_frame.shape, dtype=torch.bool)
+    predicted, truth = (
+        Tracks(
+            torch.from_numpy(golden[f"{who}_tracks_xy"]).movedim(2, 1),
+            ~torch.from_numpy(golden[f"{who}_occluded"]).movedim(2, 1),
+            valid,
         )
-        scores = tap_scores(predicted, truth, query_frame, (256, 256), frames, per)
-        prefix = f"{frames}.{'video' if per == 'view' else 'track'}"
-        ours = {
-            "occlusion_accuracy": scores.occlusion_accuracy,
-            "average_pts_within_thresh": scores.delta_avg,
-            "average_jaccard": scores.average_jaccard,
-        }
-        for i, threshold in enumerate((1, 2, 4, 8, 16)):
-            ours |= {f"pts_within_{threshold}": scores.within[..., i], f"jaccard_{threshold}": scores.jaccard[..., i]}
-        for name, value in ours.items():
-            expected = torch.from_numpy(golden[f"{prefix}.{name}"])
-            torch.testing.assert_close(value, expected, atol=1e-7, rtol=0, equal_nan=True, msg=lambda m, n=name: n + m)
-        assert len(ours) == sum(name.startswith(prefix + ".") for name in golden.files)
+        for who in ("pred", "gt")
+    )
+    scores = tap_scores(predicted, truth, query_frame, (256, 256), frames, per)
+    prefix = f"{frames}.{'video' if per == 'view' else 'track'}"
+    ours = {
+        "occlusion_accuracy": scores.occlusion_accuracy,
+        "average_pts_within_thresh": scores.delta_avg,
+        "average_jaccard": scores.average_jaccard,
+    }
+    for i, threshold in enumerate((1, 2, 4, 8, 16)):
+        ours |= {f"pts_within_{threshold}": scores.within[..., i], f"jaccard_{threshold}": scores.jaccard[..., i]}
+    for name, value in ours.items():
+        expected = torch.from_numpy(golden[f"{prefix}.{name}"])
+        torch.testing.assert_close(value, expected, atol=1e-7, rtol=0, equal_nan=True, msg=lambda m, n=name: n + m)
+    assert len(ours) == sum(name.startswith(prefix + ".") for name in golden)
 
 
 def truth_of(generator) -> Tracks:

@@ -1,9 +1,12 @@
 """Tiny encoders and VAEs of random weights, in files as releases have them."""
 
+import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.vae import LATENT_MEAN, LATENT_STD
@@ -76,3 +79,50 @@ def wan_vae_file(wan_vae_peer, tmp_path_factory):
     path = tmp_path_factory.mktemp("vae") / "Wan2.1_VAE.pth"
     torch.save(wan_vae_peer.model.state_dict(), path)
     return path
+
+
+WAN_SIZES = {"dim": 96, "ffn_dim": 160, "num_heads": 3, "num_layers": 3, "text_dim": 40, "freq_dim": 32, "eps": 1e-6}
+
+
+@pytest.fixture(params=["live", pytest.param("recorded", marks=pytest.mark.shared)])
+def wan_numbers(request, shared) -> SimpleNamespace:
+    """DiffSynth's Wan transformer of random weights: sizes, weights, and tensors named as in tests/golden/README.md.
+
+    Computed by the installed DiffSynth, and as recorded from version 2.1.12.
+    """
+    if request.param == "live":
+        return request.getfixturevalue("live_wan_numbers")
+    with safe_open(shared("golden/backbones/dit_wan.safetensors"), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["config"])
+    weights = {name[2:]: value for name, value in tensors.items() if name.startswith("w.")}
+    return SimpleNamespace(sizes={name: config[name] for name in WAN_SIZES}, weights=weights, tensors=tensors)
+
+
+@pytest.fixture(scope="session")
+def live_wan_numbers() -> SimpleNamespace:
+    if not importlib.util.find_spec("diffsynth"):
+        pytest.skip("needs diffsynth: pip install '.[wan]'")
+    model = diffsynth_module("wan_video_dit").WanModel
+    from diffsynth.pipelines.wan_video import model_fn_wan_video
+
+    g = torch.Generator().manual_seed(11)
+    peer = model(in_dim=16, out_dim=16, patch_size=(1, 2, 2), has_image_input=False, **WAN_SIZES)
+    for name, parameter in peer.named_parameters():  # nothing may hide behind a zero or a one
+        spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 and "modulation" not in name else 0.1
+        gain = float("norm" in name and name.endswith("weight"))
+        parameter.data = gain + spread * torch.randn(parameter.shape, generator=g)
+    inputs = {
+        "latents": torch.randn(2, 16, 3, 8, 12, generator=g),
+        "timestep": torch.tensor([273.0, 811.0]),
+        "context": torch.randn(2, 11, WAN_SIZES["text_dim"], generator=g),
+    }
+    tensors = {f"in.{name}": value for name, value in inputs.items()}
+    for i, block in enumerate(peer.blocks):
+        block.register_forward_hook(lambda _m, _inputs, out, i=i: tensors.update({f"out.block{i}": out}))
+    peer.blocks[1].self_attn.attn.register_forward_pre_hook(
+        lambda _m, qkv: tensors.update({"out.q": qkv[0], "out.k": qkv[1]})
+    )
+    with torch.no_grad():
+        tensors["out.velocity"] = model_fn_wan_video(peer, **inputs)
+    return SimpleNamespace(sizes=WAN_SIZES, weights=peer.state_dict(), tensors=tensors)

@@ -35,11 +35,9 @@ def test_fourier_channels_follow_the_raw_ones():
     torch.testing.assert_close(maps[:, :, 72:96], (maps[:, :, :24] * math.pi * 4).sin())
 
 
-def test_golden_packing_equals_redirectors(shared):
+def test_golden_packing_equals_redirectors(golden_numbers):
     """Theirs has the moment first: the 24 channels agree after swapping the two halves."""
-    import numpy as np
-
-    golden = np.load(shared("golden/backbones/cameras.npz"))
+    golden = golden_numbers("cameras")
     row = torch.from_numpy(golden["plucker_12x20_traj"])[0]
     K = torch.zeros(9, 3, 3)
     K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = row[:, 1] * 20, row[:, 2] * 12, 10, 6, 1

@@ -1,5 +1,7 @@
 """Cameras as ReCamMaster and ReDirector take them, against numbers of their own data and inference code."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,9 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.models.released_cameras import native_inputs, plucker_maps, pose_rows, relative_cameras
 
+SYNTHETIC = Path(__file__).parents[1] / "golden/cameras_synthetic.json"
 LENS = {"size": (720, 1280), "focal_mm": 24}
 SINGLE, DOUBLE = 2e-6, 1e-9
-
-
-@pytest.fixture
-def golden(shared):
-    return np.load(shared("golden/backbones/cameras.npz"))
 
 
 def pair(source: Camera, target: Camera) -> Camera:
@@ -34,12 +32,14 @@ def recammaster_rows(cameras, origin):
 
 
 @pytest.mark.parametrize(
-    ("file", "prefix", "count"),
-    [("data/recammaster/camera_extrinsics.json", "", 10), ("golden/backbones/cameras_synthetic.json", "syn_", 3)],
+    ("released", "prefix", "count"),
+    [pytest.param("data/recammaster/camera_extrinsics.json", "", 10, marks=pytest.mark.shared), (None, "syn_", 3)],
 )
-def test_golden_poses_of_inference(shared, golden, file, prefix, count):
+def test_golden_poses_of_inference(shared, golden_numbers, released, prefix, count):
+    golden = np.load(shared("golden/backbones/cameras.npz")) if released else golden_numbers("cameras")
+    path = shared(released) if released else SYNTHETIC
     for number in range(count):
-        camera = read_cameras(shared(file), camera=number + 1, **LENS).camera
+        camera = read_cameras(path, camera=number + 1, **LENS).camera
         relative = relative_cameras(pair(camera, camera), "own")
         close(relative.c2w[1], golden[f"{prefix}rd_infer_rel_81"][number], DOUBLE)
         close(relative.c2w[1, :, :3].flatten(1).float(), golden[f"{prefix}rc_infer_81"][number], SINGLE)
@@ -50,9 +50,9 @@ def test_golden_poses_of_inference(shared, golden, file, prefix, count):
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 3), (2, 1)])
-def test_golden_poses_of_training(shared, golden, source, target):
-    path = shared("golden/backbones/cameras_synthetic.json")
-    cameras = pair(*(read_cameras(path, camera=n, **LENS).camera for n in (source, target)))
+def test_golden_poses_of_training(golden_numbers, source, target):
+    golden = golden_numbers("cameras")
+    cameras = pair(*(read_cameras(SYNTHETIC, camera=n, **LENS).camera for n in (source, target)))
     name = f"pair_c{source:02d}_t{target:02d}"
     rows = recammaster_rows(cameras, "reference")
     close(rows, golden[f"{name}_rc_train_21"], SINGLE)
@@ -78,8 +78,12 @@ def camera_of_rows(rows, size, square: bool) -> Camera:
     return Camera(c2w, K, size)
 
 
-@pytest.mark.parametrize(("name", "size"), [("12x20", (12, 20)), ("20x12", (20, 12)), ("preset", (12, 20))])
-def test_golden_plucker_maps(golden, name, size):
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("12x20", (12, 20)), ("20x12", (20, 12)), pytest.param("preset", (12, 20), marks=pytest.mark.shared)],
+)
+def test_golden_plucker_maps(golden_numbers, shared, name, size):
+    golden = np.load(shared("golden/backbones/cameras.npz")) if name == "preset" else golden_numbers("cameras")
     for setting in ("infer", "train"):
         if f"plucker_{name}_{setting}" not in golden:
             continue

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from einops import rearrange
-from safetensors import safe_open
 
 from mvtrack.config.schema import DiTConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
@@ -19,17 +18,17 @@ TOLERANCE = {"atol": 1e-5, "rtol": 0}
 class Golden:
     """A peer's weights, inputs and outputs, and our transformer with these weights."""
 
-    def __init__(self, path, **switches):
-        self.file = safe_open(path, "pt")
-        given = self.given = json.loads(self.file.metadata()["config"])
+    def __init__(self, numbers, **switches):
+        given = self.given = json.loads(str(numbers.pop("config")))
+        self.numbers = {name: torch.from_numpy(array) for name, array in numbers.items()}
         names = ("dim", "ffn_dim", "num_heads", "num_layers", "text_dim", "freq_dim", "eps")
         config = DiTConfig(**{name: given[name] for name in names}, in_channels=given["in_dim"], **switches)
         self.dit = WanDiT(config).eval()
-        weights = {k[2:]: self.file.get_tensor(k) for k in self.file.keys() if k.startswith("w.")}  # noqa: SIM118
+        weights = {name[2:]: value for name, value in self.numbers.items() if name.startswith("w.")}
         self.dit.load_state_dict(weights, strict=True)
 
     def __getitem__(self, name):
-        return self.file.get_tensor(name)
+        return self.numbers[name]
 
     def views(self, first, second, pattern):
         """(reference, target) as our model takes views."""
@@ -65,15 +64,15 @@ class Golden:
 
 
 @pytest.fixture
-def recammaster(shared):
-    path = shared("golden/backbones/dit_recammaster.safetensors")
-    return Golden(path, rope_frames="concat", pose_encoder=True, projector=True)
+def recammaster(golden_numbers):
+    return Golden(golden_numbers("dit_recammaster"), rope_frames="concat", pose_encoder=True, projector=True)
 
 
 @pytest.fixture
-def redirector(shared):
-    path = shared("golden/backbones/dit_redirector.safetensors")
-    return Golden(path, rope_frames="shared", control_adapter=True, rope_phases=True, image_dim=16)
+def redirector(golden_numbers):
+    return Golden(
+        golden_numbers("dit_redirector"), rope_frames="shared", control_adapter=True, rope_phases=True, image_dim=16
+    )
 
 
 def test_golden_recammaster_forward(recammaster):
@@ -84,7 +83,6 @@ def test_golden_recammaster_forward(recammaster):
     out, seen = golden.run(latents, golden["in.timestep"], text=golden["in.context"], tap_layers=(tap,), native=native)
     velocity = rearrange(out.prediction.flip(1), "b v f c h w -> b c (v f) h w")
     torch.testing.assert_close(velocity, golden["out.velocity_all"], **TOLERANCE)
-    torch.testing.assert_close(velocity[:, :, :3], golden["out.velocity_target"], **TOLERANCE)
     golden.check_tap(out.taps[0])
     for i in range(3):
         torch.testing.assert_close(seen[f"block{i}"], golden[f"out.block{i}"], **TOLERANCE)

@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from einops import rearrange
@@ -125,9 +124,9 @@ def test_raster_coordinates_find_the_cell_under_a_pixel():
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_golden_correlation(case, shared):
+def test_golden_correlation(case, golden_numbers):
     """CoTracker3's supports, key patches and volumes, and the gradient of half their sum of squares."""
-    golden = np.load(shared(f"golden/metrics/correlation_{case}.npz"))
+    golden = golden_numbers(f"correlation_{case}")
     stride, radius, levels = (int(golden[name]) for name in ("stride", "radius", "levels"))
     raw = torch.from_numpy(golden["raw_fmaps"]).requires_grad_()
     maps = raw / raw.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()

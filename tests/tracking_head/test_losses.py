@@ -1,6 +1,5 @@
 """The losses against CoTracker3's numbers where definitions agree, and by hand where they do not."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,15 +10,12 @@ ITERATIONS, B, V, T, N = 3, 2, 2, 5, 7
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_golden_losses(case, shared):
+def test_golden_losses(case, golden_numbers):
     """Values and gradients of each term; the peer's batch axis is one of our samples' view axis.
 
     The peer's confidence loss divides by all points, ours by visible ones, and its visibility loss has no mask.
     """
-    golden = {
-        name: torch.from_numpy(x).double()
-        for name, x in np.load(shared(f"golden/metrics/track_losses_{case}.npz")).items()
-    }
+    golden = {name: torch.from_numpy(x).double() for name, x in golden_numbers(f"track_losses_{case}").items()}
     windows, iterations = golden["pred_coords"].shape[:2]
     leaves = {name: golden[name].clone().requires_grad_() for name in ("pred_coords", "vis_logits", "conf_logits")}
 

@@ -40,9 +40,9 @@ _NAMES = {
 }
 
 
-def head_of(golden: np.lib.npyio.NpzFile) -> TrackingHead:
+def head_of(golden: dict[str, np.ndarray]) -> TrackingHead:
     """The head of a golden file in float64, every weight accounted for. The time embedding is ours."""
-    cfg = {name.removeprefix("cfg."): golden[name] for name in golden.files if name.startswith("cfg.")}
+    cfg = {name.removeprefix("cfg."): golden[name] for name in golden if name.startswith("cfg.")}
     config = HeadConfig(
         correlation=CorrelationConfig(
             levels=int(cfg["corr_levels"]), radius=int(cfg["corr_radius"]), base_stride_px=int(cfg["stride"]),
@@ -56,7 +56,7 @@ def head_of(golden: np.lib.npyio.NpzFile) -> TrackingHead:
     )  # fmt: skip
     head = TrackingHead(config).double()
     state = {}
-    for name in golden.files:
+    for name in golden:
         if name.startswith("param.") and name != "param.time_emb":
             state[_rename(name.removeprefix("param."))] = torch.from_numpy(golden[name]).double()
     virtual = state["transformer.virtual_tracks"]
@@ -83,9 +83,8 @@ CASES = ("mvtap_forward", "mvtap_window_nocam_noview")
 
 
 @pytest.fixture(params=CASES)
-def golden(request, shared):
-    with np.load(shared(f"golden/metrics/{request.param}.npz")) as file:
-        yield file
+def golden(request, golden_numbers):
+    return golden_numbers(request.param)
 
 
 def array(golden, name: str) -> torch.Tensor:
@@ -115,7 +114,7 @@ def test_golden_blocks(golden):
     tokens = array(golden, "win0_it0_tokens")
     views, points, frames, _ = tokens.shape
     x = head.transformer.embed(tokens)
-    if "win0_it0_tokens_after_input_transform" in golden.files:
+    if "win0_it0_tokens_after_input_transform" in golden:
         torch.testing.assert_close(x, array(golden, "win0_it0_tokens_after_input_transform"), atol=1e-5, rtol=0)
     virtual = head.transformer.virtual_tracks[None, :, None].expand(views, -1, frames, -1)
     tracks = points + virtual.shape[1]
@@ -173,16 +172,16 @@ def test_golden_window(golden):
 
 
 @torch.no_grad()
-def test_golden_forward_of_a_clip_without_cameras(shared):
+def test_golden_forward_of_a_clip_without_cameras(golden_numbers):
     """The whole module, from features and queries, on the clip that fits one window."""
-    with np.load(shared("golden/metrics/mvtap_window_nocam_noview.npz")) as golden:
-        head = head_of(golden)
-        maps = array(golden, "raw_fmaps")
-        maps = maps / maps.square().sum(2, keepdim=True).clamp_min(1e-12).sqrt()
-        features = rearrange(maps, "v t c h w -> 1 v t h w 1 c")
-        txy = array(golden, "queries_txy")[None]
-        valid = torch.ones(txy.shape[:-1], dtype=torch.bool)
-        output = head(features, features, txy, valid, int(golden["cfg.stride"]))
-        torch.testing.assert_close(output.xy[:, 0], array(golden, "win0_coords"), atol=1e-4, rtol=0)
-        torch.testing.assert_close(output.visible_logit[:, 0], array(golden, "win0_vis_logit"), atol=1e-5, rtol=0)
-        torch.testing.assert_close(output.confidence_logit[:, 0], array(golden, "win0_conf_logit"), atol=1e-5, rtol=0)
+    golden = golden_numbers("mvtap_window_nocam_noview")
+    head = head_of(golden)
+    maps = array(golden, "raw_fmaps")
+    maps = maps / maps.square().sum(2, keepdim=True).clamp_min(1e-12).sqrt()
+    features = rearrange(maps, "v t c h w -> 1 v t h w 1 c")
+    txy = array(golden, "queries_txy")[None]
+    valid = torch.ones(txy.shape[:-1], dtype=torch.bool)
+    output = head(features, features, txy, valid, int(golden["cfg.stride"]))
+    torch.testing.assert_close(output.xy[:, 0], array(golden, "win0_coords"), atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.visible_logit[:, 0], array(golden, "win0_vis_logit"), atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.confidence_logit[:, 0], array(golden, "win0_conf_logit"), atol=1e-5, rtol=0)

@@ -1,7 +1,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -95,8 +94,8 @@ def test_it_is_a_metric():
 
 
 @pytest.mark.parametrize("case", ["arc_noisy", "dolly_noisy", "random_unrelated"])
-def test_golden_sums(shared, case):
-    golden = np.load(shared("golden/metrics/camera_metrics.npz"))
+def test_golden_sums(golden_numbers, case):
+    golden = golden_numbers("camera_metrics")
     estimated, true = (torch.from_numpy(golden[f"{case}.{name}_c2w"]) for name in ("pred", "gt"))
     frames = len(true)
     K = intrinsics_from_fov(50.0, SIZE).expand(2, frames, 3, 3)

@@ -66,6 +66,7 @@ def test_flickering_of_the_file_and_of_the_frames_are_one(sample):
             decoded_by_opencv(sample.file, count)
 
 
+@pytest.mark.shared
 def test_golden_flickering_of_a_real_video(shared):
     """VBench's own number, its decoder and all (of OpenCV 5; older versions turn some files' colours otherwise)."""
     golden = np.load(shared("golden/metrics/vbench_flicker.npz"))

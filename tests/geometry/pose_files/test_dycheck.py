@@ -30,6 +30,7 @@ def read_golden(tmp_path, golden):
     return read
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("index", range(15))
 def test_golden_matrices_and_projections(golden, read_golden, index):
     sequence = read_golden(index)
@@ -46,6 +47,7 @@ def test_golden_matrices_and_projections(golden, read_golden, index):
     assert (np.abs(xy.numpy() - golden["points_project"][index]) <= allowed).all()
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("index", range(15))
 def test_golden_unprojection_through_the_lens(golden, read_golden, index):
     sequence = read_golden(index)
@@ -58,6 +60,7 @@ def test_golden_unprojection_through_the_lens(golden, read_golden, index):
     np.testing.assert_allclose(world, golden["unproject_zdepth"][index], rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.shared
 def test_real_folder_of_three_cameras(shared):
     folder = shared("data/iphone_cameras/0_00000.json").parent
     with pytest.raises(ValueError, match="holds 3 cameras.*0, 1, 2"):
@@ -73,6 +76,7 @@ def test_real_folder_of_three_cameras(shared):
             assert sequence.camera.c2w[index, :3, :3].mT.tolist() == file["orientation"]
 
 
+@pytest.mark.shared
 def test_golden_cameras_that_stand_still_are_the_folders(shared, golden):
     folder = shared("data/iphone_cameras/0_00000.json").parent
     for camera, name in ((1, "1_00094"), (2, "2_00097")):

@@ -1,6 +1,7 @@
 """ReCamMaster's files against the peers' own numbers, and by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,28 +11,26 @@ from mvtrack.geometry.camera import relative_pose
 from mvtrack.geometry.pose_files import read_cameras
 
 SIZE = {"size": (720, 1280), "focal_mm": 24}
-
-
-@pytest.fixture
-def golden(shared):
-    return np.load(shared("golden/backbones/cameras.npz"))
+SYNTHETIC = Path(__file__).parents[2] / "golden/cameras_synthetic.json"
 
 
 def relative(sequence):
     return relative_pose(sequence.camera.c2w[0], sequence.camera.c2w).numpy()
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("number", range(1, 11))
-def test_golden_presets_relative_to_their_first_frame(shared, golden, number):
+def test_golden_presets_relative_to_their_first_frame(shared, number):
+    golden = np.load(shared("golden/backbones/cameras.npz"))
     path = shared("data/recammaster/camera_extrinsics.json")
     ours = relative(read_cameras(path, camera=number, **SIZE))
     np.testing.assert_allclose(ours, golden["rd_infer_rel_81"][number - 1], atol=1e-5)
     np.testing.assert_allclose(ours[:, :3].reshape(81, 12), golden["rc_infer_81"][number - 1], atol=1e-5)
 
 
-def test_golden_random_paths_relative_to_another_camera(shared, golden):
-    path = shared("golden/backbones/cameras_synthetic.json")
-    cameras = [read_cameras(path, camera=n, **SIZE).camera for n in (1, 2, 3)]
+def test_golden_random_paths_relative_to_another_camera(golden_numbers):
+    golden = golden_numbers("cameras")
+    cameras = [read_cameras(SYNTHETIC, camera=n, **SIZE).camera for n in (1, 2, 3)]
     for number, camera in enumerate(cameras):
         own = relative_pose(camera.c2w[0], camera.c2w).numpy()
         np.testing.assert_allclose(own, golden["syn_rd_infer_rel_81"][number], atol=1e-5)

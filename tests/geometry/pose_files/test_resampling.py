@@ -9,20 +9,17 @@ from mvtrack.geometry.rotation import rotation_vector
 from mvtrack.geometry.trajectory import CameraPath
 
 
-@pytest.fixture
-def golden(shared):
-    return np.load(shared("golden/backbones/cameras.npz"))
-
-
 @pytest.mark.parametrize(
     ("source", "resampled", "frames", "speed"),
     [
-        ("rd_infer_rel_81", "rd_resampled_81_speed1.0", 81, 1.0),
-        ("rd_infer_rel_81", "rd_resampled_49_speed0.5", 49, 0.5),
+        pytest.param("rd_infer_rel_81", "rd_resampled_81_speed1.0", 81, 1.0, marks=pytest.mark.shared),
+        pytest.param("rd_infer_rel_81", "rd_resampled_49_speed0.5", 49, 0.5, marks=pytest.mark.shared),
         ("syn_rd_infer_rel_81", "syn_rd_resampled_49_speed0.5", 49, 0.5),
     ],
 )
-def test_golden_resampled_paths(golden, source, resampled, frames, speed):
+def test_golden_resampled_paths(golden_numbers, shared, source, resampled, frames, speed):
+    of_presets = source.startswith("rd_")
+    golden = np.load(shared("golden/backbones/cameras.npz")) if of_presets else golden_numbers("cameras")
     for path, theirs in zip(golden[source], golden[resampled], strict=True):
         ours = resample_path(torch.from_numpy(path), frames, speed)
         np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=0)

@@ -16,8 +16,8 @@ from mvtrack.models.diffusion.flow import (
 
 
 @pytest.fixture
-def golden(shared):
-    return np.load(shared("golden/backbones/scheduler.npz"))
+def golden(golden_numbers):
+    return golden_numbers("scheduler")
 
 
 def test_golden_noise_levels_and_weights(golden):

@@ -13,23 +13,11 @@ from mvtrack.models.weights.checkpoint import Checkpoint, Stored
 
 
 @pytest.fixture
-def key_rows(shared) -> Callable[[str], list[list[str]]]:
-    """Rows of a list in golden/backbones/checkpoint_keys."""
-
-    def read(name: str) -> list[list[str]]:
-        lines = shared(f"golden/backbones/checkpoint_keys/{name}.tsv").read_text().splitlines()[1:]
-        return [line.split("\t") for line in lines]
-
-    return read
-
-
-@pytest.fixture
-def released(key_rows) -> Callable[[str], Checkpoint]:
+def released(released_shapes) -> Callable[[str], Checkpoint]:
     """A released checkpoint's names and shapes, without values."""
 
     def build(name: str) -> Checkpoint:
-        shapes = {row[0]: tuple(map(int, row[1].split("x"))) for row in key_rows(name)}
-        return unstored(shapes, f"{name}.safetensors")
+        return unstored(released_shapes(name), f"{name}.safetensors")
 
     return build
 

@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mvtrack.config.schema import CodecConfig, DiTConfig, ModelConfig, RayConfig
 from mvtrack.models.weights.convert import load_pretrained, open_released, recognise
 from mvtrack.models.weights.naming import DIT_DIFFUSERS
 
-SIZES = ("dim", "ffn_dim", "num_heads", "num_layers", "text_dim", "freq_dim", "eps")
 RAYS = RayConfig(token_px=16, stride=4, proj_init="zero")
 
 
@@ -22,12 +20,9 @@ def config_of(dit: DiTConfig) -> ModelConfig:
 
 
 @pytest.fixture
-def wan(shared):
-    """The golden transformer: its file, its weights, its config."""
-    file = safe_open(shared("golden/backbones/dit_wan.safetensors"), "pt")
-    given = json.loads(file.metadata()["config"])
-    weights = {k[2:]: file.get_tensor(k) for k in file.keys() if k.startswith("w.")}  # noqa: SIM118
-    return file, weights, config_of(DiTConfig(**{name: given[name] for name in SIZES}))
+def wan(wan_numbers):
+    """The golden transformer: its numbers, its weights, its config."""
+    return wan_numbers.tensors, wan_numbers.weights, config_of(DiTConfig(**wan_numbers.sizes))
 
 
 def write_official(weights, folder):
@@ -60,17 +55,15 @@ def write_diffusers_shards(weights, folder):
 @pytest.mark.parametrize("write", [write_official, write_pickle, write_prefixed, write_diffusers_shards])
 def test_golden_forward_from_every_layout(wan, tmp_path, write):
     """Our own rays start at zero effect, so the loaded model gives the peer's velocity."""
-    file, weights, config = wan
+    numbers, weights, config = wan
     loaded = load_pretrained(config, open_released([write(weights, tmp_path)]))
     assert set(loaded.match.read) == set(weights)
     assert all(name.startswith("ray_encoder.") or ".camera_proj." in name for name in loaded.match.new)
-    latents = file.get_tensor("in.latents").transpose(1, 2)[:, None]
+    latents = numbers["in.latents"].transpose(1, 2)[:, None]
     rays = torch.randn(2, 1, latents.shape[2], RAYS.channels, 16, 24)
     with torch.no_grad():
-        out = loaded.model.dit(
-            latents, file.get_tensor("in.timestep"), rays, text=file.get_tensor("in.context"), num_reference=0
-        )
-    velocity = file.get_tensor("out.velocity")
+        out = loaded.model.dit(latents, numbers["in.timestep"], rays, text=numbers["in.context"], num_reference=0)
+    velocity = numbers["out.velocity"]
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), velocity, atol=1e-5, rtol=0)
 
 
