@@ -23,7 +23,7 @@ import torch
 from bench import report
 from torch import Tensor
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import sum_scores

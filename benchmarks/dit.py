@@ -17,7 +17,7 @@ from bench import FREED_AT_ONCE, peak_mib, report, timed_by_turns
 from einops import rearrange
 from torch import Tensor, nn
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.models.dit import WanDiT
 
 FULL = (DiTConfig(num_layers=2), (2, 2, 32, 56))

@@ -22,8 +22,9 @@ from bench import FREED_AT_ONCE, peak_mib, report
 from plain_wan import random_weights
 
 from mvtrack.config.data import DataConfig, LatentsConfig
+from mvtrack.config.model import ModelConfig, SamplingConfig
 from mvtrack.config.presets import preset
-from mvtrack.config.schema import ModelConfig, RunConfig, SamplingConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.inference.memory.codec import codec_bytes, empty_wan_network
 from mvtrack.inference.memory.inference import weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes

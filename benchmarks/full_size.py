@@ -19,8 +19,11 @@ from bench import called, held_gib, report
 from plain_wan import plain_figures, random_weights
 from torch import nn
 
+from mvtrack.config.losses import LossConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.config.presets import PRESETS, training_preset
-from mvtrack.config.schema import DiTConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import OptimConfig, TrainConfig
 from mvtrack.correspondence.loss import correspondence_loss_per_layer
 from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov

@@ -18,10 +18,11 @@ import torch
 from bench import FREED_AT_ONCE, report
 from weights import watched
 
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import OFFLOADS, Placement
 from mvtrack.config.presets import preset
-from mvtrack.config.schema import ModelConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
-from mvtrack.inference.device import OFFLOADS, Placement, place
+from mvtrack.inference.device import place
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.codec import empty_wan_network
 from mvtrack.inference.memory.inference import estimate_inference

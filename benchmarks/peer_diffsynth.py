@@ -4,7 +4,7 @@ import importlib.util
 
 from torch import Tensor, nn
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.models.diffsynth_parts import declare_torchvision_operators
 
 

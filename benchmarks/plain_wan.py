@@ -16,7 +16,8 @@ import torch
 from bench import called, held_gib
 from torch import Tensor, nn
 
-from mvtrack.config.schema import DiTConfig, TrainConfig
+from mvtrack.config.model import DiTConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.dit import WanDiT
 from mvtrack.training.optimizer import freeze

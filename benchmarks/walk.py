@@ -75,7 +75,7 @@ def record_second_call(owner: object, name: str, files: dict[str, bool]) -> None
 
 def train_walk(folder: Path) -> dict[str, bool]:
     """Files from batch to loss."""
-    from mvtrack.config.schema import load_config
+    from mvtrack.config.run import load_config
     from mvtrack.training import loop
     from mvtrack.training.run import Run
 

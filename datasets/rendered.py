@@ -8,7 +8,7 @@ import os
 import sys
 
 from mvtrack.config.errors import run_command
-from mvtrack.config.schema import load_config
+from mvtrack.config.run import load_config
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from mvtrack.config.errors import run_command
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.evaluation.statistics import mean_interval
 from mvtrack.files.cache import sha256

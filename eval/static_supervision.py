@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mvtrack.config.errors import run_command
-from mvtrack.config.schema import RunConfig, load_config
+from mvtrack.config.run import RunConfig, load_config
 from mvtrack.evaluation.ablation import curve_table, plot_curves, read_curves, train_in_a_process
 
 _CURVES = {

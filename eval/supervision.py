@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from mvtrack.config.errors import run_command
-from mvtrack.config.schema import RunConfig, TrainConfig, load_config
+from mvtrack.config.run import RunConfig, load_config
+from mvtrack.config.training import TrainConfig
 from mvtrack.evaluation.ablation import compare, plot_pairs, remembered, table, train_in_a_process
 from mvtrack.evaluation.manifest import VERSION, load_manifest
 from mvtrack.evaluation.supervision import TITLES, score

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from mvtrack.config.schema import load_config
+    from mvtrack.config.run import load_config
 
     config = load_config(options.config, options.overrides)
     from mvtrack.inference.memory.check_memory import refuse_training
@@ -52,7 +52,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _launch(options: argparse.Namespace) -> None:
     """Check the config here, then hand over to `deepspeed` with the same options."""
-    from mvtrack.config.schema import load_config
+    from mvtrack.config.run import load_config
 
     load_config(options.config, options.overrides)
     launcher = Path(sys.executable).with_name("deepspeed")

@@ -158,7 +158,7 @@ def small_run(tmp_path_factory) -> dict:
 @pytest.fixture(scope="session")
 def small_model(small_run):
     """An untrained model of `small_run`'s architecture with a fitted codec."""
-    from mvtrack.config.schema import RunConfig
+    from mvtrack.config.run import RunConfig
     from mvtrack.config.tree import from_tree
     from mvtrack.data.loader import open_banks
     from mvtrack.models.reshoot_model import build_model
@@ -173,7 +173,7 @@ def small_model(small_run):
 @pytest.fixture(scope="session")
 def tracking_model(small_run, small_model):
     """The same with an untrained tracking head."""
-    from mvtrack.config.schema import ModelConfig
+    from mvtrack.config.model import ModelConfig
     from mvtrack.config.tree import from_tree
     from mvtrack.models.reshoot_model import ReshootModel, build_model
 
@@ -188,7 +188,8 @@ def tracking_model(small_run, small_model):
 @pytest.fixture
 def told_model(small_run, tracking_model, monkeypatch):
     """A model with a tracking head and a text branch; every caption has features of its own, without an encoder."""
-    from mvtrack.config.schema import DiTConfig, TextConfig
+    from mvtrack.config.encoders import TextConfig
+    from mvtrack.config.model import DiTConfig
     from mvtrack.config.tree import from_tree
     from mvtrack.models import prompts
     from mvtrack.models.reshoot_model import ReshootModel, build_model

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tracking_head.checks import check_fields
 from tracking_head.pyramid import CorrelationConfig
 
 
@@ -34,12 +35,13 @@ class HeadConfig:
     recompute: bool = True
 
     def __post_init__(self) -> None:
+        counts = (
+            "correlation_hidden", "correlation_dim", "dim", "heads", "layers", "virtual_tracks", "iterations",
+            "time_length",
+        )  # fmt: skip
+        check_fields(self, dict.fromkeys(counts, 1))
         if self.dim % self.heads:
             raise ValueError(f"head.dim {self.dim} must be divisible by head.heads {self.heads}")
-        counts = ("layers", "virtual_tracks", "iterations", "correlation_dim", "correlation_hidden")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"head.{name} must be at least 1, got {getattr(self, name)}")
         if self.token_dim % 2:
             raise ValueError(
                 f"head.correlation_dim {self.correlation_dim} must make an even token, not {self.token_dim}"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tracking_head.checks import check_fields
 from tracking_head.head import HeadOutput
 from tracking_head.tracks import Tracks
 
@@ -31,6 +32,7 @@ class TrackLossConfig:
     reference_width_px: float = 512.0
 
     def __post_init__(self) -> None:
+        check_fields(self, dict.fromkeys(("position", "confidence", "visibility", "hidden"), 0))
         if not 0 < self.gamma <= 1:
             raise ValueError(f"track_loss.gamma must lie in (0, 1], got {self.gamma}")
         if min(self.huber_px, self.confident_px, self.reference_width_px) <= 0:

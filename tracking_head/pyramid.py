@@ -10,6 +10,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tracking_head.checks import check_fields
+
 
 @dataclass(frozen=True)
 class CorrelationConfig:
@@ -43,13 +45,7 @@ class CorrelationConfig:
     estimate_gradient: bool = False
 
     def __post_init__(self) -> None:
-        if self.levels < 1 or self.radius < 0 or self.base_stride_px < 1:
-            raise ValueError(
-                "correlation.levels and base_stride_px must be at least 1 and radius at least 0, got "
-                f"{self.levels}, {self.base_stride_px} and {self.radius}"
-            )
-        if self.chunk_points is not None and self.chunk_points < 1:
-            raise ValueError(f"correlation.chunk_points must be at least 1 or null, got {self.chunk_points}")
+        check_fields(self, {"levels": 1, "radius": 0, "base_stride_px": 1, "chunk_points": 1})
 
     @property
     def offsets(self) -> int:

@@ -39,7 +39,7 @@ def _convert(options: argparse.Namespace) -> None:
     import torch
 
     from mvtrack.config.presets import preset
-    from mvtrack.config.schema import load_config
+    from mvtrack.config.run import load_config
     from mvtrack.models.encoder_sources import with_sources
     from mvtrack.models.reshoot_model import WEIGHTS_FILE, save_model
     from mvtrack.models.weights.convert import load_pretrained, open_released, recognise, travelling_config

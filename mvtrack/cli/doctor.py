@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _examine(options: argparse.Namespace) -> bool:
     """Print all sections; returns whether nothing that is needed is missing."""
+    from mvtrack.config.placement import Placement
     from mvtrack.inference import environment as health
-    from mvtrack.inference.device import Placement, placed_config
+    from mvtrack.inference.device import placed_config
 
     purpose = options.purpose or ("train" if options.config else "infer")
     _refuse_unread(options, purpose)
@@ -116,7 +117,7 @@ def _evaluation(weights: Path | None) -> str:
 def _config(options: argparse.Namespace):
     """(model, run); run is None without --config."""
     from mvtrack.config.presets import preset
-    from mvtrack.config.schema import load_config
+    from mvtrack.config.run import load_config
     from mvtrack.models.reshoot_model import read_config
 
     if options.config:

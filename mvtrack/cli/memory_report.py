@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mvtrack.config.schema import ModelConfig, RunConfig
-from mvtrack.inference.device import Placement
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
+from mvtrack.config.run import RunConfig
 from mvtrack.inference.environment import CheckLine
 from mvtrack.inference.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
 from mvtrack.inference.memory.advice import Memory, Verdict, judge_inference, judge_training

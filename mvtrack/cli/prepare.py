@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from mvtrack.config.schema import load_config
-    from mvtrack.inference.device import Placement
+    from mvtrack.config.placement import Placement
+    from mvtrack.config.run import load_config
     from mvtrack.training.encode_clips import prepare_clips, rendered_sources, sources_of_folder
     from mvtrack.training.encoding_memory import refuse_preparing
 

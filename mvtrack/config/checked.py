@@ -48,7 +48,7 @@ class Range(NamedTuple):
 
 
 Count = Annotated[int, Range(1)]
-Index = Annotated[int, Range(0)]
+NonNegativeInt = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, low_open=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
@@ -67,7 +67,7 @@ def config(cls: type | None = None, /, *, kw_only: bool = False) -> Any:
         if own_checks is not None:
             own_checks(self)
 
-    cls.__post_init__ = check_values
+    cls.__post_init__, cls.__checked__ = check_values, True
     return dataclasses.dataclass(frozen=True, kw_only=kw_only)(cls)
 
 

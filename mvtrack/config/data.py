@@ -1,63 +1,53 @@
 """The settings of training data: rendered banks and folders of encoded clips."""
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, Range, config
 
 
-@dataclass(frozen=True)
+@config
 class BankConfig:
     """One bank of rendered scenes that training reads (data/bank.py)."""
 
     root: str = "bank/64x64"
-    size: tuple[int, int] = (64, 64)
-    num_scenes: int = 512  # scenes that samples are drawn from
-    prerender: int = 128  # of these, rendered before the first step; the others follow in the background
-    new_scenes_per_step: float = 0.0  # > 0: the window of `num_scenes` moves on with the steps
-    num_frames: int = 25
-    num_views: int = 3
-    num_points: int = 128  # point tracks kept of each scene
+    size: tuple[Count, Count] = (64, 64)
+    num_scenes: Count = 512  # scenes that samples are drawn from
+    prerender: NonNegativeInt = 128  # of these, rendered before the first step; the others follow in the background
+    new_scenes_per_step: NonNegative = 0.0  # > 0: the window of `num_scenes` moves on with the steps
+    num_frames: Count = 25
+    num_views: Annotated[int, Range(2)] = 3
+    num_points: NonNegativeInt = 128  # point tracks kept of each scene
     seed: int = 0
-    share: float = 1.0  # how often a batch comes from this bank, relative to the others
+    share: NonNegative = 1.0  # how often a batch comes from this bank, relative to the others
     static: bool = False
 
-    def __post_init__(self) -> None:
-        if self.num_views < 2:
-            raise ValueError(f"bank {self.root}: num_views must be at least 2, got {self.num_views}")
-        if self.num_scenes < 1 or self.share < 0 or self.new_scenes_per_step < 0:
-            raise ValueError(
-                f"bank {self.root}: num_scenes must be positive, share and new_scenes_per_step not negative"
-            )
 
-
-@dataclass(frozen=True)
+@config
 class LatentsConfig:
     """One folder of clips that `mvtrack prepare` encoded (data/latents.py).
 
-    size: of their pictures, (H, W). held_out: how many, the last by name, are for validation and never trained on.
+    size: tuple[Count, Count]
     """
 
     root: str
     size: tuple[int, int] = (480, 832)
-    share: float = 1.0  # how often a batch comes from this folder, relative to the others
-    held_out: int = 0
-
-    def __post_init__(self) -> None:
-        if self.share < 0 or self.held_out < 0:
-            raise ValueError(f"latents {self.root}: share and held_out must not be negative")
+    share: NonNegative = 1.0  # how often a batch comes from this folder, relative to the others
+    held_out: NonNegativeInt = 0
 
 
-@dataclass(frozen=True)
+@config
 class DataConfig:
     """Rendered banks, or encoded clips. mirror, palette: of pictures; reverse: of time, which clips have if they were
     encoded in both directions. caption_drop: share of samples that learn with the empty caption, for guidance."""
 
     banks: tuple[BankConfig, ...] = (BankConfig(),)
     latents: tuple[LatentsConfig, ...] = ()
-    num_frames: int = 17
+    num_frames: Count = 17
     mirror: bool = True
     reverse: bool = True
     palette: bool = True
-    caption_drop: float = 0.1
-    workers: int = 1
+    caption_drop: Annotated[float, Range(0, 1, high_open=True)] = 0.1
+    workers: NonNegativeInt = 1
 
     def __post_init__(self) -> None:
         for bank in self.banks:
@@ -73,8 +63,6 @@ class DataConfig:
             raise ValueError("data.banks (or data.latents) needs at least one bank (or folder) with a positive share")
         if self.latents and (self.mirror or self.palette):
             raise ValueError("pictures that are encoded cannot be changed: set data.mirror: false, data.palette: false")
-        if not 0 <= self.caption_drop < 1:
-            raise ValueError(f"data.caption_drop must lie in [0, 1), got {self.caption_drop}")
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

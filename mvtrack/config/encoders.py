@@ -1,27 +1,28 @@
 """Settings of what stands around the transformer: the video codec, the text encoder, the image encoder."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from mvtrack.config.checked import Count, NonNegative, config
 
 WAN_REPOSITORY = "Wan-AI/Wan2.1-T2V-1.3B"  # its VAE and text encoder serve all Wan2.1 models
 FUN_REPOSITORY = "alibaba-pai/Wan2.1-Fun-V1.1-1.3B-Control-Camera"  # ReDirector's base; it holds the image encoder
 
 
-@dataclass(frozen=True)
+@config
 class CodecConfig:
     """Video to latents. `pca`: a linear codec on space-time patches for tiny models; fitted, not trained.
 
     `wan_vae`: Wan2.1's VAE. weights: a file, folder or hub id; they stay there and are not copied into model files.
-    tile: (rows, columns) of latents that are coded at once, every tile_stride, to save memory; null: whole pictures.
+    tile: tuple[Count, Count] | None
     """
 
     kind: Literal["pca", "wan_vae"] = "pca"
-    channels: int = 32
-    stride: int = 4
-    whitening: float = 0.5  # latents are divided by sd^whitening: 0 keeps PCA's scale, 1 whitens
+    channels: Count = 32
+    stride: Count = 4
+    whitening: NonNegative = 0.5  # latents are divided by sd^whitening: 0 keeps PCA's scale, 1 whitens
     weights: str | None = None
     tile: tuple[int, int] | None = None
-    tile_stride: tuple[int, int] | None = None  # null: half a tile
+    tile_stride: tuple[Count, Count] | None = None  # null: half a tile
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -37,11 +38,11 @@ class CodecConfig:
             raise ValueError(f"codec.tile_stride {self.tile_stride} must lie in [1, codec.tile], {self.tile}")
 
 
-@dataclass(frozen=True)
+@config
 class TextConfig:
     """umT5, which turns captions into text features. weights, tokenizer: a file, folder or hub id.
 
-    length: tokens of a caption; longer ones are cut, shorter ones padded with zeros.
+    length: Count
     """
 
     weights: str = WAN_REPOSITORY
@@ -49,12 +50,8 @@ class TextConfig:
     length: int = 512
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"text.length must be at least 1, got {self.length}")
 
-
-@dataclass(frozen=True)
+@config
 class ImageConfig:
     """CLIP's vision transformer, which turns the reference's first frame into image tokens."""
 

@@ -8,16 +8,8 @@ import difflib
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from mvtrack.config.encoders import WAN_REPOSITORY, ImageConfig, TextConfig
-from mvtrack.config.schema import (
-    CodecConfig,
-    DiTConfig,
-    FlowConfig,
-    ModelConfig,
-    NativeCameraConfig,
-    RayConfig,
-    SamplingConfig,
-)
+from mvtrack.config.encoders import WAN_REPOSITORY, CodecConfig, ImageConfig, TextConfig
+from mvtrack.config.model import DiTConfig, FlowConfig, ModelConfig, NativeCameraConfig, RayConfig, SamplingConfig
 
 WAN_1_3B = DiTConfig()
 WAN_14B = DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.config.schema import CorrespondenceLossConfig
+from mvtrack.config.losses import CorrespondenceLossConfig
 from mvtrack.correspondence.label_log_prob import label_log_prob, label_log_prob_checkpointed
 from mvtrack.correspondence.logit_head import LogitHead, Projection
 from mvtrack.correspondence.rows import labelled_rows

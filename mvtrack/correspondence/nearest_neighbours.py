@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.correspondence.counted import CountedWarning
 from mvtrack.correspondence.targets import CorrespondenceTargets, draw, warn_if_nothing_shared
 from mvtrack.data.clip import anchor_frames, num_latent_frames

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.config.schema import CorrespondenceLossConfig
+from mvtrack.config.losses import CorrespondenceLossConfig
 from mvtrack.correspondence.label_log_prob import Rows
 from mvtrack.correspondence.targets import CorrespondenceTargets
 

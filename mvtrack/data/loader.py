@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mvtrack.config.schema import DataConfig, ViewsConfig
+from mvtrack.config.data import DataConfig
+from mvtrack.config.views import ViewsConfig
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.bank import Bank, BankRecipe
 from mvtrack.data.synthetic.scene import SceneStyle

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 import mvtrack
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.evaluation.statistics import mean_interval
 

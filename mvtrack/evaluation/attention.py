@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.checked import config
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.nearest_neighbours import points_from_depth, token_points
 from mvtrack.correspondence.probe import probe_rows
@@ -28,7 +29,7 @@ from mvtrack.models.reshoot_model import ReshootModel
 SCORES = ("pck", "attention_score", "confidence_score")
 
 
-@dataclass(frozen=True)
+@config
 class AnalysisConfig:
     """steps: noise levels, those of a sampling run of so many steps. queries: track points, or
     tokens of a still scene, drawn per clip.

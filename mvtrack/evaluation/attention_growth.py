@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.evaluation.attention import Analysis
 from mvtrack.evaluation.attention_quality import Correlation, correlate
 from mvtrack.evaluation.attention_report import correlation_record

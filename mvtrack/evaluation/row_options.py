@@ -5,12 +5,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
 from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.unused_options import refuse_idle
-from mvtrack.inference.device import Placement, placed_config
+from mvtrack.inference.device import placed_config
 from mvtrack.inference.model_options import (
     ENCODERS,
     add_memory_argument,

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.correspondence.attention_row import AttentionRow, attention_row
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.data.clip import TEMPORAL_STRIDE, padded_length

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.pipeline import Shot, model_hash, shot_cameras

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.errors import is_out_of_memory, out_of_memory
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.files.cache import sha256
-from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work

@@ -1,86 +1,18 @@
-"""Where and how a model works when it makes videos: device, precision, what rests elsewhere, kernel, compilation, and
-where its encoders are found.
-
-None of it changes what is made beyond rounding, if the encoders are those that the model was trained with.
-"""
+"""Put a model where it is to work: device, precision, offloading, compilation, encoders from elsewhere."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from mvtrack.config.schema import AttentionKernel, ModelConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.models.dit import WanDiT
-from mvtrack.models.encoder_sources import EncoderSources, with_sources
-from mvtrack.models.reshoot_model import CPU, ReshootModel
+from mvtrack.models.encoder_sources import with_sources
+from mvtrack.models.reshoot_model import ReshootModel
 
-Offload = Literal["none", "model", "blocks"]
-Precision = Literal["stored", "float32", "bfloat16"]
-OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """device: `auto` is a GPU where there is one. precision: of the transformer's weights; None: the model's own wish.
-
-    offload: what rests on the CPU. none: nothing. model: transformer and codec, whichever is not at work. blocks: each
-    block of the transformer but the one at work, and the encoders stay there altogether. compile: each block, at its
-    first use. batched_guidance: both predictions of a guided step in one pass: a little faster, twice the activations.
-    tiled: Wan's VAE works on tiles of 30 x 52 latents (ReCamMaster's) instead of whole pictures. encoders_on_cpu: the
-    encoders of captions and pictures work on the CPU, before the model is there. encoders: where they and the VAE are.
-    """
-
-    device: str = "auto"
-    precision: Precision | None = None
-    offload: Offload = "none"
-    compile: bool = False
-    attention: AttentionKernel = "auto"
-    batched_guidance: bool = False
-    tiled: bool = False
-    encoders_on_cpu: bool = False
-    encoders: EncoderSources = EncoderSources()
-
-    def __post_init__(self) -> None:
-        if self.compile and self.offload == "blocks":
-            raise ValueError("blocks that come and go cannot be compiled: leave out --compile, or use --offload model")
-
-    def record(self) -> dict:
-        """As plain values, what is chosen by itself spelled out."""
-        device = self.torch_device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
-        found = {"encoders": self.encoders.given} if self.encoders.given else {}
-        return {"device": name} | {name: getattr(self, name) for name in names} | found
-
-    @property
-    def torch_device(self) -> torch.device:
-        """Raises ValueError for a device that is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"unknown device {self.device!r}: use auto, cpu, cuda or cuda:1") from error
-        if device.type not in ("cpu", "cuda"):
-            raise ValueError(f"device {self.device} is not supported: use auto, cpu, cuda or cuda:1")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device {self.device} is not there ({_gpus()}): use cpu, or auto")
-        return device
-
-    @property
-    def encoder_device(self) -> torch.device:
-        """Where text and image encoders run."""
-        return CPU if self.offload == "blocks" or self.encoders_on_cpu else self.torch_device
-
-
-def _gpus() -> str:
-    if torch.version.cuda is None:
-        return f"PyTorch {torch.__version__} is built without CUDA"
-    return f"PyTorch sees {torch.cuda.device_count()} GPUs"
 
 
 def place(model: ReshootModel, placement: Placement | None = None) -> ReshootModel:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.config.schema import AttentionKernel, ModelConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import AttentionKernel
 from mvtrack.inference.machine import free_gib
 from mvtrack.models.attention import kernel_report, why_not
 from mvtrack.models.cached_weights import resolve_here

@@ -4,10 +4,9 @@ import argparse
 from dataclasses import replace
 from typing import get_args
 
-from mvtrack.config.schema import AttentionKernel, ModelConfig
-from mvtrack.inference.device import OFFLOADS, PRECISIONS, Placement
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import OFFLOADS, AttentionKernel, EncoderSources, Placement
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.models.encoder_sources import EncoderSources
 
 LESS_MEMORY = (
     "try --offload model, --offload blocks, --encoders-on-cpu, --tiled, --precision bfloat16 or a smaller --size; "
@@ -61,7 +60,9 @@ def add_placement_arguments(parser: argparse.ArgumentParser, samples: bool = Tru
     videos."""
     group = parser.add_argument_group("where and how the model works")
     group.add_argument("--device", default="auto", help="cpu, cuda or cuda:1; default: a GPU where there is one")
-    group.add_argument("--precision", choices=PRECISIONS, help="of the weights; default: the model's own wish")
+    group.add_argument(
+        "--precision", choices=("stored", "float32", "bfloat16"), help="of the weights; default: the model's own wish"
+    )
     group.add_argument(
         "--offload", choices=OFFLOADS, default="none",
         help="what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block",

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.keyframe_path import warn_of_jumps
 from mvtrack.geometry.keyframes import MAX_KEYS, MIN_KEYS, PathKeys

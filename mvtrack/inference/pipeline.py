@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.checked import config
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.config.tree import to_tree
 from mvtrack.data.clip import padded_length
 from mvtrack.data.visualize.panels import side_by_side
@@ -25,7 +27,7 @@ from mvtrack.geometry.keyframe_path import PosePath
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.trajectory import CameraMotion, moved_along
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
-from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
@@ -45,7 +47,7 @@ from mvtrack.video.writer import VideoWriter, to_bytes
 DEFAULT_FOV_DEG = 50.0
 
 
-@dataclass(frozen=True)
+@config
 class Shot:
     """What to do with a video.
 

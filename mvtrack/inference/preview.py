@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.files.atomic_io import new_folder, refuse_existing
 from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid

@@ -5,7 +5,6 @@ Everything that makes pictures calls this: `reshoot`, validation during training
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import padded_length
 from mvtrack.geometry.camera import Camera
 from mvtrack.models.camera_conditioning import ray_maps

@@ -6,7 +6,6 @@ torch to the build. Weights come from the files that their authors published.
 
 import pickle
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +14,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mvtrack.config.checked import config
 
-@dataclass(frozen=True)
+
+@config
 class VitConfig:
     """grid: tokens a side that the position embedding was learned for. clip: CLIP's variant (a norm before the blocks,
     x * sigmoid(1.702 x) for GELU, no bias on patches, a projection at the end) instead of DINO's."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from mvtrack.config.schema import TrainConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.models.attention import attend
 from mvtrack.models.blocks import Block, Conditions, Heads
 

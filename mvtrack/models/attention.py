@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mvtrack.config.schema import AttentionKernel
+from mvtrack.config.placement import AttentionKernel
 from mvtrack.models.blocked_attention import blocked_attention
 
 PLAIN_SCORES_LIMIT = 2**26  # scores that may be written at once: 128 MiB of bfloat16

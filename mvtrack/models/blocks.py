@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.models.attention import attend
 from mvtrack.models.rope import add_phase, apply_phase, apply_rope, default_pairs
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.config.schema import RayConfig
+from mvtrack.config.model import RayConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.geometry.camera import Camera, plucker_rays
 

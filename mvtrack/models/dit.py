@@ -7,7 +7,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mvtrack.config.schema import AttentionKernel, DiTConfig, RayConfig
+from mvtrack.config.model import DiTConfig, RayConfig
+from mvtrack.config.placement import AttentionKernel
 from mvtrack.correspondence.logit_head import LogitHead, Projection
 from mvtrack.models.activation_checkpointing import Checkpointing, run_block
 from mvtrack.models.attention import choose_kernel

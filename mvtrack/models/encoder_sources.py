@@ -1,24 +1,9 @@
-"""Where a model's encoders are found, when not where its own file says."""
+"""A model with encoders from other places than its own file says."""
 
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from mvtrack.config.schema import ModelConfig
-
-
-@dataclass(frozen=True)
-class EncoderSources:
-    """Files, folders or hub ids. None: where the model's file says; for a tokenizer beside another `text`: with it."""
-
-    vae: str | None = None
-    text: str | None = None
-    tokenizer: str | None = None
-    image: str | None = None
-
-    @property
-    def given(self) -> dict[str, str]:
-        """Those that are not None, by name; paths that exist are absolute."""
-        return {name: _absolute(source) for name, source in asdict(self).items() if source is not None}
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import EncoderSources
 
 
 def with_sources(config: ModelConfig, sources: EncoderSources) -> ModelConfig:
@@ -38,8 +23,3 @@ def with_sources(config: ModelConfig, sources: EncoderSources) -> ModelConfig:
         kept = None if found.text else words.tokenizer  # another encoder brings its own
         words = replace(words, weights=found.text or words.weights, tokenizer=found.tokenizer or kept)
     return replace(config, codec=codec, text=words, image=image)
-
-
-def _absolute(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source

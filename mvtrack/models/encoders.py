@@ -2,7 +2,7 @@
 
 import hashlib
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.data.latents import Encoders
 from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.models.text_encoder import encoder_id

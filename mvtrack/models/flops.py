@@ -1,6 +1,6 @@
 """Arithmetic of one pass through the transformer: what a step costs, independent of the machine."""
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.blocks import scope_of
 

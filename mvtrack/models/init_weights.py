@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 import torch
 from torch import Tensor, nn
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.models.dit import WanDiT
 
 

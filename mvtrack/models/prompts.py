@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.models.image_encoder import embed_images, remember_images
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT, embed_captions
 

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import DiTConfig, NativeCameraConfig, RayConfig
+from mvtrack.config.model import DiTConfig, NativeCameraConfig, RayConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.geometry.camera import Camera
 from mvtrack.models.camera_conditioning import ray_maps

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mvtrack.config.schema import ModelConfig, RayConfig
+from mvtrack.config.model import ModelConfig, RayConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.geometry.camera import Camera, path_extent
 from mvtrack.models.checkpoint_adapters import NativeInputs

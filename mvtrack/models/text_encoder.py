@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mvtrack.config.schema import TextConfig
+from mvtrack.config.encoders import TextConfig
 from mvtrack.files.cache import cache_folder
 from mvtrack.models.cached_weights import without_network
 from mvtrack.models.diffsynth_parts import diffsynth_module

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.config.schema import CodecConfig
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.tiling import Canvas, half, tiles

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mvtrack.config.checked import config
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.bank import Bank
 from mvtrack.inference.forward_noised import noised_latents
@@ -30,7 +31,7 @@ _TARGET = 1
 _SAVE_EVERY = 200
 
 
-@dataclass(frozen=True)
+@config
 class AlignerRun:
     """scenes: rendered ones, each taken again and again. frames: of a clip in one step. sigma: noise levels from which
     the model restores the target. depth_noise: times the paper's amplitudes. perceptual: weight of a perceptual

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mvtrack.config.data import LatentsConfig
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import Clip
 from mvtrack.data.latents import (
     EncodedClip,

@@ -3,8 +3,8 @@
 import torch
 
 from mvtrack.config.data import LatentsConfig
-from mvtrack.config.schema import RunConfig
-from mvtrack.inference.device import Placement
+from mvtrack.config.placement import Placement
+from mvtrack.config.run import RunConfig
 from mvtrack.inference.memory.check_memory import free_memory
 from mvtrack.inference.memory.codec import codec_bytes
 from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases, encoders_of

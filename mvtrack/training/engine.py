@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import return_freed_memory
 from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_attention

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.models.reshoot_model import load_model, write_model
 from mvtrack.models.weights.export_formats import write_diffusers, write_official

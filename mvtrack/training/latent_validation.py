@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import LatentClip
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras

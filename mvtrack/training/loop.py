@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.loader import Batch, batches
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import prune, remove_leftovers, save_checkpoint

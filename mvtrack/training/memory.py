@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.inference import UTILISATION
 from mvtrack.inference.memory.transformer import TEXT_TOKENS, training_bytes, training_scene

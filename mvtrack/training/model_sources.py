@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.models.reshoot_model import WEIGHTS_FILE, ReshootModel, load_model, read_config
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints, step_of

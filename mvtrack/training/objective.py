@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.correspondence.loss import correspondence_loss_per_layer
 from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
-from mvtrack.config.schema import OptimConfig
+from mvtrack.config.training import OptimConfig
 
 
 class MuonWithAdamW(Optimizer):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 

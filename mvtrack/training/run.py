@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mvtrack.config.encoders import CodecConfig, TextConfig
-from mvtrack.config.schema import ModelConfig, RunConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
 from mvtrack.models.encoders import run_encoders

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import to_tree
 
 _PACKAGES = ("mvtrack", "torch", "deepspeed", "numpy", "safetensors", "diffsynth", "transformers")

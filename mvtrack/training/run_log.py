@@ -10,7 +10,7 @@ import imageio
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.video.writer import to_bytes, write_video
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
 from mvtrack.correspondence.probe_scores import ProbeSums

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import gpu_peak_flops, peak_gib
 from mvtrack.models.activation_checkpointing import checkpointing_of

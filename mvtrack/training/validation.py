@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.data.synthetic.test_scenes import RenderedCase, case_specs, render_case
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras, draw_tracks, rainbow
 from mvtrack.inference.sampler import SamplerOptions, generate

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.video.writer import from_bytes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.models.diffsynth_parts import diffsynth_module
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -12,7 +12,7 @@ import yaml
 
 from mvtrack.cli.main import main as cli
 from mvtrack.config.data import LatentsConfig
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import CARD, Encoders, LatentFolder, clip_file

@@ -13,7 +13,7 @@ from mvtrack.config.presets import (
     preset,
     training_preset,
 )
-from mvtrack.config.schema import load_config
+from mvtrack.config.run import load_config
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.init_weights import empty_dit
 from mvtrack.training.optimizer import freeze
@@ -71,7 +71,7 @@ def test_the_cameras_convention_travels_with_the_preset(tmp_path):
     assert preset("recammaster_1.3b").tap_layer == 18
     assert preset("recammaster_1.3b").dit.rope_frames == "concat"
     assert preset("redirector_1.3b").dit.rope_frames == "shared"
-    from mvtrack.config.schema import ModelConfig
+    from mvtrack.config.model import ModelConfig
     from mvtrack.config.tree import from_tree, to_tree
 
     for config in PRESETS.values():

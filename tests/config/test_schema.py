@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mvtrack.config.schema import ModelConfig, RunConfig, load_config
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.run import RunConfig, load_config
 from mvtrack.config.tree import from_tree, to_tree
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.correspondence.loss import CAMEO, correspondence_loss, correspondence_loss_reference
 from mvtrack.correspondence.nearest_neighbours import targets_from_points, token_points

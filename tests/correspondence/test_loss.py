@@ -5,7 +5,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from mvtrack.config.schema import CorrespondenceLossConfig
+from mvtrack.config.losses import CorrespondenceLossConfig
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.correspondence.loss import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.correspondence.nearest_neighbours import nearest_points, points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import _NOTHING_SHARED, targets_from_depth
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case

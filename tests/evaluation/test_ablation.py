@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.evaluation.ablation import (
     compare,

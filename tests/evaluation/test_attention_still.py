@@ -10,7 +10,7 @@ import cv2
 import pytest
 import torch
 
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points, token_points
 from mvtrack.evaluation.attention import AnalysisConfig, analyse

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.config.schema import SamplingConfig
+from mvtrack.config.model import SamplingConfig
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.methods.baselines import BASELINES
 from mvtrack.evaluation.row_options import add_row_arguments, methods_of
-from mvtrack.inference.device import Placement
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import save_aligner
 from mvtrack.models.decoder.small import SmallAligner

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.config.schema import ModelConfig, SamplingConfig
+from mvtrack.config.model import ModelConfig, SamplingConfig
+from mvtrack.config.placement import Placement
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference import sampler as generating
-from mvtrack.inference.device import Placement, place
+from mvtrack.inference.device import place
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel, build_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.config.schema import load_config
+from mvtrack.config.run import load_config
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.path_editor import PathPage, quaternion, rotation
 from mvtrack.inference.pipeline import Shot, shot_cameras

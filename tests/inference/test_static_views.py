@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.config.schema import PointMatchConfig
+from mvtrack.config.losses import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.geometry.camera import Camera

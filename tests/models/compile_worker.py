@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.profiler import ProfilerActivity, profile
 
-from mvtrack.config.schema import DiTConfig, RayConfig
+from mvtrack.config.model import DiTConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.dit import WanDiT
 

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mvtrack.config.schema import DiTConfig
+from mvtrack.config.model import DiTConfig
 from mvtrack.models import attention, blocked_attention
 from mvtrack.models.attention import attend, choose_kernel, kernel_report, why_not
 from mvtrack.models.dit import WanDiT

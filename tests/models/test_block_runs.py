@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvtrack.config.schema import CodecConfig, DiTConfig, ModelConfig, RayConfig, RunConfig, TrainConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.models import attention
 from mvtrack.models.activation_checkpointing import Checkpointing, keeps_attention
 from mvtrack.models.dit import WanDiT

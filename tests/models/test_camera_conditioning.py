@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mvtrack.config.schema import RayConfig
+from mvtrack.config.model import RayConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov, plucker_rays
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.models.camera_conditioning import RayEncoder, ray_maps

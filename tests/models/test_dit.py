@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.config.schema import DiTConfig, ModelConfig, RayConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.dit import WanDiT, frame_positions
 from mvtrack.models.flops import forward_flops, training_flops

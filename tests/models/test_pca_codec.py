@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mvtrack.config.schema import CodecConfig
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.models.pca_codec import PCACodec
 
 V, T, H, W = 2, 9, 12, 20

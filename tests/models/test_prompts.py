@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.config.encoders import CodecConfig
-from mvtrack.config.schema import DiTConfig, ImageConfig, ModelConfig, RayConfig, TextConfig
+from mvtrack.config.encoders import CodecConfig, ImageConfig, TextConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.models import prompts
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.config.schema import DiTConfig, NativeCameraConfig
+from mvtrack.config.model import DiTConfig, NativeCameraConfig
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.models.released_cameras import native_inputs, plucker_maps, pose_rows, relative_cameras

@@ -7,7 +7,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from mvtrack.config.schema import DiTConfig, RayConfig
+from mvtrack.config.model import DiTConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.checkpoint_adapters import NativeInputs
 from mvtrack.models.dit import WanDiT
@@ -191,7 +191,8 @@ def test_every_branch_reaches_the_target(name, field):
 
 def test_a_fresh_branch_changes_nothing():
     """ReCamMaster's branches and the rays start as the identity: a fresh model equals its base."""
-    from mvtrack.config.schema import CodecConfig, ModelConfig
+    from mvtrack.config.encoders import CodecConfig
+    from mvtrack.config.model import ModelConfig
     from mvtrack.models.init_weights import fill, initial_weights
 
     _, inputs = small("recammaster")

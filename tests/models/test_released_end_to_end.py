@@ -10,8 +10,9 @@ import yaml
 
 from mvtrack.cli.convert import main as convert
 from mvtrack.cli.main import main as cli
-from mvtrack.config.encoders import ImageConfig
-from mvtrack.config.schema import CodecConfig, DiTConfig, ModelConfig, RayConfig, SamplingConfig, TextConfig
+from mvtrack.config.encoders import CodecConfig, ImageConfig, TextConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig, SamplingConfig
+from mvtrack.config.placement import EncoderSources
 from mvtrack.config.tree import to_tree
 from mvtrack.data.synthetic.bank import Bank, BankRecipe
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
@@ -25,7 +26,7 @@ from mvtrack.models import image_encoder
 from mvtrack.models import reshoot_model as backbone_model
 from mvtrack.models import vae as wan_vae
 from mvtrack.models.diffsynth_parts import diffsynth_module
-from mvtrack.models.encoder_sources import EncoderSources, with_sources
+from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.training.aligner import AlignerRun, train_aligner

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mvtrack.config.schema import TextConfig
+from mvtrack.config.encoders import TextConfig
 from mvtrack.models import text_encoder
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT, embed_captions, encode, encoder_id, load_encoder
 from mvtrack.models.weights.naming import TEXT_TRANSFORMERS

@@ -14,7 +14,7 @@ import yaml
 
 from mvtrack.cli.main import main as cli
 from mvtrack.config.presets import training_preset
-from mvtrack.config.schema import load_config
+from mvtrack.config.run import load_config
 from mvtrack.config.tree import to_tree
 from mvtrack.data.latents import LatentFolder
 from mvtrack.models.diffsynth_parts import diffsynth_module

@@ -180,7 +180,7 @@ def test_bad_input_is_refused(generator):
         prepare(q, k, txy[:, :2], TOKEN_PX, CorrelationConfig())
     with pytest.raises(ValueError, match="chunk_points must be at least 1"):
         CorrelationConfig(chunk_points=0)
-    with pytest.raises(ValueError, match="levels and base_stride_px must be at least 1"):
+    with pytest.raises(ValueError, match="levels must be at least 1, got 0"):
         CorrelationConfig(levels=0)
     with pytest.raises(ValueError, match="a grid of 5 tokens cannot be pooled to level 3"):
         pyramid_levels((h, w), 4, CorrelationConfig(levels=5, coarse="pool"))

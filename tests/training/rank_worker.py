@@ -19,7 +19,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from mvtrack.config.schema import RunConfig
+    from mvtrack.config.run import RunConfig
     from mvtrack.config.tree import from_tree
     from mvtrack.training.engine import start_distributed
     from mvtrack.training.loop import train

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.config.schema import CorrespondenceLossConfig, LossConfig, PointMatchConfig, RunConfig
+from mvtrack.config.losses import CorrespondenceLossConfig, LossConfig, PointMatchConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.correspondence.targets import targets_from_depth, targets_from_tracks
 from mvtrack.data.loader import BatchDataset

@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvtrack.config.data import DataConfig
 from mvtrack.config.encoders import CodecConfig
-from mvtrack.config.schema import DataConfig, DiTConfig, ModelConfig, RunConfig, TrainConfig
+from mvtrack.config.model import DiTConfig, ModelConfig
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.data.loader import BatchDataset
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import build_model, save_model

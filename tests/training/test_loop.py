@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.geometry.camera import relative_pose

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from mvtrack.cli.main import main as cli
-from mvtrack.config.schema import RunConfig
+from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.models.reshoot_model import build_model, load_model

@@ -331,7 +331,7 @@ def test_gradient_norms_do_not_depend_on_the_stage(one_rank, two_ranks, job, sta
 
 
 def test_flop_counts_by_hand():
-    from mvtrack.config.schema import DiTConfig
+    from mvtrack.config.model import DiTConfig
     from mvtrack.models.activation_checkpointing import Checkpointing
     from mvtrack.models.flops import forward_flops, training_flops
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mvtrack.config.schema import load_config
+from mvtrack.config.run import load_config
 from mvtrack.geometry.camera import project, unproject
 from mvtrack.video.resize import fit_to, plan_fit, still_camera
 

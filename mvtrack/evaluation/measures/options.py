@@ -2,10 +2,11 @@
 
 import argparse
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import get_args
 
+from mvtrack.config.checked import config
 from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraOrigin, camera_origin
 from mvtrack.evaluation.measures.dynamic_masks import MASK_KINDS, MaskKind
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
@@ -25,7 +26,7 @@ _ENVIRONMENTS = {
 }
 
 
-@dataclass(frozen=True)
+@config
 class MeasureOptions:
     """weights: folder of weight files by their published names. pythons: interpreters of other environments, by
     `_ENVIRONMENTS`. geometry, features: each of one with each of the other is a `warp_consistency`. geometry_model: a

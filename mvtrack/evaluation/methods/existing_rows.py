@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mvtrack.config.placement import EncoderSources, Placement
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.records import read_record
-from mvtrack.inference.device import Placement
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.models.encoder_sources import EncoderSources
 
 
 @dataclass(frozen=True)

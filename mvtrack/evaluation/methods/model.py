@@ -9,10 +9,11 @@ from zlib import crc32
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Benchmark, Declined, Estimate, Inputs
 from mvtrack.files.cache import sha256_once
-from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work

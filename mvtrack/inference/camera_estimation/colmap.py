@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from mvtrack.config.checked import config
 from mvtrack.geometry.camera import Camera, relative_pose
 from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras, recovered
 from mvtrack.inference.camera_estimation.job import WorkerError, has_module, run_worker, write_frames
@@ -35,7 +36,7 @@ _FOV_DEG = (15.0, 130.0)  # horizontal fields of view that a refined focal lengt
 _LEAST_FOUND = 3
 
 
-@dataclass(frozen=True)
+@config
 class ColmapConfig:
     """Settings of SIFT and matching. threads: 1 gives the same cameras every time. timeout_s: for each stage."""
 

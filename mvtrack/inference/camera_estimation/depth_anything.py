@@ -4,13 +4,14 @@ Learned, so it also answers where nothing can be triangulated: a still camera, f
 """
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from mvtrack.config.checked import config
 from mvtrack.files.cache import weights_identity
 from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras, recovered
 from mvtrack.inference.camera_estimation.job import has_module, package_identity, run_worker, write_frames
@@ -20,7 +21,7 @@ _CHOICES = ("ray_pose", "process_res", "reference_view")
 _ROTATION_TOLERANCE = 1e-2  # of what a network that runs in half precision calls a rotation
 
 
-@dataclass(frozen=True)
+@config
 class DepthAnythingConfig:
     """python: the interpreter of an environment with depth-anything-3. model: a hub id, or a folder with its files.
 

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
-from mvtrack.config.schema import ModelConfig, RunConfig, TrainConfig
-from mvtrack.inference.device import OFFLOADS, Placement
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import OFFLOADS, Placement
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.inference import GIB, Estimate, Work, estimate_inference
 from mvtrack.inference.sampler import SamplerOptions

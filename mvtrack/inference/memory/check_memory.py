@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from mvtrack.config.schema import ModelConfig, RunConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
+from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import padded_length
-from mvtrack.inference.device import Placement
 from mvtrack.inference.machine import free_gib
 from mvtrack.inference.memory.advice import Memory, judge_inference, judge_training
 from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases

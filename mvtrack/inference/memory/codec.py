@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from mvtrack.config.schema import CodecConfig
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
 from mvtrack.models.diffsynth_parts import diffsynth_module

@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import torch
 
-from mvtrack.config.schema import ModelConfig
-from mvtrack.inference.device import Placement
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.models.cached_weights import without_network
 from mvtrack.models.text_encoder import are_cached
 from mvtrack.models.weights.layouts import Part

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.data.clip import num_latent_frames, padded_length
-from mvtrack.inference.device import Placement, placed_config
+from mvtrack.inference.device import placed_config
 from mvtrack.inference.memory.codec import codec_bytes
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes

@@ -2,9 +2,9 @@
 
 import torch
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.data.clip import padded_length
-from mvtrack.inference.device import Placement
 from mvtrack.inference.memory.transformer import InputShape
 from mvtrack.models.attention import choose_kernel
 

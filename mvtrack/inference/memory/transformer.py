@@ -6,7 +6,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mvtrack.config.schema import ModelConfig, RunConfig, TrainConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
 from mvtrack.models.activation_checkpointing import checkpointing_of

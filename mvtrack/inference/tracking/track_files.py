@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.config.schema import ModelConfig
+from mvtrack.config.checked import config
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.config.tree import to_tree
 from mvtrack.files.atomic_io import new_folder, refuse_existing
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.trajectory import PIVOT_M
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
-from mvtrack.inference.device import Placement, place, placed_config
+from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
@@ -40,7 +42,7 @@ from mvtrack.video.reader import Footage, open_footage
 from mvtrack.video.resize import Fit, FitMode, plan_fit, still_camera
 
 
-@dataclass(frozen=True)
+@config
 class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see

@@ -6,7 +6,6 @@ nothing is seen nothing changes, and with the output at its first weights nothin
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,14 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mvtrack.config.checked import config
 from mvtrack.geometry.camera import Camera, pixel_grid, plucker_rays, project, unproject
 from mvtrack.models.decoder.scene import DecoderScene
 
 _BYTES_AT_ONCE = 256 * 2**20
 
 
-@dataclass(frozen=True)
+@config
 class EpipolarConfig:
     """points: on each ray. dim: of what is sampled. sources: how many other views a cell can ask; further ones, the
     farther from it first, are left out, missing ones count as views that see nothing."""

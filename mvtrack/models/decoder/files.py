@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mvtrack.config.schema import CodecConfig
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.files.atomic_io import write_aside
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.small import SmallAligner

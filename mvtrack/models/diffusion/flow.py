@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.config.schema import FlowConfig
+from mvtrack.config.model import FlowConfig
 
 NUM_TRAIN_STEPS = 1000
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from mvtrack.config.model import ModelConfig
 from mvtrack.config.presets import OURS, PRESETS, is_new_parameter
-from mvtrack.config.schema import ModelConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.models.init_weights import empty_dit, initial_weights
 from mvtrack.models.pca_codec import build_codec

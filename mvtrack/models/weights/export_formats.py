@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mvtrack.config.schema import DiTConfig, ModelConfig
+from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.models.rope import default_pairs
 from mvtrack.models.weights.convert import CODEC_PREFIX, CONFIG_KEY, EXTRAS_FILE

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Declined, Sample
 from mvtrack.evaluation.measures.correspondence import Correspondence
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -10,7 +11,6 @@ from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
-from mvtrack.inference.device import Placement
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import ReshootModel, save_model
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.methods.existing_rows import found_rows
 from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
-from mvtrack.inference.device import Placement
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import save_aligner
 from mvtrack.models.decoder.small import SmallAligner

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Declined
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline, warp_and_fill
 from mvtrack.evaluation.methods.external_videos import GivenVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
-from mvtrack.inference.device import Placement
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import psnr
 from mvtrack.models.reshoot_model import save_model

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.methods import model as methods
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
-from mvtrack.inference.device import Placement
 from mvtrack.inference.memory import check_memory as refuse
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models import prompts

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from mvtrack.config.encoders import CodecConfig, ImageConfig, TextConfig
-from mvtrack.config.schema import DiTConfig, ModelConfig, RayConfig, RunConfig, SamplingConfig, TrainConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig, SamplingConfig
+from mvtrack.config.placement import Placement
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.config.tree import from_tree
-from mvtrack.inference.device import Placement
 from mvtrack.inference.memory.advice import Memory, flags, judge_inference, judge_training, overrides
 from mvtrack.inference.memory.check_memory import refuse_inference, refuse_training
 from mvtrack.inference.memory.encoders import encoders_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mvtrack.config.schema import CodecConfig
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.models.decoder.files import FILE, load_aligner, save_aligner

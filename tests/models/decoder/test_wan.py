@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvtrack.config.schema import CodecConfig
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.wan import BLOCKS, WanAligner

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.config.schema import FlowConfig
+from mvtrack.config.model import FlowConfig
 from mvtrack.models.diffusion.flow import (
     add_noise,
     draw_sigma,

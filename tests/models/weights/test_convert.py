@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mvtrack.config.schema import CodecConfig, DiTConfig, ModelConfig, RayConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.models.weights.convert import load_pretrained, open_released, recognise
 from mvtrack.models.weights.naming import DIT_DIFFUSERS
 

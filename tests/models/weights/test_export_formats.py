@@ -9,10 +9,11 @@ from safetensors import safe_open
 
 from mvtrack.cli.convert import main as convert
 from mvtrack.cli.export import main as export
-from mvtrack.config.encoders import TextConfig
+from mvtrack.config.encoders import CodecConfig, TextConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
+from mvtrack.config.placement import EncoderSources
 from mvtrack.config.presets import preset
-from mvtrack.config.schema import CodecConfig, DiTConfig, ModelConfig, RayConfig
-from mvtrack.models.encoder_sources import EncoderSources, with_sources
+from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.reshoot_model import build_model, load_model, read_config, save_model
 from mvtrack.models.weights.export_formats import diffusers_config, write_diffusers, write_official
 

@@ -1,0 +1,176 @@
+"""What a model is: everything that is needed to rebuild it from its weights file."""
+
+from dataclasses import field
+from typing import Literal
+
+from mvtrack.config.checked import Count, NonNegativeInt, Positive, config
+from mvtrack.config.encoders import WAN_REPOSITORY, CodecConfig, ImageConfig, TextConfig
+from mvtrack.config.views import ViewsConfig
+from tracking_head import HeadConfig
+
+
+@config
+class DiTConfig:
+    """Sizes and branches of the transformer; defaults are Wan2.1-T2V-1.3B.
+
+    Branches of released checkpoints: ReCamMaster's `pose_encoder` (poses into self-attention's input) and `projector`
+    (on its output); `control_adapter` (maps of the camera's rays, Wan-Fun's) and, on its tokens, ReDirector's
+    `rope_phases`; `image_dim`, the width of CLIP's image tokens.
+
+    attention: `factorised` lets tokens of the even blocks attend to all frames of their own view, those of the odd
+    blocks to all views at their own moment. The parameters are the same.
+    """
+
+    dim: Count = 1536
+    ffn_dim: Count = 8960
+    num_heads: Count = 12
+    num_layers: Count = 30
+    patch_size: tuple[Count, Count, Count] = (1, 2, 2)
+    in_channels: Count = 16  # more than the codec's: the missing ones are zero
+    out_channels: Count = 16
+    text_dim: NonNegativeInt = 4096  # 0: no text branch
+    freq_dim: Count = 256
+    eps: Positive = 1e-6
+    rope_frames: Literal["concat", "shared", "by_view"] = "concat"
+    rope_theta: Positive = 10000.0
+    rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
+    attention: Literal["full", "factorised"] = "full"
+    role_embedding: bool = False  # a learned vector that tells reference from target tokens
+    init: Literal["wan", "open_gates"] = "wan"
+    pose_encoder: bool = False
+    projector: bool = False
+    control_adapter: bool = False
+    rope_phases: bool = False
+    image_dim: NonNegativeInt = 0  # 0: no image branch
+    tap_features: Literal["after_rope", "before_rope"] = "after_rope"  # q and k for the losses and the tracking head
+
+    def __post_init__(self) -> None:
+        if self.rope_phases and not self.control_adapter:
+            raise ValueError("dit.rope_phases turn with the adapter's camera tokens: set dit.control_adapter: true")
+        if self.image_dim and not self.text_dim:
+            raise ValueError("dit.image_dim is a branch of the attention to text: it needs dit.text_dim")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(f"dit.dim {self.dim} must divide into an even width for {self.num_heads} dit.num_heads")
+        if self.rope_pairs is not None and sum(self.rope_pairs) != self.dim // self.num_heads // 2:
+            raise ValueError(
+                f"dit.rope_pairs {self.rope_pairs} must sum to {self.dim // self.num_heads // 2}, half the head width"
+            )
+        if self.patch_size[0] != 1:
+            raise ValueError(f"dit.patch_size must not fold frames (1, p, q), got {self.patch_size}")
+        if self.freq_dim % 2:
+            raise ValueError(f"dit.freq_dim must be even, got {self.freq_dim}")
+
+
+@config
+class RayConfig:
+    """How cameras enter the transformer (method §1).
+
+    scale: what one unit of length means to the model: the reference's median depth, or the larger extent of the two
+    camera paths (unknown depth), or the camera's own unit.
+    drop: Annotated[float, Range(0, 1, high_open=True)]
+    """
+
+    token_px: Count = 16
+    stride: Count = 4  # pixels between the rays that are computed
+    fourier_bands: NonNegativeInt = 0  # sin/cos at pi 2^k, k = 1 .. bands, beside the raw values
+    hidden_dim: Count | None = None
+    kernel_size: Count = 3
+    scale: Literal["median_depth", "path_extent", "none"] = "median_depth"
+    proj_init: Literal["zero", "normal"] = "zero"
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.token_px % self.stride:
+            raise ValueError(f"rays.stride {self.stride} must divide rays.token_px {self.token_px}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"rays.kernel_size must be odd, got {self.kernel_size}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of one packed ray map: 6 coordinates x 4 frames x (raw + sines and cosines)."""
+        return 24 * (1 + 2 * self.fourier_bands)
+
+
+@config
+class NativeCameraConfig:
+    """How a released checkpoint's own camera branch is driven; lengths are metres.
+
+    origin: poses are relative to the reference's first frame, or to each view's own first frame.
+    pose_view: whose pose a token gets: the target's (reference tokens too, ReCamMaster), or its own view's.
+    map_order: which three channels of a Plücker map come first, the moment or the direction.
+    """
+
+    origin: Literal["reference", "own"] = "reference"
+    pose_view: Literal["target", "own"] = "target"
+    map_order: Literal["moment_first", "direction_first"] = "moment_first"
+
+
+@config
+class FlowConfig:
+    """Rectified flow (method §2)."""
+
+    shift: Positive = 5.0
+    prediction: Literal["velocity", "x0"] = "velocity"
+    timestep_sampling: Literal["shifted", "uniform", "logit_normal"] = "shifted"
+    weighting: Literal["wan", "none"] = "wan"
+
+
+@config
+class SamplingConfig:
+    """How a model is meant to be sampled: what `reshoot` does unless it is told otherwise.
+
+    guidance: scale of text guidance, 1 is none. precision: of the weights while they sample; stored: as in the file.
+    """
+
+    steps: Count = 8
+    guidance: float = 1.0
+    precision: Literal["stored", "float32", "bfloat16"] = "stored"
+
+
+@config
+class ModelConfig:
+    """Everything needed to rebuild a model from its weights file; defaults are Wan2.1-T2V-1.3B."""
+
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    rays: RayConfig = field(default_factory=RayConfig)
+    native_camera: NativeCameraConfig = field(default_factory=NativeCameraConfig)
+    codec: CodecConfig = CodecConfig(kind="wan_vae", channels=16, stride=8, weights=WAN_REPOSITORY)
+    text: TextConfig | None = None  # what turns captions into text features; null: features are given
+    image: ImageConfig | None = None
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    tap_layer: NonNegativeInt = 18
+    tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
+    logit_heads: tuple[NonNegativeInt, ...] = ()  # blocks with CAMEO's MLP over the heads' logits, for the loss
+    views: ViewsConfig | None = None  # null: re-shoots videos; else makes views of still scenes
+    sizes: tuple[tuple[Count, Count], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
+    num_frames: Count = 81  # length of one window
+
+    def __post_init__(self) -> None:
+        for size in self.sizes:
+            if size[0] % self.rays.token_px or size[1] % self.rays.token_px:
+                raise ValueError(f"sizes {size} is not divisible by the token size {self.rays.token_px}")
+        if not self.sizes or (self.num_frames - 1) % 4:
+            raise ValueError(f"sizes must not be empty and num_frames must be 4n + 1, got {self.num_frames}")
+        if self.codec.channels > self.dit.in_channels or self.codec.channels != self.dit.out_channels:
+            raise ValueError(
+                f"codec.channels {self.codec.channels} must equal dit.out_channels {self.dit.out_channels} and not "
+                f"exceed dit.in_channels {self.dit.in_channels}"
+            )
+        if self.sampling.guidance != 1 and not self.dit.text_dim:
+            raise ValueError("sampling.guidance is by text: set it to 1 where dit.text_dim is 0")
+        if (self.text and not self.dit.text_dim) or (self.image and not self.dit.image_dim):
+            raise ValueError(
+                "text and image are encoders for dit.text_dim and dit.image_dim: set them null where that is 0"
+            )
+        token_px = self.codec.stride * self.dit.patch_size[1]
+        if self.rays.token_px != token_px:
+            raise ValueError(f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {token_px}")
+        if not 0 <= self.tap_layer < self.dit.num_layers:
+            raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.dit.num_layers - 1}]")
+        if self.dit.attention == "factorised" and self.tap_layer % 2 == 0:
+            raise ValueError(f"dit.attention factorised: views meet in odd blocks only, tap_layer is {self.tap_layer}")
+        if not all(0 <= layer < self.dit.num_layers for layer in self.logit_heads):
+            raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.dit.num_layers - 1}]")
+        if self.views is not None:
+            self.views.check_model(self.num_frames, self.dit.rope_frames, has_tracking=self.tracking is not None)

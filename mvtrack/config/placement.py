@@ -1,0 +1,105 @@
+"""Where and how a model works when it makes videos: device, precision, offloading, kernel, compilation, encoders.
+
+None of it changes what is made beyond rounding, if the encoders are those that the model was trained with.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import option, section
+
+if TYPE_CHECKING:
+    import torch
+
+AttentionKernel = Literal[
+    "auto", "cpu", "blocked", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"
+]
+Offload = Literal["none", "model", "blocks"]
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@revision][:file]"
+
+
+@config
+class EncoderSources:
+    """Where a model's encoders are found, when not where its own file says: files, folders or hub ids."""
+
+    vae: str | None = option(None, "Wan's VAE", metavar="SOURCE")
+    text: str | None = option(None, "umT5, and its tokenizer unless --tokenizer says otherwise", metavar="SOURCE")
+    tokenizer: str | None = option(None, "umT5's tokenizer", metavar="SOURCE")
+    image: str | None = option(None, "CLIP's image encoder", metavar="SOURCE")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that are not None, by name; paths that exist are absolute."""
+        return {name: _absolute(source) for name, source in asdict(self).items() if source is not None}
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+@config
+class Placement:
+    """What `place` does with a model. compile: each block, at its first use. tiled: tiles of 30 x 52 latents
+    (ReCamMaster's). encoders_on_cpu: before the model is loaded. offload blocks: the encoders stay on the CPU, too.
+    """
+
+    device: str = option("auto", "cpu, cuda or cuda:1; default: a GPU where there is one")
+    precision: Literal["stored", "float32", "bfloat16"] | None = option(
+        None, "of the transformer's weights; default: the model's own wish"
+    )
+    offload: Offload = option(
+        "none", "what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block"
+    )
+    compile: bool = option(False, "compile the block: slower at first, then faster")
+    attention: AttentionKernel = option("auto", "the kernel to use")
+    tiled: bool = option(False, "Wan's VAE works on tiles of pictures: less memory")
+    encoders_on_cpu: bool = option(False, "captions and pictures are encoded on the CPU: umT5 takes 11 GB")
+    batched_guidance: bool = option(False, "both predictions of a guided step at once: more memory")
+    encoders: EncoderSources = section(
+        EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where the model's file says"
+    )
+
+    def __post_init__(self) -> None:
+        if self.compile and self.offload == "blocks":
+            raise ValueError("blocks that come and go cannot be compiled: leave out --compile, or use --offload model")
+
+    def record(self) -> dict:
+        """As plain values, what is chosen by itself spelled out."""
+        import torch
+
+        device = self.torch_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
+        found = {"encoders": self.encoders.given} if self.encoders.given else {}
+        return {"device": name} | {name: getattr(self, name) for name in names} | found
+
+    @property
+    def torch_device(self) -> "torch.device":
+        """Raises ValueError for a device that is not there."""
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {self.device!r}: use auto, cpu, cuda or cuda:1") from error
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device {self.device} is not supported: use auto, cpu, cuda or cuda:1")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            seen = "is built without CUDA" if torch.version.cuda is None else f"sees {torch.cuda.device_count()} GPUs"
+            raise ValueError(
+                f"device {self.device} is not there (PyTorch {torch.__version__} {seen}): use cpu, or auto"
+            )
+        return device
+
+    @property
+    def encoder_device(self) -> "torch.device":
+        """Where text and image encoders run."""
+        import torch
+
+        return torch.device("cpu") if self.offload == "blocks" or self.encoders_on_cpu else self.torch_device

@@ -1,0 +1,102 @@
+"""A whole training run, read from YAML with `section.key=value` overrides.
+
+A config never changes after it was read. An unknown key is an error that suggests the right one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+
+import yaml
+
+from mvtrack.config.checked import config
+from mvtrack.config.data import DataConfig
+from mvtrack.config.losses import LossConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.training import OptimConfig, TrainConfig
+from mvtrack.config.tree import apply_override, from_tree
+from mvtrack.config.views import ViewsConfig
+
+
+@config
+class RunConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        token_px = self.model.rays.token_px
+        for source in (*self.data.banks, *self.data.latents):
+            if source.size[0] % token_px or source.size[1] % token_px:
+                raise ValueError(f"{source.root}: size {source.size} is not divisible by the token size {token_px}")
+        self._check_latents()
+        if (self.loss.tracking > 0) != (self.model.tracking is not None):
+            raise ValueError(
+                "loss.tracking trains the head that model.tracking describes: set both (model.tracking: {} for the "
+                "defaults), or loss.tracking: 0 and model.tracking: null"
+            )
+        last = self.model.dit.num_layers - 1
+        for layer in self.loss.correspondence_layers or ():
+            if not 0 <= layer <= last:
+                raise ValueError(f"loss.correspondence_layers: layer {layer} must lie in [0, {last}]")
+        self._check_logit_heads()
+        if self.model.views is not None:
+            self._check_views(self.model.views)
+        if self.optim.name == "muon" and (self.train.zero_stage > 0 or self.train.precision == "bf16"):
+            raise ValueError(
+                "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "
+                "autocast_bf16, or optim.name: adamw"
+            )
+
+    def _check_latents(self) -> None:
+        """What only encoded clips have, and what they have not."""
+        loss = self.loss
+        if not self.data.latents:
+            return
+        if self.model.views is not None:
+            raise ValueError("model.views are of rendered scenes: set data.banks, and data.latents: []")
+        if loss.correspondence > 0 and loss.correspondence_targets != "tracks":
+            raise ValueError(
+                f"data.latents keep point tracks, no {loss.correspondence_targets}: set loss.correspondence_targets: "
+                "tracks"
+            )
+        if self.model.codec.kind == "pca" and not self.train.init_from:
+            raise ValueError("data.latents of a pca codec belong to a model: name it in train.init_from")
+
+    def _check_logit_heads(self) -> None:
+        loss = self.loss
+        used = loss.correspondence > 0 and loss.correspondence_options.heads == "mlp"
+        needed = (loss.correspondence_layers or (self.model.tap_layer,)) if used else ()
+        if needed != self.model.logit_heads:
+            raise ValueError(
+                f"loss.correspondence_options.heads mlp trains one of model.logit_heads for each supervised layer: set "
+                f"model.logit_heads: {list(needed)}, got {list(self.model.logit_heads)}"
+            )
+
+    def _check_views(self, views: ViewsConfig) -> None:
+        views.check_banks(self.data.num_frames, {b.root: (b.static, b.num_views) for b in self.data.banks})
+        if self.loss.correspondence > 0:
+            views.check_loss(self.loss.correspondence_targets, self.loss.correspondence_options.exclude)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Raises ValueError that names the file, the key and the nearest known key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config file {path} does not exist")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file") from error
+    for override in overrides:
+        apply_override(tree, override)
+    return from_tree(RunConfig, tree, where=str(path))
