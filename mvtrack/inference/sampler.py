@@ -24,7 +24,7 @@ from mvtrack.models.released_cameras import native_inputs
 from mvtrack.models.reshoot_model import ReshootModel, model_cameras
 
 
-@dataclass(frozen=True)
+@config
 class SamplerOptions:
     """How a video is sampled. guidance, camera_guidance: scales of text and camera guidance; 1 switches them off."""
 
