@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.checked import config
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import padded_length
 from mvtrack.geometry.camera import Camera
