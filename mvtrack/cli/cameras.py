@@ -79,9 +79,10 @@ def _convert(options: argparse.Namespace) -> None:
 def _changed(sequence, options: argparse.Namespace):
     """The sequence after --read-as, --frames, --scale, --fps and --rename."""
     from mvtrack.geometry.pose_files import editing
+    from mvtrack.geometry.pose_files.conventions import reinterpret
 
     if options.read_as is not None:
-        sequence = editing.read_as(sequence, options.read_as)
+        sequence = reinterpret(sequence, options.read_as)
     if options.frames is not None:
         match = re.fullmatch(r"(\d{0,9}):(\d{0,9})(?::(\d{1,9}))?", options.frames)
         if not match:
@@ -95,35 +96,30 @@ def _changed(sequence, options: argparse.Namespace):
 
 
 def _check(options: argparse.Namespace) -> None:
-    from mvtrack.geometry.pose_files.diagnosis import FAIL, compare_with_video, diagnose
+    from mvtrack.geometry.pose_files.diagnosis import FAIL, compare_with_video, diagnose, match_frames
     from mvtrack.geometry.pose_files.files import read_cameras
     from mvtrack.geometry.pose_files.parse import shown_path
     from mvtrack.geometry.pose_files.summary import list_findings
+    from mvtrack.video.reader import open_footage
 
     sequence = read_cameras(options.file, **read_arguments(options))
     if options.video is None:
         findings = diagnose(sequence)
     else:
-        num_frames, size, read_frame = _open_video(options.video)
-        findings = diagnose(sequence, num_frames, size)
+        footage = open_footage(options.video)
+        matched, frames = match_frames(sequence, shown_path(options.file), footage.num_frames, footage.fps)
+        findings = [frames, *diagnose(matched, footage.size)]
         if all(found.level != FAIL for found in findings if found.topic in ("frames", "size")):
-            findings.append(compare_with_video(sequence, size, read_frame))
+            findings.append(compare_with_video(matched, footage.size, lambda *frame: _frame(footage, *frame)))
     sys.stdout.write(list_findings(findings) + "\n")
     failed = [found.topic for found in findings if found.level == FAIL]
     if failed:
         raise ValueError(f"{shown_path(options.file)}: not right: {', '.join(failed)}")
 
 
-def _open_video(path: Path):
-    """Number of frames, size (H, W), and a function that reads one frame (H, W, 3) at a given size."""
-    from mvtrack.video.reader import open_footage
-
-    footage = open_footage(path)
-
-    def read_frame(index: int, size: tuple[int, int]):
-        return footage.read(index, index + 1, size)[0].permute(1, 2, 0).numpy()
-
-    return footage.num_frames, footage.size, read_frame
+def _frame(footage, index: int, size: tuple[int, int]):
+    """One frame (H, W, 3) of a video, at a size."""
+    return footage.read(index, index + 1, size)[0].permute(1, 2, 0).numpy()
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -97,7 +97,10 @@ def _cameras(options: argparse.Namespace):
         raise ValueError(
             f"--cameras names {len(options.cameras)} files for {len(options.videos)} videos: give one of each"
         )
-    return tuple(video_cameras(options, *pair) for pair in zip(options.cameras, options.videos, strict=True)), None
+    read = [video_cameras(options, *pair) for pair in zip(options.cameras, options.videos, strict=True)]
+    for note in [note for _, notes in read for note in notes]:
+        sys.stderr.write(f"mvtrack track: {note}\n")
+    return tuple(camera for camera, _ in read), None
 
 
 if __name__ == "__main__":

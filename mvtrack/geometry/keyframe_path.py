@@ -18,7 +18,8 @@ _TURN_LIMIT_DEG, _MOVE_LIMIT = 6.0, 0.12
 def interpolate_poses(
     poses: Float[Tensor, "K 4 4"], key_times: Float[Tensor, "K"], times: Float[Tensor, "T"]
 ) -> Float[Tensor, "T 4 4"]:
-    """A smooth path through keyframes: cubic Hermite curves (Catmull-Rom velocities) for centres and rotations.
+    """A smooth path through keyframes: cubic Hermite curves (Catmull-Rom velocities) for centres and rotations, which
+    do not swing past a key where the path rests or its keys come at very different rates.
 
     Times must ascend; times outside the keys are refused. Two keys give even motion, one key stands still.
     """
@@ -44,11 +45,14 @@ def interpolate_poses(
 
 
 def _key_velocities(steps: Float[Tensor, "J 3"], key_times: Float[Tensor, "K"]) -> Float[Tensor, "K 3"]:
-    """Velocity at each key: the mean of the neighbouring steps' velocities, weighted by the other's duration."""
+    """Velocity at each key: the mean of the neighbouring steps' velocities, weighted by the other's duration, at most
+    three times the slower one, so that the curve between two keys does not overshoot (Fritsch and Carlson 1980)."""
     duration = key_times.diff()[:, None]
-    speed = steps / duration
-    inner = (speed[:-1] * duration[1:] + speed[1:] * duration[:-1]) / (duration[:-1] + duration[1:])
-    return torch.cat([speed[:1], inner, speed[-1:]])
+    velocity = steps / duration
+    inner = (velocity[:-1] * duration[1:] + velocity[1:] * duration[:-1]) / (duration[:-1] + duration[1:])
+    speed = velocity.norm(dim=-1, keepdim=True)
+    limit = 3 * torch.minimum(speed[:-1], speed[1:]) / inner.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    return torch.cat([velocity[:1], inner * limit.clamp_max(1), velocity[-1:]])
 
 
 def _hermite(u: Tensor, end: Tensor, velocity0: Tensor, velocity1: Tensor) -> Tensor:
@@ -97,12 +101,17 @@ def warn_of_jumps(poses: Float[Tensor, "T 4 4"], subject_distance: float) -> lis
 
 @dataclass(frozen=True)
 class PosePath:
-    """A path given by poses (K, 4, 4), relative to the source's first frame, and focal lengths over the source's."""
+    """A path given by poses (K, 4, 4), relative to the source's first frame, and focal lengths over the source's.
+
+    key_times: when each pose is passed, from 0 to 1; None: evenly. reading: what was decided while reading it.
+    """
 
     given: Float[Tensor, "K 4 4"]
     lens_given: Float[Tensor, "K"]
     pivot_m: float = PIVOT_M
     label: str = "poses"
+    key_times: Float[Tensor, "K"] | None = None
+    reading: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.given.ndim != 3 or len(self.given) != len(self.lens_given) or len(self.given) == 0:
@@ -112,14 +121,25 @@ class PosePath:
 
     def notes(self, num_frames: int) -> list[str]:
         """What has to be done to the poses for a video of so many frames, in words."""
-        given = len(self.given)
-        return [] if given == num_frames else [f"{given} poses spread evenly over {num_frames} frames by a spline"]
+        given, notes = len(self.given), list(self.reading)
+        if self.key_times is not None:
+            return [*notes, f"{given} poses at their own, uneven times over {num_frames} frames by a spline"]
+        if given != num_frames:
+            notes.append(f"{given} poses spread evenly over {num_frames} frames by a spline")
+        return notes
 
     def poses(self, num_frames: int) -> Float[Tensor, "T 4 4"]:
         """Camera-to-world matrices (float64), resampled to a number of frames."""
-        return resample_poses(self.given, num_frames)
+        if self.key_times is None:
+            return resample_poses(self.given, num_frames)
+        return interpolate_poses(self.given, self.key_times, torch.linspace(0, 1, num_frames, dtype=torch.float64))
 
     def lens(self, num_frames: int) -> Float[Tensor, "T"]:
-        """Focal factors, resampled evenly in proportion."""
-        log = self.lens_given.double().log()[None, None]
-        return F.interpolate(log, num_frames, mode="linear", align_corners=True)[0, 0].exp()
+        """Focal factors, resampled in proportion."""
+        log = self.lens_given.double().log()
+        if self.key_times is not None:
+            times = torch.linspace(0, 1, num_frames, dtype=torch.float64)
+            i = (torch.bucketize(times, self.key_times, right=True) - 1).clamp(0, len(log) - 2)
+            share = (times - self.key_times[i]) / (self.key_times[i + 1] - self.key_times[i])
+            return torch.lerp(log[i], log[i + 1], share).exp()
+        return F.interpolate(log[None, None], num_frames, mode="linear", align_corners=True)[0, 0].exp()

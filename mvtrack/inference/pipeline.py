@@ -57,6 +57,7 @@ class Shot:
     measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`. window: frames that
     are made at once, 4n + 1; None is the number that the model was trained at. decoder: folder of an aligning decoder,
     with which the result is decoded a second time; depth: of the source for it, a file; None: it is estimated.
+    source_notes: what was done to make a file's cameras those of the source.
     """
 
     path: CameraMotion
@@ -72,11 +73,12 @@ class Shot:
     window: int | None = None
     decoder: Path | None = None
     depth: Path | None = None
+    source_notes: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What happened to the source's cameras, in words."""
-        return self.measured.notes if self.measured else ()
+        return (*self.source_notes, *(self.measured.notes if self.measured else ()))
 
 
 @dataclass(frozen=True)

@@ -85,17 +85,19 @@ def read_shot(options: argparse.Namespace, video: Path, sample: SamplerOptions, 
     """Build a `Shot` from parsed options. Raises ValueError that names the option."""
     from mvtrack.inference.pipeline import Shot
 
-    size = picture_size(options.size)
+    size, notes = picture_size(options.size), ()
     if options.source_cameras == AUTO:
         camera_path(options, None)  # a bad path is said before minutes of measuring
         measured = measured_source(options, video)
         source = measured.camera
     else:
         refuse_mask(options, "--source-cameras")
-        measured, source = None, _source_cameras(options, video)
+        measured = source = None
+        if options.source_cameras is not None:
+            source, notes = video_cameras(options, options.source_cameras, video)
     path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
     refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
-    return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured)
+    return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured, source_notes=notes)
 
 
 def told_shot(shot, options: argparse.Namespace):
@@ -180,9 +182,10 @@ def _with_amount(path: ComposedPath, options: argparse.Namespace) -> ComposedPat
 
 def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | None) -> PosePath:
     """Poses of a file relative to the source's first frame, with focal lengths over that frame's (or the first's)."""
-    from mvtrack.geometry.pose_files import read_cameras
+    from mvtrack.geometry.pose_files.timing import key_times, read_path, unit_note
 
-    camera = read_cameras(file, **read_arguments(options, "pose-")).camera
+    sequence = read_path(file, **read_arguments(options, "pose-"))
+    camera, unit = sequence.camera, unit_note(sequence, options.subject_distance)
     focal = camera.K[:, 0, 0].double() / camera.size[1]
     origin, first_focal = camera.c2w[0].double(), focal[0]
     if options.poses_relative_to == "world" and options.source_cameras in (None, AUTO):
@@ -193,35 +196,22 @@ def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | No
     if options.poses_relative_to == "source":
         origin = torch.eye(4, dtype=torch.float64)
     poses = relative_pose(origin, camera.c2w.double())
-    return PosePath(poses, focal / first_focal, options.subject_distance, file.stem)
+    reading = (*sequence.notes, *([unit] if unit else []))
+    lens = focal / first_focal
+    return PosePath(poses, lens, options.subject_distance, file.stem, key_times(sequence, file), reading)
 
 
-def _source_cameras(options: argparse.Namespace, video: Path) -> Camera | None:
-    """The source's cameras for every frame, at the video's own size."""
-    return None if options.source_cameras is None else video_cameras(options, options.source_cameras, video)
+def video_cameras(options: argparse.Namespace, file: str, video: Path) -> tuple[Camera, tuple[str, ...]]:
+    """A video's cameras (T,) from a pose file, at the video's own size, and notes of what was done to fit them;
+    `file:view` names a view of a cameras.json.
 
-
-def video_cameras(options: argparse.Namespace, file: str, video: Path) -> Camera:
-    """A video's cameras (T,) from a pose file, at the video's own size; `file:view` names a view of a cameras.json.
-
-    Raises ValueError for another number of frames or another aspect.
+    Raises ValueError for another number of frames, unless times or names tell them, or another aspect.
     """
-    from mvtrack.geometry.pose_files import read_cameras
+    from mvtrack.geometry.pose_files.timing import read_video_cameras
     from mvtrack.video.reader import open_footage
 
     arguments, (name, _, view) = read_arguments(options, "pose-"), file.rpartition(":")
     if name and not Path(file).exists():
         file, arguments = name, arguments | {"view": view}
-    camera, footage = read_cameras(Path(file), **arguments).camera, open_footage(video)
-    if camera.shape[0] != footage.num_frames:
-        raise ValueError(
-            f"{file} holds {camera.shape[0]} cameras, {video} has {footage.num_frames} frames: one camera a frame is "
-            "needed"
-        )
-    aspect = camera.size[1] / camera.size[0] / (footage.size[1] / footage.size[0])
-    if abs(aspect - 1) > 0.01:
-        raise ValueError(
-            f"{file} is for pictures of {camera.size[1]}x{camera.size[0]}, {video} is "
-            f"{footage.size[1]}x{footage.size[0]}: the aspects differ"
-        )
-    return camera.resized(footage.size).to(dtype=torch.float64)
+    footage = open_footage(video)
+    return read_video_cameras(Path(file), footage.num_frames, footage.size, footage.fps, **arguments)

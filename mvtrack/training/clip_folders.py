@@ -16,12 +16,13 @@ import torch
 
 from mvtrack.data.clip import Clip
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.geometry.pose_files.timing import read_video_cameras
 from mvtrack.models.weights.fingerprint import fingerprint
 from mvtrack.video.reader import VIDEO_SUFFIXES, Footage, open_footage
 from mvtrack.video.resize import Fit
 from tracking_head import Tracks
 
+_SAME_RATE = 0.01
 CAMERAS, CAPTION, TRACKS = "cameras.json", "caption.txt", "tracks.npz"
 
 
@@ -83,6 +84,10 @@ def read_clip(folder: ClipFolder, num_frames: int, fit: Callable[[tuple[int, int
     if len(lengths) > 1 or min(lengths) < num_frames:
         shown = ", ".join(f"{film.path.name} {film.num_frames}" for film in footage)
         raise ValueError(f"{folder.path}: all videos must have the same {num_frames} frames or more, got {shown}")
+    rates = [film.fps for film in footage]
+    if max(rates) > (1 + _SAME_RATE) * min(rates):
+        shown = ", ".join(f"{film.path.name} {film.fps:g}" for film in footage)
+        raise ValueError(f"{folder.path}: all videos must have the same frame rate, got {shown} frames a second")
     fits = [fit(film.size) for film in footage]
     video = torch.stack([f.apply(film.read(0, num_frames, f.scaled)) for f, film in zip(fits, footage, strict=True)])
     cameras = [_cameras(folder, i, film, num_frames) for i, film in enumerate(footage)]
@@ -95,10 +100,8 @@ def _cameras(folder: ClipFolder, view: int, footage: Footage, num_frames: int) -
     file, options = folder.cameras[view], {}
     if file.name == CAMERAS:
         options = {"view": folder.videos[view].stem}
-    camera = read_cameras(file, **options).camera
-    if camera.shape[0] < num_frames:
-        raise ValueError(f"{file} holds {camera.shape[0]} cameras of {footage.path.name}, {num_frames} are needed")
-    return camera[:num_frames].resized(footage.size)
+    camera, _ = read_video_cameras(file, footage.num_frames, footage.size, footage.fps, **options)
+    return camera[:num_frames]
 
 
 def _tracks(path: Path, fits: list[Fit], footage: list[Footage], num_frames: int) -> Tracks:

@@ -55,6 +55,12 @@ def write_folder(root: Path, name: str, seed: int, common: bool = False) -> Path
     return folder
 
 
+def make_portrait(pose_file: Path) -> None:
+    document = json.loads(pose_file.read_text())
+    document["size"] = {"height": SIZE[1], "width": SIZE[0]}
+    pose_file.write_text(json.dumps(document))
+
+
 @pytest.fixture
 def clips(tmp_path) -> Path:
     write_folder(tmp_path / "clips", "a", 1)
@@ -193,6 +199,11 @@ def test_shards_share_the_work(clips, config_file, tmp_path, capsys):
         (lambda a: (a / "tracks.npz").write_bytes(b"no"), "is not a file of tracks with xy, visible and found"),
         (lambda a: np.savez(a / "tracks.npz", xy=np.zeros((1, T, 3, 2)), visible=0, found=0), "xy must be (2 views, 7"),
         (lambda a: write_video(a / "right.mp4", torch.zeros(5, 3, *SIZE), 10.0), "left.mp4 7, right.mp4 5"),
+        (
+            lambda a: write_video(a / "right.mp4", torch.zeros(T, 3, *SIZE), 25.0),
+            "same frame rate, got left.mp4 10",
+        ),
+        (lambda a: make_portrait(a / "right.json"), "right.json is for pictures of 24x32, the video is 32x24"),
     ],
 )
 def test_bad_clips_are_named(clips, config_file, capsys, break_it, message):

@@ -1,4 +1,5 @@
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,32 @@ def test_bad_options(video, tmp_path, arguments, message):
     }
     with pytest.raises(ValueError, match=message):
         shot(video, *(files.get(a, a) for a in arguments))
+
+
+def test_the_notes_of_a_pose_file_are_those_of_the_shot(video, tmp_path):
+    """A trajectory without size, lens and unit is used, and what was taken for granted is said."""
+    trajectory = tmp_path / "traj.txt"
+    trajectory.write_text("".join(f"{t} {0.1 * t} 0 0 1 0 0 0\n" for t in (0, 1, 2, 3, 6)))
+    path = shot(video, "--camera", trajectory).path
+    torch.testing.assert_close(path.poses(T)[:, 0, 3], 0.1 * torch.arange(T).double())
+    notes = path_notes(path, T)
+    assert "w first" in notes[0]
+    assert notes[1:] == [
+        "unit unknown: 1 is taken as a quarter of the subject's distance",
+        "5 poses at their own, uneven times over 7 frames by a spline",
+    ]
+    assert path_notes(shot(video, "--camera", trajectory, "--pose-metric").path, T) == [notes[0], notes[2]]
+    source = pose_file(tmp_path / "s.json", "pan_left")
+    document = json.loads(source.read_text())
+    keep = [0, 1, 2, 5, 6]
+    document |= {
+        "names": [f"{i:05d}.png" for i in keep],
+        **{key: [document[key][i] for i in keep] for key in ("c2w", "K")},
+    }
+    source.write_text(json.dumps(document))
+    made = shot(video, "--camera", "pan_left", "--source-cameras", source)
+    torch.testing.assert_close(made.source.c2w, parse_path("pan_left").poses(T), atol=1e-3, rtol=0)
+    assert made.notes[0].endswith("holds 5 cameras for 7 frames: 2 are interpolated, by its names")
 
 
 def test_what_is_read_from_a_pose_file_may_be_said(video, tmp_path):

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvtrack.geometry.camera import path_extent, relative_pose
+from mvtrack.geometry.pose_files.distortion import largest_displacement_px
 from mvtrack.geometry.pose_files.reprojection_check import (
     MAX_WIDTH,
     ReprojectionFit,
@@ -18,6 +19,7 @@ from mvtrack.geometry.pose_files.reprojection_check import (
     motion_px,
 )
 from mvtrack.geometry.pose_files.sequence import CameraSequence
+from mvtrack.geometry.pose_files.timing import NEGLIGIBLE_PX, cameras_of_frames
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -42,25 +44,34 @@ class Finding:
     text: str
 
 
-def diagnose(
-    sequence: CameraSequence, num_frames: int | None = None, size: tuple[int, int] | None = None
-) -> list[Finding]:
-    """Findings about the cameras alone, and about their video's number of frames and size (H, W) where given."""
-    findings = [_frames(sequence, num_frames), _rotations(sequence), _lens(sequence)]
-    if size is not None:
+def diagnose(sequence: CameraSequence, size: tuple[int, int] | None = None) -> list[Finding]:
+    """Findings about the cameras alone, and about their video's size (H, W) where given."""
+    findings = [_rotations(sequence), _lens(sequence), *(Finding(WARN, "reading", note) for note in sequence.notes)]
+    if size is None:
+        findings.insert(0, Finding(OK, "frames", f"{sequence.num_frames} cameras"))
+    else:
         findings.append(_aspect(sequence, size))
+    if sequence.distortion is not None:
+        findings.append(_distortion(sequence, size or sequence.camera.size))
     if sequence.timestamps_s is not None:
         findings.append(_times(sequence.timestamps_s))
     return [*findings, _scale(sequence), _jumps(sequence), *_where_axes_meet(sequence)]
 
 
-def _frames(sequence: CameraSequence, num_frames: int | None) -> Finding:
-    count = sequence.num_frames
-    if num_frames is None:
-        return Finding(OK, "frames", f"{count} cameras")
-    if num_frames != count:
-        return Finding(FAIL, "frames", f"{count} cameras, but the video has {num_frames} frames: one a frame is needed")
-    return Finding(OK, "frames", f"{count} cameras for {num_frames} frames of video")
+def match_frames(sequence: CameraSequence, shown: str, num_frames: int, fps: float) -> tuple[CameraSequence, Finding]:
+    """The cameras of every frame of a video, and whether the file tells them; the sequence itself where it does not."""
+    try:
+        matched, notes = cameras_of_frames(sequence, shown, num_frames, fps)
+    except ValueError as error:
+        return sequence, Finding(FAIL, "frames", str(error).removeprefix(f"{shown} holds "))
+    text = f"{sequence.num_frames} cameras for {num_frames} frames of video"
+    return matched, Finding(WARN, "frames", notes[0]) if notes else Finding(OK, "frames", text)
+
+
+def _distortion(sequence: CameraSequence, size: tuple[int, int]) -> Finding:
+    moved = largest_displacement_px(sequence.camera.resized(size).K, size, sequence.distortion)
+    text = f"the lens moves pixels by up to {moved:.1f} px at {size[1]}x{size[0]}"
+    return Finding(WARN if moved > NEGLIGIBLE_PX else OK, "distortion", text)
 
 
 def _rotations(sequence: CameraSequence) -> Finding:
@@ -197,13 +208,13 @@ def judge_fits(fits: list[ReprojectionFit], motion_px: float) -> Finding:
         )
     shown = f"points followed in the video are {own.error_px:.2f} px off"
     if own.error_px > _WRONG_PX and best.error_px < _CLEARLY_BETTER * own.error_px:
-        equal = [f"{fit.axes} {fit.direction}" for fit in fits if fit.error_px <= best.error_px + 0.05]
+        equal = [str(fit.convention) for fit in fits if fit.error_px <= best.error_px + 0.05]
         return Finding(
-            FAIL, "video", f"{shown} as {own.axes} {own.direction}, {best.error_px:.2f} px as {' or '.join(equal)}: "
+            FAIL, "video", f"{shown} as {own.convention}, {best.error_px:.2f} px as {' or '.join(equal)}: "
             f"read it as that (`mvtrack cameras convert … --read-as '{equal[0]}'`)",
         )  # fmt: skip
     if not own.error_px <= max(_FITS_PX, _FITS_SHARE * motion_px):
         return Finding(
             WARN, "video", f"{shown}, of {motion_px:.1f} px that they move, and no other convention fits better"
         )
-    return Finding(OK, "video", f"{shown}, of {motion_px:.1f} px that they move: {own.axes} {own.direction} fits")
+    return Finding(OK, "video", f"{shown}, of {motion_px:.1f} px that they move: {own.convention} fits")

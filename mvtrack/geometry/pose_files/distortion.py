@@ -35,6 +35,12 @@ class Distortion:
         """A distortion, or None for no coefficients or for zeros."""
         return None if coefficients is None or not bool(coefficients.any()) else Distortion(coefficients)
 
+    def at(self, keys: Float[Tensor, "K"], times: Float[Tensor, "T"]) -> "Distortion":
+        """Of the nearest of the key frames, for each time."""
+        if self.coefficients.ndim == 1:
+            return self
+        return Distortion(self.coefficients[(times[:, None] - keys).abs().argmin(-1)])
+
     def per_frame(self, num_frames: int) -> Float[Tensor, "T 5"]:
         """Coefficients of every frame."""
         return self.coefficients.expand(num_frames, 5)

@@ -170,5 +170,5 @@ def _detect(source: PoseSource) -> bool:
 
 DYCHECK = PoseFormat(
     "dycheck", "dycheck / iPhone camera JSON (folder, one file a frame)", "opencv", "w2c", "unknown", _detect,
-    read, write, ("camera", "metric"), ALL_BUT_TIMES, True,
+    read, write, ("camera", "drop_distortion", "metric"), ALL_BUT_TIMES, True,
 )  # fmt: skip

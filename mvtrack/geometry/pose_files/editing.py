@@ -5,17 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from mvtrack.geometry.pose_files.conventions import reinterpret
 from mvtrack.geometry.pose_files.parse import Place, number, show
 from mvtrack.geometry.pose_files.sequence import CameraSequence
-
-
-def read_as(sequence: CameraSequence, words: str) -> CameraSequence:
-    """Under another convention, given as axes and direction: "opengl c2w"."""
-    parts = words.split(None, 1)
-    if len(parts) != 2:
-        raise ValueError(f"expected axes and direction, such as 'opengl c2w', got {show(words)}")
-    return reinterpret(sequence, parts[0], parts[1])
 
 
 def some_frames(sequence: CameraSequence, start: int | None, stop: int | None, step: int | None) -> CameraSequence:

@@ -3,8 +3,10 @@
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from mvtrack.geometry.pose_files.distortion import largest_displacement_px
 from mvtrack.geometry.pose_files.options import make_options
 from mvtrack.geometry.pose_files.parse import shown_path
 from mvtrack.geometry.pose_files.registry import FORMATS, detect, find_format
@@ -28,8 +30,18 @@ def read_with_format(path: Path | str, format: str | None = None, **options) -> 
     """As `read_cameras`, with the format that was given or found."""
     source = PoseSource(path)
     known = detect(source) if format is None else find_format(format)
-    sequence = known.read(source, make_options(options, known.options, known.name))
-    return require_valid(sequence, source.place.file), known
+    checked = make_options(options, known.options, known.name)
+    sequence = require_valid(known.read(source, checked), source.place.file)
+    return _without_distortion(sequence) if checked.drop_distortion else sequence, known
+
+
+def _without_distortion(sequence: CameraSequence) -> CameraSequence:
+    if sequence.distortion is None:
+        return sequence
+    camera = sequence.camera
+    moved = largest_displacement_px(camera.K, camera.size, sequence.distortion)
+    text = f"its lens distortion, up to {moved:.1f} px at {camera.size[1]}x{camera.size[0]}, is left out"
+    return replace(sequence, distortion=None, notes=(*sequence.notes, text))
 
 
 def write_cameras(path: Path | str, sequence: CameraSequence, format: str, overwrite: bool = False) -> Path:

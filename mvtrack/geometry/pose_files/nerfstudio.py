@@ -203,5 +203,5 @@ def _detect(source: PoseSource) -> bool:
 
 TRANSFORMS = PoseFormat(
     "nerfstudio", "nerfstudio and instant-ngp transforms.json", "opengl", "c2w", "unknown", _detect, read, write,
-    ("size", "order", "metric", "undo_applied_transform"), ALL_BUT_TIMES,
+    ("size", "order", "drop_distortion", "metric", "undo_applied_transform"), ALL_BUT_TIMES,
 )  # fmt: skip

@@ -31,7 +31,7 @@ from mvtrack.geometry.pose_files.parse import (
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import HOLDABLE, PoseFormat, PoseSource
 
-OPTIONS = ("size", "fov", "focal_px", "focal_mm", "sensor_mm", "convention", "metric")
+OPTIONS = ("size", "fov", "focal_px", "focal_mm", "sensor_mm", "convention", "drop_distortion", "metric")
 FIELDS = ("c2w", "w2c", "K", "size", "convention", "unit", "names", "timestamps_s", "fps", "distortion")
 _CONVENTION = "opencv c2w raster"  # of the files written here
 _CAMERAS_JSON = "OpenCV axes (x right, y down, z forward); camera-to-world 4x4; raster pixels"

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvtrack.geometry.camera import Camera, camera_rays, relative_pose
-from mvtrack.geometry.pose_files.conventions import alternatives, reinterpret
+from mvtrack.geometry.pose_files.conventions import Convention, alternatives, reinterpret
 from mvtrack.geometry.pose_files.distortion import Distortion, undistort_pixels
 from mvtrack.geometry.pose_files.sequence import CameraSequence
 
@@ -38,8 +38,7 @@ class ImageMatches:
 class ReprojectionFit:
     """Median distance (pixels) between followed points and where the cameras allow them, under one convention."""
 
-    axes: str
-    direction: str
+    convention: Convention
     error_px: float
 
 
@@ -109,15 +108,13 @@ def convention_fits(
     K = sequence.camera.resized(size).K
     ends = [(_ideal(sequence, m.first, m.xy_first, K), _ideal(sequence, m.second, m.xy_second, K)) for m in matches]
     fits = []
-    for axes, direction in alternatives(sequence):
-        camera = reinterpret(sequence, axes, direction).camera.resized(size)
+    for convention in alternatives(sequence):
+        camera = reinterpret(sequence, str(convention)).camera.resized(size)
         errors = [
             ray_distance(*xy, camera[match.first], camera[match.second])
             for match, xy in zip(matches, ends, strict=True)
         ]
-        fits.append(
-            ReprojectionFit(axes, direction, float(torch.cat(errors).nan_to_num(torch.inf, torch.inf).median()))
-        )
+        fits.append(ReprojectionFit(convention, float(torch.cat(errors).nan_to_num(torch.inf, torch.inf).median())))
     return fits
 
 
