@@ -44,5 +44,7 @@ class AttentionBlock(nn.Module):
     ) -> Float[Tensor, "S n D"]:
         """allowed: which of the context (or of x) each position may look at; at least one everywhere."""
         normed = self.norm(x)
-        x = x + self.attention(normed, normed if context is None else self.context_norm(context), allowed)
+        if context is not None and self.context_norm is not None:
+            context = self.context_norm(context)
+        x = x + self.attention(normed, normed if context is None else context, allowed)
         return x + self.mlp(self.norm(x))

@@ -51,7 +51,7 @@ def prepare(
     expected = (*q.shape[:2], query_txy.shape[-2], 3)
     if query_txy.shape != expected:
         raise ValueError(f"query_txy must be {expected} (B, V, N, 3), got {tuple(query_txy.shape)}")
-    frames, grid, (heads, width) = q.shape[2], tuple(q.shape[3:5]), q.shape[5:]
+    frames, grid, (heads, width) = q.shape[2], (q.shape[3], q.shape[4]), q.shape[5:]
     scale = math.sqrt(width if config.heads == "mean" else heads * width) if config.scaled else 1.0
     joined = config.heads == "sum" or config.softmax == "none"  # nothing happens to a single head's product
     if joined and config.heads == "mean":

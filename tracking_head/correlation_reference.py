@@ -26,7 +26,9 @@ def reference_volume(
     """
     batch, views, frames, _, _, heads, width = q.shape
     query_map, key_map = (level_map(x, token_px, level, config) for x in (q, k))
-    query_cell, key_cell = (cells(x, q.shape[3:5], token_px, level, config) for x in (query_txy[..., 1:], xy_px))
+    query_cell, key_cell = (
+        cells(x, (q.shape[3], q.shape[4]), token_px, level, config) for x in (query_txy[..., 1:], xy_px)
+    )
 
     t = query_txy[..., 0].long()
     b, v, _ = torch.meshgrid(*(torch.arange(n, device=q.device) for n in t.shape), indexing="ij")

@@ -87,7 +87,7 @@ class TrackingHead(nn.Module):
         steps = []
         for _ in range(self.config.iterations):
             xy = xy if self.config.correlation.estimate_gradient else xy.detach()
-            rays = None if cameras is None else estimate_rays(xy, *frame, cameras.K)
+            rays = None if frame is None or cameras is None else estimate_rays(xy, *frame, cameras.K)
             tokens = self.tokens(xy, logits, self.correlation(prepared, xy), extent, rays)
             update = rearrange(self.transformer(tokens, valid), "b v n t c -> b v t n c").to(xy.dtype)
             xy = xy + update[..., :2] * self.config.correlation.base_stride_px
@@ -109,7 +109,7 @@ class TrackingHead(nn.Module):
             parts.append(torch.cat(levels, -1))
         return rearrange(torch.cat(parts), "(b v n) t c -> b v n t c", b=batch, v=views)
 
-    def _recomputed(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+    def _recomputed(self, function: Callable[..., Tensor], *arguments: object) -> Tensor:
         if self.config.recompute and torch.is_grad_enabled():
             return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
@@ -118,7 +118,7 @@ class TrackingHead(nn.Module):
         self, prepared: CorrelationFeatures, xy: Float[Tensor, "m T 2"], level: int, first_point: int
     ) -> Float[Tensor, "m T C"]:
         volume = correlate(prepared, xy, level, self.config.correlation, first_point)
-        return self.correlation_mlp(volume.flatten(-2).to(self.correlation_mlp[0].weight.dtype))
+        return self.correlation_mlp(volume.flatten(-2).to(next(self.correlation_mlp.parameters()).dtype))
 
     def tokens(
         self,

@@ -45,7 +45,7 @@ class LogitHead(nn.Module):
             self.mlp = nn.ModuleDict({"0": _Lender(num_heads, 4 * num_heads), "2": _Lender(4 * num_heads, 1)})
         with torch.no_grad():
             for layer in self.mlp.values():
-                layer.weight.abs_()
+                layer.weight.abs_()  # type: ignore[operator]
 
     def lend(self) -> Projection:
         """Copies of the weights, with gradients back to them."""
@@ -58,5 +58,5 @@ class LogitHead(nn.Module):
 class _Lender(nn.Linear):
     """A linear layer whose forward pass hands out its weights: a call, so that ZeRO-3 gathers them first."""
 
-    def forward(self) -> tuple[Tensor, Tensor]:
+    def forward(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return self.weight.clone(), self.bias.clone()

@@ -60,7 +60,7 @@ def targets_from_points(
     if camera is not None:
         usable = usable & (_own_depth(points, camera) > 0)
     _UNUSABLE.count(int((~usable).sum()), usable.numel())
-    if confidence is not None:
+    if confidence is not None and config.min_confidence is not None:
         usable = usable & (confidence >= config.min_confidence)
     place, valid = token_points(points[:, :, anchors], usable[:, :, anchors], grid, config.resize)
     samples = [
@@ -125,7 +125,7 @@ def _match(
                     good = good & (_cells_apart(back, start, grid) < config.cycle_cells)
                 if config.max_distance is not None:
                     good = good & (gap <= config.max_distance)
-                if spacing is not None:
+                if spacing is not None and config.max_spacings is not None:
                     good = good & (gap <= config.max_spacings * torch.maximum(spacing[i][start], spacing[j][match]))
             label[rows, j], weight[rows, j] = match, good.float()
             distance[rows, j] = torch.where(has_point, gap, torch.inf)

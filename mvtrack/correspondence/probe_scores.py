@@ -83,8 +83,8 @@ def sum_scores(
     """
     kinds = (kinds_of_rows(targets, num_reference, reference) & rows.asked).flatten(1).double()
     correct = (rows.error_px <= threshold_px) & (rows.cycle_px <= threshold_px)
-    columns = (kinds @ x.double().flatten() for x in (correct, rows.attention, rows.confidence))
-    return ProbeSums(kinds.sum(1), *columns, rows.nll.double().flatten(1) @ kinds.mT)
+    hits, attention, confidence = (kinds @ x.double().flatten() for x in (correct, rows.attention, rows.confidence))
+    return ProbeSums(kinds.sum(1), hits, attention, confidence, rows.nll.double().flatten(1) @ kinds.mT)
 
 
 def precision_3d(

@@ -1,9 +1,10 @@
 """How near matches come in space, by the angle between the two cameras' lines of sight (CAMEO, Precision@2 cm)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mvtrack.correspondence.probe import ProbedRows
@@ -72,7 +73,7 @@ def space_truth(
     return SpaceTruth(points, counted, torch.bucketize(angle, edges, right=True), reachable, threshold)
 
 
-def _blocks(counted: Bool[Tensor, "B Q V f"]):
+def _blocks(counted: Bool[Tensor, "B Q V f"]) -> Iterator[tuple[int, Int[Tensor, "q"], int, int]]:
     """(sample, some counted queries, view, frame)."""
     for b, v, f in torch.cartesian_prod(*(torch.arange(counted.shape[d]) for d in (0, 2, 3))).tolist():
         for queries in counted[b, :, v, f].nonzero()[:, 0].split(_QUERIES):

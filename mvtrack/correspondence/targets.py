@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,8 @@ class CorrespondenceTargets:
 
     def to(self, device: torch.device) -> "CorrespondenceTargets":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: x.to(device) for name, x in values.items() if isinstance(x, Tensor)})
+        moved: dict[str, Any] = {name: x.to(device) for name, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
     @property
     def own_frame(self) -> Int[Tensor, "B Q"]:
@@ -65,7 +67,8 @@ class CorrespondenceTargets:
         """Targets of several samples as one batch; fewer queries are filled up with ones that ask for nothing."""
         if len({item.grid for item in items}) != 1:
             raise ValueError(f"targets of different token grids cannot be batched: {sorted({i.grid for i in items})}")
-        longest, joined = max(item.query.shape[1] for item in items), {}
+        longest = max(item.query.shape[1] for item in items)
+        joined: dict[str, Any] = {}
         for field in fields(CorrespondenceTargets):
             parts = [getattr(item, field.name) for item in items]
             if isinstance(parts[0], Tensor):

@@ -5,6 +5,7 @@ row i and column j covers [j, j+1) x [i, i+1) and has its centre at (j + 0.5, i 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,7 @@ class Camera:
         """The leading shape, usually (V, T) or (B, V, T)."""
         return self.c2w.shape[:-2]
 
-    def __getitem__(self, index) -> "Camera":
+    def __getitem__(self, index: Any) -> "Camera":
         return replace(self, c2w=self.c2w[index], K=self.K[index])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Camera":
@@ -60,14 +61,14 @@ class Camera:
     def resized(self, size: tuple[int, int]) -> "Camera":
         """The same cameras after the image was scaled to `size` (H, W); aspect may change."""
         factors = [size[1] / self.size[1], size[0] / self.size[0], 1.0]
-        return replace(self, K=self.K * self.K.new_tensor(factors)[:, None], size=tuple(size))
+        return replace(self, K=self.K * self.K.new_tensor(factors)[:, None], size=(size[0], size[1]))
 
     def cropped(self, left: float, top: float, size: tuple[int, int]) -> "Camera":
         """The same cameras after cropping the image to `size` (H, W) at (left, top)."""
         K = self.K.clone()
         K[..., 0, 2] -= left
         K[..., 1, 2] -= top
-        return replace(self, K=K, size=tuple(size))
+        return replace(self, K=K, size=(size[0], size[1]))
 
     @staticmethod
     def stack(cameras: list["Camera"], dim: int = 0) -> "Camera":

@@ -8,10 +8,12 @@ unit (deg, m, d = subject distances, x = lens factor), a speed curve, `for 40%` 
 import difflib
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mvtrack.geometry.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraPath
@@ -217,7 +219,7 @@ class ComposedPath:
             factor *= float(segment.lens_at(torch.ones(1, dtype=torch.float64)))
         return lens
 
-    def _pieces(self, num_frames: int):
+    def _pieces(self, num_frames: int) -> Iterator[tuple[Segment, Int[Tensor, "n"], Float[Tensor, "n"]]]:
         """(segment, its frames, their progress in it); a frame on a border belongs to the earlier segment."""
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
@@ -247,8 +249,8 @@ def parse_path(text: str, pivot_m: float = PIVOT_M) -> ComposedPath:
     if open_count and rest <= 0:
         raise ValueError(f"the shares in {text!r} leave no time for the other moves")
     names = "_".join(move.name for moves, _ in segments for move in moves)
-    segments = tuple(Segment(moves, rest if s is None else s) for moves, s in segments)
-    return ComposedPath(segments, pivot_m, names if len(names) <= 60 else "path")
+    timed = tuple(Segment(moves, rest if s is None else s) for moves, s in segments)
+    return ComposedPath(timed, pivot_m, names if len(names) <= 60 else "path")
 
 
 def _parse_segment(part: str, whole: str) -> tuple[tuple[Move, ...], float | None]:
@@ -265,7 +267,8 @@ def _parse_move(piece: str, whole: str) -> tuple[Move, float | None]:
     words = piece.split()
     if not words:
         raise ValueError(f"a move is missing beside + or ; in {whole!r}")
-    name, settings, share = words[0], {}, None
+    name, share = words[0], None
+    settings: dict[str, Any] = {}
     rest = iter(words[1:])
     for word in rest:
         amount = _AMOUNT.fullmatch(word)

@@ -6,6 +6,7 @@ in OpenCV axes. Other pose formats and a path language build on the same `Camera
 
 import difflib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -25,7 +26,8 @@ PIVOT_M = 4.0  # distance of the point that translate and arc presets look at
 class CameraMotion(Protocol):
     """What every kind of camera path offers: poses and focal lengths over any number of frames."""
 
-    pivot_m: float  # distance of the subject
+    @property
+    def pivot_m(self) -> float: ...  # distance of the subject
 
     @property
     def label(self) -> str: ...
@@ -71,7 +73,7 @@ SPEEDS = {
 }
 
 
-def _known(kind: str, name: str, names) -> str:
+def _known(kind: str, name: str, names: Collection[str]) -> str:
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -52,11 +52,12 @@ class Lpips(nn.Module):
         """Distance at every pixel (LPIPS's spatial mode); values in [-1, 1]."""
         size = a.shape[-2:]
         maps = self._compare(a, b)
-        return sum(F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps)[:, 0]
+        resized = [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
+        return torch.stack(resized).sum(0)[:, 0]
 
     def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
         """Distance of each pair of pictures in [-1, 1]."""
-        return sum(m.mean((1, 2, 3)) for m in self._compare(a, b))
+        return torch.stack([m.mean((1, 2, 3)) for m in self._compare(a, b)]).sum(0)
 
     def _compare(self, a: Tensor, b: Tensor) -> list[Float[Tensor, "B 1 h w"]]:
         if a.shape != b.shape or min(a.shape[-2:]) < SMALLEST_PX:

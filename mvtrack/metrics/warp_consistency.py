@@ -45,8 +45,7 @@ class PairGeometry:
         """From z-depth maps and cameras without leading shape; depth that is not finite or positive is unknown."""
         origin = Camera(torch.eye(4).to(first.c2w), first.K, first.size)
         seen = Camera(relative_pose(first.c2w, second.c2w), second.K, second.size)
-        maps = [_points(depth, camera) for depth, camera in ((first_depth, origin), (second_depth, seen))]
-        return PairGeometry(*maps, origin)
+        return PairGeometry(_points(first_depth, origin), _points(second_depth, seen), origin)
 
     def resized(self, size: tuple[int, int]) -> "PairGeometry":
         """The same surfaces at another resolution, (h, w) of both pictures: the nearest pixel's point."""
@@ -54,7 +53,8 @@ class PairGeometry:
             return self
         maps = (rearrange(points, "h w xyz -> 1 xyz h w") for points in (self.first, self.second))
         small = (F.interpolate(points, size, mode="nearest-exact") for points in maps)
-        return PairGeometry(*(rearrange(points, "1 xyz h w -> h w xyz") for points in small), self.camera.resized(size))
+        first, second = (rearrange(points, "1 xyz h w -> h w xyz") for points in small)
+        return PairGeometry(first, second, self.camera.resized(size))
 
 
 @dataclass(frozen=True)
