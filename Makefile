@@ -4,8 +4,10 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 USED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-for-tests
+# Folders whose results are numbers, which another processor's instructions round otherwise.
+NUMERIC := $(addprefix tests/,correspondence data geometry inference metrics models tracking_head)
 
-.PHONY: demo test test-slow test-gpu score table lint
+.PHONY: demo docs lint test test-portable test-slow test-gpu score table
 
 $(USED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,7 +15,7 @@ $(USED): pyproject.toml
 	touch $(USED)
 
 $(TESTED): $(USED)
-	$(RUN) -m pip install --quiet --editable '.[train,wan,dev]'
+	$(RUN) -m pip install --quiet --editable '.[train,wan,dev,docs]'
 	touch $(TESTED)
 
 demo: $(USED)
@@ -22,9 +24,16 @@ demo: $(USED)
 lint: $(TESTED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+docs: $(TESTED)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 test: lint
 	$(VENV)/bin/pytest -q -m "not slow and not gpu"
+
+test-portable: $(TESTED)
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -m "not slow and not gpu" $(NUMERIC)
 
 test-slow: $(TESTED)
 	$(VENV)/bin/pytest -q -m slow

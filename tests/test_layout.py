@@ -1,6 +1,7 @@
 """Packages import downwards only, and no file shadows another package's name (docs/architecture.md)."""
 
 import ast
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -102,3 +103,17 @@ def test_torchvision_is_not_imported():
     library = [path for path in library_files() if path.parent.name != "workers"]
     for path in [*library, *(ROOT / "tracking_head").rglob("*.py"), *(ROOT / "eval").glob("*.py")]:
         assert "torchvision" not in {name.split(".")[0] for name in imported_modules(path)}, path
+
+
+def test_reference_pages_name_modules_that_exist():
+    """`make docs` would say so too, minutes later."""
+    pages = sorted((ROOT / "docs/api").glob("*.md"))
+    assert pages
+    for page in pages:
+        for name in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE):
+            path = ROOT / name.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), f"{page.name}: {name}"
+
+
+def test_goldens_stay_small():
+    assert sum(path.stat().st_size for path in (ROOT / "tests/golden").iterdir()) <= 8e6
