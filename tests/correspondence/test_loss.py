@@ -125,31 +125,13 @@ def test_blocks_do_not_change_the_loss(generator, monkeypatch, heads):
 def test_nothing_asked_costs_nothing_and_moves_nothing(generator, config):
     q, k = features(generator)
     head = LogitHead(HEADS) if config.heads == "mlp" else None
-    loss = correspondence_loss(q, k, targets(generator, density=0.0), config, head)
-    assert loss.item() == 0
-    for grad in torch.autograd.grad(loss, (q, k)):
-        assert torch.equal(grad, torch.zeros_like(grad))
-
-
-def test_no_queries_at_all(generator):
-    q, k = features(generator)
-    none = targets(generator)
-    none = CorrespondenceTargets(none.query[:, :0], none.label[:, :0], none.weight[:, :0], (H, W))
-    loss = correspondence_loss(q, k, none)
-    assert loss.item() == 0
-    assert all(not g.any() for g in torch.autograd.grad(loss, (q, k)))
-
-
-def test_perfect_attention_costs_nothing():
-    q = torch.zeros(1, 2, 1, 2, 2, 1, 4)
-    k = 60 * torch.eye(4).view(1, 1, 1, 2, 2, 1, 4).repeat(1, 2, 1, 1, 1, 1, 1)
-    q[0, 1, 0] = torch.eye(4).view(2, 2, 1, 4)
-    label = torch.arange(4).view(1, 4, 1, 1).expand(1, 4, 2, 1)
-    weight = torch.tensor([1.0, 0.0]).view(1, 1, 2, 1).expand(1, 4, 2, 1)
-    good = CorrespondenceTargets(torch.arange(4, 8)[None], label, weight, (2, 2))
-    assert correspondence_loss(q, k, good).item() == pytest.approx(0, abs=1e-4)
-    wrong = CorrespondenceTargets(torch.arange(4, 8)[None], label.flip(1), weight, (2, 2))
-    assert correspondence_loss(q, k, wrong).item() > 10
+    asked = targets(generator, density=0.0)
+    none = {name: getattr(asked, name)[:, :0] for name in ("query", "label", "weight", "distance")}
+    for empty in (asked, replace(asked, **none)):
+        loss = correspondence_loss(q, k, empty, config, head)
+        assert loss.item() == 0
+        for grad in torch.autograd.grad(loss, (q, k)):
+            assert torch.equal(grad, torch.zeros_like(grad))
 
 
 def test_any_precision_outside_float32_inside(generator):

@@ -79,14 +79,6 @@ def test_chunks_and_parts_change_nothing(generator):
     torch.testing.assert_close(correlate(prepared, flat[7:18], 1, whole, first_point=7), volume[7:18])
 
 
-def test_softmax_sums_to_one(generator):
-    arguments = [x.float() for x in inputs(generator)]
-    keys = fast_volume(*arguments, TOKEN_PX, 0, CorrelationConfig(radius=1))
-    torch.testing.assert_close(keys.sum(-2), torch.ones(keys.shape[:-1]))
-    every = fast_volume(*arguments, TOKEN_PX, 0, CorrelationConfig(radius=1, softmax="all"))
-    torch.testing.assert_close(every.sum((-2, -1)), torch.ones(every.shape[:-2]))
-
-
 def test_bfloat16_features_stay_close_and_volumes_are_float32(generator):
     q, k, txy, estimate = (x.float() for x in inputs(generator))
     exact = fast_volume(q, k, txy, estimate, TOKEN_PX, 1, CorrelationConfig())

@@ -44,13 +44,7 @@ def test_radius_is_a_tenth_of_the_median_depth(camera):
 
 @pytest.mark.parametrize(
     ("bad", "count"),
-    [
-        ((0.0,), 1),
-        ((float("nan"),), 1),
-        ((float("inf"),), 1),
-        ((float("inf"), -1.0), 2),
-        ((-0.5, 0.0, float("nan")), 3),
-    ],
+    [((0.0,), 1), ((float("nan"),), 1), ((float("inf"), -1.0), 2), ((-0.5, 0.0, float("nan")), 3)],
 )
 def test_refuses_depth_that_is_none(camera, depth, bad, count):
     depth.view(-1)[11 : 11 + count] = torch.tensor(bad)
@@ -98,21 +92,14 @@ def test_at_resizes_cameras_and_keeps_the_radius(camera, depth):
     assert scene.radius == whole.radius
 
 
-def test_at_the_size_of_the_pictures_nothing_is_averaged(camera, depth, video):
+def test_moments_and_frames_of_the_same_size_are_a_slice_of_everything(camera, depth, video):
     whole = DecoderScene.of(camera, depth, {0: video})
-    scene = whole.at([2, 3], (H, W))
-    assert torch.equal(scene.depth, depth[:, [2, 3]])
-    assert torch.equal(scene.pixels, whole.pixels[:, [2, 3]])
-    assert torch.equal(scene.camera.K, camera.K[:, [2, 3]])
-
-
-def test_moments_are_a_slice_of_everything(camera, depth, video):
-    whole = DecoderScene.of(camera, depth, {0: video})
-    some = whole.moments(slice(1, 4))
-    assert torch.equal(some.depth, depth[:, 1:4])
-    assert torch.equal(some.pixels, whole.pixels[:, 1:4])
-    assert torch.equal(some.camera.c2w, camera.c2w[:, 1:4])
-    assert some.radius == whole.radius
+    for some in (whole.moments(slice(1, 4)), whole.at([1, 2, 3], (H, W))):
+        assert torch.equal(some.depth, depth[:, 1:4])
+        assert torch.equal(some.pixels, whole.pixels[:, 1:4])
+        assert torch.equal(some.camera.c2w, camera.c2w[:, 1:4])
+        assert torch.equal(some.camera.K, camera.K[:, 1:4])
+        assert some.radius == whole.radius
 
 
 def test_seen_from_a_view_it_is_the_origin_and_the_median_depth_is_one(camera, depth):
