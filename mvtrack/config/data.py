@@ -1,6 +1,6 @@
 """The settings of training data: rendered banks and folders of encoded clips."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, Range, config
 
@@ -20,6 +20,9 @@ class BankConfig:
     seed: int = 0
     share: NonNegative = 1.0  # how often a batch comes from this bank, relative to the others
     static: bool = False
+    scenes: Literal["smooth", "natural"] = "smooth"  # natural: textures of all scales with hard borders, thin things
+    max_angle_deg: Annotated[float, Range(5, 90, True, True)] = 25.0  # of a view's path about the subject
+    above_ground: bool = False  # no camera below the ground (else one in forty)
 
 
 @config
@@ -38,7 +41,8 @@ class LatentsConfig:
 @config
 class DataConfig:
     """Rendered banks, or encoded clips. mirror, palette: of pictures; reverse: of time, which clips have if they were
-    encoded in both directions. caption_drop: share of samples that learn with the empty caption, for guidance."""
+    encoded in both directions. hue_deg, gain: largest turn of hue, and of brightness as a factor's distance from 1.
+    caption_drop: share of samples that learn with the empty caption, for guidance."""
 
     banks: tuple[BankConfig, ...] = (BankConfig(),)
     latents: tuple[LatentsConfig, ...] = ()
@@ -46,6 +50,8 @@ class DataConfig:
     mirror: bool = True
     reverse: bool = True
     palette: bool = True
+    hue_deg: Annotated[float, Range(0, 180)] = 0.0
+    gain: Annotated[float, Range(0, 1, high_open=True)] = 0.0
     caption_drop: Annotated[float, Range(0, 1, high_open=True)] = 0.1
     workers: NonNegativeInt = 1
 
@@ -61,8 +67,11 @@ class DataConfig:
             raise ValueError("data.banks and data.latents are two kinds of data: set one of them to []")
         if sum(source.share for source in (*self.banks, *self.latents)) <= 0:
             raise ValueError("data.banks (or data.latents) needs at least one bank (or folder) with a positive share")
-        if self.latents and (self.mirror or self.palette):
-            raise ValueError("pictures that are encoded cannot be changed: set data.mirror: false, data.palette: false")
+        if self.latents and (self.mirror or self.palette or self.hue_deg or self.gain):
+            raise ValueError(
+                "pictures that are encoded cannot be changed: set data.mirror: false, data.palette: false, "
+                "data.hue_deg: 0, data.gain: 0"
+            )
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

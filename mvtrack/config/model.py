@@ -1,9 +1,9 @@
 """What a model is: everything that is needed to rebuild it from its weights file."""
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
-from mvtrack.config.checked import Count, NonNegativeInt, Positive, config
+from mvtrack.config.checked import Count, NonNegativeInt, Positive, Range, config
 from mvtrack.config.encoders import WAN_REPOSITORY, CodecConfig, ImageConfig, TextConfig
 from mvtrack.config.views import ViewsConfig
 from tracking_head import HeadConfig
@@ -18,7 +18,8 @@ class DiTConfig:
     `rope_phases`; `image_dim`, the width of CLIP's image tokens.
 
     attention: `factorised` lets tokens of the even blocks attend to all frames of their own view, those of the odd
-    blocks to all views at their own moment. The parameters are the same.
+    blocks to all views at their own moment; the first `full_attention_blocks` keep attending to everything. The
+    parameters are the same, so a model can be fine-tuned from one to the other.
     """
 
     dim: Count = 1536
@@ -35,6 +36,7 @@ class DiTConfig:
     rope_theta: Positive = 10000.0
     rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
     attention: Literal["full", "factorised"] = "full"
+    full_attention_blocks: NonNegativeInt = 0  # of a factorised transformer
     role_embedding: bool = False  # a learned vector that tells reference from target tokens
     init: Literal["wan", "open_gates"] = "wan"
     pose_encoder: bool = False
@@ -57,6 +59,11 @@ class DiTConfig:
             )
         if self.patch_size[0] != 1:
             raise ValueError(f"dit.patch_size must not fold frames (1, p, q), got {self.patch_size}")
+        if self.full_attention_blocks > (self.num_layers if self.attention == "factorised" else 0):
+            raise ValueError(
+                f"dit.full_attention_blocks {self.full_attention_blocks} must be at most dit.num_layers "
+                f"{self.num_layers} with dit.attention: factorised, and 0 with full"
+            )
         if self.freq_dim % 2:
             raise ValueError(f"dit.freq_dim must be even, got {self.freq_dim}")
 
@@ -67,7 +74,7 @@ class RayConfig:
 
     scale: what one unit of length means to the model: the reference's median depth, or the larger extent of the two
     camera paths (unknown depth), or the camera's own unit.
-    drop: Annotated[float, Range(0, 1, high_open=True)]
+    drop: share of training samples whose rays are all zero, so that sampling can be guided by the camera (CAMEO's 0.1).
     """
 
     token_px: Count = 16
@@ -77,7 +84,7 @@ class RayConfig:
     kernel_size: Count = 3
     scale: Literal["median_depth", "path_extent", "none"] = "median_depth"
     proj_init: Literal["zero", "normal"] = "zero"
-    drop: float = 0.0
+    drop: Annotated[float, Range(0, 1, high_open=True)] = 0.0
 
     def __post_init__(self) -> None:
         if self.token_px % self.stride:
@@ -145,6 +152,7 @@ class ModelConfig:
     views: ViewsConfig | None = None  # null: re-shoots videos; else makes views of still scenes
     sizes: tuple[tuple[Count, Count], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
     num_frames: Count = 81  # length of one window
+    max_angle_deg: Annotated[float, Range(0, 180, True)] | None = None  # of training's paths, if known
 
     def __post_init__(self) -> None:
         for size in self.sizes:
@@ -168,7 +176,8 @@ class ModelConfig:
             raise ValueError(f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {token_px}")
         if not 0 <= self.tap_layer < self.dit.num_layers:
             raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.dit.num_layers - 1}]")
-        if self.dit.attention == "factorised" and self.tap_layer % 2 == 0:
+        apart = self.dit.attention == "factorised" and self.tap_layer >= self.dit.full_attention_blocks
+        if apart and self.tap_layer % 2 == 0:
             raise ValueError(f"dit.attention factorised: views meet in odd blocks only, tap_layer is {self.tap_layer}")
         if not all(0 <= layer < self.dit.num_layers for layer in self.logit_heads):
             raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.dit.num_layers - 1}]")

@@ -14,6 +14,7 @@ from mvtrack.config.data import DataConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.bank import Bank, BankRecipe
+from mvtrack.data.synthetic.camera_rig import RigStyle
 from mvtrack.data.synthetic.scene import SceneStyle
 from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
@@ -61,7 +62,9 @@ def open_banks(config: DataConfig) -> list[Bank]:
                 num_views=bank.num_views,
                 num_points=bank.num_points,
                 seed=bank.seed,
+                scenes=bank.scenes,
                 scene=SceneStyle(static=bank.static),
+                rig=RigStyle(max_angle_deg=bank.max_angle_deg, above_ground=bank.above_ground),
             ),
         )
         for bank in config.banks
@@ -147,7 +150,22 @@ def augment(clip: Clip, rng: np.random.Generator, config: DataConfig) -> Clip:
         order = torch.from_numpy(rng.permutation(3))
         sign = -1.0 if rng.uniform() < 0.25 else 1.0
         clip = replace(clip, video=clip.video[:, :, order] * sign)
+    if config.hue_deg or config.gain:
+        clip = replace(clip, video=_recoloured(clip.video, rng, config))
     return clip
+
+
+def _recoloured(
+    video: Float[Tensor, "V T 3 H W"], rng: np.random.Generator, config: DataConfig
+) -> Float[Tensor, "V T 3 H W"]:
+    """Colours turned about the grey axis, and made brighter or darker, the same way in all views."""
+    angle = np.radians(config.hue_deg) * rng.uniform(-1, 1)
+    across = (1 - np.cos(angle)) / 3
+    turned, ahead, behind = np.cos(angle) + across, across - np.sin(angle) / 3**0.5, across + np.sin(angle) / 3**0.5
+    matrix = np.array([[turned, ahead, behind], [behind, turned, ahead], [ahead, behind, turned]])
+    matrix = torch.from_numpy(matrix * (1 + config.gain * rng.uniform(-1, 1))).float()
+    unit = torch.einsum("dc,vtchw->vtdhw", matrix, (video + 1) / 2)
+    return unit.clamp(0, 1) * 2 - 1
 
 
 def mirrored(clip: Clip) -> Clip:

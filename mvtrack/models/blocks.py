@@ -19,7 +19,8 @@ _GROUPS = {"view": ("b (v f n) h d", "(b v) (f n) h d"), "moment": ("b (v f n) h
 
 def scope_of(config: DiTConfig, layer: int) -> Scope:
     """What the tokens of block `layer` (counted from 0) attend to."""
-    return "all" if config.attention == "full" else ("view", "moment")[layer % 2]
+    everything = config.attention == "full" or layer < config.full_attention_blocks
+    return "all" if everything else ("view", "moment")[layer % 2]
 
 
 class RMSNorm(nn.Module):

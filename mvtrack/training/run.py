@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mvtrack.config.encoders import CodecConfig, TextConfig
-from mvtrack.config.model import ModelConfig
+from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
@@ -145,7 +145,8 @@ def _first_weights(
         return reader.weights()
     if config.train.init_from:
         start = load_model(config.train.init_from)
-        if start.config.dit != config.model.dit or not _same_codec(start.config.codec, config.model.codec):
+        same_codec = _same_codec(start.config.codec, config.model.codec)
+        if not _same_parameters(start.config.dit, config.model.dit) or not same_codec:
             raise ValueError(
                 f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec"
             )
@@ -154,6 +155,11 @@ def _first_weights(
     if config.model.codec.kind == "pca":  # a VAE comes with its weights
         _fit_codec(codec, config, dataset)
     return initial_weights(config.model, config.train.seed)
+
+
+def _same_parameters(one: DiTConfig, other: DiTConfig) -> bool:
+    """Whether two transformers differ in nothing but what their tokens attend to."""
+    return replace(one, attention=other.attention, full_attention_blocks=other.full_attention_blocks) == other
 
 
 def _same_codec(one: CodecConfig, other: CodecConfig) -> bool:

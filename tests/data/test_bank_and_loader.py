@@ -125,6 +125,26 @@ def test_mirroring_twice_is_nothing(bank):
     assert torch.linalg.det(mirrored(clip).camera.c2w[..., :3, :3]).min() > 0.99  # still proper rotations
 
 
+class Highest(np.random.Generator):
+    """Draws the upper end of every range."""
+
+    def uniform(self, _low=0.0, high=1.0):
+        return high
+
+
+def test_a_turn_of_hue_leaves_grey_and_permutes_colours_at_120_degrees(bank):
+    clip = bank.clip(0, [0, 1], slice(0, 5))
+    grey = replace(clip, video=clip.video[:, :, :1].expand_as(clip.video))
+
+    settings = {"mirror": False, "reverse": False, "palette": False}
+    turned = config(bank, **settings, hue_deg=120.0)
+    torch.testing.assert_close(augment(grey, Highest(np.random.PCG64()), turned).video, grey.video, atol=1e-5, rtol=0)
+    found = augment(clip, Highest(np.random.PCG64()), turned).video
+    torch.testing.assert_close(found, clip.video[:, :, [2, 0, 1]], atol=1e-5, rtol=0)
+    bright = augment(clip, Highest(np.random.PCG64()), config(bank, **settings, gain=0.25)).video
+    torch.testing.assert_close(bright, ((clip.video + 1) * 1.25 - 1).clamp(max=1), atol=1e-5, rtol=0)
+
+
 def test_augmentation_is_drawn_from_the_generator(bank):
     clip = bank.clip(0, [0, 1], slice(0, 5))
     drawn = [augment(clip, np.random.default_rng(s), config(bank)).video for s in (1, 1, 2)]

@@ -265,7 +265,7 @@ def test_factorised_attention_counts_fewer_operations():
 
 
 def test_views_must_meet_in_the_tapped_block():
-    dit = DiTConfig(in_channels=32, out_channels=32, patch_size=(1, 1, 1), attention="factorised")
-    model_config = ModelConfig(dit=dit, rays=RayConfig(token_px=4), tap_layer=17)
+    model_config = ModelConfig(dit=replace(DiTConfig(), attention="factorised"), tap_layer=17)
     with pytest.raises(ValueError, match="views meet in odd blocks only, tap_layer is 18"):
         replace(model_config, tap_layer=18)
+    assert replace(model_config, dit=replace(model_config.dit, full_attention_blocks=19), tap_layer=18)

@@ -39,6 +39,14 @@ def test_a_start_may_name_its_vae_elsewhere_but_be_of_no_other_kind(tmp_path):
             started(other, tmp_path)
 
 
+def test_a_start_may_attend_otherwise(tmp_path):
+    """Full attention becomes factorised in fine-tuning: the parameters are the same."""
+    start = small_wan("nowhere")
+    save_model(build_model(start), tmp_path)
+    dit = replace(start.dit, attention="factorised", full_attention_blocks=start.dit.num_layers)
+    assert started(replace(start, dit=dit), tmp_path).keys() == started(start, tmp_path).keys()
+
+
 def test_a_codec_with_weights_of_its_own_is_not_fitted():
     """Nothing is read from the bank, and the VAE's weights are not needed yet."""
     config = RunConfig(model=small_wan("nowhere"), data=DataConfig())

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import Process, get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.camera_rig import RigStyle, sample_cameras
+from mvtrack.data.synthetic.natural_scenes import natural_scene
 from mvtrack.data.synthetic.point_tracks import sample_tracks
 from mvtrack.data.synthetic.renderer import render
 from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
@@ -38,6 +40,7 @@ class BankRecipe:
     num_views: int = 3
     num_points: int = 128
     seed: int = 0
+    scenes: Literal["smooth", "natural"] = "smooth"
     scene: SceneStyle = field(default_factory=SceneStyle)
     rig: RigStyle = field(default_factory=RigStyle)
 
@@ -120,7 +123,8 @@ class Bank:
 def render_scene_tensors(recipe: BankRecipe, number: int) -> dict[str, torch.Tensor]:
     """Everything stored of one scene: video, depth (half precision), cameras and tracks."""
     rng = np.random.default_rng([FORMAT, recipe.seed, number])
-    scene = sample_scene(rng, recipe.num_frames, recipe.scene)
+    draw_scene = {"smooth": sample_scene, "natural": natural_scene}[recipe.scenes]
+    scene = draw_scene(rng, recipe.num_frames, recipe.scene)
     camera = sample_cameras(rng, recipe.num_views, recipe.num_frames, recipe.size, recipe.rig)
     rendered = render(scene, camera)
     tracks, _, _ = sample_tracks(scene, camera, rendered, recipe.num_points, rng)

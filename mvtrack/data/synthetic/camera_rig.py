@@ -1,6 +1,7 @@
 """Cameras for rendered scenes: a moving reference view and further views on presets, combinations or pure rotations."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.trajectory import PRESETS, CameraPath
 
+_CLEARANCE_M = 0.1  # of a camera above the ground
+_DRAWS = 20
 _MIDDLE = np.array([0.0, -0.4, 0.0])  # what the reference looks at, about the objects' height
 
 
@@ -22,6 +25,7 @@ class RigStyle:
     rotation_only: share of target views that turn and zoom at the reference's place (virtual pan-tilt-zoom).
     moving_reference: share of clips whose reference camera moves.
     focal: range of focal length / image width.
+    above_ground: paths that lead below the ground are drawn anew.
     """
 
     min_angle_deg: float = 5.0
@@ -29,6 +33,7 @@ class RigStyle:
     rotation_only: float = 0.3
     moving_reference: float = 0.6
     focal: tuple[float, float] = (0.8, 1.6)
+    above_ground: bool = False
 
 
 def sample_cameras(
@@ -37,19 +42,31 @@ def sample_cameras(
     """Cameras (V, T) of one scene, view 0 the reference. With one frame, every view stands where its path would end."""
     focal = math.exp(rng.uniform(*np.log(style.focal)))
     first, pivot_m = base_pose(rng, focal * size[1] / max(size))
-    reference = first @ reference_motion(rng, pivot_m, num_frames, style)
+    reference = _drawn_above_ground(style, lambda: first @ reference_motion(rng, pivot_m, num_frames, style))
     poses, intrinsics = [reference], [intrinsics_path(rng, np.full(num_frames, focal), size)]
     for _ in range(num_views - 1):
         if rng.uniform() < style.rotation_only:
             pose, focal_path = _rotation_only(rng, reference, focal, style)
         else:
-            pose = first @ target_motion(rng, pivot_m, num_frames, style)
+            pose = _drawn_above_ground(style, lambda: first @ target_motion(rng, pivot_m, num_frames, style))
             changed = rng.uniform() < 0.3
             ends = math.log(focal) + rng.uniform(-0.25, 0.25, 2) * changed
             focal_path = np.exp(np.linspace(*ends, num_frames))
         poses.append(pose)
         intrinsics.append(intrinsics_path(rng, focal_path, size))
     return Camera(torch.stack(poses).float(), torch.stack(intrinsics).float(), size, scale_known=True)
+
+
+def _drawn_above_ground(style: RigStyle, draw: Callable[[], Float[Tensor, "T 4 4"]]) -> Float[Tensor, "T 4 4"]:
+    """A path whose cameras stay above the ground, where the style asks for it; of bad luck the last one, lifted."""
+    for _ in range(_DRAWS if style.above_ground else 1):
+        path = draw()
+        lowest = float(path[:, 1, 3].max())
+        if lowest < -_CLEARANCE_M:
+            return path
+    if style.above_ground:
+        path[:, 1, 3] -= lowest + _CLEARANCE_M
+    return path
 
 
 def base_pose(rng: np.random.Generator, focal: float) -> tuple[Float[Tensor, "4 4"], float]:

@@ -247,4 +247,30 @@ def _texture(scene: Scene, s: int, point: Float[Tensor, "3 N"], footprint: Float
         blend.append(0.5 + 0.5 * torch.tanh(tex.contrast[s] * total))
     first, second, third = tex.colour[s][..., None]
     base = first + (second - first) * blend[0]
-    return base + (third - base) * 0.6 * blend[1]
+    colour = base + (third - base) * 0.6 * blend[1]
+    for layer, frequency in enumerate(() if tex.leaves is None else tex.leaves[s]):
+        if frequency > 0:
+            colour = _with_leaves(colour, tex.colour[s], layer, frequency, point, footprint, blend)
+    return colour
+
+
+def _with_leaves(
+    colour: Float[Tensor, "3 N"],
+    palette: Float[Tensor, "3 3"],
+    layer: int,
+    frequency: Float[Tensor, ""],
+    point: Float[Tensor, "3 N"],
+    footprint: Float[Tensor, "N"],
+    warp: list[Float[Tensor, "N"]],
+) -> Float[Tensor, "3 N"]:
+    """Cover half of a surface with cells of one colour each, whose borders the waves bend. Cells that are too fine to
+    be drawn fade."""
+    bent = point * frequency + torch.stack([warp[0], warp[1], warp[0] - warp[1]])
+    x, y, z = bent.floor().long()
+    number = (x * 73_856_093) ^ (y * 19_349_663) ^ (z * 83_492_791) ^ (layer * 2_654_435_761)
+    number = (number ^ (number >> 13)) * 1_274_126_177
+    draws = [((number >> shift) & 0xFF).float() / 255 for shift in (7, 15, 23)]
+    flat = palette[0][:, None] + (palette[1] - palette[0])[:, None] * draws[0]
+    flat = (flat + (palette[2][:, None] - flat) * draws[1]) * (0.6 + 0.8 * draws[0])
+    cover = (draws[2] > 0.5) * torch.exp(-((frequency * footprint) ** 2))
+    return colour + (flat - colour) * cover

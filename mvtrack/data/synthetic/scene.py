@@ -25,6 +25,7 @@ class Textures:
     phase: Float[Tensor, "S W"]  # radians
     weight: Float[Tensor, "S W"]
     contrast: Float[Tensor, "S"]  # > 1 turns waves into soft-edged patches
+    leaves: Float[Tensor, "S L"] | None = None  # irregular flat-coloured cells per metre, of L layers; 0: none
 
 
 @dataclass(frozen=True)

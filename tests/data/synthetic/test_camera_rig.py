@@ -25,6 +25,13 @@ def test_cameras_are_rigid_and_above_the_ground():
         assert (camera.c2w[0, 0, 1, 3] <= -0.3).all()  # y points down
 
 
+def test_paths_that_lead_below_the_ground_are_drawn_anew():
+    wide = {"max_angle_deg": 60.0}
+    assert any((camera.c2w[..., 1, 3] > 0).any() for camera in rigs(**wide))
+    for camera in rigs(**wide, above_ground=True):
+        assert (camera.c2w[..., 1, 3] <= -0.0999).all()
+
+
 def test_styles_are_obeyed():
     moving = [float((c.c2w[0, -1] - c.c2w[0, 0]).abs().max()) > 1e-6 for c in rigs(moving_reference=1.0)]
     still = [float((c.c2w[0, -1] - c.c2w[0, 0]).abs().max()) > 1e-6 for c in rigs(moving_reference=0.0)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mvtrack.data.synthetic.camera_rig import RigStyle, sample_cameras
+from mvtrack.data.synthetic.natural_scenes import natural_scene
 from mvtrack.data.synthetic.point_tracks import carry_points, sample_tracks
 from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Hits, cast, render, shade
 from mvtrack.data.synthetic.scene import BOX, CYLINDER, SPHERE, SceneStyle, sample_scene
@@ -16,9 +17,9 @@ from mvtrack.geometry.warp import covisible, depth_warp, reproject
 V, T, H, W = 3, 5, 44, 52
 
 
-def world(seed: int, style: SceneStyle | None = None, samples: int = 2):
+def world(seed: int, style: SceneStyle | None = None, samples: int = 2, draw=sample_scene):
     rng = np.random.default_rng(seed)
-    scene = sample_scene(rng, T, style or SceneStyle())
+    scene = draw(rng, T, style or SceneStyle())
     camera = sample_cameras(rng, V, T, (H, W), RigStyle())
     return scene, camera, render(scene, camera, samples), rng
 
@@ -32,10 +33,23 @@ def test_shapes_and_ranges():
     assert set(rendered.ids.unique().tolist()) <= set(range(len(scene.kind) + FIRST_OBJECT))
 
 
-def test_same_seed_same_pixels():
-    first, second = world(3)[2], world(3)[2]
+@pytest.mark.parametrize("draw", [sample_scene, natural_scene])
+def test_same_seed_same_pixels(draw):
+    first, second = world(3, draw=draw)[2], world(3, draw=draw)[2]
     assert torch.equal(first.video, second.video)
-    assert not torch.equal(first.video, world(4)[2].video)
+    assert not torch.equal(first.video, world(4, draw=draw)[2].video)
+
+
+def test_natural_scenes_have_finer_detail_and_thin_things():
+    """Neighbouring pixels differ more; the pictures are of the same places."""
+    steps, thinnest = {}, {}
+    for draw in (sample_scene, natural_scene):
+        worlds = [world(seed, draw=draw) for seed in range(6)]
+        video = torch.stack([rendered.video.float() for _, _, rendered, _ in worlds])
+        steps[draw] = (video[..., 1:] - video[..., :-1]).abs().mean()
+        thinnest[draw] = min(float(scene.half_size.min()) for scene, *_ in worlds)
+    assert steps[natural_scene] > 1.3 * steps[sample_scene]
+    assert thinnest[natural_scene] < 0.06 < 0.13 < thinnest[sample_scene]
 
 
 def test_a_seed_keeps_its_pixels_on_every_machine():
@@ -105,9 +119,10 @@ def first_depth_at(scene, camera: Camera, xy: torch.Tensor) -> torch.Tensor:
     return torch.stack(out)
 
 
-def test_track_colours_follow_the_surface():
+@pytest.mark.parametrize("draw", [sample_scene, natural_scene])
+def test_track_colours_follow_the_surface(draw):
     """A point keeps its unlit colour: shading the scene at a visible track gives the same albedo at all times."""
-    scene, camera, rendered, rng = world(5)
+    scene, camera, rendered, rng = world(5, draw=draw)
     flat = replace(scene, ambient=1.0, light=torch.tensor([0.0, -1.0, 0.0]))
     tracks, points, surface = sample_tracks(scene, camera, rendered, 61, rng)
     on_object = surface >= FIRST_OBJECT
@@ -119,7 +134,7 @@ def test_track_colours_follow_the_surface():
         colours.append(shade(flat, origin, direction, torch.arange(T), hits, torch.full((T,), 1e-9)))
     colours = torch.stack(colours).movedim(2, -1)[:, :, on_object]  # (V, T, N, 3)
     spread = colours.flatten(0, 1).amax(0) - colours.flatten(0, 1).amin(0)
-    assert spread.max() < 2e-3
+    assert (spread < 2e-3).all(0).float().mean() > (0.95 if draw is natural_scene else 0.999)  # rounding at hard edges
 
 
 def test_moving_points_ride_on_their_object():
