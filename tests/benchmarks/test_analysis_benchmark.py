@@ -9,7 +9,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_the_benchmark_runs_small(monkeypatch, capsys):
+def test_analysis_benchmark_runs_small(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["analysis.py", "--small"])
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     threads = torch.get_num_threads()

@@ -15,7 +15,7 @@ def bench(monkeypatch):
     return importlib.import_module("bench")
 
 
-def test_a_gpu_has_finished_when_the_clock_is_read_and_peaks_count_what_work_allocates(bench, monkeypatch):
+def test_gpu_clock_waits_and_peak_counts_allocations(bench, monkeypatch):
     calls = []
     memory = {"held": 5 * 2**20, "peak": 9 * 2**20}
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("synchronize"))
@@ -29,6 +29,6 @@ def test_a_gpu_has_finished_when_the_clock_is_read_and_peaks_count_what_work_all
     assert calls == ["work", "synchronize", "work", "synchronize"]
 
 
-def test_the_processor_has_a_plain_clock_and_resident_memory(bench):
+def test_cpu_clock_and_resident_memory(bench):
     assert bench.clock_of("cpu")() > 0
     assert bench.peak_mib(lambda: bytearray(64 * 2**20), "cpu") > 50

@@ -8,7 +8,7 @@ import torch
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def test_small_mode_reports_every_figure(monkeypatch, capsys):
+def test_correlation_benchmark_reports_every_figure(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     spec = importlib.util.spec_from_file_location("correlation_benchmark", FOLDER / "correlation.py")
     benchmark = importlib.util.module_from_spec(spec)

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
-def test_both_ways_are_measured(monkeypatch, capsys):
+def test_decoder_benchmark_measures_both_ways(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     spec = importlib.util.spec_from_file_location("decoder_benchmark", FOLDER / "decoder.py")
     module = importlib.util.module_from_spec(spec)

@@ -43,7 +43,7 @@ def peer():
         importlib.import_module("diffsynth.pipelines.wan_video")
 
 
-def test_a_small_full_size_run_does_all_parts(benchmark, capsys, monkeypatch):
+def test_small_full_size_run_covers_all_parts(benchmark, capsys, monkeypatch):
     module = benchmark("full_size", "--small", "--preset", "redirector_1.3b")
     monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")
     assert module.main() == 0
@@ -59,7 +59,7 @@ def test_a_small_full_size_run_does_all_parts(benchmark, capsys, monkeypatch):
         assert 0 < figures[f"{loss}: share of a step"] < 1
 
 
-def test_a_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
+def test_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
     module = benchmark("full_size", "--small")
     assert module.main() == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
@@ -70,7 +70,7 @@ def test_a_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_doctors_estimates_hold_on_a_gpu(benchmark, capsys, monkeypatch):
+def test_doctor_estimates_hold_on_gpu(benchmark, capsys, monkeypatch):
     module = benchmark("full_size", "--layers", "4", "--frames", "9", "--rounds", "1", "--no-compile")
     monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")
     module.main()
@@ -79,7 +79,7 @@ def test_doctors_estimates_hold_on_a_gpu(benchmark, capsys, monkeypatch):
     assert figures["step: doctor off by"] < 0.15
 
 
-def test_where_ours_is_compiled_it_runs_uncompiled_too(benchmark, monkeypatch, peer):
+def test_compiled_run_also_runs_eager(benchmark, monkeypatch, peer):
     module = benchmark("plain_wan")
     compiled = []
     monkeypatch.setattr(module.WanDiT, "compile_blocks", lambda dit: compiled.append(dit))
@@ -95,7 +95,7 @@ def test_where_ours_is_compiled_it_runs_uncompiled_too(benchmark, monkeypatch, p
     }
 
 
-def test_a_full_size_run_is_held_to_estimates_and_on_a_gpu_to_shares_and_seconds(benchmark, monkeypatch):
+def test_full_size_targets_follow_device(benchmark, monkeypatch):
     module = benchmark("full_size")
     figures = {"plain Wan: forward / theirs": 1.2, "step: doctor off by": 0.1}
     options = argparse.Namespace(frames=81)
@@ -108,7 +108,7 @@ def test_a_full_size_run_is_held_to_estimates_and_on_a_gpu_to_shares_and_seconds
     assert module.targets(figures, options, torch.device("cuda"))["step, s"] == ("<=", 8.5)
 
 
-def test_both_transformers_agree_in_the_small_comparison(benchmark, capsys, monkeypatch, peer):
+def test_transformers_agree_in_small_comparison(benchmark, capsys, monkeypatch, peer):
     module = benchmark("dit", "--small", "--rounds", "1")
     monkeypatch.setattr(
         module, "in_fresh_process", lambda whose, dtype, _: module.memory_mib(*module.SMALL, whose, dtype)
@@ -120,7 +120,7 @@ def test_both_transformers_agree_in_the_small_comparison(benchmark, capsys, monk
     assert figures["bfloat16: peak of ours, MiB"] >= 0
 
 
-def test_the_comparison_says_what_it_needs(benchmark, capsys, monkeypatch):
+def test_comparison_names_missing_package(benchmark, capsys, monkeypatch):
     module = benchmark("dit", "--small")
     monkeypatch.setattr(module.peer_diffsynth.importlib.util, "find_spec", lambda _: None)
     assert module.main() == 2

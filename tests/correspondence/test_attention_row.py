@@ -14,7 +14,7 @@ def features(generator):
 
 
 @pytest.mark.parametrize("heads", [None, (2,), (2, 0)])
-def test_equals_a_row_of_the_whole_matrix(features, heads):
+def test_attention_row_equals_row_of_whole_matrix(features, heads):
     q, k = features
     chosen = range(HEADS) if heads is None else heads
     flat_q, flat_k = (x.flatten(0, 3)[:, list(chosen)].transpose(0, 1) for x in (q, k))
@@ -31,7 +31,7 @@ def test_equals_a_row_of_the_whole_matrix(features, heads):
         assert row.per_frame[v, f, i, j] == row.per_frame[v, f].max()
 
 
-def test_low_precision_features_are_compared_in_float32(features):
+def test_low_precision_features_compare_in_float32(features):
     q, k = (x.bfloat16() for x in features)
     wide = attention_row(q.float(), k.float(), (0, 0, 0, 0))
     torch.testing.assert_close(attention_row(q, k, (0, 0, 0, 0)).joint, wide.joint)
@@ -49,6 +49,6 @@ def test_low_precision_features_are_compared_in_float32(features):
         ((0, 0, 0, 0), (), "heads .. do not exist"),
     ],
 )
-def test_what_does_not_exist_is_refused(features, token, heads, message):
+def test_missing_tokens_and_heads_raise(features, token, heads, message):
     with pytest.raises(ValueError, match=message):
         attention_row(*features, token, heads)

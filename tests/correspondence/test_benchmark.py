@@ -9,7 +9,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_the_benchmark_compares_two_ways_to_one_loss(monkeypatch, capsys):
+def test_benchmark_losses_agree(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["correspondence.py", "--small"])
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     threads = torch.get_num_threads()

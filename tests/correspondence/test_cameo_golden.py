@@ -31,7 +31,7 @@ def by_pair(x, z):
     return x[..., 0].unflatten(1, (z["point_map"].shape[1], -1))
 
 
-def test_labels_and_cycle_masks_equal_the_golden_ones(case):
+def test_golden_labels_and_cycle_masks(case):
     z, _, _, _, points, grid = case
     place, _ = token_points(points, torch.ones_like(points[:, :, :, 0], dtype=torch.bool), grid)
     torch.testing.assert_close(place[:, :, 0], z["token_points"], atol=1e-5, rtol=0)
@@ -43,7 +43,7 @@ def test_labels_and_cycle_masks_equal_the_golden_ones(case):
     assert torch.equal(by_pair(coarse.weight, z) > 0, z["cycle_mask_threshold_none"])
 
 
-def test_losses_equal_the_golden_ones(case):
+def test_golden_cameo_losses(case):
     z, q, k, head, points, grid = case
     targets, num_reference, views = targets_from_points(points, grid, UNGATED), int(z["num_reference"]), q.shape[1]
     unchecked = targets_from_points(points, grid, replace(UNGATED, cycle_cells=None))
@@ -69,7 +69,7 @@ def test_losses_equal_the_golden_ones(case):
         assert loss.item() == pytest.approx(z[f"{name}.loss"].item(), rel=2e-5), name
 
 
-def test_gradients_equal_the_golden_ones(case):
+def test_golden_cameo_gradients(case):
     z, q, k, head, points, grid = case
     targets, num_reference = targets_from_points(points, grid, UNGATED), int(z["num_reference"])
 

@@ -78,7 +78,7 @@ def scene(generator) -> tuple[Tensor, Tensor, Tensor]:
     return cut(wall).flatten(0, 1), cut(place)[:, :, None], torch.randn(B, TEXT, WIDTH, generator=generator)
 
 
-def test_loss_and_probe_take_a_foreign_backbone(generator):
+def test_loss_and_probe_work_on_foreign_backbone(generator):
     """Its weights learn to look where the points are, through a layer that knows nothing of the loss."""
     photos, points, text = scene(generator)
     net, head = UNetLike(), LogitHead(HEADS)
@@ -100,7 +100,7 @@ def test_loss_and_probe_take_a_foreign_backbone(generator):
     assert errors[-1]["pck"] > errors[0]["pck"] + 0.2
 
 
-def test_recomputed_blocks_give_the_same_gradients(generator):
+def test_recomputed_blocks_keep_gradients(generator):
     photos, points, text = scene(generator)
     targets, gradients = targets_from_points(points, GRID), []
     for recompute in (False, True):

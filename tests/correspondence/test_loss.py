@@ -94,7 +94,7 @@ def name_of(config: CorrespondenceLossConfig) -> str:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
-def test_both_ways_equal_the_obvious_loss_in_value_and_gradient(generator, config):
+def test_loss_and_gradients_equal_obvious_loss(generator, config):
     q, k = features(generator)
     asked, head = targets(generator), LogitHead(HEADS).double() if config.heads == "mlp" else None
     inputs = (q, k, *(head.parameters() if head else ()))
@@ -108,7 +108,7 @@ def test_both_ways_equal_the_obvious_loss_in_value_and_gradient(generator, confi
 
 
 @pytest.mark.parametrize("heads", ["prob_mean", "per_head", "logit_mean"])
-def test_blocks_do_not_change_the_loss(generator, monkeypatch, heads):
+def test_blocks_of_rows_keep_loss(generator, monkeypatch, heads):
     q, k = features(generator)
     asked, config = targets(generator), CorrespondenceLossConfig(heads=heads)
     whole = correspondence_loss(q, k, asked, config)
@@ -122,7 +122,7 @@ def test_blocks_do_not_change_the_loss(generator, monkeypatch, heads):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
-def test_nothing_asked_costs_nothing_and_moves_nothing(generator, config):
+def test_empty_targets_give_zero_loss_and_gradient(generator, config):
     q, k = features(generator)
     head = LogitHead(HEADS) if config.heads == "mlp" else None
     asked = targets(generator, density=0.0)
@@ -134,7 +134,7 @@ def test_nothing_asked_costs_nothing_and_moves_nothing(generator, config):
             assert torch.equal(grad, torch.zeros_like(grad))
 
 
-def test_any_precision_outside_float32_inside(generator):
+def test_loss_computes_in_float32(generator):
     q, k = (x.detach().bfloat16().requires_grad_() for x in features(generator))
     asked = targets(generator)
     wide = [x.detach().float().requires_grad_() for x in (q, k)]
@@ -157,7 +157,7 @@ def test_huge_logits_stay_finite(generator):
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (q, k)))
 
 
-def test_renaming_views_and_frames_changes_nothing(generator):
+def test_loss_is_invariant_to_view_and_frame_order(generator):
     q, k = (x.detach() for x in features(generator))
     asked = targets(generator)
     truth = correspondence_loss(q, k, asked)
@@ -171,7 +171,7 @@ def test_renaming_views_and_frames_changes_nothing(generator):
     torch.testing.assert_close(again, truth)
 
 
-def test_references_may_differ_from_sample_to_sample(generator):
+def test_reference_mask_works_per_sample(generator):
     """Marked frame by frame they give what the number of leading views gives, and each sample has its own."""
     q, k = (x.detach() for x in features(generator))
     asked, config = targets(generator), CorrespondenceLossConfig(reduction="ref_plus_tgt")
@@ -187,7 +187,7 @@ def test_references_may_differ_from_sample_to_sample(generator):
     torch.testing.assert_close(both, torch.stack(single).mean())
 
 
-def test_a_fresh_logit_head_rises_with_every_head(generator):
+def test_fresh_logit_head_rises_with_every_head(generator):
     """Else supervision could be obeyed by attention that avoids the true cell."""
     logits = torch.randn(11, HEADS, generator=generator).requires_grad_()
     for seed in range(3):
@@ -195,7 +195,7 @@ def test_a_fresh_logit_head_rises_with_every_head(generator):
     assert (logits.grad > 0).all()
 
 
-def test_every_layer_has_its_own_loss(generator):
+def test_loss_of_layers_is_their_mean(generator):
     first, second = features(generator), features(generator)
     asked = targets(generator)
     both = correspondence_loss_per_layer([first, second], asked)
@@ -203,7 +203,7 @@ def test_every_layer_has_its_own_loss(generator):
     torch.testing.assert_close(both, torch.stack(single))
 
 
-def test_bad_input_is_refused(generator, unchecked):
+def test_invalid_input_raises(generator, unchecked):
     q, k = features(generator)
     asked = targets(generator)
     for call, message in (
@@ -225,7 +225,7 @@ def test_bad_input_is_refused(generator, unchecked):
             call()
 
 
-def test_features_of_any_backbone(generator):
+def test_features_from_tokens_inverts_flattening(generator):
     q, _ = (x.detach() for x in features(generator))
     tokens = rearrange(q, "b v f h w n d -> b (v f h w) (n d)")
     assert torch.equal(features_from_tokens(tokens, V, F, (H, W), HEADS), q)

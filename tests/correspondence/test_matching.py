@@ -32,7 +32,7 @@ def test_samples_between_tokens_are_bilinear():
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (4.0, -4.0), (2.7, 1.3)])
-def test_matches_land_where_the_content_went(shift):
+def test_matches_follow_content(shift):
     home, there = smooth_maps(shift)
     xy = torch.tensor([[19.0, 14.0], [22.3, 11.9], [25.1, 15.6]])
     found = match_frame(sample_around(home, xy, PX), home, xy, there, there, PX)
@@ -43,7 +43,7 @@ def test_matches_land_where_the_content_went(shift):
     assert (found.confidence <= 1).all()
 
 
-def test_rows_equal_the_obvious_softmax(generator, monkeypatch):
+def test_match_rows_equal_obvious_softmax(generator, monkeypatch):
     """The nearest token of the match is the argmax of the mean over heads of the softmax, in blocks of few rows too."""
     monkeypatch.setattr("mvtrack.correspondence.probe._BLOCK", 3 * 2 * H * W)
     home, q, k = torch.randn(3, H, W, 2, 5, generator=generator).unbind(0)
@@ -61,7 +61,7 @@ def test_rows_equal_the_obvious_softmax(generator, monkeypatch):
     assert found.xy.isfinite().all()
 
 
-def test_a_point_that_is_not_there_does_not_come_back(generator):
+def test_missing_point_fails_cycle(generator):
     home, _ = smooth_maps((0.0, 0.0))
     noise = 3 * torch.randn(H, W, 2, 8, generator=generator)
     xy = torch.tensor([[19.0, 14.0], [9.0, 9.0], [35.0, 20.0], [30.0, 6.0]])
@@ -69,7 +69,7 @@ def test_a_point_that_is_not_there_does_not_come_back(generator):
     assert found.cycle_px.median() > 2 * PX
 
 
-def test_no_points_are_no_matches():
+def test_no_points_give_no_matches():
     home, _ = smooth_maps((0.0, 0.0))
     found = match_frame(home.new_zeros(0, 4, 2, 8), home, torch.zeros(0, 2), home, home, PX)
     assert found.xy.shape == (0, 2)

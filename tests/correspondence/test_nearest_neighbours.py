@@ -60,7 +60,7 @@ def cells_between(label: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
     return torch.maximum((label // GRID[1] - row).abs(), (label % GRID[1] - column).abs())
 
 
-def test_a_plane_seen_straight_on_gives_the_homography_exactly():
+def test_frontal_plane_targets_equal_homography():
     camera, depth, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.31, -0.23, 0.4))], (0, 0, 1), 3.0)
     torch.testing.assert_close(points_from_depth(depth, camera), points, atol=1e-5, rtol=1e-5)
     targets = targets_from_points(points, GRID, camera=camera)
@@ -74,7 +74,7 @@ def test_a_plane_seen_straight_on_gives_the_homography_exactly():
         assert (targets.weight[0, a * CELLS : (a + 1) * CELLS, b, 0][keep].mean()) > 0.95
 
 
-def test_a_slanted_plane_gives_the_homography_within_a_cell():
+def test_slanted_plane_targets_lie_within_a_cell_of_homography():
     normal, offset = (0.5, 0.0, math.sqrt(0.75)), 2.6
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(-12, (0.7, 0.1, 0))], normal, offset)
     targets = targets_from_points(points, GRID, PointMatchConfig(max_spacings=1.0))
@@ -86,7 +86,7 @@ def test_a_slanted_plane_gives_the_homography_within_a_cell():
         assert (cells_between(targets.label[0, rows, b, 0], xy)[asked & inside] <= 1).all()
 
 
-def test_gates_refuse_what_the_cycle_check_lets_pass():
+def test_distance_gates_reject_what_cycle_check_passes():
     """Two views of different parts of a plane: border cells are each other's nearest, far apart in space."""
     _, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (9.0, 0, 0))], (0, 0, 1), 3.0)
     assert off_frame(targets_from_points(points, GRID, UNGATED)) > 0
@@ -95,7 +95,7 @@ def test_gates_refuse_what_the_cycle_check_lets_pass():
 
 
 @pytest.mark.parametrize("apart", [9.0, 1000.0])
-def test_views_that_share_nothing_ask_for_nothing_and_are_counted(apart):
+def test_disjoint_views_give_no_targets_and_are_counted(apart):
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (apart, 0, 0))], (0, 0, 1), 3.0)
     counted = _NOTHING_SHARED.cases
     targets = targets_from_points(points, GRID, camera=camera, num_queries=24)
@@ -103,7 +103,7 @@ def test_views_that_share_nothing_ask_for_nothing_and_are_counted(apart):
     assert _NOTHING_SHARED.cases == counted + 1
 
 
-def test_the_default_gate_keeps_what_a_turned_view_really_shares():
+def test_default_gate_keeps_covisible_rows():
     """Rows that are refused by distance point outside the other view's picture."""
     normal, offset = (0.5, 0.0, math.sqrt(0.75)), 2.6
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(-12, (0.7, 0.1, 0))], normal, offset)
@@ -122,7 +122,7 @@ def off_frame(targets) -> float:
     return float((targets.weight * ~own).sum())
 
 
-def test_invariances(generator):
+def test_targets_are_invariant_to_world_and_scale(generator):
     camera, _, points = plane_case(
         [turned(0, (0, 0, 0)), turned(-8, (0.5, 0.1, 0)), turned(5, (0, 0, 0.3))], (0, 0, 1), 3
     )
@@ -149,7 +149,7 @@ def test_invariances(generator):
     assert torch.equal(as_frames.weight[:, :, 0], truth.weight[..., 0])
 
 
-def test_points_of_rendered_scenes_match_their_exact_projection():
+def test_rendered_points_match_exact_projection():
     """Moving things, so same-time pairs; against the projection through exact depth."""
     clip = render_case(CaseSpec(8, "translate_up", 15.0, 0.0, size=SIZE, num_frames=5)).clip
     points = points_from_depth(clip.depth[None], clip.camera[None])
@@ -165,7 +165,7 @@ def test_points_of_rendered_scenes_match_their_exact_projection():
 
 
 @pytest.mark.shared
-def test_a_real_reconstruction_matches_its_own_cameras(shared):
+def test_real_reconstruction_targets_match_cameras(shared):
     z = np.load(shared("data/garden_points.npz"))
     size, token_px = (420, 648), 12
     c2w = invert_pose(torch.from_numpy(z["viewmats"])).float()
@@ -199,7 +199,7 @@ def test_a_real_reconstruction_matches_its_own_cameras(shared):
     assert (apart <= 1.5).float().mean() > 0.97  # in cells: inside the cell or a neighbouring one
 
 
-def test_unusable_points_are_left_out(generator, unchecked):
+def test_unusable_points_give_no_targets(generator, unchecked):
     camera, depth, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.3, 0, 0))], (0, 0, 1), 3.0)
     truth = targets_from_points(points, GRID)
     spoiled = points.clone()
@@ -245,7 +245,7 @@ def test_confidence_and_number_of_queries(generator, unchecked):
             call()
 
 
-def test_chunks_do_not_change_the_nearest_point(generator, monkeypatch):
+def test_chunks_keep_nearest_points(generator, monkeypatch):
     queries, keys = torch.randn(2, 31, 3, generator=generator).unbind(0)
     valid = torch.rand(31, generator=generator) < 0.7
     index, gap = nearest_points(queries, keys, valid)
@@ -259,7 +259,7 @@ def test_chunks_do_not_change_the_nearest_point(generator, monkeypatch):
     assert not none.any()
 
 
-def test_distance_names_the_best_view():
+def test_distances_rank_views():
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.3, 0, 0)), turned(0, (3, 0, 0))], (0, 0, 1), 3.0)
     targets = targets_from_points(points, GRID)
     assert (targets.distance[0, :CELLS, 1] < targets.distance[0, :CELLS, 2]).float().mean() > 0.9

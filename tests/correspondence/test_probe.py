@@ -29,7 +29,7 @@ def centre(cell: int) -> torch.Tensor:
     return torch.tensor([cell % W + 0.5, cell // W + 0.5]) * PX
 
 
-def test_rows_equal_the_full_attention_matrix(generator, monkeypatch):
+def test_probe_rows_equal_full_attention_matrix(generator, monkeypatch):
     q, k = features(generator)
     asked = targets(generator)
     monkeypatch.setattr("mvtrack.correspondence.probe._BLOCK", 3 * HEADS * H * W)
@@ -61,7 +61,7 @@ def test_rows_equal_the_full_attention_matrix(generator, monkeypatch):
                 torch.testing.assert_close(rows.cycle_px[at], (centre(back) - centre(token % (H * W))).norm(), **near)
 
 
-def test_scores_are_means_over_each_kind_and_add_up(generator):
+def test_probe_scores_are_means_per_kind(generator):
     q, k = features(generator)
     asked = targets(generator)
     rows = probe_rows(q, k, asked, PX)
@@ -83,7 +83,7 @@ def test_scores_are_means_over_each_kind_and_add_up(generator):
         assert both.alignment_error_per_head(kind) == pytest.approx(rows.nll[:, chosen].mean(1).tolist(), rel=1e-5)
 
 
-def test_kinds_tell_views_and_roles_apart(generator):
+def test_row_kinds_follow_views_and_roles(generator):
     asked = targets(generator)
     kinds = kinds_of_rows(asked, num_reference=2)
     assert torch.equal(kinds.sum(0), torch.ones_like(asked.label))
@@ -93,7 +93,7 @@ def test_kinds_tell_views_and_roles_apart(generator):
         assert kinds[expected, b, i, v, f]
 
 
-def test_references_of_each_sample_decide_the_temporal_kinds(generator):
+def test_row_kinds_follow_reference_mask(generator):
     asked = targets(generator)
     reference = torch.rand(B, V, F, generator=generator) < 0.5
     kinds = kinds_of_rows(asked, reference=reference)
@@ -119,7 +119,7 @@ def tracked(generator) -> tuple[Tracks, CorrespondenceTargets]:
     return tracks, targets_from_tracks(tracks, (H * PX, W * PX), PX, num_queries=None)
 
 
-def test_attention_that_is_right_and_one_that_cannot_find_back(generator):
+def test_probe_scores_of_perfect_and_lost_attention(generator):
     _, asked = tracked(generator)
     right = 40 * torch.eye(H * W).view(1, 1, 1, H, W, 1, H * W).expand(1, 2, 2, H, W, HEADS, H * W)
     sums = sum_scores(probe_rows(right, right, asked, PX), asked, threshold_px=PX)
@@ -136,7 +136,7 @@ def test_attention_that_is_right_and_one_that_cannot_find_back(generator):
     assert means["cross_view"]["pck"] < 0.1
 
 
-def test_exact_positions_decide_where_they_are_known(generator):
+def test_probe_errors_use_exact_positions(generator):
     _, asked = tracked(generator)
     right = 40 * torch.eye(H * W).view(1, 1, 1, H, W, 1, H * W).expand(1, 2, 2, H, W, 1, H * W)
     rows = probe_rows(right, right, asked, PX)
@@ -145,7 +145,7 @@ def test_exact_positions_decide_where_they_are_known(generator):
     assert sum_scores(rows, asked, threshold_px=0.01).means()["cross_view"]["pck"] == 0
 
 
-def test_precision_in_space(generator):
+def test_precision_3d_counts_near_points(generator):
     _, asked = tracked(generator)
     right = 40 * torch.eye(H * W).view(1, 1, 1, H, W, 1, H * W).expand(1, 2, 2, H, W, 1, H * W)
     rows = probe_rows(right, right, asked, PX)
@@ -159,7 +159,7 @@ def test_precision_in_space(generator):
     assert gap[~rows.asked].isnan().all()
 
 
-def test_samples_without_any_row(generator, unchecked):
+def test_probe_of_no_rows_is_empty(generator, unchecked):
     q, k = features(generator)
     asked = targets(generator)
     none = CorrespondenceTargets(asked.query, asked.label, torch.zeros_like(asked.weight), (H, W))
@@ -169,7 +169,7 @@ def test_samples_without_any_row(generator, unchecked):
         probe_rows(q.mT, k.mT, CorrespondenceTargets(asked.query, asked.label, asked.weight, (W, H)), PX)
 
 
-def test_low_precision_features_are_compared_in_float32(generator):
+def test_low_precision_features_compare_in_float32(generator):
     q, k = (x.bfloat16() for x in features(generator))
     asked = targets(generator)
     low, wide = probe_rows(q, k, asked, PX), probe_rows(q.float(), k.float(), asked, PX)

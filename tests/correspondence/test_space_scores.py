@@ -25,7 +25,7 @@ def scene(generator):
     return targets, points, centres
 
 
-def test_counts_equal_those_by_hand(scene, generator, monkeypatch):
+def test_space_counts_equal_loops(scene, generator, monkeypatch):
     monkeypatch.setattr("mvtrack.correspondence.space_scores._QUERIES", 3)
     targets, points, centres = scene
     q, k = torch.randn(2, B, V, F, H, W, 2, 7, generator=generator).unbind(0)
@@ -51,7 +51,7 @@ def test_counts_equal_those_by_hand(scene, generator, monkeypatch):
     assert 0 < expected[1].sum() <= expected[2].sum() < expected[0].sum()
 
 
-def test_a_perfect_matcher_reaches_what_is_reachable(generator):
+def test_perfect_matcher_reaches_everything_reachable(generator):
     """Both views see the same points at the same tokens; matches are the tokens themselves."""
     points = torch.randn(1, 1, 1, CELLS, 3, generator=generator).expand(1, 2, F, -1, -1)
     query = torch.arange(2 * F * CELLS)[None]

@@ -26,7 +26,7 @@ def random_tracks(generator, batch: int = 3) -> Tracks:
     return Tracks(xy, visible, torch.ones(batch, V, N, dtype=torch.bool))
 
 
-def test_tracks_are_read_at_anchors_and_become_cells(generator):
+def test_track_targets_are_cells_at_anchors(generator):
     tracks = random_tracks(generator)
     targets = targets_from_tracks(tracks, SIZE, PX, num_queries=None)
     assert targets.grid == GRID
@@ -47,7 +47,7 @@ def test_tracks_are_read_at_anchors_and_become_cells(generator):
         assert not targets.weight[b, len(rows) :].any()
 
 
-def test_queries_are_drawn_from_a_seed_and_filled_up(generator):
+def test_queries_depend_on_seed(generator):
     tracks = random_tracks(generator)
     few = targets_from_tracks(tracks, SIZE, PX, num_queries=5, seed=3)
     assert few.query.shape == (3, 5)
@@ -61,7 +61,7 @@ def test_queries_are_drawn_from_a_seed_and_filled_up(generator):
     assert torch.equal(many.query, every.query)
 
 
-def test_points_that_are_hidden_outside_or_not_finite_ask_for_nothing(generator, unchecked):
+def test_invalid_points_give_no_targets(generator, unchecked):
     tracks = random_tracks(generator)
     xy, seen = tracks.xy.clone(), tracks.visible
     xy[0, 0, 0, :3] = torch.tensor([[torch.nan, 1], [torch.inf, 1], [1, -torch.inf]])
@@ -81,7 +81,7 @@ def test_points_that_are_hidden_outside_or_not_finite_ask_for_nothing(generator,
         targets_from_tracks(Tracks(tracks.xy[0], tracks.visible[0], tracks.valid[0]), SIZE, PX)
 
 
-def test_swapping_views_swaps_the_targets(generator):
+def test_targets_are_equivariant_to_view_swap(generator):
     tracks = random_tracks(generator)
     swapped = Tracks(tracks.xy.flip(1), tracks.visible.flip(1), tracks.valid.flip(1))
     a = targets_from_tracks(tracks, SIZE, PX, num_queries=None)
@@ -106,7 +106,7 @@ def scene():
     return render_case(CaseSpec(5, "arc_left", 18.0, 0.0, size=(44, 52), num_frames=T), num_points=60).clip
 
 
-def test_depth_and_exact_tracks_agree_on_rendered_scenes(scene):
+def test_depth_targets_equal_track_targets_on_rendered_scenes(scene):
     token_px = 4
     by_depth = targets_from_depth(scene.depth[None], scene.camera[None], token_px)
     by_track = targets_from_tracks(Tracks.stack([scene.tracks]), (44, 52), token_px, num_queries=None)
@@ -125,7 +125,7 @@ def test_depth_and_exact_tracks_agree_on_rendered_scenes(scene):
     )  # a track point is anywhere in its token, a depth target central
 
 
-def test_depth_that_is_no_depth_asks_for_nothing(scene, unchecked):
+def test_invalid_depth_gives_no_targets(scene, unchecked):
     depth = scene.depth[None].clone()
     truth = targets_from_depth(depth, scene.camera[None], 4)
     depth[:, 1, :, :22] = torch.nan
@@ -138,7 +138,7 @@ def test_depth_that_is_no_depth_asks_for_nothing(scene, unchecked):
     assert targets_from_depth(depth, scene.camera[None], 4).weight.sum() == 0
 
 
-def test_views_that_share_nothing_are_counted_in_a_warning(caplog, unchecked):
+def test_disjoint_views_warn(caplog, unchecked):
     pose = torch.eye(4).expand(1, 2, 1, 4, 4).clone()
     pose[0, 1, 0] = torch.diag(torch.tensor([-1.0, 1, -1, 1]))  # looks the other way
     camera = Camera(pose, intrinsics_from_fov(60, (8, 8)).expand(1, 2, 1, 3, 3), (8, 8))
@@ -150,7 +150,7 @@ def test_views_that_share_nothing_are_counted_in_a_warning(caplog, unchecked):
     assert targets.label.shape == (1, 4, 2, 1)
 
 
-def test_warnings_are_counted_and_thinned_out(caplog):
+def test_counted_warnings_thin_out(caplog):
     warning = CountedWarning(logging.getLogger("test"), "%d of %d bad, %d so far")
     with caplog.at_level(logging.WARNING):
         for cases in (0, 1, 2, 1, 3, 0):
@@ -162,7 +162,7 @@ def test_warnings_are_counted_and_thinned_out(caplog):
     ]
 
 
-def test_batching_pads_and_refuses_other_grids(generator, unchecked):
+def test_batching_pads_queries_and_other_grids_raise(generator, unchecked):
     a = targets_from_tracks(random_tracks(generator, 1), SIZE, PX, num_queries=3)
     b = targets_from_tracks(random_tracks(generator, 1), SIZE, PX, num_queries=5)
     both = CorrespondenceTargets.concatenate([a, b])

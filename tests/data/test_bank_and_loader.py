@@ -26,14 +26,14 @@ def config(bank: Bank, **changes) -> DataConfig:
     return DataConfig(**{"banks": (settings,), "num_frames": 5, "workers": 0} | changes)
 
 
-def test_a_scene_is_a_function_of_its_number(bank):
+def test_scene_depends_on_number_alone(bank):
     clip = bank.clip(2, [0, 1], slice(0, 7))
     fresh = render_scene_tensors(RECIPE, 2)
     torch.testing.assert_close(clip.video, fresh["video"][:2].float() / 127.5 - 1)
     assert not torch.equal(bank.clip(1, [0, 1], slice(0, 7)).video, clip.video)
 
 
-def test_reading_a_part_equals_cutting_the_whole(bank):
+def test_partial_read_equals_cut_of_whole(bank):
     whole, part = bank.clip(0, [0, 1, 2], slice(0, 7)), bank.clip(0, [2, 0], slice(1, 6))
     cut = whole.views([2, 0]).frames(slice(1, 6))
     torch.testing.assert_close(part.video, cut.video)
@@ -42,7 +42,7 @@ def test_reading_a_part_equals_cutting_the_whole(bank):
     torch.testing.assert_close(part.depth, cut.depth)
 
 
-def test_build_renders_what_is_missing(tmp_path):
+def test_build_renders_missing_scenes(tmp_path):
     bank = Bank(tmp_path, replace(RECIPE, num_frames=5))
     bank.ensure(1)
     kept = bank.path(1).stat().st_mtime_ns
@@ -52,13 +52,13 @@ def test_build_renders_what_is_missing(tmp_path):
     assert not list(tmp_path.glob(".*"))  # nothing half-written
 
 
-def test_another_recipe_is_refused(bank):
+def test_other_recipe_raises(bank):
     with pytest.raises(ValueError, match=r"recipe.json holds scenes of another recipe \(different: seed\)"):
         Bank(bank.root, replace(RECIPE, seed=6))
     assert json.loads((bank.root / "recipe.json").read_text())["seed"] == 5
 
 
-def test_a_sample_depends_only_on_seed_and_number(bank):
+def test_sample_depends_on_seed_and_number_alone(bank):
     """Any number of ranks sees the same global batch, in any micro-batching."""
     one = BatchDataset(config(bank), seed=3, batch_size=4, micro_batch_size=4)[6]
     two = [BatchDataset(config(bank), 3, 4, 1, rank, world=2)[6] for rank in range(2)]
@@ -70,7 +70,7 @@ def test_a_sample_depends_only_on_seed_and_number(bank):
     assert not torch.equal(whole.video, other.video)
 
 
-def test_worker_processes_change_nothing(bank):
+def test_worker_processes_keep_samples(bank):
     dataset = BatchDataset(config(bank), 0, 1, 1)
     here = [micro[0].video for micro in batches(dataset, 0, 3, workers=0)]
     there = [micro[0].video for micro in batches(dataset, 0, 3, workers=1)]
@@ -78,12 +78,12 @@ def test_worker_processes_change_nothing(bank):
         assert torch.equal(a, b)
 
 
-def test_batch_size_must_divide(bank):
+def test_indivisible_batch_size_raises(bank):
     with pytest.raises(ValueError, match="must be a multiple of 2 ranks x train.micro_batch_size 2"):
         BatchDataset(config(bank), 0, 6, 2, world=2)
 
 
-def test_new_scenes_move_the_window(bank):
+def test_new_scenes_shift_window(bank):
     settings = replace(config(bank).banks[0], new_scenes_per_step=0.5)
     dataset = BatchDataset(config(bank, banks=(settings,)), 0, 1, 1)
     numbers = [int(dataset[step][0].keys[0].split("/")[1]) for step in (0, 1, 8, 9)]
@@ -107,7 +107,7 @@ def assert_geometry_holds(clip):
     assert (clip.tracks.xy[clip.tracks.visible] < torch.tensor([width, height])).all()
 
 
-def test_augmentations_keep_the_geometry(bank):
+def test_augmentations_keep_geometry(bank):
     clip = bank.clip(0, [0, 2], slice(0, 5))
     assert_geometry_holds(clip)
     assert_geometry_holds(mirrored(clip))
@@ -115,7 +115,7 @@ def test_augmentations_keep_the_geometry(bank):
     assert_geometry_holds(clip.frames(torch.arange(4, -1, -1)))
 
 
-def test_mirroring_twice_is_nothing(bank):
+def test_mirroring_is_an_involution(bank):
     clip = bank.clip(1, [0, 1], slice(0, 5))
     again = mirrored(mirrored(clip))
     torch.testing.assert_close(again.video, clip.video)
@@ -145,7 +145,7 @@ def test_a_turn_of_hue_leaves_grey_and_permutes_colours_at_120_degrees(bank):
     torch.testing.assert_close(bright, ((clip.video + 1) * 1.25 - 1).clamp(max=1), atol=1e-5, rtol=0)
 
 
-def test_augmentation_is_drawn_from_the_generator(bank):
+def test_augmentation_depends_on_generator_alone(bank):
     clip = bank.clip(0, [0, 1], slice(0, 5))
     drawn = [augment(clip, np.random.default_rng(s), config(bank)).video for s in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
@@ -154,7 +154,7 @@ def test_augmentation_is_drawn_from_the_generator(bank):
     assert torch.equal(plain.video, clip.video)
 
 
-def test_targets_agree_with_tracks(bank):
+def test_loader_targets_agree_with_tracks(bank):
     """The cell a token asks for is where a track through that token is seen in the reference."""
     batch = BatchDataset(config(bank), 0, 3, 3)[0][0]
     targets = targets_from_depth(batch.depth, batch.camera, 4)

@@ -30,7 +30,7 @@ def bright_centre(video: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("change", ["none", "crop", "halve", "stretch"])
-def test_tracks_cameras_and_pixels_move_together(change):
+def test_resizing_and_cropping_keep_tracks_on_pixels(change):
     changed = {
         "none": lambda c: c,
         "crop": lambda c: c.cropped(5, 3, (13, 17)),
@@ -45,7 +45,7 @@ def test_tracks_cameras_and_pixels_move_together(change):
     assert changed.point_map.shape == (V, T, 3, *changed.camera.size)
 
 
-def test_cropping_hides_what_leaves():
+def test_cropping_hides_points_outside():
     cropped = clip().cropped(13, 0, (H, 13))
     assert not cropped.tracks.visible.any()
     assert cropped.tracks.valid.all()
@@ -53,20 +53,20 @@ def test_cropping_hides_what_leaves():
         clip().cropped(15, 0, (H, 13))
 
 
-def test_selecting_views_and_frames():
+def test_clip_selects_views_and_frames():
     picked = clip().views([1, 0]).frames(slice(1, 4))
     assert picked.video.shape == (V, 3, 3, H, W)
     assert torch.equal(picked.point_map, clip().point_map[[1, 0], 1:4])
     assert picked.tracks.xy.shape == (V, 3, N, 2)
 
 
-def test_resizing_averages_instead_of_skipping():
+def test_resizing_averages_pixels():
     checker = torch.tensor([[-1.0, 1], [1, -1]]).repeat(8, 8).expand(3, -1, -1)
     assert resize_frames(checker, (4, 4)).abs().max() < 0.2
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_wrong_clips_are_refused():
+def test_invalid_clips_raise():
     good = clip()
     with pytest.raises(ValueError, match=r"video must be \(V, T, 3, H, W\)"):
         Clip(good.video[0], good.camera)
@@ -76,7 +76,7 @@ def test_wrong_clips_are_refused():
         Clip(good.video[..., :24], good.camera)
 
 
-def test_latent_frame_rules():
+def test_latent_frames_and_anchors_by_hand():
     assert [num_latent_frames(n) for n in (1, 5, 17, 81)] == [1, 2, 5, 21]
     assert [padded_length(n) for n in (1, 2, 5, 6, 80, 81)] == [1, 5, 5, 9, 81, 81]
     assert anchor_frames(4).tolist() == [0, 4, 8, 12]

@@ -8,7 +8,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def test_banks_of_a_config_are_rendered_ahead(small_run, tmp_path):
+def test_script_renders_banks_of_config(small_run, tmp_path):
     run = copy.deepcopy(small_run)
     run["data"]["banks"][0] |= {"root": str(tmp_path / "bank"), "num_scenes": 3}
     config = tmp_path / "run.yaml"

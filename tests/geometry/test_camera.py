@@ -38,13 +38,13 @@ def test_project_inverts_unproject(generator):
     torch.testing.assert_close(z, depth, atol=1e-9, rtol=0)
 
 
-def test_points_behind_the_camera_have_negative_depth():
+def test_points_behind_camera_have_negative_depth():
     camera = Camera(torch.eye(4), intrinsics_from_fov(60.0, (H, W)), (H, W))
     _, z = project(torch.tensor([[0.3, 0.2, -2.0]]), camera)
     assert z.item() == -2
 
 
-def test_resize_and_crop_move_projections_with_the_pixels(generator):
+def test_resize_and_crop_move_projections_with_pixels(generator):
     camera = random_cameras()
     point = unproject(torch.full((V, T, 1, 2), 8.0).double(), torch.full((V, T, 1), 3.0).double(), camera)
     doubled, _ = project(point, camera.resized((2 * H, 3 * W)))
@@ -91,7 +91,7 @@ def test_golden_plucker_maps(golden_numbers):
         torch.testing.assert_close(ours, theirs[..., [3, 4, 5, 0, 1, 2]], atol=1e-5, rtol=0)
 
 
-def test_relative_pose_starts_at_identity_and_ignores_the_world():
+def test_relative_pose_starts_at_identity_and_ignores_world():
     camera = random_cameras()
     relative = camera.relative_to(camera.c2w[:1, :1])
     torch.testing.assert_close(relative.c2w[0, 0], torch.eye(4).double(), atol=1e-12, rtol=0)
@@ -100,14 +100,14 @@ def test_relative_pose_starts_at_identity_and_ignores_the_world():
     torch.testing.assert_close(invert_pose(camera.c2w) @ camera.c2w, torch.eye(4).double().expand(V, T, 4, 4))
 
 
-def test_path_extent_scales_with_the_world():
+def test_path_extent_scales_with_world():
     pose = CameraPath("zoom_in", amount=3.0).poses(T)
     assert path_extent(pose).item() == pytest.approx(3.0)
     camera = Camera(pose, torch.eye(3).double().expand(T, 3, 3), (H, W)).scaled(torch.tensor([0.5]))
     assert path_extent(camera.c2w).item() == pytest.approx(1.5)
 
 
-def test_intrinsics_from_fov():
+def test_intrinsics_from_fov_by_hand():
     K = intrinsics_from_fov(90.0, (H, W))
     edge = camera_rays(torch.tensor([float(W), H / 2]), K)
     torch.testing.assert_close(edge, torch.tensor([1.0, 0.0, 1.0]))
@@ -116,7 +116,7 @@ def test_intrinsics_from_fov():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_wrong_shapes_are_refused():
+def test_wrong_shapes_raise():
     with pytest.raises(ValueError, match="same leading shape"):
         Camera(torch.eye(4).expand(2, 4, 4), torch.eye(3).expand(3, 3, 3), (H, W))
     one = Camera(torch.eye(4), torch.eye(3), (H, W))

@@ -16,7 +16,7 @@ T = 11
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-5, 0.3, 2.0, math.pi - 1e-5, math.pi - 1e-9])
-def test_rotation_vectors_there_and_back(angle):
+def test_rotation_vectors_round_trip(angle):
     g = torch.Generator().manual_seed(int(angle * 100))
     axes = torch.nn.functional.normalize(torch.randn(7, 3, generator=g, dtype=torch.float64), dim=-1)
     rotation = rotation_matrix(angle * axes)
@@ -25,7 +25,7 @@ def test_rotation_vectors_there_and_back(angle):
     assert (rotation_vector(rotation).norm(dim=-1) - angle).abs().max() < 1e-6
 
 
-def test_the_curve_passes_through_its_keys():
+def test_curve_passes_through_keys():
     keys = torch.stack([CameraPath(n).poses(3)[-1] for n in ("arc_left", "pan_right", "translate_up", "zoom_in")])
     times = torch.tensor([0.0, 0.2, 0.7, 1.0]).double()
     torch.testing.assert_close(interpolate_poses(keys, times, times), keys)
@@ -37,14 +37,14 @@ def test_the_curve_passes_through_its_keys():
     torch.testing.assert_close(flipped.flip(0), fine, atol=0.01, rtol=0)  # turns: velocities agree to first order
 
 
-def test_even_motion_stays_even():
+def test_curve_keeps_even_motion():
     poses = CameraPath("pan_left", 40.0).poses(5)
     torch.testing.assert_close(resample_poses(poses, T), CameraPath("pan_left", 40.0).poses(T))
     torch.testing.assert_close(resample_poses(poses[:1], 3), poses[:1].expand(3, 4, 4))
     assert resample_poses(poses, 5) is poses
 
 
-def test_moving_the_world_moves_the_curve():
+def test_curve_is_equivariant_to_world_frame():
     keys, world = CameraPath("arc_left").poses(4), CameraPath("tilt_up", 33.0).poses(2)[1]
     world[:3, 3] = torch.tensor([3.0, -1, 2]).double()
     torch.testing.assert_close(resample_poses(world @ keys, T), world @ resample_poses(keys, T))
@@ -54,13 +54,13 @@ def test_moving_the_world_moves_the_curve():
     ("times", "asked", "message"),
     [([0, 0, 1], [0.5], "ascend"), ([0, 1], [0.5], "as many"), ([0, 0.5, 1], [1.2], "outside the keyframes")],
 )
-def test_bad_keyframes(unchecked, times, asked, message):
+def test_invalid_keyframes_raise(unchecked, times, asked, message):
     keys = torch.eye(4).double().expand(3, 4, 4)
     with pytest.raises(ValueError, match=message):
         interpolate_poses(keys, torch.tensor(times).double(), torch.tensor(asked).double())
 
 
-def test_jumps_are_told():
+def test_jumps_warn():
     smooth = CameraPath("arc_left").poses(49)
     assert warn_of_jumps(smooth, 4.0) == []
     jumpy = smooth.clone()
@@ -73,7 +73,7 @@ def test_jumps_are_told():
     assert "too fast" in warning
 
 
-def test_a_path_of_poses():
+def test_pose_path_equals_its_poses():
     keys = CameraPath("zoom_in").poses(5)
     path = PosePath(keys, torch.tensor([1.0, 1, 1, 1, 2]))
     torch.testing.assert_close(path.poses(9), CameraPath("zoom_in").poses(9))
@@ -81,6 +81,6 @@ def test_a_path_of_poses():
     assert path.lens(9)[7].item() == pytest.approx(math.sqrt(2))
 
 
-def test_a_path_needs_a_lens_for_each_pose(unchecked):
+def test_pose_path_without_lenses_raises(unchecked):
     with pytest.raises(ValueError, match="K focal factors"):
         PosePath(torch.eye(4).double().expand(3, 4, 4), torch.ones(4))

@@ -14,11 +14,11 @@ def last(text: str, pivot_m: float = 4.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_presets_name_is_the_preset(name):
+def test_preset_name_parses_to_preset(name):
     torch.testing.assert_close(parse_path(name).poses(T), CameraPath(name).poses(T))
 
 
-def test_moves_follow_one_another_in_the_moving_camera():
+def test_moves_follow_in_camera_frame():
     """After a pan of 90 degrees to the left, ahead is where left was."""
     path = parse_path("pan_left 90; dolly_in 2m")
     torch.testing.assert_close(path.poses(T)[-1, :3, 3], torch.tensor([-2.0, 0, 0]).double(), atol=1e-12, rtol=0)
@@ -26,18 +26,18 @@ def test_moves_follow_one_another_in_the_moving_camera():
     torch.testing.assert_close(middle, CameraPath("pan_left", 90.0).poses(T)[-1])
 
 
-def test_moves_at_the_same_time_and_signed_amounts():
+def test_simultaneous_moves_and_signed_amounts():
     pose = last("truck_right 1 + pedestal_up 0.5")
     torch.testing.assert_close(pose[:3, 3], torch.tensor([1.0, -0.5, 0]).double())
     torch.testing.assert_close(last("truck_right -1"), last("truck_left 1"))
     torch.testing.assert_close(last("truck_right +1"), last("truck_right 1m"))
 
 
-def test_amounts_in_subject_distances():
+def test_amounts_scale_with_subject_distance():
     torch.testing.assert_close(last("dolly_in 0.25d", 8.0), last("dolly_in 2m", 8.0))
 
 
-def test_shares_and_speeds():
+def test_shares_and_speeds_set_timing():
     path = parse_path("dolly_in 1 for 25%; dolly_in 1 ease for 75%")
     z = path.poses(101)[:, 2, 3]
     assert z[25].item() == pytest.approx(1.0)
@@ -46,7 +46,7 @@ def test_shares_and_speeds():
     assert steps[26] < steps[60] > steps[98]  # eased in and out
 
 
-def test_an_orbit_keeps_its_distance_and_looks_at_the_subject():
+def test_orbit_keeps_distance_and_looks_at_subject():
     poses = parse_path("orbit_right 60deg", 3.0).poses(T)
     subject = torch.tensor([0.0, 0, 3]).double()
     towards = subject - poses[:, :3, 3]
@@ -57,7 +57,7 @@ def test_an_orbit_keeps_its_distance_and_looks_at_the_subject():
     torch.testing.assert_close(free[:, :3, :3], torch.eye(3).double().expand(T, 3, 3))
 
 
-def test_a_spiral_closes_and_keeps_the_subject_in_the_middle():
+def test_spiral_closes_and_centres_subject():
     poses = parse_path("spiral_right 0.7", 4.0).poses(T)
     torch.testing.assert_close(poses[-1], torch.eye(4).double(), atol=1e-9, rtol=0)
     towards = torch.tensor([0.0, 0, 4]).double() - poses[:, :3, 3]
@@ -65,19 +65,19 @@ def test_a_spiral_closes_and_keeps_the_subject_in_the_middle():
 
 
 @pytest.mark.parametrize("text", ["arc_left", "orbit_left 20 + lens_in 1.4", "roll_right 15; handheld 0.1; dolly_out"])
-def test_every_pose_is_rigid_and_the_first_is_the_sources(text):
+def test_path_poses_are_rigid_and_start_at_identity(text):
     poses = parse_path(text).poses(T)
     torch.testing.assert_close(poses[0], torch.eye(4).double())
     torch.testing.assert_close(poses[:, :3, :3] @ poses[:, :3, :3].mT, torch.eye(3).double().expand(T, 3, 3))
     torch.testing.assert_close(torch.linalg.det(poses[:, :3, :3]), torch.ones(T).double())
 
 
-def test_the_lens():
+def test_zoom_changes_lens():
     lens = parse_path("lens_in 2x; lens_out 2x").lens(5)
     torch.testing.assert_close(lens, torch.tensor([1, math.sqrt(2), 2, math.sqrt(2), 1]).double())
 
 
-def test_the_mirrored_path_is_every_moves_opposite():
+def test_mirrored_path_reverses_every_move():
     assert parse_path("arc_left 20; dolly_in 1 + tilt_up 3").mirrored() == ComposedPath(
         parse_path("arc_right 20; dolly_out 1 + tilt_down 3").segments, label="arc_left_dolly_in_tilt_up"
     )
@@ -108,12 +108,12 @@ def test_the_mirrored_path_is_every_moves_opposite():
         (";".join(["pan_left"] * 101), "more than 100"),
     ],
 )
-def test_what_is_not_understood_is_shown(text, message):
+def test_unparsable_paths_raise(text, message):
     with pytest.raises(ValueError, match=message):
         parse_path(text)
 
 
-def test_a_move_by_itself_is_checked():
+def test_invalid_moves_raise():
     with pytest.raises(ValueError, match="finite"):
         Move("dolly_in", math.nan)
     with pytest.raises(ValueError, match="subject's distance"):

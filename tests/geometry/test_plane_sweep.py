@@ -25,7 +25,7 @@ def still_scene():
     return rendered.video[0].float() / 127.5 - 1, camera[0], rendered.depth[0]
 
 
-def test_depth_of_a_static_scene_is_found(still_scene):
+def test_plane_sweep_finds_static_depth(still_scene):
     video, camera, depth = still_scene
     error = (plane_sweep_depth(video, camera) / depth).log().abs()
     guess = (depth.median() / depth).log().abs()  # one depth everywhere
@@ -33,13 +33,13 @@ def test_depth_of_a_static_scene_is_found(still_scene):
     assert error.median() < 0.4 * guess.median()
 
 
-def test_depth_scales_with_the_cameras(still_scene):
+def test_plane_sweep_scales_with_cameras(still_scene):
     video, camera, _ = still_scene
     once = plane_sweep_depth(video, camera, planes=11)
     torch.testing.assert_close(plane_sweep_depth(video, camera.scaled(3.0), planes=11), 3 * once, rtol=1e-2, atol=0)
 
 
-def test_a_still_camera_has_no_parallax(still_scene):
+def test_plane_sweep_without_parallax_raises(still_scene):
     video, camera, _ = still_scene
     with pytest.raises(ValueError, match="depth needs parallax"):
         plane_sweep_depth(video, camera[[0] * T])

@@ -15,14 +15,14 @@ def camera(pose: torch.Tensor | None = None) -> Camera:
     return Camera(torch.eye(4) if pose is None else pose.float(), intrinsics_from_fov(60.0, (H, W)), (H, W))
 
 
-def test_the_same_camera_changes_nothing(generator):
+def test_splat_into_same_camera_is_identity(generator):
     image = torch.rand(5, H, W, generator=generator)
     warped, hit = splat(image, torch.rand(H, W, generator=generator) + 1, camera(), camera())
     assert hit.all()
     torch.testing.assert_close(warped, image, atol=1e-4, rtol=0)
 
 
-def test_a_step_sideways_shifts_a_wall_by_whole_pixels(generator):
+def test_splat_shifts_wall_by_whole_pixels(generator):
     image, depth = torch.rand(3, H, W, generator=generator), torch.full((H, W), 2.0)
     pose = torch.eye(4)
     pose[0, 3] = 3 * 2.0 / camera().K[0, 0]
@@ -32,7 +32,7 @@ def test_a_step_sideways_shifts_a_wall_by_whole_pixels(generator):
     assert not hit[:, -2:].any()
 
 
-def test_the_nearest_surface_wins(generator):
+def test_splat_keeps_nearest_surface(generator):
     """A near square moves further than the wall behind it and covers what it comes to lie on."""
     image, depth = torch.zeros(1, H, W), torch.full((H, W), 4.0)
     image[:, 8:14, 10:16], depth[8:14, 10:16] = 1.0, 2.0
@@ -43,7 +43,7 @@ def test_the_nearest_surface_wins(generator):
     assert not hit[9:13, 12:13].any()  # what it uncovered is unknown
 
 
-def test_bad_depth_is_left_out(generator):
+def test_splat_skips_invalid_depth(generator):
     image, depth = torch.rand(2, H, W, generator=generator), torch.ones(H, W)
     depth[3, 4], depth[5, 6], depth[7, 8] = torch.nan, -1.0, torch.inf
     warped, hit = splat(image, depth, camera(), camera())
@@ -52,7 +52,7 @@ def test_bad_depth_is_left_out(generator):
 
 
 @pytest.mark.parametrize("preset", ["arc_left", "zoom_in", "translate_up"])
-def test_agrees_with_the_backward_warp_on_rendered_scenes(preset):
+def test_splat_agrees_with_backward_warp(preset):
     clip = render_case(CaseSpec(3, preset, 12.0, 1.0, (44, 52), 2)).clip
     forward, hit = splat(clip.video[0, 1], clip.depth[0, 1], clip.camera[0, 1], clip.camera[1, 1])
     backward = depth_warp(clip.video[0], clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])[1]
@@ -62,7 +62,7 @@ def test_agrees_with_the_backward_warp_on_rendered_scenes(preset):
     assert psnr(forward, clip.video[1, 1], seen) > psnr(clip.video[0, 1], clip.video[1, 1], seen) + 4
 
 
-def test_world_and_scale_do_not_matter(generator):
+def test_splat_is_invariant_to_world_and_scale(generator):
     image, depth = torch.rand(3, H, W, generator=generator), torch.rand(H, W, generator=generator) + 1.5
     pose = CameraPath("arc_left", amount=8.0, pivot_m=2.0).poses(2)[-1]
     plain, _ = splat(image, depth, camera(), camera(pose))

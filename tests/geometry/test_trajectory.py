@@ -23,7 +23,7 @@ def test_golden_presets_at_latent_frames(shared):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_paths_are_rigid_and_start_at_the_reference(name):
+def test_preset_paths_are_rigid_and_start_at_identity(name):
     pose = CameraPath(name, speed="ease").poses(13)
     rotation = pose[:, :3, :3]
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).double().expand(13, 3, 3))
@@ -36,7 +36,7 @@ def test_paths_are_rigid_and_start_at_the_reference(name):
     [("pan_right", (0, 2), 1), ("tilt_up", (1, 2), -1), ("zoom_in", (2, 3), 1), ("translate_up", (1, 3), -1),
      ("arc_left", (0, 3), -1)],
 )  # fmt: skip
-def test_directions_in_opencv_axes(name, index, sign):
+def test_preset_directions_follow_opencv_axes(name, index, sign):
     """Right is +x, up is -y, in is +z: the forward axis (column 2) or the centre (column 3) moves there."""
     end = CameraPath(name).poses(3)[-1]
     assert sign * end[index] > 0.1
@@ -45,7 +45,7 @@ def test_directions_in_opencv_axes(name, index, sign):
 
 
 @pytest.mark.parametrize("name", ["translate_up", "translate_down", "arc_left", "arc_right"])
-def test_look_at_keeps_the_pivot_in_the_middle(name):
+def test_look_at_centres_pivot(name):
     pose = CameraPath(name, amount=1.0 if "translate" in name else 24.0, pivot_m=3.0).poses(7)
     to_pivot = torch.tensor([0.0, 0, 3]).double() - pose[:, :3, 3]
     forward = pose[:, :3, 2]
@@ -54,7 +54,7 @@ def test_look_at_keeps_the_pivot_in_the_middle(name):
     torch.testing.assert_close(free[:, :3, :3], torch.eye(3).double().expand(7, 3, 3))
 
 
-def test_amount_is_reached_and_the_default_is_recammasters():
+def test_preset_amounts_are_reached():
     assert torch.rad2deg(torch.atan2(*CameraPath("pan_right", amount=13.0).poses(5)[-1, [0, 2], 2])) == pytest.approx(
         13
     )
@@ -64,14 +64,14 @@ def test_amount_is_reached_and_the_default_is_recammasters():
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
-def test_speed_curves_keep_the_ends(speed):
+def test_speed_curves_keep_ends(speed):
     pose = CameraPath("zoom_in", amount=1.0, speed=speed, start=0.25).poses(9)
     assert pose[0, 2, 3] == pytest.approx(0.25)
     assert pose[-1, 2, 3] == pytest.approx(1.0)
     assert (pose[1:, 2, 3] > pose[:-1, 2, 3]).all()
 
 
-def test_any_length_samples_the_same_path():
+def test_preset_path_is_independent_of_length():
     long, short = CameraPath("arc_left").poses(81), CameraPath("arc_left").poses(21)
     torch.testing.assert_close(long[::4], short)
 
@@ -87,11 +87,11 @@ def test_any_length_samples_the_same_path():
         ({"preset": "zoom_in", "start": 1.5}, r"start must lie in \[0, 1\]"),
     ],
 )
-def test_bad_paths_are_refused(arguments, message):
+def test_invalid_paths_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         CameraPath(**arguments)
 
 
-def test_no_frames_is_refused():
+def test_zero_frames_raise():
     with pytest.raises(ValueError, match="at least 1"):
         CameraPath("pan_left").poses(0)

@@ -55,7 +55,7 @@ def on_gpu(*kernels):
         *on_gpu("cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3"),
     ],
 )  # fmt: skip
-def test_kernels_equal_softmax_backwards_too(kernel, device, dtype):
+def test_kernels_equal_softmax_gradients(kernel, device, dtype):
     if device == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
@@ -73,7 +73,7 @@ def test_kernels_equal_softmax_backwards_too(kernel, device, dtype):
         torch.testing.assert_close(one.double(), other, atol=atol, rtol=0)
 
 
-def test_the_cpu_has_kernels_for_every_use():
+def test_cpu_kernels_cover_every_use():
     for dtype in (torch.float32, torch.float64):
         for training in (False, True):
             assert choose(dtype=dtype, training=training) == "cpu"
@@ -81,7 +81,7 @@ def test_the_cpu_has_kernels_for_every_use():
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(0.5, "blocked"), (0.95, "cpu"), (3.0, "cpu")])
-def test_bfloat16_on_a_cpu_takes_the_kernel_that_was_faster(monkeypatch, ratio, expected):
+def test_cpu_bfloat16_takes_faster_kernel(monkeypatch, ratio, expected):
     timed = []
 
     def seconds(kernel, qkv, training):
@@ -99,7 +99,7 @@ def test_bfloat16_on_a_cpu_takes_the_kernel_that_was_faster(monkeypatch, ratio, 
     assert timed == [("cpu", rows, keys, True), ("blocked", rows, keys, True)] * 3
 
 
-def test_blocked_attention_is_an_operator_that_compiles():
+def test_blocked_attention_compiles():
     """Its shapes and strides without storage are those that it makes, forwards and backwards."""
     qkv = [x.transpose(1, 2).detach().requires_grad_() for x in tensors()]
     torch.library.opcheck(blocked_attention.blocked_attention, tuple(qkv))
@@ -113,12 +113,12 @@ def test_blocked_attention_is_an_operator_that_compiles():
         ("cudnn", "attention kernel cudnn: .*works here: auto, cpu, blocked"),
     ],
 )
-def test_a_kernel_that_cannot_run_is_refused_by_name(wanted, reason):
+def test_unavailable_kernel_raises_by_name(wanted, reason):
     with pytest.raises(ValueError, match=reason):
         choose(wanted)
 
 
-def test_the_fallback_that_writes_all_scores_is_refused_with_its_size(monkeypatch):
+def test_full_score_fallback_raises_with_size(monkeypatch):
     monkeypatch.setattr(attention, "why_not", lambda *_: "it is broken")
     with pytest.raises(
         ValueError,
@@ -130,7 +130,7 @@ def test_the_fallback_that_writes_all_scores_is_refused_with_its_size(monkeypatc
     assert choose(tokens=2000) == "plain"
 
 
-def test_meta_tensors_need_no_kernel():
+def test_meta_tensors_take_any_kernel():
     assert choose(device=torch.device("meta")) == "plain"
 
 
@@ -158,7 +158,7 @@ class FakePackage(ModuleType):
         ("sage", "sageattention", "sageattn", False, {"tensor_layout": "NHD"}),
     ],
 )
-def test_installed_packages_are_used(monkeypatch, kernel, module, function, with_log_sums, options):
+def test_installed_kernel_packages_are_used(monkeypatch, kernel, module, function, with_log_sums, options):
     package = FakePackage(module, function, with_log_sums)
     monkeypatch.setitem(sys.modules, module, package)
     assert choose(kernel) == kernel
@@ -171,7 +171,7 @@ def test_installed_packages_are_used(monkeypatch, kernel, module, function, with
     assert why_not("sage", CPU, torch.float32, D, training=True) is not None
 
 
-def test_a_transformer_chooses_once_for_its_precision(monkeypatch):
+def test_transformer_chooses_kernel_once_per_precision(monkeypatch):
     config = DiTConfig(
         dim=24, ffn_dim=28, num_heads=2, num_layers=2, in_channels=5, out_channels=5, text_dim=0, freq_dim=10
     )

@@ -67,7 +67,7 @@ class AttentionCounter(TorchDispatchMode):
         (Checkpointing(blocks=2, keep="attention"), LAYERS, LAYERS + 2),
     ],
 )
-def test_what_is_recomputed(checkpointing, self_runs, cross_runs):
+def test_checkpointing_recomputes_what_it_says(checkpointing, self_runs, cross_runs):
     dit = model()
     dit.checkpointing = checkpointing
     dit(*inputs())  # tries the attention kernel
@@ -80,7 +80,7 @@ def test_what_is_recomputed(checkpointing, self_runs, cross_runs):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient"])
-def test_attention_is_kept_through_the_kernels_of_a_gpu(kernel):
+def test_gpu_kernels_keep_attention(kernel):
     config = replace(CONFIG, dim=32)  # heads of 16
     dit = WanDiT(config, RayConfig(token_px=4, stride=2)).to("cuda", torch.bfloat16)
     dit.checkpointing, dit.attention = Checkpointing(keep="attention"), kernel
@@ -112,7 +112,7 @@ def kept_bytes(checkpointing) -> int:
     return sum(x.untyped_storage().nbytes() for x in held.values())
 
 
-def test_recomputed_blocks_hold_less():
+def test_checkpointing_lowers_saved_bytes():
     everything, half, nothing = (kept_bytes(c) for c in (None, Checkpointing(blocks=2), Checkpointing()))
     assert everything > 1.5 * half
     assert half > 1.5 * nothing
@@ -127,7 +127,7 @@ def test_recomputed_blocks_hold_less():
         ("plain", torch.float32, 36, True),
     ],
 )
-def test_whether_a_kernel_can_be_kept_is_known(kernel, dtype, tokens, kept):
+def test_kernels_say_whether_attention_can_be_kept(kernel, dtype, tokens, kept):
     assert keeps_attention(kernel, torch.empty(1, tokens, 2, 12, dtype=dtype, device="meta")) is kept
 
 
@@ -138,14 +138,14 @@ def package_without_operator(monkeypatch):
     monkeypatch.setattr(attention, "import_module", lambda name: {"flash_attn": package}[name])
 
 
-def test_a_package_without_a_torch_operator_cannot_be_kept(package_without_operator):
+def test_kernel_without_torch_operator_cannot_be_kept(package_without_operator):
     assert not keeps_attention("flash_attn_2", torch.empty(1, 36, 2, 12, dtype=torch.bfloat16, device="meta"))
 
 
 @pytest.mark.parametrize(("kernel", "keep", "warned"), [
     ("flash_attn_2", "attention", True), ("cpu", "attention", False), ("flash_attn_2", "nothing", False),
 ])  # fmt: skip
-def test_training_says_once_that_nothing_will_be_kept(package_without_operator, caplog, kernel, keep, warned):
+def test_unkept_attention_warns_once(package_without_operator, caplog, kernel, keep, warned):
     train = TrainConfig(precision="bf16", gradient_checkpointing=True, checkpoint_keep=keep)
     codec = CodecConfig(kind="wan_vae", channels=16, stride=8, weights="nowhere")
     warn_if_nothing_is_kept(RunConfig(model=ModelConfig(codec=codec), train=train), kernel)
@@ -153,7 +153,7 @@ def test_training_says_once_that_nothing_will_be_kept(package_without_operator, 
 
 
 @pytest.mark.slow
-def test_compiled_blocks_compute_the_same():
+def test_compiled_blocks_equal_eager():
     """In a process of its own: the shape checks of the tests cannot be compiled."""
     worker = Path(__file__).with_name("compile_worker.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

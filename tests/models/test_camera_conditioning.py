@@ -17,7 +17,7 @@ def cameras() -> Camera:
     return Camera(poses.float(), intrinsics_from_fov(60.0, (H, W)).expand(V, T, 3, 3), (H, W))
 
 
-def test_four_frames_share_a_latent_frame():
+def test_ray_maps_pack_four_frames():
     """Channel c * 4 + k holds coordinate c of frame k of the group; the first group repeats frame 0."""
     config = RayConfig(token_px=8, stride=4)
     maps = ray_maps(cameras(), config)
@@ -29,7 +29,7 @@ def test_four_frames_share_a_latent_frame():
             torch.testing.assert_close(maps[:, 2, c * 4 + k], rays[:, 5 + k, ..., c])
 
 
-def test_fourier_channels_follow_the_raw_ones():
+def test_fourier_channels_follow_raw_channels():
     maps = ray_maps(cameras(), RayConfig(token_px=8, stride=8, fourier_bands=2))
     assert maps.shape[2] == 24 * 5
     torch.testing.assert_close(maps[:, :, 72:96], (maps[:, :, :24] * math.pi * 4).sin())
@@ -49,13 +49,13 @@ def test_golden_packing_equals_redirectors(golden_numbers):
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
-def test_encoder_makes_one_vector_per_token(stride):
+def test_ray_encoder_gives_one_vector_per_token(stride):
     config = RayConfig(token_px=8, stride=stride, fourier_bands=1)
     tokens = RayEncoder(config, 13)(ray_maps(cameras(), config)[None])
     assert tokens.shape == (1, V * 3 * (H // 8) * (W // 8), 13)
 
 
-def test_tokens_keep_their_place():
+def test_ray_tokens_keep_their_place():
     """With a 1x1 kernel, changing the rays of one cell changes exactly that cell's token."""
     config = RayConfig(token_px=8, stride=4, kernel_size=1)
     encoder, maps = RayEncoder(config, 5), ray_maps(cameras(), config)[None]
@@ -65,7 +65,7 @@ def test_tokens_keep_their_place():
     assert moved == [(1 * 3 + 2) * 12 + 1 * 4 + 3]
 
 
-def test_model_cameras_ignore_world_and_scale():
+def test_model_cameras_are_invariant_to_world_and_scale():
     camera, depth = cameras(), torch.full((V, T, H, W), 2.0)
     scaled, unit = model_cameras(camera, RayConfig(), depth)
     assert unit.item() == 2
@@ -78,7 +78,7 @@ def test_model_cameras_ignore_world_and_scale():
     assert unit.item() == 10
 
 
-def test_scale_policies():
+def test_scale_policies_divide_by_their_length():
     camera = cameras()
     _, unit = model_cameras(camera, RayConfig(scale="path_extent"))
     assert unit.item() == pytest.approx(max(2 * 160 / 161, 2.0577 * 160 / 161), rel=1e-2)
@@ -90,7 +90,7 @@ def test_scale_policies():
         model_cameras(camera, RayConfig())
 
 
-def test_bad_ray_configs_are_refused():
+def test_invalid_ray_configs_raise():
     with pytest.raises(ValueError, match="must divide rays.token_px"):
         RayConfig(token_px=8, stride=3)
     with pytest.raises(ValueError, match="must be odd"):

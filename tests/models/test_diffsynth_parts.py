@@ -23,7 +23,7 @@ def run(path: str | None = None) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
-def test_importing_it_writes_nothing():
+def test_diffsynth_import_writes_nothing():
     """DeepSpeed's warning about missing GPUs would land in the output of `doctor`."""
     assert run().stdout == "diffsynth.models.wan_video_vae\n"
 
@@ -35,7 +35,7 @@ def test_importing_it_writes_nothing():
         ("import a_module_that_is_missing", "No module named 'a_module_that_is_missing'"),
     ],
 )
-def test_an_import_that_fails_is_one_line(tmp_path, broken, reason):
+def test_failed_diffsynth_import_is_one_line(tmp_path, broken, reason):
     (tmp_path / "diffsynth").mkdir()
     (tmp_path / "diffsynth/__init__.py").write_text(broken)
     done = run(str(tmp_path))

@@ -52,7 +52,7 @@ def test_golden_wan_forward(wan_numbers):
 
 
 @pytest.mark.parametrize("checkpointing", [None, Checkpointing()])
-def test_taps_before_rope_are_what_rope_turns_into_the_usual_ones(checkpointing):
+def test_pre_rope_taps_become_usual_taps_through_rope(checkpointing):
     """The prediction stays, the attention that is seen from outside too; and gradients reach the weights."""
     latents, timestep, rays, text = inputs()
     usual, plain = model(), model(replace(TINY, tap_features="before_rope"))
@@ -79,7 +79,7 @@ def test_golden_key_list_of_the_full_size_model(released_shapes):
     assert ours == released_shapes("wan2.1_t2v_1.3b")
 
 
-def test_shapes_with_any_number_of_views():
+def test_prediction_has_latents_shape_for_any_views():
     dit = model()
     for views in (1, 2, 5):
         latents, time, rays, text = inputs(views=views)
@@ -88,7 +88,7 @@ def test_shapes_with_any_number_of_views():
         assert [tuple(t.q.shape) for t in out.taps] == [(B, views, F, GH, GW, 2, 12)] * 2
 
 
-def test_samples_do_not_mix():
+def test_samples_of_a_batch_stay_apart():
     dit = model()
     latents, time, rays, text = inputs()
     together = dit(latents, time, rays, text).prediction
@@ -97,7 +97,7 @@ def test_samples_do_not_mix():
 
 
 @pytest.mark.parametrize("rope_frames", ["shared", "by_view"])
-def test_references_may_be_chosen_frame_by_frame_and_sample_by_sample(rope_frames):
+def test_reference_mask_works_per_frame_and_sample(rope_frames):
     dit = model(replace(TINY, rope_frames=rope_frames))
     latents, time, rays, text = inputs()
     first = (torch.arange(V) < 2)[:, None].expand(B, V, F)
@@ -112,7 +112,7 @@ def test_references_may_be_chosen_frame_by_frame_and_sample_by_sample(rope_frame
     torch.testing.assert_close(out[1:], alone)
 
 
-def test_by_view_frames_do_not_depend_on_roles():
+def test_by_view_frames_ignore_roles():
     """One view of V F frames is the same sequence as V views of F frames, whatever is given."""
     dit = model(replace(TINY, rope_frames="by_view"))
     latents, time, rays, text = inputs()
@@ -123,14 +123,14 @@ def test_by_view_frames_do_not_depend_on_roles():
     torch.testing.assert_close(joined[:, 0], views.flatten(1, 2))
 
 
-def test_a_choice_of_references_needs_frames_that_do_not_follow_roles():
+def test_reference_mask_with_role_frames_raises():
     dit = model(replace(TINY, rope_frames="concat"))
     latents, time, rays, text = inputs()
     with pytest.raises(ValueError, match="concat numbers whole views by role"):
         dit(latents, time, rays, text, reference=torch.ones(B, V, F, dtype=torch.bool))
 
 
-def test_logit_heads_of_the_tapped_blocks_are_lent(generator):
+def test_tapped_logit_heads_are_returned(generator):
     torch.manual_seed(0)
     dit = WanDiT(TINY, RAYS, logit_heads=(0, 2))
     latents, time, rays, text = inputs()
@@ -146,7 +146,7 @@ def test_logit_heads_of_the_tapped_blocks_are_lent(generator):
 
 
 @pytest.mark.parametrize("rope_frames", ["shared", "concat"])
-def test_target_views_are_interchangeable_only_with_shared_frames(rope_frames):
+def test_shared_frames_make_target_views_interchangeable(rope_frames):
     """Swapping two target views with their cameras swaps their outputs; with `concat` their RoPE slots differ."""
     dit = model(replace(TINY, rope_frames=rope_frames))
     latents, time, rays, text = inputs()
@@ -157,7 +157,7 @@ def test_target_views_are_interchangeable_only_with_shared_frames(rope_frames):
 
 
 @pytest.mark.parametrize("part", ["reference", "camera", "text", "time"])
-def test_every_input_reaches_the_target(part):
+def test_every_input_reaches_prediction(part):
     dit = model()
     latents, time, rays, text = inputs()
     before = dit(latents, time, rays, text).prediction[:, 1]
@@ -207,7 +207,7 @@ def test_rope_equals_complex_rotation(generator):
     torch.testing.assert_close(cos[token, 5:8], (2 * frequencies[1]).cos().float())
 
 
-def test_rope_is_relative(generator):
+def test_rope_depends_on_relative_positions(generator):
     """The product of a rotated q and k depends only on the difference of their positions."""
     frequencies = axis_frequencies((2, 2, 2), 100.0)
     q, k = torch.randn(2, 1, 1, 1, 12, generator=generator)
@@ -217,7 +217,7 @@ def test_rope_is_relative(generator):
     torch.testing.assert_close(product[0], product[1])
 
 
-def test_bad_sizes_are_refused():
+def test_invalid_sizes_raise():
     with pytest.raises(ValueError, match="even width"):
         DiTConfig(dim=30, num_heads=4)
     with pytest.raises(ValueError, match="must sum to 6"):
@@ -264,7 +264,7 @@ def test_factorised_attention_counts_fewer_operations():
     assert recomputed == pytest.approx(4 * forward_flops(config, tokens, grid=grid))
 
 
-def test_views_must_meet_in_the_tapped_block():
+def test_tap_in_block_within_views_raises():
     model_config = ModelConfig(dit=replace(DiTConfig(), attention="factorised"), tap_layer=17)
     with pytest.raises(ValueError, match="views meet in odd blocks only, tap_layer is 18"):
         replace(model_config, tap_layer=18)

@@ -33,7 +33,7 @@ def release(network, tmp_path):
 
 
 @needs_diffsynth
-def test_tokens_are_the_peers(network, release):
+def test_image_tokens_equal_diffsynth(network, release):
     """DiffSynth's own preprocessing and network on the same weights."""
     module = diffsynth_module("wan_video_image_encoder")
     normalise = lambda x: (x - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]  # noqa: E731
@@ -54,7 +54,7 @@ def test_tokens_are_the_peers(network, release):
 
 
 @needs_diffsynth
-def test_each_picture_is_encoded_once_and_then_read(release, tmp_path, monkeypatch):
+def test_pictures_are_encoded_once(release, tmp_path, monkeypatch):
     loads = []
     monkeypatch.setattr(image_encoder, "load_encoder", lambda *a: loads.append(1) or load_encoder(*a))
     images = torch.rand(3, 3, 8, 9)
@@ -67,7 +67,7 @@ def test_each_picture_is_encoded_once_and_then_read(release, tmp_path, monkeypat
 
 
 @needs_diffsynth
-def test_pictures_of_a_batch_do_not_mix(release, tmp_path):
+def test_pictures_of_a_batch_stay_apart(release, tmp_path):
     images = torch.rand(2, 3, 8, 9)
     tokens = embed_images(images, release, head_width=HEAD, cache=tmp_path / "a")
     alone = embed_images(images[1:], release, head_width=HEAD, cache=tmp_path / "b")
@@ -76,6 +76,6 @@ def test_pictures_of_a_batch_do_not_mix(release, tmp_path):
     assert not tokens.requires_grad
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_missing_weights_raise_by_name(tmp_path):
     with pytest.raises(ValueError, match=f"no image weights in .*: expected {FILE}"):
         embed_images(torch.zeros(1, 3, 8, 8), tmp_path)

@@ -3,7 +3,7 @@ import torch
 from mvtrack.models.init_weights import initial_weights
 
 
-def test_each_seed_gives_weights_of_its_own_and_gives_them_again(small_model):
+def test_initial_weights_depend_on_seed_alone(small_model):
     first, again, other = (dict(initial_weights(small_model.config, seed)) for seed in (0, 0, 1))
     drawn = [name for name, value in first.items() if value.unique().numel() > 2]
     assert len(drawn) > 20

@@ -25,21 +25,21 @@ def fitted(channels: int, whitening: float = 0.5) -> PCACodec:
     return codec
 
 
-def test_full_rank_codec_is_exact():
+def test_full_rank_pca_is_exact():
     codec, video = fitted(192), torch.stack(videos(2))
     latents = codec.encode(video)
     assert latents.shape == (2, V, 3, 192, 3, 5)
     torch.testing.assert_close(codec.decode(latents), video, atol=2e-4, rtol=0)
 
 
-def test_more_channels_lose_less():
+def test_pca_error_falls_with_channels():
     video = torch.stack(videos(1))
     errors = [(c.decode(c.encode(video)) - video).square().mean() for c in (fitted(4), fitted(16), fitted(48))]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
-def test_latents_have_unit_scale(whitening):
+def test_pca_latents_have_unit_scale(whitening):
     latents = fitted(16, whitening).encode(torch.stack(videos()))
     assert latents.square().mean().sqrt() == pytest.approx(1, rel=0.02)
     spread = latents.std((0, 1, 2, 4, 5))
@@ -49,19 +49,19 @@ def test_latents_have_unit_scale(whitening):
         assert spread[0] > 1.5 * spread[-1]
 
 
-def test_encoding_is_causal():
+def test_pca_encoding_is_causal():
     """Latents of a shorter video are the first latents of a longer one."""
     codec, video = fitted(16), torch.stack(videos(1))
     torch.testing.assert_close(codec.encode(video[:, :, :5]), codec.encode(video)[:, :, :2])
 
 
-def test_fit_is_reproducible():
+def test_pca_fit_is_reproducible():
     first, second = fitted(16), fitted(16)
     assert torch.equal(first.basis, second.basis)
     assert (first.basis.gather(0, first.basis.abs().argmax(0, keepdim=True)) > 0).all()
 
 
-def test_lengths_and_sizes_are_checked():
+def test_invalid_lengths_and_sizes_raise():
     codec = fitted(16)
     with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 8; nearest are 5 and 9"):
         codec.encode(torch.zeros(1, 1, 8, 3, H, W))

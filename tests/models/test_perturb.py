@@ -17,7 +17,7 @@ def run(model, inputs):
         return model.dit(*inputs).prediction
 
 
-def test_only_while_open_and_only_in_that_layer(small_model, inputs):
+def test_perturbation_acts_in_its_layer_while_open(small_model, inputs):
     before = run(small_model, inputs)
     seen = {}
     for kind in PERTURBATIONS:
@@ -31,14 +31,14 @@ def test_only_while_open_and_only_in_that_layer(small_model, inputs):
             assert (a - b).abs().max() > 1e-4
 
 
-def test_identity_hands_each_token_its_own_value(small_model, generator):
+def test_identity_attention_returns_own_values(small_model, generator):
     attention = small_model.dit.blocks[1].self_attn
     q, k, v = torch.randn(3, 1, 11, 2, 12, generator=generator).unbind(0)
     with perturbed_attention(small_model.dit, 1, "identity"):
         assert torch.equal(attention.attend(q, k, v, "cpu"), v.flatten(2))
 
 
-def test_own_view_equals_a_mask_on_the_scores(small_model, generator):
+def test_own_view_attention_equals_masked_scores(small_model, generator):
     attention, tokens = small_model.dit.blocks[0].self_attn, 7
     q, k, v = torch.randn(3, 2, V * tokens, 2, 12, generator=generator).unbind(0)
     with perturbed_attention(small_model.dit, 0, "own_view", views=V):
@@ -49,7 +49,7 @@ def test_own_view_equals_a_mask_on_the_scores(small_model, generator):
     torch.testing.assert_close(found, torch.einsum("bhnm,bmhd->bnhd", expected, v).flatten(2))
 
 
-def test_without_passage_between_views_the_target_forgets_the_reference(small_model, inputs):
+def test_cut_attention_hides_reference(small_model, inputs):
     """With every layer cut, another reference changes nothing in the target."""
     latents, time = inputs
     other = torch.cat([latents[:, :1] + 1, latents[:, 1:]], 1)
@@ -59,7 +59,7 @@ def test_without_passage_between_views_the_target_forgets_the_reference(small_mo
     assert not torch.allclose(run(small_model, inputs)[:, 1], run(small_model, (other, time))[:, 1])
 
 
-def test_bad_choices_are_named(small_model, inputs, unchecked):
+def test_invalid_perturbations_raise(small_model, inputs, unchecked):
     with (
         pytest.raises(ValueError, match=r"layer 2 does not exist: this model has layers 0 \.\. 1"),
         perturbed_attention(small_model.dit, 2, "identity"),
@@ -78,7 +78,7 @@ def test_bad_choices_are_named(small_model, inputs, unchecked):
     assert "attend" not in vars(small_model.dit.blocks[0].self_attn)
 
 
-def test_chosen_layers_are_visited_in_order(small_model, inputs):
+def test_chosen_layers_run_in_order(small_model, inputs):
     seen = []
     with visiting_layers(small_model.dit, lambda layer, q, k: seen.append((layer, q.shape, k.shape))):
         run(small_model, inputs)
@@ -96,7 +96,7 @@ def test_chosen_layers_are_visited_in_order(small_model, inputs):
         pass
 
 
-def test_a_block_within_views_has_no_passage_to_cut(small_model, inputs):
+def test_cutting_block_within_views_raises(small_model, inputs):
     for block in small_model.dit.blocks:
         block.self_attn.scope = "view"
     before = run(small_model, inputs)

@@ -39,7 +39,7 @@ def asked(monkeypatch) -> list:
     return seen
 
 
-def test_guidance_asks_for_the_negative_prompt_too(asked):
+def test_guidance_encodes_negative_prompt(asked):
     made = make_prompts(CONFIG, FRAME, "a ball", guidance=5.0)
     assert asked == [(["a ball", NEGATIVE_PROMPT], "umt5"), ((1, 3, 5, 7), "clip")]
     assert made.text.shape == made.negative_text.shape == (5, 3)
@@ -49,13 +49,13 @@ def test_guidance_asks_for_the_negative_prompt_too(asked):
     assert asked[2] == (["a ball", ""], "umt5")
 
 
-def test_without_guidance_or_caption(asked):
+def test_prompts_without_guidance_are_single(asked):
     made = make_prompts(CONFIG, FRAME)
     assert asked[0] == ([None], "umt5")
     assert made.negative_text is None
 
 
-def test_a_model_without_branches_needs_nothing(asked):
+def test_branchless_model_needs_no_prompts(asked):
     assert make_prompts(WITHOUT, FRAME) == prompts.Prompts()
     assert asked == []
 
@@ -71,11 +71,11 @@ def test_a_model_without_branches_needs_nothing(asked):
         (replace(CONFIG, dit=replace(CONFIG.dit, image_dim=5)), {}, "clip gives 11 values a token, dit.image_dim is 5"),
     ],
 )
-def test_what_does_not_fit_is_named(asked, config, given, message):
+def test_mismatched_prompts_raise(asked, config, given, message):
     with pytest.raises(ValueError, match=message):
         make_prompts(config, FRAME, **given)
 
 
-def test_an_encoder_without_its_branch_is_refused():
+def test_encoder_without_branch_raises():
     with pytest.raises(ValueError, match="set them null where that is 0"):
         replace(CONFIG, dit=replace(CONFIG.dit, text_dim=0, image_dim=0))

@@ -109,7 +109,7 @@ def moving(views, frames=9, size=(32, 48)) -> Camera:
     return Camera(c2w, K, size)
 
 
-def test_only_the_branches_that_a_model_has_get_inputs():
+def test_native_inputs_follow_branches():
     camera = moving(2)
     assert native_inputs(camera, DiTConfig(), NativeCameraConfig()) is None
     given = native_inputs(camera, DiTConfig(pose_encoder=True), NativeCameraConfig())
@@ -122,7 +122,7 @@ def test_only_the_branches_that_a_model_has_get_inputs():
     assert given.poses is None
 
 
-def test_several_targets_keep_their_own_poses():
+def test_target_views_keep_own_poses():
     relative = relative_cameras(moving(4), "reference")
     rows = pose_rows(relative, "target", num_reference=2)
     own = pose_rows(relative, "own")
@@ -133,7 +133,7 @@ def test_several_targets_keep_their_own_poses():
 
 
 @pytest.mark.parametrize("moves", [False, True])
-def test_later_windows_go_on_where_the_one_before_was(moves):
+def test_windows_continue_native_poses(moves):
     """The true motion from the window's first reference frame on, for paths that start where the reference does."""
     camera, begin = moving(2, frames=17), slice(0, 5)
     c2w = camera.c2w.clone()
@@ -151,7 +151,7 @@ def test_later_windows_go_on_where_the_one_before_was(moves):
         assert not torch.allclose(relative_cameras(part, "own", start).c2w[:, 1, 0], torch.eye(4).double())
 
 
-def test_where_a_path_starts_in_the_video_is_left_out_in_every_window():
+def test_native_poses_ignore_path_start():
     camera = moving(2, frames=9)
     away = moving(1, frames=1).c2w[0, 0, 0]
     c2w = camera.c2w.clone()
@@ -166,7 +166,7 @@ def test_where_a_path_starts_in_the_video_is_left_out_in_every_window():
     assert (at_reference - at_video).abs().max() > 0.1
 
 
-def test_bad_cameras_are_refused():
+def test_invalid_cameras_raise():
     with pytest.raises(ValueError, match=r"with a target after 2 references, got \(1, 2, 9\)"):
         native_inputs(moving(2), DiTConfig(pose_encoder=True), NativeCameraConfig(), num_reference=2)
     with pytest.raises(ValueError, match=r"4n \+ 1"):

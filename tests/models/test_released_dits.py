@@ -169,7 +169,7 @@ def small(name, seed=0):
 
 
 @pytest.mark.parametrize("name", BRANCHES)
-def test_samples_do_not_mix_and_taps_are_there(name):
+def test_samples_stay_apart_and_taps_are_returned(name):
     dit, inputs = small(name)
     out = dit(**inputs, tap_layers=(0, 2))
     assert [tuple(tap.k.shape) for tap in out.taps] == [(B, V, F, GH, GW, 2, 12)] * 2
@@ -179,7 +179,7 @@ def test_samples_do_not_mix_and_taps_are_there(name):
 
 
 @pytest.mark.parametrize(("name", "field"), [("recammaster", 0), ("redirector", 1), ("redirector", 2)])
-def test_every_branch_reaches_the_target(name, field):
+def test_every_branch_reaches_prediction(name, field):
     dit, inputs = small(name)
     before = dit(**inputs).prediction
     changed = list(inputs["native"])
@@ -189,7 +189,7 @@ def test_every_branch_reaches_the_target(name, field):
     assert (after - before)[:, 1:].abs().max() > 1e-3
 
 
-def test_a_fresh_branch_changes_nothing():
+def test_fresh_branch_changes_nothing():
     """ReCamMaster's branches and the rays start as the identity: a fresh model equals its base."""
     from mvtrack.config.encoders import CodecConfig
     from mvtrack.config.model import ModelConfig
@@ -225,7 +225,7 @@ def test_checkpointing_changes_nothing(name, keep):
             torch.testing.assert_close(other[parameter], grad, msg=parameter)
 
 
-def test_missing_and_useless_inputs_are_refused(unchecked):
+def test_missing_and_unused_inputs_raise(unchecked):
     dit, inputs = small("recammaster")
     with pytest.raises(ValueError, match=r"needs native\.poses"):
         dit(**inputs | {"native": None})

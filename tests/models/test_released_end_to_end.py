@@ -52,7 +52,7 @@ def config(umt5, wan_vae_file, tmp_path, monkeypatch) -> ModelConfig:
     )
 
 
-def test_a_converted_model_makes_a_video(config, tmp_path):
+def test_converted_model_generates_video(config, tmp_path):
     made = build_model(config, seed=3).dit.state_dict()
     released = {k: v for k, v in made.items() if not k.startswith("ray_encoder.") and ".camera_proj." not in k}
     torch.save(released, tmp_path / "step20000.ckpt")
@@ -93,7 +93,7 @@ def run(capsys, *arguments) -> tuple[int, str]:
     return code, captured.err.splitlines()[-1] if captured.err else captured.out
 
 
-def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsys, monkeypatch):
+def test_reshoot_uses_models_sampling_defaults(video, folder, tmp_path, capsys, monkeypatch):
     code, error = run(capsys, video, "--camera", "arc_left", "--model", folder, "--out", tmp_path / "o")
     assert code == 0, error
     record = json.loads((tmp_path / "o/run.json").read_text())
@@ -124,7 +124,7 @@ def test_reshoot_does_what_the_model_is_meant_for(video, folder, tmp_path, capsy
     assert record["placement"]["precision"] == "float32"
 
 
-def test_an_aligning_decoder_is_trained_behind_wans_vae(video, folder, tmp_path, capsys):
+def test_aligner_trains_behind_wan_vae(video, folder, tmp_path, capsys):
     model, bank = load_model(folder), Bank(tmp_path / "scenes", BankRecipe((H, W), T, num_views=2, num_points=1))
     how = AlignerRun(scenes=1, steps=2, frames=T, settings={"width": 4, "points": [3, 3, 2, 2], "dim": 8})
     aligner = train_aligner(model, bank, tmp_path / "d", how)
@@ -138,7 +138,7 @@ def test_an_aligning_decoder_is_trained_behind_wans_vae(video, folder, tmp_path,
     assert "--decoder aligns whole pictures, not tiles: leave out --tiled" in error
 
 
-def test_encoders_are_taken_from_where_the_command_says(video, config, folder, umt5, wan_vae_file, tmp_path, capsys):
+def test_encoder_paths_of_command_override_model(video, config, folder, umt5, wan_vae_file, tmp_path, capsys):
     """A model that was converted on another machine names paths that are not there."""
     gone = EncoderSources(vae=str(tmp_path / "gone.pth"), text=str(tmp_path / "gone"))
     elsewhere = save_model(build_model(with_sources(config, gone), seed=3), tmp_path / "elsewhere").parent
@@ -159,7 +159,7 @@ def test_encoders_are_taken_from_where_the_command_says(video, config, folder, u
     assert "this model takes no --image: it has no such encoder" in error
 
 
-def test_a_table_has_captions_and_the_encoder_is_read_once(video, folder, tmp_path, capsys, monkeypatch):
+def test_table_captions_load_encoder_once(video, folder, tmp_path, capsys, monkeypatch):
     from mvtrack.models import text_encoder
 
     read = []
@@ -182,7 +182,7 @@ def test_a_table_has_captions_and_the_encoder_is_read_once(video, folder, tmp_pa
     assert len(read) == 1
 
 
-def test_tiles_of_the_vae_make_a_whole_video(video, folder, tmp_path, capsys, monkeypatch):
+def test_vae_tiles_make_whole_video(video, folder, tmp_path, capsys, monkeypatch):
     """Latents of 4 x 6, in tiles of 3 x 4."""
     monkeypatch.setattr(placement, "TILE", (3, 4))
     monkeypatch.setattr(placement, "TILE_STRIDE", (1, 2))
@@ -222,7 +222,7 @@ def seeing(config, tmp_path):
     return save_model(build_model(config, seed=3), tmp_path / "seeing").parent
 
 
-def test_windows_see_their_own_first_frame_and_clip_is_read_once(video, seeing, tmp_path, capsys, monkeypatch):
+def test_windows_see_own_first_frame_and_clip_loads_once(video, seeing, tmp_path, capsys, monkeypatch):
     """Two videos of two windows each; CLIP is gone when the transformer comes."""
     read = []
     load_clip, load_dit = image_encoder.load_encoder, batch.load_model
@@ -247,7 +247,7 @@ def test_windows_see_their_own_first_frame_and_clip_is_read_once(video, seeing, 
     assert not torch.equal(told[0], told[1])
 
 
-def test_clip_is_gone_before_attention_is_looked_at(video, seeing, tmp_path, capsys, monkeypatch):
+def test_clip_is_freed_before_transformer_loads(video, seeing, tmp_path, capsys, monkeypatch):
     read = []
     load_clip, load_dit = image_encoder.load_encoder, backbone_model.load_model
     monkeypatch.setattr(image_encoder, "load_encoder", lambda *a, **k: read.append("clip") or load_clip(*a, **k))
@@ -261,7 +261,7 @@ def test_clip_is_gone_before_attention_is_looked_at(video, seeing, tmp_path, cap
     assert read == ["clip", "transformer"]  # refused before anything is loaded
 
 
-def test_one_longer_window(video, seeing, tmp_path, capsys, monkeypatch):
+def test_longer_window_covers_video(video, seeing, tmp_path, capsys, monkeypatch):
     arguments = [video, "--camera", "pan_left", "--model", seeing, "--steps", 1]
     code, error = run(capsys, *arguments, "--out", tmp_path / "o", "--window", 9)
     assert code == 0, error
@@ -275,7 +275,7 @@ def test_one_longer_window(video, seeing, tmp_path, capsys, monkeypatch):
         assert f"--window must be 4n + 1 frames, such as 81 or 121, got {wrong}" in error
 
 
-def test_the_kernel_is_told_before_anything_is_loaded(video, folder, tmp_path, capsys, monkeypatch):
+def test_unavailable_kernel_fails_before_loading(video, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(reshooting, "load_model", lambda _: pytest.fail("the model was loaded"))
     monkeypatch.setattr(reshooting, "shot_prompts", lambda *_: pytest.fail("captions were encoded"))
     arguments = [video, "--camera", "pan_left", "--model", folder, "--out", tmp_path / "o"]
@@ -284,7 +284,7 @@ def test_the_kernel_is_told_before_anything_is_loaded(video, folder, tmp_path, c
     assert "attention kernel flash_attn_3: the package flash_attn_interface is not installed; works here: auto" in error
 
 
-def test_too_little_memory_for_the_encoders_is_refused(video, folder, tmp_path, capsys, monkeypatch):
+def test_low_memory_for_encoders_raises(video, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(refuse, "free_gib", lambda _: 1e-6)
     arguments = [video, "--camera", "pan_left", "--model", folder, "--out", tmp_path / "o", "--steps", 1]
     code, error = run(capsys, *arguments)
@@ -294,7 +294,7 @@ def test_too_little_memory_for_the_encoders_is_refused(video, folder, tmp_path, 
     assert run(capsys, *arguments, "--ignore-memory")[0] == 0
 
 
-def test_memory_that_runs_out_fails_one_video(video, folder, tmp_path, capsys, monkeypatch):
+def test_out_of_memory_fails_one_video(video, folder, tmp_path, capsys, monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -307,7 +307,7 @@ def test_memory_that_runs_out_fails_one_video(video, folder, tmp_path, capsys, m
     assert "memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.): try --offload model" in error
 
 
-def test_what_a_model_cannot_be_told_is_one_line(video, small_model, tmp_path, capsys):
+def test_unsupported_conditioning_is_one_line(video, small_model, tmp_path, capsys):
     plain = save_model(small_model, tmp_path / "plain").parent
     for option, message in (
         (["--caption", "a dog"], "takes no captions"),

@@ -4,7 +4,7 @@ import torch
 from mvtrack.models.reshoot_model import load_model, read_config, save_model, write_model
 
 
-def test_half_a_file_holds_the_same_model_to_three_digits(small_model, tmp_path):
+def test_half_precision_file_keeps_three_digits(small_model, tmp_path):
     whole = save_model(small_model, tmp_path / "whole")
     half = write_model(
         small_model.config, small_model.dit.state_dict(), small_model.codec.state_dict(), tmp_path / "half", half=True
@@ -19,7 +19,7 @@ def test_half_a_file_holds_the_same_model_to_three_digits(small_model, tmp_path)
         assert torch.equal(value, small_model.codec.state_dict()[name])  # the codec keeps every digit
 
 
-def test_a_cut_file_is_named(small_model, tmp_path):
+def test_truncated_model_file_raises(small_model, tmp_path):
     path = save_model(small_model, tmp_path)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match="is not a whole safetensors file"):

@@ -31,7 +31,7 @@ def padded_by_the_peer(umt5, text: str) -> torch.Tensor:
 
 
 @needs_diffsynth
-def test_the_released_encoder_has_the_size_of_its_file():
+def test_released_text_encoder_has_file_size():
     """Of DiffSynth's defaults, without storage; the file holds bfloat16, and pickle's own 99,746 bytes."""
     with torch.device("meta"):
         encoder = text_encoder.diffsynth_module("wan_video_text_encoder").WanTextEncoder()
@@ -41,7 +41,7 @@ def test_the_released_encoder_has_the_size_of_its_file():
 
 
 @needs_diffsynth
-def test_captions_of_different_lengths_keep_their_own_tokens(umt5, config, tmp_path):
+def test_captions_keep_own_tokens(umt5, config, tmp_path):
     captions = ["a red ball rolls down the hill and on and on", "a  ball ", None]
     features = embed_captions(captions, config, tmp_path)
     assert features.shape == (3, LENGTH, DIM)
@@ -51,7 +51,7 @@ def test_captions_of_different_lengths_keep_their_own_tokens(umt5, config, tmp_p
 
 
 @needs_diffsynth
-def test_each_caption_is_encoded_once_and_then_read(umt5, config, tmp_path, monkeypatch):
+def test_captions_are_encoded_once(umt5, config, tmp_path, monkeypatch):
     loads = []
     monkeypatch.setattr(text_encoder, "load_encoder", lambda *a: loads.append(1) or load_encoder(*a))
     first = embed_captions(["a ball", "the hill", "a ball"], config, tmp_path)
@@ -67,13 +67,13 @@ def test_each_caption_is_encoded_once_and_then_read(umt5, config, tmp_path, monk
 
 
 @needs_diffsynth
-def test_what_is_cached_needs_no_diffsynth(config, tmp_path, monkeypatch):
+def test_cached_captions_need_no_diffsynth(config, tmp_path, monkeypatch):
     first = embed_captions(["down"], config, tmp_path)
     monkeypatch.setattr(text_encoder, "diffsynth_module", lambda name: pytest.fail("imported"))
     assert torch.equal(embed_captions(["down"], config, tmp_path), first)
 
 
-def test_other_weights_and_settings_have_another_cache(umt5, config, tmp_path):
+def test_encoder_settings_change_cache(umt5, config, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     state = torch.load(umt5 / "models_t5_umt5-xxl-enc-bf16.pth", weights_only=True)
@@ -90,7 +90,7 @@ def test_other_weights_and_settings_have_another_cache(umt5, config, tmp_path):
 
 
 @needs_diffsynth
-def test_transformers_layout_gives_the_same_features(umt5, tmp_path):
+def test_transformers_layout_gives_same_features(umt5, tmp_path):
     """Transformers' own encoder, DiffSynth's, and the renaming between them agree."""
     transformers = pytest.importorskip("transformers")
     official = torch.load(umt5 / "models_t5_umt5-xxl-enc-bf16.pth", weights_only=True)
@@ -115,7 +115,7 @@ def test_transformers_layout_gives_the_same_features(umt5, tmp_path):
 
 
 @needs_diffsynth
-def test_the_encoder_is_let_go(config, tmp_path, monkeypatch):
+def test_text_encoder_is_freed(config, tmp_path, monkeypatch):
     import gc
     import weakref
 
@@ -132,7 +132,7 @@ def test_the_encoder_is_let_go(config, tmp_path, monkeypatch):
     assert kept[0]() is None
 
 
-def test_what_is_missing_is_named(tmp_path, umt5):
+def test_missing_weights_raise_by_name(tmp_path, umt5):
     with pytest.raises(ValueError, match="no text weights in .*models_t5_umt5-xxl-enc-bf16"):
         embed_captions(["a"], TextConfig(weights=str(tmp_path)), tmp_path / "cache")
     (tmp_path / "models_t5_umt5-xxl-enc-bf16.pth").write_bytes(b"PK")
@@ -142,7 +142,7 @@ def test_what_is_missing_is_named(tmp_path, umt5):
         embed_captions(["a"], TextConfig(weights=str(tmp_path), tokenizer=str(umt5)), tmp_path / "cache")
 
 
-def test_own_tokens_alone_are_encoded():
+def test_padding_is_not_encoded():
     """The encoder sees a caption's tokens and its end mark, not the padding."""
     seen = []
 
@@ -157,7 +157,7 @@ def test_own_tokens_alone_are_encoded():
     assert seen == [([[8, 9, 1]], [[1, 1, 1]])]
 
 
-def test_the_negative_prompt_is_wans():
+def test_negative_prompt_equals_wan():
     assert len(NEGATIVE_PROMPT.split("，")) == 28
     assert NEGATIVE_PROMPT.startswith("色调艳丽")
     assert NEGATIVE_PROMPT.endswith("倒着走")

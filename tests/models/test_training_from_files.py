@@ -70,7 +70,7 @@ def reduced(name: str, umt5: Path, vae: Path, clip: Path, tmp_path: Path) -> Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["recammaster_1.3b", "redirector_1.3b", "wan_14b"])
-def test_a_recipe_runs_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch, capsys, name):
+def test_recipe_trains_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
     config = reduced(name, umt5, wan_vae_file, clip_vit, tmp_path)
     assert cli(["prepare", "--rendered", "3", "--config", str(config)]) == 0, capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_golden_vae(shared, tmp_path):
 @needs_diffsynth
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_codes_as_the_cpu_does(wan_vae_file):
+def test_vae_on_gpu_equals_cpu(wan_vae_file):
     video, there, here = waves(1, 2, 5, 3, 16, 32), codec(wan_vae_file), codec(wan_vae_file)
     there.to("cuda")
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -51,7 +51,7 @@ def test_a_gpu_codes_as_the_cpu_does(wan_vae_file):
 
 
 @needs_diffsynth
-def test_samples_and_views_of_a_batch_do_not_mix(wan_vae_file):
+def test_vae_keeps_samples_and_views_apart(wan_vae_file):
     ours, video = codec(wan_vae_file, tile=(2, 3), tile_stride=(2, 2)), waves(2, 2, 5, 3, 16, 32)
     latents = ours.encode(video)
     assert latents.shape == (2, 2, 2, 16, 2, 4)
@@ -76,7 +76,7 @@ def test_latents_and_videos_equal_diffsynths(wan_vae_peer, wan_vae_file, tile, s
 
 
 @needs_diffsynth
-def test_streams_give_what_whole_videos_give(wan_vae_file):
+def test_vae_streams_equal_whole_videos(wan_vae_file):
     ours, video = codec(wan_vae_file), waves(9, 3, 24, 32)
     latents = ours.encode(video[None, None])[0, 0]
     streamed = list(ours.encode_stream(iter([video[:3], video[3:4], video[4:]])))
@@ -90,7 +90,7 @@ def test_streams_give_what_whole_videos_give(wan_vae_file):
 
 
 @needs_diffsynth
-def test_encoding_is_causal_and_a_picture_is_a_video_of_one_frame(wan_vae_file):
+def test_vae_encoding_is_causal(wan_vae_file):
     ours, video = codec(wan_vae_file), waves(1, 1, 9, 3, 24, 32)
     whole = ours.encode(video)
     torch.testing.assert_close(ours.encode(video[:, :, :5]), whole[:, :, :2])
@@ -99,14 +99,14 @@ def test_encoding_is_causal_and_a_picture_is_a_video_of_one_frame(wan_vae_file):
 
 
 @needs_diffsynth
-def test_bfloat16_is_near_and_results_stay_float32(wan_vae_file):
+def test_vae_in_bfloat16_stays_close(wan_vae_file):
     video = waves(1, 1, 5, 3, 24, 32)
     exact, half = codec(wan_vae_file).encode(video), codec(wan_vae_file, precision="bfloat16").encode(video)
     assert half.dtype == torch.float32
     assert 0 < (half - exact).std() < 0.05 * exact.std()
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     ours = codec("nowhere/Wan2.1_VAE.pth")
     with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 8"):
         ours.encode(torch.zeros(1, 1, 8, 3, 24, 32))
@@ -119,7 +119,7 @@ def test_bad_input_is_named():
     assert ours.state_dict() == {}
 
 
-def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, released_vae):
+def test_missing_package_names_extra(tmp_path, monkeypatch, released_vae):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"need the package diffsynth: pip install 'mvtrack\[wan\]'"):
         codec(released_vae).encode(torch.zeros(1, 1, 1, 3, 8, 8))
@@ -146,6 +146,6 @@ def released_vae(tmp_path):
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_named(settings, message):
+def test_conflicting_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         CodecConfig(**settings)

@@ -40,7 +40,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.softmax}-{c.heads}-{c.coarse}-{c.base_stride_px}")
-def test_values_and_gradients_equal_the_reference(config, generator):
+def test_correlation_and_gradients_equal_reference(config, generator):
     q, k, txy, estimate = inputs(generator, torch.float32)
     q.requires_grad_()
     k.requires_grad_()
@@ -55,7 +55,7 @@ def test_values_and_gradients_equal_the_reference(config, generator):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_estimates_get_gradients_on_request(generator):
+def test_estimate_gradient_equals_reference(generator):
     q, k, txy, estimate = inputs(generator, torch.float32)
     txy, estimate = txy.float(), estimate.float().clamp(9, 30)
     config = CorrelationConfig(levels=2, radius=1, estimate_gradient=True)
@@ -69,7 +69,7 @@ def test_estimates_get_gradients_on_request(generator):
     assert not cut.requires_grad
 
 
-def test_chunks_and_parts_change_nothing(generator):
+def test_correlation_chunks_change_nothing(generator):
     q, k, txy, estimate = (x.float() for x in inputs(generator))
     whole, single = CorrelationConfig(levels=2), CorrelationConfig(levels=2, chunk_points=1)
     flat = rearrange(estimate, "b v t n c -> (b v n) t c")
@@ -79,7 +79,7 @@ def test_chunks_and_parts_change_nothing(generator):
     torch.testing.assert_close(correlate(prepared, flat[7:18], 1, whole, first_point=7), volume[7:18])
 
 
-def test_bfloat16_features_stay_close_and_volumes_are_float32(generator):
+def test_correlation_of_bfloat16_stays_close(generator):
     q, k, txy, estimate = (x.float() for x in inputs(generator))
     exact = fast_volume(q, k, txy, estimate, TOKEN_PX, 1, CorrelationConfig())
     q, k = q.bfloat16().requires_grad_(), k.bfloat16().requires_grad_()
@@ -93,7 +93,7 @@ def test_bfloat16_features_stay_close_and_volumes_are_float32(generator):
     assert k.grad.abs().sum() > 0
 
 
-def test_no_map_larger_than_the_tokens_is_stored(generator):
+def test_correlation_stores_no_upsampled_map(generator):
     q, k, txy, _ = (x.float() for x in inputs(generator))
     config = CorrelationConfig(levels=4, base_stride_px=2)
     prepared = prepare(q, k, txy, TOKEN_PX, config)
@@ -102,7 +102,7 @@ def test_no_map_larger_than_the_tokens_is_stored(generator):
     assert prepared.keys[0].data_ptr() == prepared.keys[2].data_ptr()  # the same tokens, not copies
 
 
-def test_raster_coordinates_find_the_cell_under_a_pixel():
+def test_correlation_peaks_at_cell_under_pixel():
     """A single bright token answers loudest at the offset that points to its centre."""
     q = torch.zeros(1, 1, 1, h, w, 1, 1)
     q[..., 3, 4, 0, 0] = 1
@@ -147,7 +147,7 @@ def test_golden_correlation(case, golden_numbers):
     torch.testing.assert_close(raw.grad, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 
-def test_gradcheck(generator):
+def test_correlation_passes_gradcheck(generator):
     """Float64 finite differences, chunks included."""
     q, k = (torch.randn(1, 1, 2, 3, 2, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     txy = torch.tensor([[[[0.0, 3.1, 5.2], [1.0, 6.7, 10.9]]]], dtype=torch.float64)
@@ -162,7 +162,7 @@ def test_gradcheck(generator):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_bad_input_is_refused(generator):
+def test_invalid_input_raises(generator):
     q, k, txy, _ = inputs(generator)
     with pytest.raises(
         ValueError, match=r"q and k must both be .*got \(2, 3, 2, 5, 7, 2, 3\) and \(2, 3, 2, 5, 6, 2, 3\)"

@@ -16,7 +16,7 @@ CONFIG = HeadConfig(
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "folder"])
-def test_a_head_comes_back_as_it_was(tmp_path, name):
+def test_head_file_round_trips(tmp_path, name):
     head = TrackingHead(CONFIG)
     path = save_head(head, tmp_path / name)
     assert path == tmp_path / (name if name.endswith("safetensors") else f"folder/{FILE_NAME}")
@@ -28,7 +28,7 @@ def test_a_head_comes_back_as_it_was(tmp_path, name):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_what_is_no_head_is_named(tmp_path):
+def test_foreign_head_files_raise(tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"no tracking head at {tmp_path / FILE_NAME}")):
         load_head(tmp_path)
     damaged = tmp_path / "d.safetensors"
@@ -40,7 +40,7 @@ def test_what_is_no_head_is_named(tmp_path):
         load_head(tmp_path / "o.safetensors")
 
 
-def test_weights_and_config_must_fit(tmp_path):
+def test_mismatched_head_weights_raise(tmp_path):
     head = TrackingHead(CONFIG)
     path = write_head(replace(CONFIG, dim=32), head.state_dict(), tmp_path / "h.safetensors")
     with pytest.raises(ValueError, match="h.safetensors does not fit its config"):

@@ -57,7 +57,7 @@ def assert_equal(ours, other, seen, atol=1e-6) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("camera", ["none", "mean"])
-def test_permuting_views_permutes_the_tracks(camera, generator):
+def test_head_is_equivariant_to_view_order(camera, generator):
     q, k, txy, valid = clip(generator)
     head, shot = small_head(camera=camera), None if camera == "none" else cameras(generator)
     order = [2, 0, 1]
@@ -68,7 +68,7 @@ def test_permuting_views_permutes_the_tracks(camera, generator):
 
 
 @torch.no_grad()
-def test_permuting_points_permutes_the_tracks(generator):
+def test_head_is_equivariant_to_point_order(generator):
     q, k, txy, valid = clip(generator)
     head, order = small_head(), torch.randperm(N, generator=generator)
     plain = head(q, k, txy, valid, TOKEN_PX)
@@ -78,7 +78,7 @@ def test_permuting_points_permutes_the_tracks(generator):
 
 @torch.no_grad()
 @pytest.mark.parametrize("camera", ["mean", "reference"])
-def test_moving_the_whole_world_changes_nothing(camera, generator):
+def test_head_is_invariant_to_world_frame(camera, generator):
     q, k, txy, valid = clip(generator)
     head, shot = small_head(camera=camera), cameras(generator)
     world = torch.eye(4).double()
@@ -95,7 +95,7 @@ def test_moving_the_whole_world_changes_nothing(camera, generator):
 
 
 @torch.no_grad()
-def test_points_that_are_not_valid_do_not_count(generator):
+def test_invalid_points_change_nothing(generator):
     q, k, txy, valid = clip(generator)
     head = small_head()
     plain = head(q, k, txy, valid, TOKEN_PX)
@@ -109,7 +109,7 @@ def test_points_that_are_not_valid_do_not_count(generator):
 
 
 @torch.no_grad()
-def test_a_view_without_points_is_as_good_as_absent(generator):
+def test_empty_view_equals_absent_view(generator):
     q, k, txy, valid = clip(generator)
     head = small_head()
     valid[:, 1] = False
@@ -121,7 +121,7 @@ def test_a_view_without_points_is_as_good_as_absent(generator):
 
 
 @torch.no_grad()
-def test_views_inform_each_other_only_through_view_attention(generator):
+def test_view_attention_alone_links_views(generator):
     q, k, txy, valid = clip(generator)
     changed = q.clone(), k.clone()
     for x in changed:
@@ -136,7 +136,7 @@ def test_views_inform_each_other_only_through_view_attention(generator):
 
 
 @torch.no_grad()
-def test_a_batch_is_its_clips(generator):
+def test_head_keeps_clips_of_a_batch_apart(generator):
     q, k, txy, valid = clip(generator)
     head = small_head(camera="mean")
     shot = cameras(generator)
@@ -147,7 +147,7 @@ def test_a_batch_is_its_clips(generator):
         assert_equal(type(single)(*(x[:, one] for x in together)), single, valid[one])
 
 
-def test_recomputing_and_parts_change_no_gradient(generator, monkeypatch):
+def test_recomputing_keeps_gradients(generator, monkeypatch):
     q, k, txy, valid = clip(generator)
     results = []
     for recompute in (True, False):
@@ -163,7 +163,7 @@ def test_recomputing_and_parts_change_no_gradient(generator, monkeypatch):
     assert results[0][1].abs().sum() > 0
 
 
-def test_positions_are_cut_between_iterations_and_logits_are_not(generator):
+def test_positions_detach_between_iterations(generator):
     """What the first iteration's shift adds to the second's position carries no gradient; its logits do."""
     q, k, txy, valid = clip(generator)
     head = small_head(iterations=1)
@@ -177,7 +177,7 @@ def test_positions_are_cut_between_iterations_and_logits_are_not(generator):
 
 
 @torch.no_grad()
-def test_bfloat16_weights_and_features_give_float32_tracks(generator):
+def test_bfloat16_head_gives_float32_tracks(generator):
     q, k, txy, valid = (x.float() if x.is_floating_point() else x for x in clip(generator))
     exact = small_head().float()(q, k, txy, valid, TOKEN_PX)
     rounded = small_head().bfloat16()(q.bfloat16(), k.bfloat16(), txy, valid, TOKEN_PX)
@@ -187,7 +187,7 @@ def test_bfloat16_weights_and_features_give_float32_tracks(generator):
         assert small_head().float()(q, k, txy, valid, TOKEN_PX).xy.dtype == torch.float32
 
 
-def test_displacements_by_hand():
+def test_displacement_features_by_hand():
     xy = torch.tensor([[1.0, 2.0], [5.0, 2.0], [5.0, 8.0]])[:, None]  # (T, N = 1, 2)
     features = displacement_features(xy, (8.0, 12.0))[:, 0]
     expected = torch.tensor([[-0.5, 0, 0, 0], [0, -0.5, 0.5, 0], [0, 0, 0, 0.5]])
@@ -204,7 +204,7 @@ def test_time_embedding_stretches():
     torch.testing.assert_close(longer[[0, -1]], time_embedding(5, 6)[[0, -1]])
 
 
-def test_mean_camera(generator):
+def test_mean_camera_frame_by_hand(generator):
     c2w = cameras(generator).c2w
     rotation, centre = common_frame(c2w, "mean")
     torch.testing.assert_close(centre.mean((1, 2)), torch.zeros(B, 3).double(), atol=1e-5, rtol=0)
@@ -218,7 +218,7 @@ def test_mean_camera(generator):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_does_not_fit_is_refused(generator):
+def test_mismatched_inputs_raise(generator):
     q, k, txy, valid = clip(generator)
     head = small_head()
     with pytest.raises(ValueError, match=r"query_txy must be \(B, V, N, 3\) with B, V = \(2, 3\), got \(2, 2, 7, 3\)"):

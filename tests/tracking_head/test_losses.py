@@ -65,7 +65,7 @@ def example(generator) -> tuple[HeadOutput, Tracks]:
     return HeadOutput(xy.requires_grad_(), *logits.requires_grad_()), truth
 
 
-def test_equals_the_obvious_loss(generator):
+def test_track_loss_equals_obvious_loss(generator):
     output, truth = example(generator)
     width, config = 64.0, TrackLossConfig(hidden=0.01)
     ours = track_loss(output, truth, width, config)
@@ -92,7 +92,7 @@ def test_equals_the_obvious_loss(generator):
     torch.testing.assert_close(ours.total, total)
 
 
-def test_a_batch_is_the_mean_of_its_samples(generator):
+def test_track_loss_of_batch_is_mean(generator):
     output, truth = example(generator)
     whole = track_loss(output, truth, 40.0, TrackLossConfig())
     parts = []
@@ -104,7 +104,7 @@ def test_a_batch_is_the_mean_of_its_samples(generator):
         torch.testing.assert_close(getattr(whole, name), torch.stack([getattr(p, name) for p in parts]).mean())
 
 
-def test_only_what_counts_gets_a_gradient(generator):
+def test_hidden_points_get_no_gradient(generator):
     output, truth = example(generator)
     track_loss(output, truth, 40.0, TrackLossConfig()).total.backward()
     valid = truth.valid[:, :, None].expand(-1, -1, T, -1)
@@ -113,7 +113,7 @@ def test_only_what_counts_gets_a_gradient(generator):
     assert (output.xy.grad[seen].abs().sum(-1) > 0).all()
 
 
-def test_resolution_does_not_matter(generator):
+def test_track_loss_is_invariant_to_resolution(generator):
     output, truth = example(generator)
     doubled = HeadOutput(output.xy * 2, output.visible_logit, output.confidence_logit)
     torch.testing.assert_close(
@@ -122,7 +122,7 @@ def test_resolution_does_not_matter(generator):
     )
 
 
-def test_nothing_visible_costs_no_position(generator):
+def test_hidden_tracks_cost_no_position(generator):
     output, truth = example(generator)
     hidden = Tracks(truth.xy, torch.zeros_like(truth.visible), truth.valid)
     loss = track_loss(output, hidden, 40.0, TrackLossConfig())
@@ -131,7 +131,7 @@ def test_nothing_visible_costs_no_position(generator):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_bad_input_is_refused(generator):
+def test_invalid_input_raises(generator):
     output, truth = example(generator)
     with pytest.raises(ValueError, match=r"truth must be \(2, 2, 5, 7, 2\) \(B, V, T, N, 2\), got \(2, 2, 3, 7, 2\)"):
         track_loss(output, truth.frames(slice(0, 3)), 40.0, TrackLossConfig())

@@ -73,7 +73,7 @@ def random_filters(video: torch.Tensor) -> Features:
     return Features(features, features, TOKEN_PX)
 
 
-def test_the_head_learns_to_track_frozen_features():
+def test_head_learns_from_frozen_features():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     config = HeadConfig(

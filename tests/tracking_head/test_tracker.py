@@ -43,7 +43,7 @@ def tracker() -> Tracker:
     return Tracker(TrackingHead(config), threshold=0.2)
 
 
-def test_tracks_of_a_clip_and_of_a_batch(tracker):
+def test_tracker_takes_clip_and_batch(tracker):
     tracks = tracker(features(), queries())
     assert tracks.xy.shape == (V, T, N, 2)
     assert tracks.visible[~queries().valid[:, None].expand(-1, T, -1)].sum() == 0
@@ -56,7 +56,7 @@ def test_tracks_of_a_clip_and_of_a_batch(tracker):
     assert not tracks.xy.requires_grad
 
 
-def test_video_rate(tracker):
+def test_tracks_at_video_rate_interpolate_anchors(tracker):
     latent, video = tracker.soft(features(), queries()), tracker.soft(features(), queries(), frame_stride=4)
     assert video.xy.shape == (V, 9, N, 2)
     torch.testing.assert_close(video.xy[:, ::4], latent.xy)
@@ -66,7 +66,7 @@ def test_video_rate(tracker):
     assert to_video_rate(values[:1]).flatten().tolist() == [0]
 
 
-def test_the_spline_meets_its_anchors_and_follows_smooth_motion_closer():
+def test_spline_meets_anchors_and_follows_smooth_motion():
     def path(t):
         return torch.stack([torch.sin(0.7 * t), 0.3 * t + torch.cos(0.5 * t)], -1)[:, None]
 
@@ -81,7 +81,7 @@ def test_the_spline_meets_its_anchors_and_follows_smooth_motion_closer():
     torch.testing.assert_close(to_video_rate(step[:2], 4, "spline"), to_video_rate(step[:2], 4))
 
 
-def test_the_spline_has_no_kink_and_no_bend_at_the_ends():
+def test_spline_is_smooth_with_straight_ends():
     values = torch.tensor([0.0, 3, -1, 2, 5], dtype=torch.float64)[:, None, None]
     fine = to_video_rate(values, 1000, "spline").flatten()
     second = fine.diff().diff() * 1000**2
@@ -89,7 +89,7 @@ def test_the_spline_has_no_kink_and_no_bend_at_the_ends():
     assert second[[0, -1]].abs().max() < 0.1
 
 
-def test_queries_move_to_anchors():
+def test_queries_move_to_nearest_anchor():
     frame = torch.arange(9.0)
     txy = torch.stack([frame, frame + 20, frame + 30], -1)
     moved, shift = anchor_queries(txy, latent_frames=3)
@@ -100,7 +100,7 @@ def test_queries_move_to_anchors():
         anchor_queries(torch.tensor([[0.0, 1, 1], [9, 1, 1]]), latent_frames=3)
 
 
-def test_queries_from_truth(generator):
+def test_queries_from_truth_are_visible(generator):
     xy = torch.rand(B, V, 7, N, 2, generator=generator)
     visible = torch.rand(B, V, 7, N, generator=generator) < 0.4
     visible[0, 1, :, 2] = False
@@ -154,18 +154,18 @@ def _valid(**off) -> torch.Tensor:
         ({"valid": _valid(view=1)}, "every view must have a valid query, got none in view 1"),
     ],
 )
-def test_bad_queries_are_refused(change, message):
+def test_invalid_queries_raise(change, message):
     with pytest.raises(ValueError, match=message):
         queries(**change)
 
 
-def test_what_is_not_valid_may_be_anything():
+def test_invalid_queries_may_hold_anything():
     assert not queries(txy=_txy(1, 2, [99, float("nan"), -7])).valid[1, 2]
     assert Queries.everywhere(queries().txy, T, SIZE).valid.all()
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_features_of_another_clip_are_refused(tracker):
+def test_mismatched_features_raise(tracker):
     with pytest.raises(ValueError, match=r"must be in images of \(12, 28\) \(3x7 tokens of 4 px\), got \(8, 28\)"):
         tracker(features(grid=(3, w)), queries())
     with pytest.raises(ValueError, match=r"for \(..., V, T\) = \(3, 4\) as the features, got \(3, 3\)"):
@@ -189,7 +189,7 @@ def test_features_of_another_clip_are_refused(tracker):
         ((0.0, 3.0, float(SIZE[0])), "x in"),
     ],
 )
-def test_the_head_itself_refuses_queries_outside_the_clip(tracker, place, message):
+def test_head_refuses_queries_outside_clip(tracker, place, message):
     f, a = features(), queries()
     txy = a.txy.clone()
     txy[1, 3] = torch.tensor(place)
@@ -197,7 +197,7 @@ def test_the_head_itself_refuses_queries_outside_the_clip(tracker, place, messag
         tracker.head(f.q[None], f.k[None], txy[None], a.valid[None], TOKEN_PX)
 
 
-def test_features_that_are_not_finite_and_a_stride_of_zero_are_refused(tracker):
+def test_nonfinite_features_and_zero_stride_raise(tracker):
     broken = features()
     broken.k[0, 1, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="must be finite, got 6 values of k"):

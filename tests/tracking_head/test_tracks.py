@@ -15,7 +15,7 @@ def tracks(seed: int = 0) -> Tracks:
     )
 
 
-def test_stacking_and_selecting():
+def test_tracks_stack_and_select():
     batch = Tracks.stack([tracks(s) for s in range(B)])
     assert batch.xy.shape == (B, V, T, N, 2)
     assert batch.frames(slice(1, 3)).visible.shape == (B, V, 2, N)
@@ -26,7 +26,7 @@ def test_stacking_and_selecting():
         batch.views([0])
 
 
-def test_scaling_and_cropping():
+def test_tracks_scale_and_crop():
     scaled = tracks().resized(2.0, 3.0)
     torch.testing.assert_close(scaled.xy, tracks().xy * torch.tensor([2.0, 3.0]))
     cropped = tracks().cropped(4, 6, (9, 11))
@@ -48,7 +48,7 @@ def test_scaling_and_cropping():
         ({"valid": torch.zeros(V, T, dtype=torch.bool)}, r"valid must be \(3, 7\) \(views, points\), got \(3, 5\)"),
     ],
 )
-def test_wrong_shapes_are_refused(change, message):
+def test_wrong_shapes_raise(change, message):
     good = tracks()
     fields = {"xy": good.xy, "visible": good.visible, "valid": good.valid} | change
     with pytest.raises(ValueError, match=message):

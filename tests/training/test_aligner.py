@@ -21,7 +21,7 @@ def bank(tmp_path_factory) -> Bank:
     )
 
 
-def test_the_targets_latents_are_what_the_model_restores(small_model, bank):
+def test_aligner_restores_target_latents(small_model, bank):
     clip = bank.clip(0, [0, 1], slice(0, 5))
     example = make_example(small_model, clip, 0.7, seed=3)
     own = small_model.encode(clip.video[None])[0]
@@ -36,7 +36,7 @@ def test_the_targets_latents_are_what_the_model_restores(small_model, bank):
     torch.testing.assert_close(make_example(velocity, clip, 0.0, seed=3).latents, own)
 
 
-def test_it_learns_to_use_the_other_view(small_model, bank, tmp_path, monkeypatch):
+def test_aligner_learns_from_other_view(small_model, bank, tmp_path, monkeypatch):
     """The target's latents say nothing here: all that there is to learn lies in the reference."""
 
     def blind(model, clip, sigma, seed):
@@ -66,7 +66,7 @@ def test_it_learns_to_use_the_other_view(small_model, bank, tmp_path, monkeypatc
     assert errors["aligned"] < 0.9 * errors["wrong"]
 
 
-def test_bad_settings_are_refused(small_model, bank, tmp_path):
+def test_invalid_settings_raise(small_model, bank, tmp_path):
     with pytest.raises(ValueError, match="steps must be positive, got 0"):
         AlignerRun(steps=0)
     with pytest.raises(ValueError, match="sigma must be two noise levels"):
@@ -75,7 +75,7 @@ def test_bad_settings_are_refused(small_model, bank, tmp_path):
         train_aligner(small_model, bank, tmp_path, AlignerRun(perceptual=0.1))
 
 
-def test_a_perceptual_distance_may_be_plugged_in(small_model, bank, tmp_path):
+def test_aligner_takes_perceptual_distance(small_model, bank, tmp_path):
     seen = []
 
     def distance(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_a_perceptual_distance_may_be_plugged_in(small_model, bank, tmp_path):
     assert seen == [(1, 3, 24, 32)] * 2
 
 
-def test_the_command_trains_and_does_not_overwrite(small_model, tmp_path, capsys):
+def test_aligner_command_trains_and_does_not_overwrite(small_model, tmp_path, capsys):
     from mvtrack.models.reshoot_model import save_model
 
     save_model(small_model, tmp_path / "m")

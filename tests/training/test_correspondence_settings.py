@@ -22,7 +22,7 @@ def with_loss(config: RunConfig, **changes) -> RunConfig:
     return replace(config, loss=replace(config.loss, **changes))
 
 
-def test_a_plain_weight_keeps_its_old_meaning(config, small_model):
+def test_plain_weight_sets_correspondence_weight(config, small_model):
     assert config.loss == LossConfig(correspondence=0.1)
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     step = prepare(batch, small_model.codec, config)
@@ -32,7 +32,7 @@ def test_a_plain_weight_keeps_its_old_meaning(config, small_model):
 
 
 @pytest.mark.parametrize("source", ["tracks", "points"])
-def test_targets_are_keyed_by_sample(config, source):
+def test_targets_depend_on_sample_alone(config, source):
     settings = with_loss(config, correspondence_targets=source, correspondence_queries=13)
     together = correspondence_targets(BatchDataset(config.data, 0, 4, 4)[1][0], settings)
     alone = [correspondence_targets(batch, settings) for batch in BatchDataset(config.data, 0, 4, 1)[1]]
@@ -44,7 +44,7 @@ def test_targets_are_keyed_by_sample(config, source):
     assert len({tuple(row) for row in together.query.tolist()}) == 4
 
 
-def test_tracks_ask_in_all_views_and_frames(config):
+def test_track_targets_cover_all_views_and_frames(config):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     every = correspondence_targets(
         batch, with_loss(config, correspondence_targets="tracks", correspondence_queries=None)
@@ -55,7 +55,7 @@ def test_tracks_ask_in_all_views_and_frames(config):
     assert (every.weight.sum((0, 1)) > 0).all()
 
 
-def test_moving_scenes_are_matched_at_the_same_time_only_where_told(config):
+def test_point_targets_match_across_time_on_request(config):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     settings = with_loss(
         config, correspondence_targets="points", correspondence_matches=PointMatchConfig(pairs="same_time")
@@ -66,7 +66,7 @@ def test_moving_scenes_are_matched_at_the_same_time_only_where_told(config):
     assert not (targets.weight.amax(2) * other_time).any()
 
 
-def test_several_layers_are_averaged_and_logged_apart(config, small_model):
+def test_layers_average_and_log_apart(config, small_model):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     both = with_loss(config, correspondence_layers=(0, 1))
     step = prepare(batch, small_model.codec, config)
@@ -81,7 +81,7 @@ def test_several_layers_are_averaged_and_logged_apart(config, small_model):
     assert "correspondence_1" not in losses(small_model.dit, step, config)
 
 
-def test_options_reach_the_loss(config, small_model):
+def test_config_options_reach_loss(config, small_model):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     step = prepare(batch, small_model.codec, config)
     default = losses(small_model.dit, step, config)["correspondence"]
@@ -105,12 +105,12 @@ def test_options_reach_the_loss(config, small_model):
         ({"correspondence_matches": {"cycle_cell": 2}}, "did you mean 'cycle_cells'"),
     ],
 )
-def test_wrong_settings_name_the_fix(small_run, loss, message):
+def test_conflicting_settings_name_fix(small_run, loss, message):
     tree = small_run | {"loss": {"correspondence": 0.1} | loss}
     with pytest.raises(ValueError, match=message):
         from_tree(RunConfig, tree, "file.yaml")
 
 
-def test_a_layer_that_is_not_there_is_refused(small_model, unchecked):
+def test_missing_layer_raises(small_model, unchecked):
     with pytest.raises(ValueError, match=r"tap_layers \(2,\) must lie in \[0, 1\]"):
         small_model.dit(torch.zeros(1, 2, 2, 12, 6, 8), torch.zeros(1), tap_layers=(2,))

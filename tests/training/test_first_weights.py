@@ -26,7 +26,7 @@ def started(model: ModelConfig, start: Path) -> dict:
     return dict(_first_weights(config, None, build_codec(model.codec), object.__new__(BatchDataset)))
 
 
-def test_a_start_may_name_its_vae_elsewhere_but_be_of_no_other_kind(tmp_path):
+def test_initial_model_may_move_vae_not_change_kind(tmp_path):
     start = small_wan("Wan-AI/Wan2.1-T2V-1.3B")
     made = build_model(start)
     save_model(made, tmp_path)
@@ -47,7 +47,7 @@ def test_a_start_may_attend_otherwise(tmp_path):
     assert started(replace(start, dit=dit), tmp_path).keys() == started(start, tmp_path).keys()
 
 
-def test_a_codec_with_weights_of_its_own_is_not_fitted():
+def test_pretrained_codec_is_not_fitted():
     """Nothing is read from the bank, and the VAE's weights are not needed yet."""
     config = RunConfig(model=small_wan("nowhere"), data=DataConfig())
     unread = object.__new__(BatchDataset)

@@ -34,7 +34,7 @@ def tree(small_run) -> dict:
     return tree
 
 
-def test_the_features_learn_from_the_tracks(tree):
+def test_features_learn_from_tracks(tree):
     """Gradients of the tracking loss reach the head and the blocks up to the tap, and nothing behind it."""
     config = from_tree(RunConfig, tree, "tree")
     config = replace(config, model=replace(config.model, tap_layer=0), loss=replace(config.loss, correspondence=0.0))
@@ -54,7 +54,7 @@ def test_the_features_learn_from_the_tracks(tree):
 
 
 @pytest.mark.parametrize("camera", ["mean", "reference"])
-def test_a_head_that_takes_cameras_learns_from_them(tree, camera):
+def test_head_with_cameras_learns_from_them(tree, camera):
     """The cameras of the latent frames reach it, and its embedding of them gets a gradient."""
     changed = deepcopy(tree)
     changed["model"]["tracking"] = HEAD | {"camera": camera}
@@ -68,7 +68,7 @@ def test_a_head_that_takes_cameras_learns_from_them(tree, camera):
     assert model.dit.tracking_head.camera_embed.weight.grad.abs().sum() > 0
 
 
-def test_a_batch_may_be_split(tree):
+def test_split_batch_equals_whole(tree):
     config = from_tree(RunConfig, tree, "tree")
     model = build_model(config.model, seed=1)
     dataset = BatchDataset(config.data, 0, 4, 4)
@@ -82,7 +82,7 @@ def test_a_batch_may_be_split(tree):
         torch.testing.assert_close(whole[name], mean, atol=1e-5, rtol=1e-5)
 
 
-def test_without_a_request_the_head_costs_nothing(tree):
+def test_unasked_head_costs_nothing(tree):
     config = from_tree(RunConfig, tree, "tree").model
     with_head = build_model(config, seed=2)
     without = build_model(replace(config, tracking=None), seed=2)
@@ -107,7 +107,7 @@ def test_without_a_request_the_head_costs_nothing(tree):
         ({"model": {"tracking": {"dimm": 3}}}, "did you mean 'dim'"),
     ],
 )
-def test_wrong_settings(tree, change, message):
+def test_conflicting_settings_raise(tree, change, message):
     changed = deepcopy(tree)
     for section, values in change.items():
         changed[section] |= values
@@ -116,7 +116,7 @@ def test_wrong_settings(tree, change, message):
     assert LossConfig().tracking == 0
 
 
-def test_ranks_and_stages_agree_and_a_run_goes_on(one_rank, two_ranks, tree, tmp_path):
+def test_ranks_and_stages_agree_and_resume(one_rank, two_ranks, tree, tmp_path):
     """Two ranks at stage 3 train the head as one rank does; the model file carries it; a resumed run is the same."""
 
     def settings(name: str, **changes) -> dict:
@@ -144,7 +144,7 @@ def test_ranks_and_stages_agree_and_a_run_goes_on(one_rank, two_ranks, tree, tmp
         assert any(name.startswith("dit.tracking_head.") for name in file.keys())  # noqa: SIM118
 
 
-def test_a_head_joins_a_trained_model(one_rank, tree, small_model, tmp_path):
+def test_head_joins_trained_model(one_rank, tree, small_model, tmp_path):
     save_model(small_model, tmp_path / "start")
     joined = deepcopy(tree)
     for key, value in (COMMON | {"train__steps": 1, "train__run_dir": str(tmp_path / "run"),
@@ -166,7 +166,7 @@ def test_a_head_joins_a_trained_model(one_rank, tree, small_model, tmp_path):
             assert torch.equal(alone.state_dict()[name], value)
 
 
-def test_a_model_without_a_head_has_none_to_export(small_model, tmp_path, capsys):
+def test_model_without_head_exports_none(small_model, tmp_path, capsys):
     save_model(small_model, tmp_path / "m")
     assert cli(["export", str(tmp_path / "m"), str(tmp_path / "h"), "--part", "tracking_head"]) == 2
     assert "has no tracking head (model.tracking is null in its config)" in capsys.readouterr().err

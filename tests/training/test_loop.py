@@ -44,7 +44,7 @@ def one_step(config):
 
 
 @pytest.mark.parametrize("prediction", ["x0", "velocity"])
-def test_a_perfect_prediction_has_no_flow_loss(one_step, prediction):
+def test_perfect_prediction_has_no_flow_loss(one_step, prediction):
     config, model, step = one_step
     flow = replace(config.model.flow, prediction=prediction)
     config = replace(config, model=replace(config.model, flow=flow))
@@ -58,7 +58,7 @@ def test_a_perfect_prediction_has_no_flow_loss(one_step, prediction):
     assert losses(perfect, step, config)["flow"].item() < 1e-10
 
 
-def test_reference_outputs_are_not_supervised(one_step):
+def test_reference_outputs_get_no_gradient(one_step):
     config, model, step = one_step
     step.latents.requires_grad_(False)
 
@@ -70,7 +70,7 @@ def test_reference_outputs_are_not_supervised(one_step):
     assert losses(zero_target, step, config)["flow"].item() < 1e-10
 
 
-def test_total_is_the_weighted_sum(one_step):
+def test_objective_is_weighted_sum(one_step):
     config, model, step = one_step
     parts = losses(model.dit, step, config)
     expected = parts["flow"] + config.loss.correspondence * parts["correspondence"]
@@ -79,7 +79,7 @@ def test_total_is_the_weighted_sum(one_step):
     assert "correspondence" not in losses(model.dit, replace(step, targets=None), off)
 
 
-def test_a_released_models_own_cameras_reach_the_loss(config):
+def test_native_cameras_reach_loss(config):
     """ReCamMaster's branches train on the batch's cameras, relative to the reference's first frame."""
     dit = replace(config.model.dit, pose_encoder=True, projector=True)
     config = replace(config, model=replace(config.model, dit=dit))
@@ -93,7 +93,7 @@ def test_a_released_models_own_cameras_reach_the_loss(config):
     assert all(block.cam_encoder.weight.grad.abs().sum() > 0 for block in model.dit.blocks)
 
 
-def test_noise_is_keyed_by_sample(config):
+def test_noise_depends_on_sample_alone(config):
     """The same sample gets the same noise, whatever batch it comes in."""
     whole = BatchDataset(config.data, 0, 4, 4)
     parts = BatchDataset(config.data, 0, 4, 1)
@@ -105,13 +105,13 @@ def test_noise_is_keyed_by_sample(config):
     assert len(set(together.sigma.tolist())) > 1
 
 
-def test_seeds_do_not_collide():
+def test_sample_seeds_do_not_collide():
     seeds = {hash_seed(s, n) for s in range(20) for n in range(500)}
     assert len(seeds) == 20 * 500
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_freezing_by_pattern(config):
+def test_freezing_follows_patterns(config):
     model = build_model(config.model).dit
     freeze(model, ("blocks.*.self_attn.*", "ray_encoder.*"))
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -127,7 +127,7 @@ def test_freezing_by_pattern(config):
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_optimisers_lower_the_loss_and_resume(one_step, name):
+def test_optimizers_lower_loss_and_resume(one_step, name):
     config, model, step = one_step
     config = replace(config, optim=replace(config.optim, name=name))
 
@@ -153,7 +153,7 @@ def test_optimisers_lower_the_loss_and_resume(one_step, name):
     assert run(copy, resumed, 3) == run(model.dit, optimizer, 3)
 
 
-def test_learning_rate_schedule(config):
+def test_learning_rate_follows_schedule(config):
     optim = replace(config.optim, warmup_steps=10, final_lr_ratio=0.1)
     factors = [learning_rate_factor(s, optim, 100) for s in range(100)]
     assert factors[0] == pytest.approx(0.1)
@@ -163,7 +163,7 @@ def test_learning_rate_schedule(config):
 
 
 @pytest.mark.parametrize(("minutes", "left"), [(1, False), (60, True)])
-def test_a_lock_that_a_killed_process_left_is_named_instead_of_waited_for(tmp_path, monkeypatch, minutes, left):
+def test_stale_lock_raises(tmp_path, monkeypatch, minutes, left):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     lock = tmp_path / "cpu_adam" / "lock"
     lock.parent.mkdir()
@@ -173,7 +173,7 @@ def test_a_lock_that_a_killed_process_left_is_named_instead_of_waited_for(tmp_pa
         refuse_left_lock("cpu_adam")
 
 
-def test_ema_averages_only_what_is_trained(config):
+def test_ema_averages_trained_parameters(config):
     model = build_model(config.model).dit
     freeze(model, ("blocks.*",))
     engine = SimpleNamespace(module=model, optimizer=build_optimizer(model, config.optim))
@@ -199,7 +199,7 @@ def run_train(tmp_path: Path, tree: dict, *arguments: str, expect: int = 0) -> s
     return done
 
 
-def test_train_command_writes_a_model_that_loads_and_resumes(tmp_path, small_run):
+def test_train_command_writes_model_and_resumes(tmp_path, small_run):
     run_dir = tmp_path / "run"
     run_train(tmp_path, small_run, f"train.run_dir={run_dir}")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -222,7 +222,7 @@ def test_train_command_writes_a_model_that_loads_and_resumes(tmp_path, small_run
     assert len(whole) == (second / "model" / "model.safetensors").stat().st_size
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, small_run):
+def test_invalid_input_is_one_line_and_exit_code_2(tmp_path, small_run):
     done = run_train(tmp_path, small_run, "optim.lrr=1", expect=2)
     assert done.stderr.strip().splitlines()[-1].endswith("optim: unknown key 'lrr'; did you mean 'lr'?")
     assert "Traceback" not in done.stderr
@@ -232,14 +232,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, small_run):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_bfloat16_trains_through_deepspeed_on_a_gpu(tmp_path, small_run):
+def test_bfloat16_trains_on_gpu(tmp_path, small_run):
     run_train(tmp_path, small_run, "train.precision=bf16", "train.steps=1", f"train.run_dir={tmp_path / 'r'}")
     rows = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
     assert any(row.get("loss/total", 0) > 0 for row in rows)
     assert json.loads((tmp_path / "r/attempts.jsonl").read_text().splitlines()[0])["attention"] != "cpu"
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, small_run):
+def test_nonfinite_loss_stops_before_update(tmp_path, small_run):
     done = run_train(
         tmp_path, small_run, "optim.lr=1e30", f"train.run_dir={tmp_path / 'r'}", "optim.warmup_steps=0", expect=2
     )
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, small_run):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_like_one(tmp_path, small_run):
+def test_two_ranks_equal_one(tmp_path, small_run):
     """`deepspeed` with two CPU ranks: the same global batches, so the same losses and weights as one process."""
     run_train(tmp_path, small_run, f"train.run_dir={tmp_path / 'one'}", "train.log_every=1")
     launcher = Path(sys.executable).with_name("deepspeed")

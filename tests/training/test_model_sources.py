@@ -20,7 +20,7 @@ def names(paths) -> list[tuple[str, int | None]]:
     return [(source.name, source.step) for source in model_sources(paths)]
 
 
-def test_model_folders_and_files(small_model, tmp_path):
+def test_models_open_from_folders_and_files(small_model, tmp_path):
     save_model(small_model, tmp_path / "one")
     save_model(small_model, tmp_path / "run" / "model")
     (tmp_path / "run/model/training.json").write_text(json.dumps({"step": 70}))
@@ -33,7 +33,7 @@ def test_model_folders_and_files(small_model, tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in small_model.dit.state_dict().items())
 
 
-def test_paths_without_a_model_and_names_twice(small_model, tmp_path):
+def test_missing_models_and_repeated_names_raise(small_model, tmp_path):
     with pytest.raises(ValueError, match="nothing holds no model: give a folder with model.safetensors"):
         model_sources([tmp_path / "nothing"])
     save_model(small_model, tmp_path / "a/tiny")
@@ -55,7 +55,7 @@ def trained(small_run, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_stands_for_its_checkpoints(trained, tmp_path):
+def test_run_stands_for_its_checkpoints(trained, tmp_path):
     assert names([trained]) == [("run_step_0000002", 2), ("run_step_0000004", 4)]
     assert names([trained / "checkpoints/step_0000004"]) == [("run_step_0000004", 4)]
     last = model_sources([trained])[-1]
@@ -66,7 +66,7 @@ def test_a_run_stands_for_its_checkpoints(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_draws_how_alignment_grows(trained, tmp_path):
+def test_growth_script_draws_alignment(trained, tmp_path):
     command = [sys.executable, str(ROOT / "eval/correspondence.py"), "--model", str(trained),
                "--clips", "3", "--steps", "2", "--queries", "64", "--pictures", "--perturb", "1", "--sample-steps", "1",
                "--overlays", "1", "--out", str(tmp_path / "o")]  # fmt: skip

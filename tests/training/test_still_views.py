@@ -54,7 +54,7 @@ def dataset(config: RunConfig, batch: int, micro: int) -> BatchDataset:
     return BatchDataset(config.data, 0, batch, micro, views=config.model.views)
 
 
-def test_a_sample_is_views_of_one_still_scene(still):
+def test_sample_holds_views_of_one_still_scene(still):
     _, config, model, batch = still
     images = config.model.views.encoding == "images"
     assert batch.video.shape[1:3] == ((COUNT, 1) if images else (1, 9))
@@ -66,7 +66,7 @@ def test_a_sample_is_views_of_one_still_scene(still):
     assert (apart > 1e-3).any(1).all()
 
 
-def test_how_many_views_are_given_is_drawn_per_sample(still):
+def test_number_of_references_is_drawn_per_sample(still):
     _, config, _, _ = still
     shape = (COUNT, 1) if config.model.views.encoding == "images" else (1, COUNT)
     given = draw_references(torch.arange(400), shape, config).flatten(1)
@@ -78,7 +78,7 @@ def test_how_many_views_are_given_is_drawn_per_sample(still):
     assert torch.equal(draw_references(torch.arange(7, 9), shape, config).flatten(1), given[7:9])
 
 
-def test_cameras_are_left_out_of_their_share_of_samples(still):
+def test_cameras_drop_out_of_their_share(still):
     _, config, model, batch = still
     kept = keeps_camera(torch.arange(400), config)
     assert 0.23 < 1 - kept.float().mean() < 0.37
@@ -95,7 +95,7 @@ def without_drop(config: RunConfig):
     return replace(config.model, rays=replace(config.model.rays, drop=0.0))
 
 
-def test_references_stay_clean_and_only_the_others_are_supervised(still):
+def test_references_stay_clean_and_unsupervised(still):
     _, config, model, batch = still
     step = prepare(batch, model.codec, config)
 
@@ -110,7 +110,7 @@ def test_references_stay_clean_and_only_the_others_are_supervised(still):
     assert losses(perfect, step, config)["flow"].item() < 1e-10
 
 
-def test_a_batch_may_be_split(still):
+def test_split_batch_equals_whole(still):
     _, config, model, _ = still
     [together] = dataset(config, 4, 4)[3]
     split = dataset(config, 4, 1)[3]
@@ -121,7 +121,7 @@ def test_a_batch_may_be_split(still):
         torch.testing.assert_close(whole[name], mean, atol=1e-5, rtol=1e-5)
 
 
-def test_the_logit_head_and_the_blocks_before_the_tap_learn(still):
+def test_logit_head_and_blocks_before_tap_learn(still):
     _, config, model, batch = still
     parts = losses(model.dit, prepare(batch, model.codec, config), config)
     model.dit.zero_grad()
@@ -145,7 +145,7 @@ def test_the_logit_head_and_the_blocks_before_the_tap_learn(still):
         ({"data": {"num_frames": 5}}, "exceeds the 1 frames of bank"),
     ],
 )
-def test_wrong_settings_name_the_fix(small_run, tmp_path, change, message):
+def test_conflicting_settings_name_fix(small_run, tmp_path, change, message):
     tree = still_tree(small_run, tmp_path, "images")
     for section, values in change.items():
         tree[section] |= values
@@ -153,7 +153,7 @@ def test_wrong_settings_name_the_fix(small_run, tmp_path, change, message):
         from_tree(RunConfig, tree, "tree")
 
 
-def test_moving_scenes_and_single_paths_are_refused(small_run, tmp_path):
+def test_moving_scenes_and_single_paths_raise(small_run, tmp_path):
     tree = still_tree(small_run, tmp_path, "images")
     tree["data"]["banks"][0]["static"] = False
     with pytest.raises(ValueError, match="set static: true in bank"):
@@ -168,7 +168,7 @@ def test_moving_scenes_and_single_paths_are_refused(small_run, tmp_path):
         from_tree(RunConfig, tree, "tree")
 
 
-def test_ranks_and_stages_agree_and_a_run_goes_on(one_rank, two_ranks, small_run, tmp_path):
+def test_ranks_and_stages_agree_and_resume(one_rank, two_ranks, small_run, tmp_path):
     """Two ranks at stage 3 train the logit head as one rank does; the model file carries it; a resumed run is equal."""
     tree = still_tree(small_run, tmp_path, "images")
     tree["train"] |= {"steps": 4, "batch_size": 2, "log_every": 1, "save_every": 2, "validate_every": 4}

@@ -43,7 +43,7 @@ def hidden_files(tree: dict) -> list[Path]:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_value_that_is_not_finite_stops_all_ranks_before_the_update(two_ranks, job, stage, what):
+def test_nonfinite_value_stops_all_ranks_before_update(two_ranks, job, stage, what):
     tree = job(train__zero_stage=stage, **COMMON)
     errors = two_ranks.train(tree, faults={"1": {"not_finite": {"what": what, "step": 3}}})
     for error in errors:
@@ -59,7 +59,7 @@ def test_a_value_that_is_not_finite_stops_all_ranks_before_the_update(two_ranks,
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_skipping_leaves_the_update_out_on_all_ranks(two_ranks, job, stage, what):
+def test_skipping_leaves_update_out_on_all_ranks(two_ranks, job, stage, what):
     """After the skipped step weights and averages are what they were before it; later steps go on."""
     tree = job(train__zero_stage=stage, train__on_nonfinite="skip", **(COMMON | {"train__save_every": 1}))
     tree["train"]["keep_last"] = 10
@@ -74,7 +74,7 @@ def test_skipping_leaves_the_update_out_on_all_ranks(two_ranks, job, stage, what
     assert CheckpointReader(saved(tree)[-1]).state.optimizer_steps == 5
 
 
-def test_skipping_has_an_end(one_rank, job):
+def test_skipping_stops_at_its_limit(one_rank, job):
     tree = job(train__on_nonfinite="skip", train__max_skipped=2, optim__lr=1e30, optim__warmup_steps=0, **COMMON)
     [error] = one_rank.train(tree)
     assert "more than train.max_skipped = 2 updates were skipped" in error
@@ -83,7 +83,7 @@ def test_skipping_has_an_end(one_rank, job):
 # Disks
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(two_ranks, job):
+def test_full_disk_keeps_previous_checkpoint(two_ranks, job):
     """One rank fails; all stop with the reason, nothing half-written stays, and the run goes on from the last save."""
     tree = job(train__zero_stage=2, **COMMON)
     errors = two_ranks.train(tree, faults={"1": {"full_disk": {"after_saves": 1}}})
@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(two_ranks, job):
     assert saved(tree)[-1].name == "step_0000006"
 
 
-def test_the_kernel_refusing_to_write_is_survived(one_rank, job):
+def test_refused_write_leaves_no_checkpoint(one_rank, job):
     tree = job(**COMMON)
     [error] = one_rank.train(tree, faults={"0": {"small_files": {"limit": 40_000}}})
     assert "cannot save a checkpoint" in error
@@ -103,7 +103,7 @@ def test_the_kernel_refusing_to_write_is_survived(one_rank, job):
     assert hidden_files(tree) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(one_rank, job, tmp_path):
+def test_unwritable_folder_raises(one_rank, job, tmp_path):
     (tmp_path / "file").write_text("in the way")
     tree = job(**COMMON)
     tree["train"]["run_dir"] = str(tmp_path / "file/run")
@@ -132,7 +132,7 @@ def finished(two_ranks, job):
         ("format", "has format 'mvtrack-checkpoint-0', this version reads 'mvtrack-checkpoint-1'"),
     ],
 )
-def test_damaged_checkpoints_are_named(two_ranks, finished, harm, message):
+def test_damaged_checkpoints_raise(two_ranks, finished, harm, message):
     newest = saved(finished)[-1]
     shard = newest / "rank_00001.safetensors"
     if harm == "missing shard":
@@ -154,7 +154,7 @@ def test_damaged_checkpoints_are_named(two_ranks, finished, harm, message):
     assert two_ranks.train(finished, resume=older) == [None, None]
 
 
-def test_another_config_is_refused_with_the_differences(one_rank, two_ranks, finished):
+def test_changed_config_raises_with_differences(one_rank, two_ranks, finished):
     finished["optim"]["lr"] = 0.003
     finished["loss"]["correspondence"] = 0.2
     errors = two_ranks.train(finished, resume="auto")
@@ -166,17 +166,17 @@ def test_another_config_is_refused_with_the_differences(one_rank, two_ranks, fin
     assert saved(finished)[-1].name == "step_0000008"
 
 
-def test_what_may_change_may_change(one_rank, finished):
+def test_changeable_settings_resume(one_rank, finished):
     finished["train"] |= {"micro_batch_size": 2, "log_every": 2, "zero_stage": 1, "stop_after": 6}
     assert one_rank.train(finished, resume="auto") == [None]
 
 
-def test_a_run_is_not_overwritten_by_accident(one_rank, finished):
+def test_existing_run_is_not_overwritten(one_rank, finished):
     [error] = one_rank.train(finished)
     assert "holds a run already: pass --resume auto to go on with it, or set train.run_dir" in error
 
 
-def test_retention(tmp_path):
+def test_retention_keeps_last_checkpoints(tmp_path):
     for step in (2, 4, 6, 8, 10):
         folder = tmp_path / f"step_{step:07d}"
         folder.mkdir()
@@ -186,7 +186,7 @@ def test_retention(tmp_path):
     assert [p.name[-2:] for p in checkpoints(tmp_path)] == ["02", "04", "08", "10"]
 
 
-def test_leftovers_of_a_killed_save_are_cleared(tmp_path):
+def test_leftovers_of_killed_save_are_removed(tmp_path):
     for name in (".step_0000004.partial", ".step_0000002.old", "step_0000002", ".step_0000006.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").write_text(name)
@@ -218,7 +218,7 @@ def wait_for_step(tree: dict, step: int, process: subprocess.Popen) -> None:
     raise AssertionError("the run did not start")
 
 
-def test_two_runs_cannot_share_a_folder_and_sigterm_saves(one_rank, job, tmp_path):
+def test_run_folder_is_locked_and_sigterm_saves(one_rank, job, tmp_path):
     """A second run is refused while the first runs; SIGTERM makes that save and end cleanly; it goes on afterwards."""
     tree = job(**(COMMON | {"train__steps": 100_000, "train__save_every": 100_000}))
     first = start(tmp_path, tree)
@@ -242,7 +242,7 @@ def test_two_runs_cannot_share_a_folder_and_sigterm_saves(one_rank, job, tmp_pat
     assert len((tmp_path / "run/attempts.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_port_in_use_is_named(job, tmp_path):
+def test_port_in_use_raises(job, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -253,7 +253,7 @@ def test_a_port_in_use_is_named(job, tmp_path):
     assert "is in use: pass another --master_port to the launcher" in log.splitlines()[-1]
 
 
-def test_killed_runs_end_up_like_uninterrupted_ones(one_rank, job, tmp_path):
+def test_killed_runs_equal_uninterrupted(one_rank, job, tmp_path):
     """SIGKILL at file operations of a save: each time an earlier checkpoint is whole, and the end is the same."""
     settings = COMMON | {"train__save_every": 1}
     whole, killed = job("whole", **settings), job("killed", **settings)
@@ -278,7 +278,7 @@ def test_killed_runs_end_up_like_uninterrupted_ones(one_rank, job, tmp_path):
 # What a run tells
 
 
-def test_a_run_directory_tells_its_story(finished):
+def test_run_directory_lists_history(finished):
     run_dir = Path(finished["train"]["run_dir"])
     [attempt] = [json.loads(line) for line in (run_dir / "attempts.jsonl").read_text().splitlines()]
     assert attempt["world_size"] == 2
@@ -298,7 +298,7 @@ def test_a_run_directory_tells_its_story(finished):
     assert "6/6" in text
 
 
-def test_a_checkpoint_can_be_exported(finished, tmp_path, capsys):
+def test_checkpoint_exports_model(finished, tmp_path, capsys):
     from mvtrack.cli.main import main as cli
     from mvtrack.models.reshoot_model import load_model
 
@@ -319,7 +319,7 @@ def test_a_checkpoint_can_be_exported(finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_gradient_norms_do_not_depend_on_the_stage(one_rank, two_ranks, job, stage):
+def test_gradient_norms_equal_across_stages(one_rank, two_ranks, job, stage):
     trees = [job(name, **(COMMON | {"train__steps": 1})) for name in ("plain", "zero")]
     trees[1]["train"]["zero_stage"] = stage
     assert one_rank.train(trees[0]) == [None]
@@ -347,7 +347,7 @@ def test_flop_counts_by_hand():
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_is_named(job, tmp_path):
+def test_hanging_rank_is_named(job, tmp_path):
     """Rank 1 falls asleep in step 2: rank 0 gives up after train.timeout_s and says who was last seen where."""
     tree = job(train__timeout_s=10, **COMMON)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
@@ -364,7 +364,7 @@ def test_a_rank_that_hangs_is_named(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_launcher_works_without_gpus(job, tmp_path):
+def test_launcher_works_without_gpus(job, tmp_path):
     """`deepspeed mvtrack/train.py` as typed on a machine without GPUs, and `mvtrack train --ranks 2`."""
     plain, wrapped = job("plain", **COMMON), job("wrapped", **COMMON)
     tools = Path(sys.executable)

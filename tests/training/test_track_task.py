@@ -16,7 +16,7 @@ def tracks() -> Tracks:
     return Tracks(xy, visible, valid)
 
 
-def test_queries_lie_on_their_tracks_where_they_can_be_seen():
+def test_track_queries_are_visible():
     truth = tracks()
     task = draw_track_task(truth, 7, [5, 6])
     assert task.txy.shape == (B, V, 7, 3)
@@ -31,21 +31,21 @@ def test_queries_lie_on_their_tracks_where_they_can_be_seen():
     assert task.valid.any(1).float().mean() > 0.8
 
 
-def test_all_frames_and_views_are_asked():
+def test_track_queries_cover_frames_and_views():
     asked = [draw_track_task(tracks(), 5, [s, s + 1]) for s in range(40)]
     frames = torch.cat([a.txy[..., 0][a.valid] for a in asked])
     assert sorted(frames.unique().tolist()) == [0, 1, 2]
     assert all(torch.stack([a.valid[:, v].any() for a in asked]).any() for v in range(V))
 
 
-def test_a_task_is_a_function_of_the_seeds():
+def test_track_task_depends_on_seeds_alone():
     first, same, other = (draw_track_task(tracks(), 5, s) for s in ([1, 2], [1, 2], [1, 3]))
     assert torch.equal(first.txy, same.txy)
     assert torch.equal(first.txy[0], other.txy[0])
     assert not torch.equal(first.txy[1], other.txy[1])
 
 
-def test_more_points_than_there_are_repeat():
+def test_surplus_points_repeat():
     task = draw_track_task(tracks(), 2 * N, [1, 2])
     assert task.txy.shape[2] == 2 * N
     assert not draw_track_task(Tracks(*_hidden()), 4, [0, 0]).valid.any()

@@ -52,7 +52,7 @@ def reference(one_rank, small_run, tmp_path_factory):
     return tree
 
 
-def test_a_released_models_branches_train_alike_recomputed_and_partitioned(one_rank, two_ranks, job, small_run):
+def test_branches_train_equally_recomputed_and_partitioned(one_rank, two_ranks, job, small_run):
     """ReCamMaster's branches: a whole model on one rank, and stage 3 on two with each way to recompute blocks."""
     dit = small_run["model"]["dit"] | {"pose_encoder": True, "projector": True}
     plain = job("plain", model__dit=dit, **COMMON)
@@ -66,7 +66,7 @@ def test_a_released_models_branches_train_alike_recomputed_and_partitioned(one_r
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("micro", [1, 2])
-def test_two_ranks_train_like_one(two_ranks, job, reference, stage, micro):
+def test_two_ranks_equal_one(two_ranks, job, reference, stage, micro):
     tree = job(train__zero_stage=stage, train__micro_batch_size=micro, **COMMON)
     assert two_ranks.train(tree) == [None, None]
     assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
@@ -74,7 +74,7 @@ def test_two_ranks_train_like_one(two_ranks, job, reference, stage, micro):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one(two_ranks, job, stage):
+def test_resumed_run_equals_uninterrupted(two_ranks, job, stage):
     whole, parts = (job(name, train__zero_stage=stage, **COMMON) for name in ("whole", "parts"))
     assert two_ranks.train(whole) == [None, None]
     parts["train"]["stop_after"] = 3
@@ -86,7 +86,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(two_ranks, job, stage):
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 3), (3, 1), (1, 2), (2, 0)])
-def test_stage_and_ranks_may_change_between_attempts(one_rank, two_ranks, job, reference, before, after):
+def test_resume_may_change_stage_and_ranks(one_rank, two_ranks, job, reference, before, after):
     """Two ranks at one stage, then one rank at another, then two again: the same run."""
     tree = job(**COMMON)
     for pool, stage, stop in ((two_ranks, before, 2), (one_rank, after, 4), (two_ranks, after, None)):
@@ -97,7 +97,7 @@ def test_stage_and_ranks_may_change_between_attempts(one_rank, two_ranks, job, r
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_bf16_resumes_from_its_float32_masters(two_ranks, job, stage):
+def test_bf16_resumes_from_float32_masters(two_ranks, job, stage):
     """The masters come back to the bit; the working copies are their rounding, so the runs agree exactly too."""
     whole, parts = (job(n, train__zero_stage=stage, train__precision="bf16", **COMMON) for n in ("whole", "parts"))
     assert two_ranks.train(whole) == [None, None]
@@ -109,7 +109,7 @@ def test_bf16_resumes_from_its_float32_masters(two_ranks, job, stage):
     assert_same_state(parts, whole, atol=1e-6)
 
 
-def test_frozen_weights_travel_too(two_ranks, one_rank, job):
+def test_checkpoint_holds_frozen_weights(two_ranks, one_rank, job):
     """With a trainable subset only that is in the optimiser and in each checkpoint; the rest is written once."""
     tree = job(**COMMON, optim__trainable=["blocks.*.self_attn.*", "ray_encoder.*"])
     tree["train"] |= {"zero_stage": 3, "stop_after": 3}
@@ -129,7 +129,7 @@ def test_frozen_weights_travel_too(two_ranks, one_rank, job):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_four_ranks_train_like_one(four_ranks, job, reference, stage):
+def test_four_ranks_equal_one(four_ranks, job, reference, stage):
     tree = job(train__zero_stage=stage, **COMMON)
     assert four_ranks.train(tree) == [None] * 4
     assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
@@ -138,7 +138,7 @@ def test_four_ranks_train_like_one(four_ranks, job, reference, stage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "parameters"), [(1, False), (2, False), (3, False), (3, True)])
-def test_offloading_to_the_cpu_changes_nothing(two_ranks, job, reference, stage, parameters):
+def test_cpu_offload_equals_none(two_ranks, job, reference, stage, parameters):
     """DeepSpeed's own CPU Adam (compiled at first use) with the state in host memory."""
     tree = job(train__zero_stage=stage, train__offload_optimizer=True, train__offload_parameters=parameters, **COMMON)
     tree["train"]["stop_after"] = 3

@@ -17,7 +17,7 @@ def rigs(count: int = 40, **style):
     return [sample_cameras(np.random.default_rng(s), 3, T, SIZE, RigStyle(**style)) for s in range(count)]
 
 
-def test_cameras_are_rigid_and_above_the_ground():
+def test_rig_cameras_are_rigid_and_above_ground():
     for camera in rigs():
         rotation = camera.c2w[..., :3, :3]
         torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(3, T, 3, 3), atol=1e-5, rtol=0)
@@ -32,7 +32,7 @@ def test_paths_that_lead_below_the_ground_are_drawn_anew():
         assert (camera.c2w[..., 1, 3] <= -0.0999).all()
 
 
-def test_styles_are_obeyed():
+def test_rig_follows_style():
     moving = [float((c.c2w[0, -1] - c.c2w[0, 0]).abs().max()) > 1e-6 for c in rigs(moving_reference=1.0)]
     still = [float((c.c2w[0, -1] - c.c2w[0, 0]).abs().max()) > 1e-6 for c in rigs(moving_reference=0.0)]
     assert all(moving)
@@ -45,7 +45,7 @@ def test_styles_are_obeyed():
     assert max(focal) - min(focal) > 0.4
 
 
-def test_one_frame_means_cameras_that_stand_apart():
+def test_single_frame_cameras_stand_apart():
     for seed in range(20):
         camera = sample_cameras(np.random.default_rng(seed), 4, 1, SIZE, RigStyle())
         relative = relative_pose(camera.c2w[:1], camera.c2w[1:])[:, 0]
@@ -54,7 +54,7 @@ def test_one_frame_means_cameras_that_stand_apart():
         assert (moved + zoom > 0.02).all()
 
 
-def test_still_scenes_stand_still():
+def test_still_scenes_do_not_move():
     clip = render_still_scene(3, num_views=2, num_frames=5, size=(24, 32))
     again = render_still_scene(3, num_views=2, num_frames=5, size=(24, 32))
     assert torch.equal(clip.video, again.video)
@@ -69,7 +69,7 @@ def test_still_scenes_stand_still():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_amounts_mean_the_angle_seen_from_the_pivot(preset):
+def test_amounts_are_angles_from_pivot(preset):
     pose = CameraPath(preset, amount_of(preset, 15.0, 4.0), pivot_m=4.0).poses(3)[-1]
     to_pivot = torch.tensor([0.0, 0, 4]).double() - pose[:3, 3]
     turn = torch.rad2deg(torch.acos((to_pivot[2] / to_pivot.norm()).clamp(-1, 1)))
@@ -92,7 +92,7 @@ def test_objects_move_unless_static():
     assert np.median(walked) > 0.25
 
 
-def test_cases_are_pinned_and_balanced():
+def test_pinned_cases_are_balanced():
     specs = case_specs(20, 0, SIZE, T)
     assert [s.preset for s in specs[:10]] == list(PRESETS)
     assert sum(s.start == 0 for s in specs) == 10
@@ -101,7 +101,7 @@ def test_cases_are_pinned_and_balanced():
     assert torch.equal(case.clip.video, again.clip.video)
 
 
-def test_the_mirrored_camera_goes_the_other_way():
+def test_mirrored_camera_moves_oppositely():
     case = render_case(CaseSpec(4, "pan_right", 14.0, 0.0, SIZE, T))
     true = relative_pose(case.clip.camera.c2w[0, 0], case.clip.camera.c2w[1, -1])
     mirrored = relative_pose(case.clip.camera.c2w[0, 0], case.mirrored_camera.c2w[1, -1])

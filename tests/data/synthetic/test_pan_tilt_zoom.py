@@ -16,14 +16,14 @@ def wide_video() -> torch.Tensor:
     return torch.stack(waves).expand(T, -1, -1, -1) * torch.tensor([1.0, 0.9, 0.8])[:, None, None, None]
 
 
-def test_the_identity_view_is_the_wide_image():
+def test_identity_view_equals_wide_image():
     wide = wide_video()
     still = PanTiltZoom.ramp((0, 0, 1), (0, 0, 1), T)
     out = cut(wide, still, FOV, (90, 160))
     torch.testing.assert_close(out, torch.nn.functional.avg_pool2d(wide, 2), atol=0.02, rtol=0)
 
 
-def test_pan_right_moves_the_picture_left():
+def test_pan_right_moves_picture_left():
     """Panning by the angle of n pixels at the centre shifts content by n pixels."""
     wide, zoom = wide_video(), 2.0
     still = PanTiltZoom.ramp((0, 0, zoom), (0, 0, zoom), T)
@@ -36,7 +36,7 @@ def test_pan_right_moves_the_picture_left():
     assert shifted < 0.1 * unshifted
 
 
-def test_cameras_and_depth_warp_one_view_into_the_other():
+def test_depth_warps_one_view_into_other():
     rng = np.random.default_rng(3)
     reference, target = sample_pan_tilt_zoom(rng, T, FOV, WIDE, SIZE)
     clip = pan_tilt_zoom_clip(wide_video(), reference, target, FOV, SIZE)
@@ -48,7 +48,7 @@ def test_cameras_and_depth_warp_one_view_into_the_other():
     assert clip.camera.c2w[..., :3, 3].abs().max() == 0
 
 
-def test_depth_is_that_of_a_sphere():
+def test_depth_lies_on_sphere():
     path = PanTiltZoom.ramp((3, -2, 2.2), (6, 2, 2.5), T)
     clip = pan_tilt_zoom_clip(wide_video(), path, path, FOV, SIZE)
     xy = torch.tensor([[3.5, 5.5], [20.5, 11.5]]).expand(2, T, 2, 2)
@@ -58,7 +58,7 @@ def test_depth_is_that_of_a_sphere():
     torch.testing.assert_close(project(point, clip.camera)[0], xy, atol=1e-4, rtol=0)
 
 
-def test_views_must_stay_inside():
+def test_views_outside_the_image_raise():
     outside = PanTiltZoom.ramp((0, 0, 1.5), (25, 0, 1.5), T)
     assert not fits(outside, FOV, WIDE, SIZE)
     with pytest.raises(ValueError, match="leaves the 180x320 image: turn less or zoom in more"):

@@ -24,7 +24,7 @@ def world(seed: int, style: SceneStyle | None = None, samples: int = 2, draw=sam
     return scene, camera, render(scene, camera, samples), rng
 
 
-def test_shapes_and_ranges():
+def test_render_has_shapes_and_ranges():
     scene, _, rendered, _ = world(0)
     assert rendered.video.shape == (V, T, 3, H, W)
     assert rendered.depth.shape == rendered.ids.shape == (V, T, H, W)
@@ -34,7 +34,7 @@ def test_shapes_and_ranges():
 
 
 @pytest.mark.parametrize("draw", [sample_scene, natural_scene])
-def test_same_seed_same_pixels(draw):
+def test_render_depends_on_seed_alone(draw):
     first, second = world(3, draw=draw)[2], world(3, draw=draw)[2]
     assert torch.equal(first.video, second.video)
     assert not torch.equal(first.video, world(4, draw=draw)[2].video)
@@ -52,7 +52,7 @@ def test_natural_scenes_have_finer_detail_and_thin_things():
     assert thinnest[natural_scene] < 0.06 < 0.13 < thinnest[sample_scene]
 
 
-def test_a_seed_keeps_its_pixels_on_every_machine():
+def test_render_keeps_pinned_pixels():
     """Thumbnail of one scene as first rendered; a change here changes every bank (raise bank.FORMAT on purpose)."""
     rng = np.random.default_rng(11)
     scene = sample_scene(rng, 2, SceneStyle())
@@ -62,7 +62,7 @@ def test_a_seed_keeps_its_pixels_on_every_machine():
     assert (video[:, 1].to(torch.int16) - expected).abs().max() <= 1
 
 
-def test_depth_projects_to_the_same_surface_in_every_view():
+def test_depth_projects_to_same_surface_in_every_view():
     """A pixel's surface point, seen from another view, is drawn there at its own depth or hidden by a nearer one."""
     for seed in range(4):
         scene, camera, rendered, _ = world(seed)
@@ -75,7 +75,7 @@ def test_depth_projects_to_the_same_surface_in_every_view():
         assert (relative.abs() < 0.01).float().mean() > 0.6
 
 
-def test_depth_warp_reproduces_the_other_view():
+def test_depth_warp_reproduces_other_view():
     """Colour is a function of the surface point: the exact warp is near the truth where both views see it."""
     for seed in range(3):
         _, camera, rendered, _ = world(seed, SceneStyle(static=True))
@@ -88,7 +88,7 @@ def test_depth_warp_reproduces_the_other_view():
         assert mean_error < 0.5 * copy_error
 
 
-def test_tracks_agree_with_the_render_where_visible_and_disagree_where_hidden():
+def test_tracks_agree_with_render_where_visible():
     """At a visible track the rendered depth is the point's own; at a hidden one something nearer is drawn."""
     hidden_seen = 0
     for seed in range(6):
@@ -120,7 +120,7 @@ def first_depth_at(scene, camera: Camera, xy: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("draw", [sample_scene, natural_scene])
-def test_track_colours_follow_the_surface(draw):
+def test_track_colours_follow_surface(draw):
     """A point keeps its unlit colour: shading the scene at a visible track gives the same albedo at all times."""
     scene, camera, rendered, rng = world(5, draw=draw)
     flat = replace(scene, ambient=1.0, light=torch.tensor([0.0, -1.0, 0.0]))
@@ -137,7 +137,7 @@ def test_track_colours_follow_the_surface(draw):
     assert (spread < 2e-3).all(0).float().mean() > (0.95 if draw is natural_scene else 0.999)  # rounding at hard edges
 
 
-def test_moving_points_ride_on_their_object():
+def test_points_move_with_their_object():
     scene, camera, rendered, rng = world(8)
     _, points, surface = sample_tracks(scene, camera, rendered, 40, rng)
     moved = (points[-1] - points[0]).norm(dim=-1)
@@ -152,7 +152,7 @@ def test_moving_points_ride_on_their_object():
 
 
 @pytest.mark.parametrize("kind", [SPHERE, BOX, CYLINDER])
-def test_hits_lie_on_the_surface(kind):
+def test_ray_hits_lie_on_surface(kind):
     """Every hit of a primitive satisfies its implicit equation, seen from many directions."""
     scene, camera, _, _ = world(2)
     scene = replace(scene, kind=torch.full_like(scene.kind, kind))
@@ -178,7 +178,7 @@ def test_hits_lie_on_the_surface(kind):
     assert found > 100, kind_list
 
 
-def test_frames_must_match():
+def test_mismatched_frames_raise():
     scene, camera, _, _ = world(0)
     with pytest.raises(ValueError, match="the scene has 5 frames, the cameras 3"):
         render(scene, camera[:, :3])

@@ -36,7 +36,7 @@ def cell(sheet: np.ndarray, view: int, overlaid: bool, n: int) -> np.ndarray:
     return sheet[top : top + height, n * (256 + 6) : n * (256 + 6) + 256]
 
 
-def test_attention_glows_where_it_is_and_marks_stand_where_they_belong(generator):
+def test_overlay_glows_at_attention_and_marks_points(generator):
     sheet = attention_sheet("title", looks(generator), frame_titles(["a", "b"], [0, 4, 9]))
     assert sheet.shape == (2 * LABEL_PX + 4 * (160 + LABEL_PX), 3 * 256 + 2 * 6, 3)
     heat = cell(sheet, 0, True, 1).astype(int)
@@ -51,7 +51,7 @@ def test_attention_glows_where_it_is_and_marks_stand_where_they_belong(generator
     assert not (cell(sheet, 0, True, 0) == (60, 255, 60)).all(-1).any()
 
 
-def test_the_truth_is_drawn_where_it_is_known(generator):
+def test_overlay_marks_known_truth(generator):
     truth = torch.full((V, N, 2), torch.nan)
     truth[0, 1] = torch.tensor([10.0, 15.0])
     sheet = attention_sheet("title", looks(generator, truth=truth), frame_titles(["a", "b"], [0, 4, 9]))
@@ -60,7 +60,7 @@ def test_the_truth_is_drawn_where_it_is_known(generator):
     assert not (cell(sheet, 0, True, 0) == (60, 255, 60)).all(-1).any()
 
 
-def test_heat_lies_over_its_tokens():
+def test_heat_covers_its_tokens():
     maps = torch.zeros(2, 5, 7)
     maps[0, 1, 2] = maps[1, 4, 6] = 1
     heat = token_heat(maps, (20, 28))
@@ -74,11 +74,11 @@ def test_heat_lies_over_its_tokens():
 
 
 @pytest.mark.parametrize(("part", "text"), [(0.4, "40.0 %"), (3e-4, "under 0.1 %")])
-def test_small_shares_are_not_called_nothing(part, text):
+def test_small_shares_are_not_rounded_to_zero(part, text):
     assert _share(part) == f"{text} of the attention"
 
 
-def test_shown_frames_are_spread_and_hold_the_wanted_one():
+def test_shown_frames_are_spread_and_include_query():
     assert shown_frames(5, 3) == [0, 1, 2, 3, 4]
     for wanted in range(21):
         shown = shown_frames(21, wanted)

@@ -39,7 +39,7 @@ def shot(num_frames: int) -> tuple[torch.Tensor, Camera]:
     return reference, Camera(poses, intrinsics_from_fov(50.0, SIZE).expand(2, num_frames, 3, 3), SIZE)
 
 
-def test_a_fresh_decoder_changes_nothing(small_model):
+def test_fresh_decoder_changes_nothing(small_model):
     reference, camera = shot(5)
     plain = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0)
     for depth in (None, lambda _: torch.full(SIZE, 4.0)):
@@ -48,7 +48,7 @@ def test_a_fresh_decoder_changes_nothing(small_model):
         torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
 
 
-def test_depth_is_asked_for_by_the_videos_frame(small_model, aligner):
+def test_depth_frames_follow_video_frames(small_model, aligner):
     """Seven frames in windows of five: the second one begins at frame 2."""
     reference, camera = shot(T)
     asked: list[int] = []
@@ -66,7 +66,7 @@ def test_depth_is_asked_for_by_the_videos_frame(small_model, aligner):
     assert (video - plain).abs().max() > 1e-3
 
 
-def test_it_needs_the_subjects_distance_or_depth(small_model, aligner):
+def test_missing_distance_and_depth_raise(small_model, aligner):
     reference, camera = shot(5)
     depth = torch.full((5, *SIZE), 4.0)
     from_depth = generate(small_model, reference, camera, SamplerOptions(1), depth, again=SecondDecoding(aligner))
@@ -79,7 +79,7 @@ def run(capsys, *arguments) -> tuple[int, str]:
     return code, capsys.readouterr().err.splitlines()[-1:]
 
 
-def test_the_command_decodes_again(video, small_model, aligner, tmp_path, capsys):
+def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
     save_model(small_model, tmp_path / "m")
     save_aligner(aligner, small_model.config.codec, tmp_path / "d")
     np.save(tmp_path / "depth.npy", np.full((90, 160), 4.0, np.float32))
@@ -110,7 +110,7 @@ def test_the_command_decodes_again(video, small_model, aligner, tmp_path, capsys
     assert "--depth is for the points that --tracks follows, or for --decoder" in error[0]
 
 
-def test_the_shipped_decoder_makes_the_shipped_models_result_better():
+def test_shipped_decoder_improves_shipped_model():
     """Where the reference sees the target's surface, with the reference's true depth: one rendered case."""
     model, clip = load_model(shipped_model()), render_case(CaseSpec(40_001, "arc_left", 15.0, 0.0, num_frames=9)).clip
     again = SecondDecoding(load_aligner(shipped_decoder(), model.config.codec), lambda frame: clip.depth[0, frame])
@@ -122,7 +122,7 @@ def test_the_shipped_decoder_makes_the_shipped_models_result_better():
     assert psnr(aligned, clip.video[1], seen) > psnr(plain, clip.video[1], seen) + 0.5
 
 
-def test_tiny_names_the_one_that_ships(video, tmp_path, capsys):
+def test_name_tiny_opens_shipped_decoder(video, tmp_path, capsys):
     arguments = [video, "--camera", "pan_left", "--steps", 1, "--out", tmp_path / "o", "--decoder", "tiny"]
     code, error = run(capsys, *arguments)
     assert code == 0, error

@@ -13,7 +13,7 @@ def clip():
     return render_case(CaseSpec(11, "arc_left", 20.0, 0.5, (48, 64), 5)).clip
 
 
-def test_carried_depth_is_the_targets_own_where_both_see_it(clip):
+def test_carried_depth_equals_target_depth_where_covisible(clip):
     found = carried_depth(clip.depth[0], clip.camera)
     assert torch.equal(found[0], clip.depth[0])
     assert (found.isfinite() & (found > 0)).all()
@@ -23,7 +23,7 @@ def test_carried_depth_is_the_targets_own_where_both_see_it(clip):
     assert (off < 0.05).float().mean() > 0.9
 
 
-def test_what_the_depth_file_lacks_is_filled(clip):
+def test_depth_file_holes_are_filled(clip):
     depth = clip.depth[0].clone()
     depth[:, 10:14, 20:25] = torch.nan
     depth[:, 0] = torch.inf
@@ -34,7 +34,7 @@ def test_what_the_depth_file_lacks_is_filled(clip):
         carried_depth(depth, clip.camera)
 
 
-def test_holes_take_the_farthest_depth_at_their_edge():
+def test_holes_take_farthest_edge_depth():
     depth = torch.tensor([[[2.0, torch.nan, torch.nan, 5.0]]]).expand(1, 3, 4)
     assert filled(depth)[0, 1].tolist() == [2.0, 2.0, 5.0, 5.0]
     empty = torch.full((2, 3, 4), torch.nan)
@@ -43,14 +43,14 @@ def test_holes_take_the_farthest_depth_at_their_edge():
     assert filled(empty, 3.0)[1].unique().tolist() == [7.0]
 
 
-def test_a_target_that_sees_nothing_of_the_reference_gets_its_median(clip):
+def test_unseen_target_gets_median_depth(clip):
     away = clip.camera.c2w.clone()
     away[1, :, :3, :3] = away[1, :, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))  # it looks back
     found = carried_depth(clip.depth[0], type(clip.camera)(away, clip.camera.K, clip.camera.size))
     assert (found[1] == clip.depth[0].median()).all()
 
 
-def test_two_views_of_a_moment_tell_depth_of_things_that_move(clip):
+def test_two_view_depth_finds_moving_objects(clip):
     distance = float(clip.depth[0, 0].median())
     found = stereo_depth(clip.video, clip.camera, distance)
     seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])

@@ -37,14 +37,14 @@ def test_noise_has_no_mean_and_differs_from_frame_to_frame(depth):
     assert (torch.corrcoef(few) - torch.eye(len(few))).abs().max() < 0.5
 
 
-def test_stays_within_the_sum_of_amplitudes(depth):
+def test_noise_stays_within_sum_of_amplitudes(depth):
     off = (disturbed(depth, 5.3, seeded()) - depth).abs()
     bound = 5.3 * sum(AMPLITUDES)
     assert bound / 2 < off.max() <= bound
     assert sum(AMPLITUDES) == pytest.approx(0.1 * 13 / 9)
 
 
-def test_is_still_there_after_pooling():
+def test_noise_survives_pooling():
     """What coarse levels are given. Independent noise of single pixels averages out there."""
 
     def left(noise):
@@ -58,7 +58,7 @@ def test_is_still_there_after_pooling():
     assert pooled / full > 6 * independent_pooled / independent
 
 
-def test_never_below_a_tenth_of_the_depth(generator):
+def test_noisy_depth_keeps_a_tenth(generator):
     depth = 0.01 + 0.09 * torch.rand(T, H, W, generator=generator)
     noisy = disturbed(depth, 1.0, seeded())
     assert (noisy >= 0.1 * depth).all()
@@ -66,14 +66,14 @@ def test_never_below_a_tenth_of_the_depth(generator):
     assert 0.05 < kept.float().mean() < 0.95
 
 
-def test_noise_is_in_units_of_the_median(depth):
+def test_noise_scales_with_median_depth(depth):
     one, more = (disturbed(depth, median, seeded()) - depth for median in (1.1, 3.3))
     torch.testing.assert_close(more, 3 * one, atol=1e-5, rtol=0)
     assert one.abs().max() > 0.05
 
 
 @pytest.mark.parametrize(("side", "cells"), [(32, (4, 16)), (64, (8, 32)), (16, (2, 8)), (8, (2, 4)), (1, (2, 2))])
-def test_cells_have_a_size_in_pixels(side, cells):
+def test_noise_cells_have_their_size_in_pixels(side, cells):
     """Between the centres of cells, noise is straight: it bends in the two pixels beside each of them."""
     noise = (disturbed(torch.full((1, 32, 128), 2.0).double(), 1.0, seeded(), (side,), (0.3,)) - 2)[0]
     for line, count in ((noise.sum(1), cells[0]), (noise.sum(0), cells[1])):

@@ -76,7 +76,7 @@ def parts(generator) -> tuple[EpipolarAttention, torch.Tensor, DecoderScene]:
 
 
 @pytest.mark.parametrize("views", [2, 3])
-def test_changes_nothing_at_first(generator, views):
+def test_first_weights_change_nothing(generator, views):
     attention = EpipolarAttention(C, EpipolarConfig(P, D, 2))
     features, scene = some_features(generator, views), some_scene(generator, views)
     assert torch.equal(attention(features, scene), features)
@@ -89,7 +89,7 @@ def test_changes_nothing_at_first(generator, views):
 
 
 @pytest.mark.parametrize("view", [0, 1])
-def test_the_middle_point_shows_what_a_warp_shows(clip, view):
+def test_middle_point_equals_depth_warp(clip, view):
     frames, other = [0, 3, 8], 1 - view
     scene = DecoderScene.of(clip.camera, clip.depth).at(frames, (48, 64))
     attention = EpipolarAttention(C, EpipolarConfig(points=5))
@@ -111,7 +111,7 @@ def test_the_middle_point_shows_what_a_warp_shows(clip, view):
 
 
 @pytest.mark.parametrize("jittered", [False, True])
-def test_points_lie_on_the_rays_one_in_each_stratum(generator, jittered):
+def test_points_lie_on_rays_one_per_stratum(generator, jittered):
     scene, count = some_scene(generator), 5
     attention = EpipolarAttention(C, EpipolarConfig(points=count))
     points = attention._points(scene, 1, generator if jittered else None)
@@ -131,7 +131,7 @@ def test_points_lie_on_the_rays_one_in_each_stratum(generator, jittered):
         torch.testing.assert_close(place, torch.full_like(place, 0.5), atol=1e-4, rtol=0)
 
 
-def test_points_stay_before_the_camera(generator):
+def test_points_stay_in_front_of_camera(generator):
     scene = some_scene(generator)
     scene = replace(scene, depth=scene.depth * 0.01)
     _, z = project(EpipolarAttention(C, EpipolarConfig(points=P))._points(scene, 0, None), scene.camera[0])
@@ -139,7 +139,7 @@ def test_points_stay_before_the_camera(generator):
     assert z.max() > 0.5 * scene.radius
 
 
-def test_jitter_is_drawn_from_its_generator(parts):
+def test_jitter_depends_on_generator_alone(parts):
     attention, features, scene = parts
     first, again, other = (attention(features, scene, jitter=torch.Generator().manual_seed(s)) for s in (2, 2, 3))
     assert torch.equal(first, again)
@@ -152,7 +152,7 @@ def test_jitter_is_drawn_from_its_generator(parts):
 # Looking up and asking
 
 
-def test_look_up_sees_what_is_in_the_picture_and_in_front():
+def test_look_up_sees_inside_and_in_front():
     camera = Camera(torch.eye(4)[None], torch.tensor([[[10.0, 0, 5.5], [0, 10, 3.5], [0, 0, 1]]]), (h, w))
     raster = torch.tensor([[0.01, 3.5], [-0.01, 3.5], [10.99, 3.5], [11.01, 3.5], [5.5, 0.01], [5.5, -0.01],
                            [5.5, 6.99], [5.5, 7.01], [2.5, 1.5], [3.0, 1.5]])  # fmt: skip
@@ -167,7 +167,7 @@ def test_look_up_sees_what_is_in_the_picture_and_in_front():
     torch.testing.assert_close(found[0, seen[0], 0], expected, atol=1e-3, rtol=0)
 
 
-def test_look_up_of_half_precision_features_finds_the_same_places(generator):
+def test_look_up_of_bfloat16_finds_same_places(generator):
     """Places in a wide picture need more digits than features have."""
     size = (3, 389)
     camera = Camera(torch.eye(4)[None], intrinsics_from_fov(60.0, size)[None], size)
@@ -181,7 +181,7 @@ def test_look_up_of_half_precision_features_finds_the_same_places(generator):
     torch.testing.assert_close(found.float(), exact, atol=0.02, rtol=0.01)
 
 
-def test_runs_in_half_precision(parts):
+def test_attention_in_bfloat16_stays_close(parts):
     attention, features, scene = parts
     exact = attention(features, scene)
     half = attention.bfloat16()(features.bfloat16(), scene)
@@ -278,7 +278,7 @@ def slow_attention(attention, features, scene):
 
 @pytest.mark.parametrize(("views", "sources"), [(2, 1), (2, 2), (3, 1), (3, 2)])
 @torch.no_grad()
-def test_equals_loops_over_cells_and_points(generator, views, sources):
+def test_attention_equals_loops_over_cells_and_points(generator, views, sources):
     size, moments = (5, 7), 2
     attention = some_attention(generator, sources=sources)
     features = some_features(generator, views, moments, size) + 0.7
@@ -298,7 +298,7 @@ def scaled(scene, factor):
     return replace(scene, camera=scene.camera.scaled(factor), depth=scene.depth * factor, radius=scene.radius * factor)
 
 
-def test_the_unit_of_length_does_not_matter(parts):
+def test_attention_is_invariant_to_unit_of_length(parts):
     attention, features, scene = parts
     changed = attention(features, scene)
     torch.testing.assert_close(attention(features, scaled(scene, 3.7)), changed, atol=1e-4, rtol=1e-4)
@@ -311,7 +311,7 @@ def test_the_unit_of_length_does_not_matter(parts):
     assert DecoderScene.of(scaled(scene, 3.7).camera, scene.depth * 3.7).radius == pytest.approx(3.7 * scene.radius)
 
 
-def test_where_the_world_is_does_not_matter(generator, parts):
+def test_attention_is_invariant_to_world_frame(generator, parts):
     attention, features, scene = parts
     move = torch.eye(4)
     move[:3, :3] = random_turn(generator, (), 1.0)
@@ -323,7 +323,7 @@ def test_where_the_world_is_does_not_matter(generator, parts):
     assert not torch.allclose(attention(features, one), changed, atol=0.1)
 
 
-def test_the_order_of_views_does_not_matter(parts):
+def test_attention_is_equivariant_to_view_order(parts):
     attention, features, scene = parts
     swapped = DecoderScene(scene.camera[[1, 0]], scene.depth.flip(0), scene.pixels.flip(0), scene.radius)
     changed = attention(features, scene)
@@ -339,7 +339,7 @@ BEYOND[2, 3] = 50
 
 
 @pytest.mark.parametrize("away", [turned(180), turned(90), BEYOND], ids=["turned round", "turned aside", "beyond"])
-def test_unchanged_where_nothing_is_seen(generator, away):
+def test_unseen_cells_stay_unchanged(generator, away):
     attention, scene = some_attention(generator), some_scene(generator)
     features = some_features(generator).requires_grad_()
     scene = replace(scene, camera=moved(moved(scene.camera, 0, torch.eye(4)), 1, away))
@@ -352,7 +352,7 @@ def test_unchanged_where_nothing_is_seen(generator, away):
         assert parameter.grad.eq(0).all(), name
 
 
-def test_gradients_are_finite_where_a_part_is_seen(generator):
+def test_gradients_of_partly_seen_cells_are_finite(generator):
     attention, scene = some_attention(generator, sources=2), some_scene(generator, 3)
     features = some_features(generator, 3).requires_grad_()
     changed = attention(features, scene)
@@ -368,7 +368,7 @@ def test_gradients_are_finite_where_a_part_is_seen(generator):
 # Who is asked
 
 
-def test_nearest_views_by_their_mean_distance():
+def test_nearest_views_follow_mean_distance():
     c2w = torch.eye(4).repeat(5, 2, 1, 1)
     c2w[:, :, 0, 3] = torch.tensor([[0.0, 0], [3, 1], [1, 2], [-2, 2], [0, 2.5]])
     camera = Camera(c2w, intrinsics_from_fov(60.0, (h, w)).repeat(5, 2, 1, 1), (h, w))
@@ -376,7 +376,7 @@ def test_nearest_views_by_their_mean_distance():
     assert nearest_views(camera, 3) == [4, 2, 0, 1]  # 1.25, 1.5, 2 and 3
 
 
-def test_only_the_views_that_ask_change(generator, parts):
+def test_asking_views_alone_change(generator, parts):
     attention, features, scene = parts
     kept = features.clone()
     changed, both = attention(features, scene, views=(1,)), attention(features, scene)
@@ -393,7 +393,7 @@ def test_only_the_views_that_ask_change(generator, parts):
 # Moments
 
 
-def test_moments_do_not_mix(generator, parts):
+def test_attention_keeps_moments_apart(generator, parts):
     attention, features, scene = parts
     other = features.clone()
     other[1, 3] = some_features(generator, 1, 1)[0, 0]
@@ -402,7 +402,7 @@ def test_moments_do_not_mix(generator, parts):
 
 
 @pytest.mark.parametrize(("at_once", "calls"), [(1, 5), (2, 3), (3, 2), (5, 1)])
-def test_few_moments_at_once_or_all(generator, monkeypatch, at_once, calls):
+def test_chunks_of_moments_change_nothing(generator, monkeypatch, at_once, calls):
     attention, scene = some_attention(generator), some_scene(generator)
     features = some_features(generator)
 
@@ -428,7 +428,7 @@ def test_few_moments_at_once_or_all(generator, monkeypatch, at_once, calls):
 # Gradients
 
 
-def test_gradients_reach_the_other_view_at_the_same_moment(generator):
+def test_gradients_reach_other_view_at_same_moment(generator):
     attention, scene = some_attention(generator), some_scene(generator)
     features = some_features(generator).requires_grad_()
     attention(features, scene, views=(0,))[0, 3].square().sum().backward()
@@ -437,7 +437,7 @@ def test_gradients_reach_the_other_view_at_the_same_moment(generator):
     assert features.grad.isfinite().all()
 
 
-def test_gradients_are_right(generator):
+def test_attention_passes_gradcheck(generator):
     size = (3, 5)
     attention = some_attention(generator, sources=2, channels=2, dim=3).double()
     scene = some_scene(generator, 2, 1, size)

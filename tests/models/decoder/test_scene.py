@@ -35,7 +35,7 @@ def video(generator):
     return torch.rand(T, 3, H, W, generator=generator) * 2 - 1
 
 
-def test_radius_is_a_tenth_of_the_median_depth(camera):
+def test_radius_is_tenth_of_median_depth(camera):
     depth = torch.full((V, T, H, W), 7.0)
     depth[0, 0] = 1000.0  # would move a mean
     assert REACH == 0.1
@@ -46,7 +46,7 @@ def test_radius_is_a_tenth_of_the_median_depth(camera):
     ("bad", "count"),
     [((0.0,), 1), ((float("nan"),), 1), ((float("inf"), -1.0), 2), ((-0.5, 0.0, float("nan")), 3)],
 )
-def test_refuses_depth_that_is_none(camera, depth, bad, count):
+def test_invalid_depth_raises_with_count(camera, depth, bad, count):
     depth.view(-1)[11 : 11 + count] = torch.tensor(bad)
     message = f"depth must be finite and positive everywhere; {count} of {V * T * H * W} values are not"
     with pytest.raises(ValueError, match=message):
@@ -54,13 +54,13 @@ def test_refuses_depth_that_is_none(camera, depth, bad, count):
 
 
 @pytest.mark.parametrize("shape", [(V, T, h, w), (V - 1, T, H, W), (V, T + 1, H, W), (V, T, W, H)])
-def test_refuses_depth_of_another_shape(camera, shape):
+def test_mismatched_depth_shape_raises(camera, shape):
     wanted = f"depth must be (V, T, H, W) = {(V, T, H, W)} as the cameras say, got {shape}"
     with pytest.raises(ValueError, match=re.escape(wanted)):
         DecoderScene.of(camera, torch.ones(shape))
 
 
-def test_the_fourth_channel_says_which_pictures_exist(camera, depth, video):
+def test_fourth_channel_marks_existing_pictures(camera, depth, video):
     pixels = DecoderScene.of(camera, depth, {1: video}).pixels
     assert pixels.shape == (V, T, 4, H, W)
     assert torch.equal(pixels[1, :, :3], video)
@@ -69,7 +69,7 @@ def test_the_fourth_channel_says_which_pictures_exist(camera, depth, video):
     assert DecoderScene.of(camera, depth).pixels.eq(0).all()
 
 
-def test_at_averages_over_cells(camera, depth, video):
+def test_resized_scene_averages_cells(camera, depth, video):
     frames = [4, 0, 3]
     scene = DecoderScene.of(camera, depth, {2: video}).at(frames, (h, w))
     assert scene.depth.shape == (V, 3, h, w)
@@ -82,7 +82,7 @@ def test_at_averages_over_cells(camera, depth, video):
     assert scene.pixels[:2].eq(0).all()
 
 
-def test_at_resizes_cameras_and_keeps_the_radius(camera, depth):
+def test_resized_scene_resizes_cameras_and_keeps_radius(camera, depth):
     whole = DecoderScene.of(camera, depth)
     scene = whole.at([4, 0, 3], (h, W))
     assert scene.camera.size == (h, W)
@@ -92,7 +92,7 @@ def test_at_resizes_cameras_and_keeps_the_radius(camera, depth):
     assert scene.radius == whole.radius
 
 
-def test_moments_and_frames_of_the_same_size_are_a_slice_of_everything(camera, depth, video):
+def test_moments_and_same_size_frames_are_slices(camera, depth, video):
     whole = DecoderScene.of(camera, depth, {0: video})
     for some in (whole.moments(slice(1, 4)), whole.at([1, 2, 3], (H, W))):
         assert torch.equal(some.depth, depth[:, 1:4])
@@ -102,7 +102,7 @@ def test_moments_and_frames_of_the_same_size_are_a_slice_of_everything(camera, d
         assert some.radius == whole.radius
 
 
-def test_seen_from_a_view_it_is_the_origin_and_the_median_depth_is_one(camera, depth):
+def test_scene_seen_from_view_has_unit_median_depth(camera, depth):
     scene = DecoderScene.of(camera, depth)
     seen = scene.seen_from(1)
     torch.testing.assert_close(seen.c2w[1], torch.eye(4).expand(T, 4, 4), atol=1e-6, rtol=0)

@@ -44,12 +44,12 @@ def lively(aligner: SmallAligner) -> SmallAligner:
     return aligner
 
 
-def test_at_its_first_weights_it_is_the_codec(codec, scene, latents):
+def test_first_weights_equal_codec(codec, scene, latents):
     with torch.no_grad():
         assert torch.equal(SmallAligner(8).decode(codec, latents, scene), codec.decode(latents[None])[0].clamp(-1, 1))
 
 
-def test_views_that_do_not_ask_do_not_see_the_others(codec, scene, latents):
+def test_unasking_views_ignore_others(codec, scene, latents):
     aligner = lively(SmallAligner(8))
     with torch.no_grad():
         first = aligner.decode(codec, latents, scene, (1,))
@@ -67,7 +67,7 @@ def test_views_that_do_not_ask_do_not_see_the_others(codec, scene, latents):
         )
 
 
-def test_real_pictures_are_seen(codec, scene, latents):
+def test_existing_pictures_change_result(codec, scene, latents):
     aligner = lively(SmallAligner(8))
     shown = DecoderScene.of(scene.camera, scene.depth)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_real_pictures_are_seen(codec, scene, latents):
     assert (found[1] - blind[1]).abs().max() > 1e-3
 
 
-def test_a_training_step_decodes_the_frames_it_names(codec, scene, latents, generator):
+def test_training_step_decodes_named_frames(codec, scene, latents, generator):
     aligner = SmallAligner(8)
     at, made = aligner.some_frames(codec, latents, scene, (1,), 3, generator)
     assert len(set(at)) == 3
@@ -85,14 +85,14 @@ def test_a_training_step_decodes_the_frames_it_names(codec, scene, latents, gene
     assert aligner.write.weight.grad.abs().max() > 0
 
 
-def test_pictures_that_cannot_be_halved_twice_are_refused(scene):
+def test_odd_picture_sizes_raise(scene):
     with pytest.raises(ValueError, match="pictures must be divisible by 4, got 10x20"):
         SmallAligner(8).frames(torch.zeros(V, 1, 3, 10, 20), scene, [0])
     with pytest.raises(ValueError, match="a small decoder has 3 levels"):
         SmallAligner(8, points=(7, 7))
 
 
-def test_files_come_back_as_they_were(codec, scene, latents, tmp_path):
+def test_decoder_file_round_trips(codec, scene, latents, tmp_path):
     aligner = lively(SmallAligner(8, points=(3, 5, 2), dim=16))
     path = save_aligner(aligner, PCA, tmp_path)
     assert path == tmp_path / FILE
@@ -103,7 +103,7 @@ def test_files_come_back_as_they_were(codec, scene, latents, tmp_path):
             assert torch.equal(loaded.decode(codec, latents, scene), aligner.decode(codec, latents, scene))
 
 
-def test_other_files_are_named(tmp_path):
+def test_foreign_decoder_files_raise(tmp_path):
     with pytest.raises(ValueError, match=f"no decoder at {tmp_path / FILE}"):
         load_aligner(tmp_path, PCA)
     save_file({"a": torch.zeros(2)}, tmp_path / FILE)

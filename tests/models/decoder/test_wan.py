@@ -80,7 +80,7 @@ def decoded_together(codec: WanVAECodec, latents: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("views", [2, 3])
 @torch.no_grad()
-def test_an_aligner_that_has_learnt_nothing_changes_no_bit(views, precision):
+def test_untrained_aligner_is_bit_exact(views, precision):
     codec = codec_of(lively_network(WIDTH).to(getattr(torch, precision)), precision=precision)
     latents = latents_of(views, 3)
     decoded = aligner_of(lively=False).decode(codec, latents, scene_of(views, 3))
@@ -93,7 +93,7 @@ def test_an_aligner_that_has_learnt_nothing_changes_no_bit(views, precision):
 
 
 @torch.no_grad()
-def test_only_the_views_that_are_named_follow_others(codec):
+def test_named_views_alone_follow_others(codec):
     latents, scene, aligner = latents_of(2, 3), scene_of(2, 3), aligner_of()
     plain, decoded = decoded_together(codec, latents), aligner.decode(codec, latents, scene)
     assert decoded.isfinite().all()
@@ -105,7 +105,7 @@ def test_only_the_views_that_are_named_follow_others(codec):
 
 
 @torch.no_grad()
-def test_what_is_decoded_does_not_depend_on_later_latents(codec):
+def test_decoding_is_causal(codec):
     latents, scene, aligner = latents_of(2, 3), scene_of(2, 3), aligner_of()
     whole = aligner.decode(codec, latents, scene)
     short = DecoderScene(scene.camera[:, :5], scene.depth[:, :5], scene.pixels[:, :5], scene.radius)
@@ -113,7 +113,7 @@ def test_what_is_decoded_does_not_depend_on_later_latents(codec):
 
 
 @pytest.mark.parametrize("latent_frames", [1, 3])
-def test_every_level_asks_about_the_frames_that_it_shows(codec, monkeypatch, latent_frames):
+def test_levels_ask_about_their_own_frames(codec, monkeypatch, latent_frames):
     asked, at = [], DecoderScene.at
 
     def spy(scene, frames, size):
@@ -130,7 +130,7 @@ def test_every_level_asks_about_the_frames_that_it_shows(codec, monkeypatch, lat
     assert asked == expected[: 4 * latent_frames]
 
 
-def test_no_hook_stays(codec, network, monkeypatch):
+def test_hooks_are_removed(codec, network, monkeypatch):
     aligner, latents, scene = aligner_of(), latents_of(2, 2), scene_of(2, 2)
     before = codec.decode(latents[None])
     aligner.decode(codec, latents, scene)
@@ -146,7 +146,7 @@ def test_no_hook_stays(codec, network, monkeypatch):
     assert torch.equal(codec.decode(latents[None]), before)
 
 
-def test_gradients_reach_the_aligner_and_not_the_vae(codec, network):
+def test_gradients_reach_aligner_not_vae(codec, network):
     aligner = aligner_of(sources=2)
     aligner.decode(codec, latents_of(3, 2), scene_of(3, 2)).square().mean().backward()
     for name, parameter in aligner.named_parameters():
@@ -158,14 +158,14 @@ def test_gradients_reach_the_aligner_and_not_the_vae(codec, network):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_gradients_reach_an_aligner_at_its_first_weights(codec):
+def test_gradients_reach_untrained_aligner(codec):
     aligner = aligner_of(lively=False)
     aligner.decode(codec, latents_of(2, 2), scene_of(2, 2)).square().mean().backward()
     assert all(level.out.weight.grad.abs().max() > 0 for level in aligner.levels)
 
 
 @pytest.mark.parametrize("width", [WIDTH, 6, 96])
-def test_a_level_has_the_channels_of_the_real_decoder(width):
+def test_levels_have_full_size_channels(width):
     with torch.device("meta"):
         network, latent = diffsynth_module("wan_video_vae").VideoVAE_(dim=width), torch.zeros(2, CHANNELS, 3, 5)
     found, aligner, step = [], aligner_of(width), codec_of(network).decoder()
@@ -181,14 +181,14 @@ def test_a_level_has_the_channels_of_the_real_decoder(width):
     assert [len(level.norm.weight) for level in aligner.levels] == list(aligner.channels)
 
 
-def test_a_network_of_another_width_works_with_its_own_aligner_only(codec):
+def test_aligner_of_other_width_raises(codec):
     latents, scene = latents_of(2, 2), scene_of(2, 2)
     with pytest.raises(ValueError, match=r"for a VAE of width 6 with \(24, 24, 12, 6\).*got one of width 4"):
         aligner_of(6).decode(codec, latents, scene)
     assert aligner_of(6).decode(codec_of(lively_network(6)), latents, scene).isfinite().all()
 
 
-def test_what_cannot_be_decoded_is_named(codec, network):
+def test_undecodable_latents_raise(codec, network):
     aligner, latents, scene = aligner_of(), latents_of(2, 2), scene_of(2, 2)
     with pytest.raises(ValueError, match="leave out --tiled"):
         aligner.decode(codec_of(network, tile=(2, 3)), latents, scene)
@@ -200,7 +200,7 @@ def test_what_cannot_be_decoded_is_named(codec, network):
         aligner.decode(codec, latents[:, :, :5], scene)
 
 
-def test_keys_of_the_aligner_and_the_vae_stay_apart(codec, network):
+def test_aligner_and_vae_keys_stay_apart(codec, network):
     aligner, keys = aligner_of(), set(network.state_dict())
     aligner.decode(codec, latents_of(2, 1), scene_of(2, 1))
     assert set(network.state_dict()) == keys

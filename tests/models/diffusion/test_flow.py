@@ -46,14 +46,14 @@ def test_golden_euler_run(golden):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_exact_velocity_recovers_the_sample(generator):
+def test_exact_velocity_recovers_sample(generator):
     x0, noise = torch.randn(2, 3, 5, 7, generator=generator)
     for steps in (1, 5):
         *_, end = euler_steps(lambda x, s: noise - x0, noise, steps, 5.0)
         torch.testing.assert_close(end, x0, atol=1e-5, rtol=0)
 
 
-def test_x0_and_velocity_are_one_thing(generator):
+def test_x0_and_velocity_convert_both_ways(generator):
     x0, noise = torch.randn(2, 5, 3, 2, generator=generator)
     sigma = torch.tensor([0.9, 0.5, 0.2, 0.05, 1.0])
     noisy = add_noise(x0, noise, sigma)
@@ -61,7 +61,7 @@ def test_x0_and_velocity_are_one_thing(generator):
     torch.testing.assert_close(x0_from_velocity(noise - x0, noisy, sigma), x0)
 
 
-def test_weight_has_mean_one_over_training_levels():
+def test_training_weight_has_mean_one():
     weight = training_weight(training_sigmas(5.0), 5.0)
     assert weight.mean().item() == pytest.approx(1, abs=1e-4)
     assert weight.min() == 0
@@ -70,7 +70,7 @@ def test_weight_has_mean_one_over_training_levels():
 @pytest.mark.parametrize(
     ("sampling", "low", "high"), [("shifted", 0.72, 0.83), ("uniform", 0.44, 0.56), ("logit_normal", 0.44, 0.56)]
 )
-def test_training_draws(sampling, low, high):
+def test_sigma_draws_follow_schedule(sampling, low, high):
     """Median noise level of each distribution: shift 5 puts it at 5 * 0.5 / 3 = 0.83; here shift 3 gives 0.75."""
     g = torch.Generator().manual_seed(0)
     config = FlowConfig(shift=3.0, timestep_sampling=sampling)
@@ -80,6 +80,6 @@ def test_training_draws(sampling, low, high):
     assert sigma.max() <= 1
 
 
-def test_no_steps_is_refused():
+def test_zero_steps_raise():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         sampling_sigmas(0, 5.0)

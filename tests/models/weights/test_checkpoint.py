@@ -31,7 +31,7 @@ def shards(tmp_path):
     return index
 
 
-def test_reads_safetensors_with_metadata(tmp_path):
+def test_checkpoint_reads_safetensors_with_metadata(tmp_path):
     save_file(state(), tmp_path / "m.safetensors", metadata={"config": "{}"})
     checkpoint = open_checkpoint(tmp_path / "m.safetensors")
     assert_holds(checkpoint, state())
@@ -41,17 +41,17 @@ def test_reads_safetensors_with_metadata(tmp_path):
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model_state": s}])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_reads_pickles_of_tensors(tmp_path, wrap, zipped):
+def test_checkpoint_reads_pickles(tmp_path, wrap, zipped):
     torch.save(wrap(state()), tmp_path / "m.pth", _use_new_zipfile_serialization=zipped)
     assert_holds(open_checkpoint(tmp_path / "m.pth"), state())
 
 
-def test_reads_shards(shards):
+def test_checkpoint_reads_shards(shards):
     assert_holds(open_checkpoint(shards), state())
     assert shard_names(shards) == ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]
 
 
-def test_writing_into_a_tensor_leaves_the_file_alone(tmp_path):
+def test_loaded_tensor_does_not_alias_file(tmp_path):
     save_file(state(), tmp_path / "m.safetensors")
     torch.save(state(), tmp_path / "m.pth")
     for name in ("m.safetensors", "m.pth"):
@@ -59,7 +59,7 @@ def test_writing_into_a_tensor_leaves_the_file_alone(tmp_path):
         assert_holds(open_checkpoint(tmp_path / name), state())
 
 
-def test_a_delta_takes_the_place_of_the_base(tmp_path):
+def test_delta_overrides_base(tmp_path):
     save_file(state(), tmp_path / "base.safetensors")
     save_file({"b.bias": torch.zeros(11), "c": torch.ones(2)}, tmp_path / "delta.safetensors")
     base, delta = open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "delta.safetensors")
@@ -76,7 +76,7 @@ class Command:
         return print, ("ran",)
 
 
-def test_a_pickle_that_could_run_code_is_not_read(tmp_path, capsys):
+def test_unsafe_pickle_raises(tmp_path, capsys):
     torch.save({"a": torch.zeros(2), "b": Command()}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="evil.ckpt holds more than tensors.*was not read"):
         open_checkpoint(tmp_path / "evil.ckpt")
@@ -88,7 +88,7 @@ def test_a_pickle_that_could_run_code_is_not_read(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pth"])
 @pytest.mark.parametrize("share", [0.3, 0.97])
-def test_a_file_that_was_cut_off_is_named(tmp_path, name, share):
+def test_truncated_checkpoint_raises(tmp_path, name, share):
     path = tmp_path / name
     big = {"w": torch.zeros(40_000)}
     save_file(big, path) if path.suffix == ".safetensors" else torch.save(big, path)
@@ -109,13 +109,13 @@ def test_a_file_that_was_cut_off_is_named(tmp_path, name, share):
         ("m.safetensors.index.json", b'{"weight_map": {"a": "gone.safetensors"}}', "names 1 file.*gone.safetensors"),
     ],
 )
-def test_what_only_stands_for_weights_is_named(tmp_path, name, content, message):
+def test_placeholder_files_raise(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         open_checkpoint(tmp_path / name)
 
 
-def test_missing_and_foreign_files_are_named(tmp_path):
+def test_missing_and_foreign_files_raise(tmp_path):
     with pytest.raises(ValueError, match="nowhere.safetensors does not exist"):
         open_checkpoint(tmp_path / "nowhere.safetensors")
     torch.save({"step": 5, "w": torch.zeros(2)}, tmp_path / "mixed.pt")
@@ -126,13 +126,13 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         open_checkpoint(tmp_path / "list.pt")
 
 
-def test_a_shard_that_lacks_what_the_index_promises_is_named(shards):
+def test_incomplete_shard_raises(shards):
     save_file({"z": torch.zeros(1)}, shards.parent / "m-00002-of-00002.safetensors")
     with pytest.raises(ValueError, match="m-00002-of-00002.safetensors lacks b.bias"):
         open_checkpoint(shards)
 
 
-def test_names_may_not_meet(tmp_path):
+def test_colliding_names_raise(tmp_path):
     save_file(state(), tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match="two tensors become 'x'"):
         open_checkpoint(tmp_path / "m.safetensors").renamed(lambda name: "x")

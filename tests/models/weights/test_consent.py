@@ -5,7 +5,7 @@ from mvtrack.models.weights.registry import registry
 
 
 @pytest.mark.parametrize("model", ["depth-anything/DA3-BASE", "depth-anything/DA3-SMALL"])
-def test_free_weights_need_no_consent(model):
+def test_free_weights_need_no_licence_consent(model):
     assert consent_lacking(model) is None
 
 
@@ -18,13 +18,13 @@ def test_free_weights_need_no_consent(model):
         "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
     ],
 )
-def test_non_commercial_weights_name_their_licence(model):
+def test_non_commercial_weights_need_consent(model):
     [entry] = [entry for entry in registry().values() if entry.source == model]
     why = f"consent: {model} is for non-commercial use ({entry.licence}); pass --non-commercial"
     assert consent_lacking(model) == why
 
 
-def test_what_nobody_knows_is_not_free(tmp_path, monkeypatch):
+def test_unknown_licence_needs_consent(tmp_path, monkeypatch):
     """Nor is a folder under the name of weights that are."""
     assert consent_lacking("someone/DA3-BASE").startswith("consent: the licence of someone/DA3-BASE is not known")
     monkeypatch.chdir(tmp_path)

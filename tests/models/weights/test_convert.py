@@ -68,7 +68,7 @@ def test_golden_forward_from_every_layout(wan, tmp_path, write):
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), velocity, atol=1e-5, rtol=0)
 
 
-def test_golden_a_delta_lies_over_its_base(wan, tmp_path):
+def test_golden_delta_overrides_base(wan, tmp_path):
     _, weights, config = wan
     delta = {name: torch.randn_like(value) for name, value in weights.items() if ".self_attn." in name}
     base = write_official(weights, tmp_path)
@@ -83,7 +83,7 @@ def test_golden_a_delta_lies_over_its_base(wan, tmp_path):
         open_released([])
 
 
-def test_golden_precision_is_the_files_unless_asked(wan, tmp_path):
+def test_golden_precision_follows_file(wan, tmp_path):
     _, weights, config = wan
     mixed = {k: v.bfloat16() if ".ffn." in k else v for k, v in weights.items()}
     checkpoint = open_released([write_pickle(mixed, tmp_path)])
@@ -92,7 +92,7 @@ def test_golden_precision_is_the_files_unless_asked(wan, tmp_path):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
-def test_golden_branches_are_new_or_dropped_only_by_name(wan, tmp_path):
+def test_golden_branches_change_only_by_name(wan, tmp_path):
     _, weights, config = wan
     recammaster = replace(config, dit=replace(config.dit, pose_encoder=True, projector=True))
     checkpoint = open_released([write_official(weights, tmp_path)])
@@ -109,7 +109,7 @@ def test_golden_branches_are_new_or_dropped_only_by_name(wan, tmp_path):
     assert load_pretrained(config, trained, drop=fresh).match.dropped[0] == "blocks.0.cam_encoder.weight"
 
 
-def test_golden_a_cut_off_file_is_named(wan, tmp_path):
+def test_golden_truncated_file_raises(wan, tmp_path):
     _, weights, config = wan
     short = {name: value for name, value in weights.items() if not name.startswith("blocks.2.ffn")}
     with pytest.raises(ValueError, match=r"does not fit the model: blocks.2.ffn.0.weight is missing.*4 differences"):

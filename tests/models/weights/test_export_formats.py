@@ -55,7 +55,7 @@ def assert_same(model, other) -> None:
 
 
 @pytest.mark.parametrize("layout", ["official", "diffusers"])
-def test_there_and_back_by_the_commands(model, tmp_path, layout, capsys):
+def test_export_and_convert_round_trip(model, tmp_path, layout, capsys):
     save_model(model, tmp_path / "own")
     if layout == "diffusers" and not model.config.dit.text_dim:
         assert export([str(tmp_path / "own"), str(tmp_path / "foreign"), "--layout", layout]) == 2
@@ -71,7 +71,7 @@ def test_there_and_back_by_the_commands(model, tmp_path, layout, capsys):
     assert_same(model, load_model(tmp_path / "again"))
 
 
-def test_official_names_are_wans(tmp_path):
+def test_export_uses_official_names(tmp_path):
     model = lively(WAN)
     path = write_official(WAN, model.dit.state_dict(), {}, tmp_path)
     with safe_open(path, "pt") as file:
@@ -80,7 +80,7 @@ def test_official_names_are_wans(tmp_path):
 
 
 @pytest.mark.parametrize("config", [WAN, WITH_IMAGE], ids=["text", "image"])
-def test_diffusers_computes_the_same(diffusers, tmp_path, config):
+def test_exported_model_equals_diffusers(diffusers, tmp_path, config):
     """Rays at zero effect: diffusers has no name for them."""
     model = lively(config)
     for block in model.dit.blocks:
@@ -105,7 +105,7 @@ def native_inputs(image):
     return NativeInputs(image=image)
 
 
-def test_what_diffusers_cannot_express_is_refused(tmp_path, small_model):
+def test_export_beyond_diffusers_raises(tmp_path, small_model):
     with pytest.raises(ValueError, match="needs a text branch .*export --layout official"):
         diffusers_config(small_model.config.dit)
     with pytest.raises(ValueError, match="Wan's own RoPE only"):
@@ -121,7 +121,7 @@ def test_what_diffusers_cannot_express_is_refused(tmp_path, small_model):
         ("redirector_1.3b", "no dit.control_adapter, dit.rope_phases, dit.rope_frames: shared and"),
     ],
 )
-def test_branches_that_diffusers_lacks_are_refused_and_go_into_one_file(tmp_path, name, lacking):
+def test_export_of_extra_branches_needs_one_file(tmp_path, name, lacking):
     with pytest.raises(ValueError, match=f"{lacking} would compute something else: export --layout official, one "):
         diffusers_config(preset(name).dit)
     branched = replace(WAN, dit=replace(WAN.dit, projector=True))
@@ -133,7 +133,7 @@ def test_branches_that_diffusers_lacks_are_refused_and_go_into_one_file(tmp_path
         assert "blocks.0.projector.weight" in set(file.keys())
 
 
-def test_nothing_is_overwritten(tmp_path, capsys):
+def test_export_does_not_overwrite(tmp_path, capsys):
     model = lively(WAN)
     write_official(WAN, model.dit.state_dict(), {}, tmp_path / "out")
     with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors exists already: choose another folder"):
@@ -145,13 +145,13 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert "is a model of this project already: use it as it is" in capsys.readouterr().err
 
 
-def test_a_released_file_is_pointed_to_the_command(tmp_path):
+def test_released_file_error_names_convert(tmp_path):
     path = write_official(WAN, lively(WAN).dit.state_dict(), {}, tmp_path)
     with pytest.raises(ValueError, match=f"released weights become a model by `mvtrack convert {path} OUT`"):
         load_model(path)
 
 
-def test_convert_names_encoders_of_other_places(tmp_path, capsys, monkeypatch):
+def test_convert_records_encoder_paths(tmp_path, capsys, monkeypatch):
     write_official(WITH_TEXT, lively(WAN).dit.state_dict(), {}, tmp_path / "in")
     (tmp_path / "vae.pth").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
@@ -165,14 +165,14 @@ def test_convert_names_encoders_of_other_places(tmp_path, capsys, monkeypatch):
     assert "this model takes no --image: it has no such encoder" in capsys.readouterr().err
 
 
-def test_another_text_encoder_brings_its_own_tokenizer():
+def test_text_encoder_override_brings_tokenizer():
     config = replace(WITH_TEXT, text=TextConfig(tokenizer="maker/words"))
     assert with_sources(config, EncoderSources(text="maker/umt5")).text.tokenizer is None
     assert with_sources(config, EncoderSources(vae="maker/vae")).text == config.text
     assert with_sources(config, EncoderSources(tokenizer="maker/others")).text.weights == config.text.weights
 
 
-def test_convert_with_a_config_names_fresh_and_dropped_parts(tmp_path, capsys):
+def test_convert_reports_fresh_and_dropped_parts(tmp_path, capsys):
     """Released Wan weights, made the start of a model with ReCamMaster's branches, but without a norm."""
     import yaml
 

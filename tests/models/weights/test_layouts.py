@@ -18,7 +18,7 @@ from mvtrack.models.weights.naming import DIT_DIFFUSERS, TEXT_TRANSFORMERS, VAE_
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "model.", "model.diffusion_model.", "pipe.dit."])
-def test_golden_layouts_are_told_by_their_keys(released, name, part, layout, prefix):
+def test_golden_layouts_are_identified_by_keys(released, name, part, layout, prefix):
     checkpoint = released(name).renamed(lambda key: prefix + key)
     found = identify(checkpoint)
     assert (found.layout.part, found.layout.name, found.prefix) == (part, layout, prefix)
@@ -34,7 +34,7 @@ def test_golden_diffusers_names_of_the_transformer(key_rows):
         assert DIT_DIFFUSERS.from_official(official) == diffusers
 
 
-def test_golden_image_branch_has_diffusers_names_and_the_adapter_has_none(released):
+def test_golden_image_branch_has_diffusers_names(released):
     names = released("redirector_base_fun_control_camera_1.3b").shapes
     unknown = {name for name in names if DIT_DIFFUSERS.from_official(name) is None}
     assert unknown == {name for name in names if name.startswith("control_adapter.")}
@@ -42,7 +42,7 @@ def test_golden_image_branch_has_diffusers_names_and_the_adapter_has_none(releas
     assert {DIT_DIFFUSERS.to_official(DIT_DIFFUSERS.from_official(name)) for name in known} == known
 
 
-def test_golden_vae_names_go_there_and_back(released):
+def test_golden_vae_names_round_trip(released):
     names = released("wan2.1_vae").shapes
     there = {name: VAE_DIFFUSERS.from_official(name) for name in names}
     assert len(set(there.values())) == len(names) == 194
@@ -51,7 +51,7 @@ def test_golden_vae_names_go_there_and_back(released):
     assert there["decoder.upsamples.7.time_conv.weight"] == "decoder.up_blocks.1.upsamplers.0.time_conv.weight"
 
 
-def test_golden_vae_names_and_shapes_are_those_of_diffusers(released, diffusers):
+def test_golden_vae_names_and_shapes_equal_diffusers(released, diffusers):
     with torch.device("meta"):
         theirs = diffusers.VAE(base_dim=96, z_dim=16).state_dict()
     checkpoint = released("wan2.1_vae")
@@ -61,7 +61,7 @@ def test_golden_vae_names_and_shapes_are_those_of_diffusers(released, diffusers)
     assert ours == {name: tuple(value.shape) for name, value in theirs.items()}
 
 
-def test_text_names_go_there_and_back():
+def test_text_encoder_names_round_trip():
     leaves = [f"attn.{x}.weight" for x in "qkvo"] + ["pos_embedding.embedding.weight", "norm1.weight", "norm2.weight"]
     leaves += ["ffn.gate.0.weight", "ffn.fc1.weight", "ffn.fc2.weight"]
     names = ["token_embedding.weight", "norm.weight", *(f"blocks.{i}.{leaf}" for i in (0, 23) for leaf in leaves)]
@@ -72,7 +72,7 @@ def test_text_names_go_there_and_back():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_tied_copy_of_the_embedding_is_no_second_tensor(invented, tied):
+def test_tied_embedding_counts_once(invented, tied):
     keys = {"encoder.embed_tokens.weight": (5, 3), "encoder.block.0.layer.0.SelfAttention.q.weight": (3, 3)}
     keys |= {"shared.weight": (5, 3)} if tied else {}
     assert with_official_names(invented(keys), "text").shapes == {
@@ -81,12 +81,12 @@ def test_a_tied_copy_of_the_embedding_is_no_second_tensor(invented, tied):
     }
 
 
-def test_the_image_encoders_text_half_is_left_out(invented):
+def test_clip_text_half_is_dropped(invented):
     checkpoint = invented({"visual.cls_embedding": (1, 1, 5), "textual.norm.weight": (7,), "log_scale": ()})
     assert with_official_names(checkpoint, "image").shapes == {"visual.cls_embedding": (1, 1, 5)}
 
 
-def test_golden_the_wrong_part_and_the_unknown_are_named(released, invented):
+def test_golden_wrong_and_unknown_parts_raise(released, invented):
     with pytest.raises(ValueError, match="wan2.1_vae.safetensors is a VAE, a video transformer was expected"):
         with_official_names(released("wan2.1_vae"), "dit")
     with pytest.raises(ValueError, match="not a known kind of Wan weights: its 2 tensors begin with conv.weight, fc"):
@@ -98,7 +98,7 @@ def test_golden_the_wrong_part_and_the_unknown_are_named(released, invented):
         with_official_names(invented({"model.head.modulation": (1, 2, 3), "extra": (1,)}), "dit")
 
 
-def test_a_delta_is_told_from_a_whole_transformer(tmp_path):
+def test_delta_is_told_from_whole_transformer(tmp_path):
     save_file({"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, tmp_path / "delta.safetensors")
     whole = {"blocks.0.self_attn.q.weight": torch.zeros(2, 2), "head.modulation": torch.zeros(1, 2, 2)}
     save_file(whole, tmp_path / "whole.safetensors")

@@ -15,7 +15,7 @@ EXPECTED = {
 OLD = {name: shape for name, shape in EXPECTED.items() if ".new." not in name}
 
 
-def test_what_may_be_missing_or_left_out_is_named(invented):
+def test_allowed_differences_are_reported(invented):
     checkpoint = invented(OLD | {"blocks.0.extra.weight": (2,), "blocks.1.extra.weight": (2,)})
     found = match(EXPECTED, checkpoint, Gaps(new=("blocks.*.new.*",), dropped=("blocks.*.extra.*",)))
     assert found.read == tuple(OLD)
@@ -33,17 +33,17 @@ def test_what_may_be_missing_or_left_out_is_named(invented):
         ({}, Gaps(("*.new.*",), ("nothing.*",)), r"has nothing that 'nothing.\*' could drop"),
     ],
 )
-def test_any_other_difference_is_an_error(invented, change, gaps, message):
+def test_other_differences_raise(invented, change, gaps, message):
     with pytest.raises(ValueError, match=f"invented.safetensors.*{message}"):
         match(EXPECTED, invented(OLD | change), gaps)
 
 
-def test_a_pattern_stands_for_every_block():
+def test_pattern_covers_every_block():
     assert pattern_of("blocks.12.cam_encoder.weight") == "blocks.*.cam_encoder.*"
     assert pattern_of("img_emb.proj.0.weight") == "img_emb.proj.0.*"
 
 
-def test_a_module_takes_the_files_tensors_as_they_are(tmp_path):
+def test_module_takes_file_tensors_unchanged(tmp_path):
     state = {"weight": torch.randn(5, 3).bfloat16(), "bias": torch.randn(5).bfloat16()}
     save_file(state, tmp_path / "m.safetensors")
     with torch.device("meta"):
@@ -56,7 +56,7 @@ def test_a_module_takes_the_files_tensors_as_they_are(tmp_path):
     assert torch.equal(module.weight, state["weight"].float())
 
 
-def test_new_parameters_stay_as_they_are(tmp_path):
+def test_new_parameters_keep_initial_values(tmp_path):
     save_file({"weight": torch.ones(5, 3)}, tmp_path / "m.safetensors")
     module = nn.Linear(3, 5)
     before = module.bias.clone()

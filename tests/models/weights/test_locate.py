@@ -37,11 +37,11 @@ PIPELINE = [
         ([], "dit", None),
     ],
 )
-def test_each_part_is_found_in_each_release(names, wanted, chosen):
+def test_parts_are_found_in_each_release(names, wanted, chosen):
     assert choose(wanted, names) == chosen
 
 
-def test_what_belongs_to_a_file():
+def test_companion_files_are_listed():
     index = "transformer/diffusion_pytorch_model.safetensors.index.json"
     assert companions(index) == [index, "transformer/diffusion_pytorch_model-*.safetensors"]
     assert companions("step20000.ckpt") == ["step20000.ckpt"]
@@ -56,7 +56,7 @@ def folder(root: Path, names: list[str]) -> Path:
     return root
 
 
-def test_a_half_downloaded_folder_is_named(tmp_path):
+def test_half_downloaded_folder_raises(tmp_path):
     root = folder(tmp_path, PIPELINE)
     shards = {f"k{n}": f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)}
     index = root / "transformer/diffusion_pytorch_model.safetensors.index.json"
@@ -77,13 +77,13 @@ def test_a_half_downloaded_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "google/umt5-xxl", "google/umt5-xxl/tokenizer.json"])
-def test_a_tokenizer_without_its_config_is_half_downloaded(tmp_path, given):
+def test_tokenizer_without_config_raises(tmp_path, given):
     root = folder(tmp_path, ["google/umt5-xxl/tokenizer.json"])
     with pytest.raises(ValueError, match="tokenizer.json needs beside it tokenizer_config.json, which is not there"):
         find("tokenizer", root / given)
 
 
-def test_what_a_folder_lacks_is_named(tmp_path):
+def test_missing_parts_of_folder_raise(tmp_path):
     with pytest.raises(ValueError, match=f"no dit weights in {tmp_path}: expected transformer/diffusion"):
         find("dit", tmp_path)
     with pytest.raises(ValueError, match="it has a.ckpt, b.ckpt: name the file"):
@@ -92,7 +92,7 @@ def test_what_a_folder_lacks_is_named(tmp_path):
         find("tokenizer", tmp_path)
 
 
-def test_a_file_is_itself_and_a_tokenizer_is_a_folder(tmp_path):
+def test_file_locates_itself(tmp_path):
     root = folder(tmp_path, OFFICIAL)
     assert find("vae", root / "Wan2.1_VAE.pth") == root / "Wan2.1_VAE.pth"
     assert find("tokenizer", root) == root / "google/umt5-xxl"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
-def test_one_copy_at_most():
+def test_loading_holds_one_copy():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/weights.py"), "--small"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,

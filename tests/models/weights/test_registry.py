@@ -8,7 +8,7 @@ from mvtrack.config.presets import PRESETS
 from mvtrack.models.weights.registry import WeightsEntry, fetch_command, needed_by, problem_with, registry
 
 
-def test_entries_are_whole_and_hashes_are_hashes():
+def test_registry_entries_are_whole():
     for name, entry in registry().items():
         assert entry.name == name
         assert entry.source
@@ -20,7 +20,7 @@ def test_entries_are_whole_and_hashes_are_hashes():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_knows_what_it_needs(name):
+def test_presets_name_their_weights(name):
     parts = {entry.part for entry in needed_by(f"preset {name}")}
     config = PRESETS[name]
     assert parts == {"dit", "vae", "text", "tokenizer"} | ({"image"} if config.image else set())
@@ -30,7 +30,7 @@ def test_every_preset_knows_what_it_needs(name):
     assert config.image is None or sources["image"] == config.image.weights
 
 
-def test_what_is_needed_to_fetch_an_entry_whole():
+def test_entry_lists_files_to_fetch():
     entries = registry()
     wan = "hf download Wan-AI/Wan2.1-T2V-1"
     assert fetch_command(entries["wan2.1_vae"]) == f"{wan}.3B Wan2.1_VAE.pth"
@@ -40,7 +40,7 @@ def test_what_is_needed_to_fetch_an_entry_whole():
     assert fetch_command(entries["wan2.1_t2v_14b"]) == f"{wan}4B {index} {shards}"
 
 
-def test_an_entry_of_which_a_part_is_there_is_not_found(tmp_path):
+def test_partial_entry_is_not_found(tmp_path):
     entry = registry()["wan2.1_t2v_14b"]
     index, shards = tmp_path / entry.file, [f"diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
     index.write_text(json.dumps({"weight_map": {f"k{n}": name for n, name in enumerate(shards)}}))
@@ -56,7 +56,7 @@ def test_an_entry_of_which_a_part_is_there_is_not_found(tmp_path):
     assert "but not tokenizer_config.json that belongs to it" in problem_with(tokenizer, entry)
 
 
-def test_a_wrong_file_is_named(tmp_path):
+def test_wrong_hash_raises(tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(b"hello")
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello", from sha256sum

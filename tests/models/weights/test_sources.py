@@ -29,11 +29,11 @@ ROOT = Path(__file__).resolve().parents[3]
         ("model", None),
     ],
 )
-def test_hub_ids_are_told_from_paths(text, hub):
+def test_hub_ids_are_told_apart_from_paths(text, hub):
     assert parse_hub(text) == hub
 
 
-def test_a_path_that_exists_comes_first(tmp_path, monkeypatch):
+def test_existing_path_comes_before_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a/b").mkdir(parents=True)
     save_file({"w": torch.zeros(1)}, "a/b/step.safetensors")
@@ -79,7 +79,7 @@ def resolve_apart(queries: list[tuple[str, str]], home: Path, **environment: str
     return json.loads(done.stdout)
 
 
-def test_the_network_is_asked_only_for_what_the_cache_of_hf_home_lacks(tmp_path):
+def test_hub_is_asked_only_for_uncached_files(tmp_path):
     snapshot = hub_cache(tmp_path, {"step20000.safetensors": {"w": torch.zeros(1)}})
     found, named, absent = resolve_apart(
         [("maker/thing", "dit"), ("maker/thing:step20000.safetensors", "dit"), ("maker/other", "dit")], tmp_path
@@ -91,7 +91,7 @@ def test_the_network_is_asked_only_for_what_the_cache_of_hf_home_lacks(tmp_path)
     assert absent[1] > 0
 
 
-def test_offline_what_the_cache_lacks_is_named(tmp_path):
+def test_offline_missing_files_raise(tmp_path):
     index = {"weight_map": {"w": "diffusion_pytorch_model-00001-of-00001.safetensors"}}
     hub_cache(tmp_path, {"diffusion_pytorch_model.safetensors.index.json": index})
     incomplete, absent = resolve_apart([("maker/thing", "dit"), ("maker/other", "vae")], tmp_path, HF_HUB_OFFLINE="1")
@@ -101,7 +101,7 @@ def test_offline_what_the_cache_lacks_is_named(tmp_path):
     assert incomplete[1] == absent[1] == 0
 
 
-def test_a_tokenizer_without_its_config_is_not_complete_in_the_cache(tmp_path):
+def test_cached_tokenizer_without_config_is_incomplete(tmp_path):
     hub_cache(tmp_path, {"google/umt5-xxl/tokenizer.json": {}})
     query = ("maker/thing", "tokenizer")
     (online,), (offline,) = resolve_apart([query], tmp_path), resolve_apart([query], tmp_path, HF_HUB_OFFLINE="1")
@@ -110,7 +110,7 @@ def test_a_tokenizer_without_its_config_is_not_complete_in_the_cache(tmp_path):
     assert "google/umt5-xxl/tokenizer.json of it is not complete) and HF_HUB_OFFLINE is set" in offline[0]
 
 
-def test_a_model_of_this_project_may_lie_on_the_hub(tmp_path, small_model, monkeypatch):
+def test_model_folder_loads_from_hub(tmp_path, small_model, monkeypatch):
     """By the cache alone: no network."""
     constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
     snapshot = hub_cache(tmp_path, {"step20000.safetensors": {"w": torch.zeros(1)}})
@@ -130,7 +130,7 @@ def test_a_model_of_this_project_may_lie_on_the_hub(tmp_path, small_model, monke
     assert "`hf download maker/other`" in lacking.text
 
 
-def test_a_hub_id_without_the_hub_client_names_the_extra(monkeypatch):
+def test_hub_id_without_client_names_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"a/b is a hub id.*pip install 'mvtrack\[wan\]', or give a local path"):
         resolve("a/b", "dit")
