@@ -1,9 +1,9 @@
 """Draw a pinned test set anew.
 
-    python eval/make_manifest.py FOOTAGE_DIR > mvtrack/evaluation/manifest_v1.json
+    python eval/make_manifest.py FOOTAGE_DIR > mvtrack/evaluation/manifest_v2.json
     python eval/make_manifest.py --tracking > mvtrack/evaluation/tracking_v1.json
 
-Done once per version: scores of different manifests must not be compared. Raise `VERSION` in
+Done once per version: scores of different manifests must not be compared. Extend `VERSIONS` in
 mvtrack/evaluation/manifest.py with every new one.
 """
 

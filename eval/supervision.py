@@ -17,7 +17,7 @@ from mvtrack.config.errors import run_command
 from mvtrack.config.run import RunConfig, load_config
 from mvtrack.config.training import TrainConfig
 from mvtrack.evaluation.ablation import compare, plot_pairs, remembered, table, train_in_a_process
-from mvtrack.evaluation.manifest import VERSION, load_manifest
+from mvtrack.evaluation.manifest import VERSIONS, load_manifest
 from mvtrack.evaluation.supervision import TITLES, score
 from mvtrack.files.cache import sha256
 from mvtrack.inference.sampler import SamplerOptions
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
     gained = comparison["pck"]["difference"]["mean"]
     record = {
         "mvtrack": metadata.version("mvtrack"),
-        "manifest": VERSION,
+        "manifest": VERSIONS[-1],
         "options": {name: str(value) for name, value in vars(options).items()},
         "layer": layer,
         "weight": config.loss.correspondence,

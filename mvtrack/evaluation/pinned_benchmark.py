@@ -32,12 +32,35 @@ class Scored:
     numbers: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The pinned set at one number of sampling steps. footage: empty where that half was skipped."""
+
+    sample: SamplerOptions
+    rendered: list[Scored]
+    footage: list[Scored]
+    summary: dict
+    targets: dict[str, dict]
+
+
+def score(model: ReshootModel, manifest: Manifest, footage_folder: Path | None, sample: SamplerOptions) -> Scores:
+    """Score every case; without a folder of the manifest's videos only the rendered ones."""
+    footage = [] if footage_folder is None else score_footage(model, manifest, footage_folder, sample)
+    rendered = score_rendered(model, manifest, sample)
+    summary = {"rendered": summarise(rendered)}
+    if footage:
+        turns = summarise_turns(footage, [spec.component for spec in manifest.footage])
+        summary |= {"footage": summarise(footage), "turns": turns}
+    targets = check_targets(summary["rendered"], summary.get("footage"), summary.get("turns"))
+    return Scores(sample, rendered, footage, summary, targets)
+
+
 def score_rendered(model: ReshootModel, manifest: Manifest, sample: SamplerOptions) -> list[Scored]:
     """Every rendered case of the manifest."""
     out = []
-    for i, spec in enumerate(tqdm(manifest.rendered, desc="rendered cases", unit="clip")):
+    for spec in tqdm(manifest.rendered, desc="rendered cases", unit="clip"):
         case = render_case(spec)
-        out.append(_score(model, case.clip, case.mirrored_camera, replace(sample, seed=sample.seed + i)))
+        out.append(_score(model, case.clip, case.mirrored_camera, replace(sample, seed=sample.seed + spec.seed)))
     return out
 
 

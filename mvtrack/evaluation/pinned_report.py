@@ -31,6 +31,18 @@ def table(summary: dict, targets: dict, skipped: str | None) -> str:
     return "\n".join(lines + (["", skipped] if skipped else []))
 
 
+def steps_table(by_steps: dict[int, dict]) -> str:
+    """Markdown: what more sampling steps change. by_steps: the summary of each number of steps."""
+    sets = [name for name in ("rendered", "footage") if name in next(iter(by_steps.values()))]
+    columns = {"model_covisible_db": "co-visible dB", "model_db": "whole dB", "gradient_energy": "gradient energy"}
+    head = ["sampling steps"] + [f"{s}, {label}" for s in sets for label in columns.values()]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for steps, summary in by_steps.items():
+        cells = [f"{summary[s][name]['mean']:.2f}" for s in sets for name in columns]
+        lines.append("| " + " | ".join([str(steps), *cells]) + " |")
+    return "\n".join(lines)
+
+
 def _cell(figure: dict) -> str:
     blur = f", sigma {figure['sigma_px']:g} px" if "sigma_px" in figure else ""
     return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f}{blur})"

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.data.synthetic.test_scenes import CaseSpec
+from mvtrack.data.synthetic.test_scenes import CaseSpec, goes_underground
 from mvtrack.evaluation import pinned_benchmark as yardstick
-from mvtrack.evaluation.manifest import Manifest, check_footage, footage_clip, load_manifest, make_manifest
-from mvtrack.evaluation.pinned_report import table, write_sheets
+from mvtrack.evaluation.manifest import VERSIONS, Manifest, check_footage, footage_clip, load_manifest, make_manifest
+from mvtrack.evaluation.pinned_report import steps_table, table, write_sheets
 from mvtrack.evaluation.statistics import mean_interval, slope_through_origin
 from mvtrack.geometry.camera import relative_pose
 from mvtrack.inference.sampler import SamplerOptions
@@ -37,13 +37,23 @@ def manifest(footage) -> Manifest:
     return Manifest(whole.version, rendered, whole.footage)
 
 
-def test_the_shipped_manifest_is_complete():
-    manifest = load_manifest()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_shipped_manifests_are_complete(version):
+    manifest = load_manifest(version)
+    assert manifest.version == version
     assert len(manifest.rendered) == 64
     assert len({spec.seed for spec in manifest.rendered}) == 64
     assert len(manifest.footage) == 48
     assert {spec.component for spec in manifest.footage} == {"pan", "tilt", "zoom"}
     assert all(spec.num_frames == 17 for spec in (*manifest.rendered, *manifest.footage))
+
+
+def test_the_newest_manifest_differs_in_the_camera_below_the_ground():
+    one, two = (load_manifest(version) for version in VERSIONS)
+    changed = [pair for pair in zip(one.rendered, two.rendered, strict=True) if pair[0] != pair[1]]
+    assert [goes_underground(spec) for pair in changed for spec in pair] == [True, False]
+    assert not any(goes_underground(spec) for spec in two.rendered)
+    assert one.footage == two.footage
 
 
 def test_making_a_manifest_is_reproducible(footage):
@@ -110,6 +120,16 @@ def test_scores_of_a_small_model(manifest, small_model, tmp_path):
     sheets = write_sheets(tmp_path, cases, [])
     assert [p.name for p in sheets] == ["rendered_0.jpg"]
     assert sheets[0].stat().st_size > 5000
+
+
+def test_scores_by_sampling_steps_share_their_baselines(manifest, small_model):
+    scores = {n: yardstick.score(small_model, manifest, None, SamplerOptions(n)) for n in (1, 3)}
+    one, three = (s.summary["rendered"] for s in scores.values())
+    assert one["copy_db"] == three["copy_db"]
+    assert one["model_db"] != three["model_db"]
+    lines = steps_table({n: s.summary for n, s in scores.items()}).splitlines()
+    assert lines[0].startswith("| sampling steps | rendered, co-visible dB |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 1", "| 3"]
 
 
 def test_the_mirrored_turn_is_the_inverse(manifest, footage):

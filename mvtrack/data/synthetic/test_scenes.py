@@ -20,7 +20,7 @@ from mvtrack.data.synthetic.camera_rig import (
 )
 from mvtrack.data.synthetic.point_tracks import sample_tracks
 from mvtrack.data.synthetic.renderer import render
-from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
+from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.trajectory import PRESETS, CameraPath
 
@@ -48,6 +48,25 @@ class RenderedCase:
 
 def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
     """Render both views of a case, with tracks of `num_points` points where asked for."""
+    rng, scene, true, mirrored = _set_up(spec)
+    rendered = render(scene, true)
+    clip = Clip(
+        rendered.video.float() / 127.5 - 1,
+        true,
+        key=f"rendered-{spec.seed}-{spec.preset}",
+        depth=rendered.depth,
+        tracks=sample_tracks(scene, true, rendered, num_points, rng)[0] if num_points else None,
+    )
+    return RenderedCase(spec, clip, mirrored)
+
+
+def goes_underground(spec: CaseSpec) -> bool:
+    """Whether a camera of a case comes within 10 cm of the ground, or below."""
+    return bool((_set_up(spec)[2].c2w[..., 1, 3] > -0.1).any())
+
+
+def _set_up(spec: CaseSpec) -> tuple[np.random.Generator, Scene, Camera, Camera]:
+    """A case's generator, its scene, and the cameras (2, T) of the true and the mirrored path."""
     rng = np.random.default_rng([_STREAM, spec.seed])
     scene = sample_scene(rng, spec.num_frames, SceneStyle())
     style = RigStyle()
@@ -61,15 +80,7 @@ def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
         Camera(torch.stack([reference, first @ p.poses(spec.num_frames)]).float(), K.float(), spec.size, True)
         for p in (path, path.mirrored())
     )
-    rendered = render(scene, true)
-    clip = Clip(
-        rendered.video.float() / 127.5 - 1,
-        true,
-        key=f"rendered-{spec.seed}-{spec.preset}",
-        depth=rendered.depth,
-        tracks=sample_tracks(scene, true, rendered, num_points, rng)[0] if num_points else None,
-    )
-    return RenderedCase(spec, clip, mirrored)
+    return rng, scene, true, mirrored
 
 
 def render_still_scene(seed: int, num_views: int, num_frames: int, size: tuple[int, int]) -> Clip:
