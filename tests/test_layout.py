@@ -27,6 +27,9 @@ ORDER = [
 ]
 MEMORY_OF_TRAINING = {"advice.py", "check_memory.py", "transformer.py"}  # of inference/memory: to be taken apart
 ENTRIES = {"__init__", "__main__", "train", "reshoot"}
+MAX_PACKAGES = 12
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 
 
@@ -52,6 +55,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def test_top_of_the_library_holds_known_packages_only():
     assert {package_of(path) for path in library_files()} == {*ORDER, *ENTRIES}
+    assert len(ORDER) <= MAX_PACKAGES
 
 
 @pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -62,6 +66,29 @@ def test_packages_import_downwards(path):
     used = {name.split(".")[1] for name in imported_modules(path) if name.startswith("mvtrack.")} & set(ORDER)
     upwards = {other for other in used if ORDER.index(other) > ORDER.index(package)}
     assert not upwards, f"{path.relative_to(ROOT)} must not import from {sorted(upwards)}: the order is {ORDER}"
+
+
+def python_files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("folder", ["mvtrack", "tracking_head", "eval", "benchmarks", "datasets", "tests"])
+def test_files_and_functions_are_short(folder):
+    for path in python_files(folder):
+        text = path.read_text()
+        assert len(text.splitlines()) <= MAX_FILE_LINES, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{path}: {node.name}"
+
+
+def test_public_classes_have_names_of_their_own():
+    places = {}
+    for path in python_files("mvtrack", "tracking_head"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert node.name not in places, f"{node.name} stands in {path} and {places[node.name]}"
+                places[node.name] = path
 
 
 def test_tracking_head_stands_alone():
