@@ -35,6 +35,7 @@ from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.sampler import SamplerOptions, generate_stream, window_spans
 from mvtrack.inference.tracking.generated_tracks import ReshotTracks, TrackPlan
+from mvtrack.inference.trained_range import range_notes
 from mvtrack.models.decoder.decode_aligned import SecondDecoding
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.prompts import Prompts, captions_to_embed, window_prompts
@@ -164,7 +165,8 @@ def reshoot_file(
         model = place(load_model(source), placement)
     model = replace(model, config=config)
     tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
-    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes]
+    beyond = range_notes(config, cameras, shot.path.pivot_m)
+    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes, *beyond]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
