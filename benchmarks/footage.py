@@ -14,14 +14,14 @@ import decord
 import numpy as np
 from bench import report, timed_by_turns
 
-from mvtrack.video.reader import ffmpeg, open_footage
+from mvtrack.video.reader import ffmpeg, open_video
 
 SIZE, WINDOW = (480, 832), 81
 _READ = """
 import resource, sys
-from mvtrack.video.reader import open_footage
-footage, last, window = open_footage(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-for start in range(0, min(last, footage.num_frames) - window + 1, window):
+from mvtrack.video.reader import open_video
+footage, last, window = open_video(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for start in range(0, min(last, len(footage)) - window + 1, window):
     footage.read(start, start + window, (60, 104))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -38,14 +38,14 @@ def main() -> int:
         _make(long, "640x360", 60 * minutes)
 
         def ours() -> np.ndarray:
-            return open_footage(clip).read(0, frames, SIZE).numpy()
+            return open_video(clip).read(0, frames, SIZE).numpy()
 
         def reference() -> np.ndarray:
             return decord.VideoReader(str(clip), width=SIZE[1], height=SIZE[0]).get_batch(range(frames)).asnumpy()
 
         assert np.array_equal(ours().transpose(0, 2, 3, 1), reference())
         seconds = timed_by_turns({"ours": ours, "decord": reference}, rounds)
-        total = open_footage(long).num_frames
+        total = len(open_video(long))
         whole, part = _peak_kib(long, total), _peak_kib(long, total // 10)
     figures = {
         "ours over decord, time": seconds["ours"] / seconds["decord"],

@@ -24,7 +24,7 @@ from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS, DINO_REPOS
 from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative
 from mvtrack.evaluation.measures.vbench_package import VBenchPackage
 from mvtrack.geometry.camera import Camera
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import still_camera
 from mvtrack.video.writer import from_bytes, write_video
 
@@ -59,8 +59,8 @@ def sample_of(path: Path, video: torch.Tensor) -> Sample:
 def flickering(python: Path, videos: list[Path], folder: Path) -> dict[str, float]:
     given, kept = [], []
     for path in videos:
-        footage = open_footage(path)
-        video = from_bytes(footage.read(0, footage.num_frames))
+        footage = open_video(path)
+        video = from_bytes(footage.read(0, len(footage)))
         given.append(sample_of(path, video))
         kept.append(sample_of(write_video(folder / f"{path.stem}.mp4", video, 24.0, lossless=True), video))
     began = time.perf_counter()
@@ -95,9 +95,9 @@ def with_random_weights(python: Path, dino: Path, video: Path, folder: Path) -> 
     weights.mkdir()
     for file in cache.rglob("*.pt*"):
         (weights / file.name).symlink_to(file)
-    frames = resize_frames(from_bytes(open_footage(video).read(0, SHORT)), SMALL)
+    frames = resize_frames(from_bytes(open_video(video).read(0, SHORT)), SMALL)
     path = write_video(folder / "short.mp4", frames, 24.0, lossless=True)
-    sample = sample_of(path, from_bytes(open_footage(path).read(0, SHORT)))
+    sample = sample_of(path, from_bytes(open_video(path).read(0, SHORT)))
     figures = {}
     for dimension in (d for d in NATIVE if DIMENSIONS[d].weights):
         theirs = VBenchPackage(dimension, python).score_batch([sample])

@@ -12,7 +12,7 @@ from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.geometry.trajectory import PRESETS
 from mvtrack.inference.pipeline import reshoot_file, shipped_model
 from mvtrack.models.reshoot_model import load_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit
 from mvtrack.video.writer import from_bytes
 
@@ -30,13 +30,13 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> None:
     model = load_model(options.model)
     for video in options.videos:
-        footage = open_footage(video)
+        footage = open_video(video)
         fit = plan_fit(footage.size, model.config)
-        reference = fit.apply(footage.read(0, footage.num_frames, fit.scaled))
+        reference = fit.apply(footage.read(0, len(footage), fit.scaled))
         rows = {}
         for preset in PRESETS:
             outputs = reshoot_file(video, preset, model, options.out / f"{video.stem}_{preset}", overwrite=True)
-            made = from_bytes(open_footage(outputs.video).read(0, footage.num_frames))
+            made = from_bytes(open_video(outputs.video).read(0, len(footage)))
             rows[preset] = {"reference": reference, "re-shot": made}
         sheet = options.out / f"presets_{video.stem}.jpg"
         contact_sheet(sheet, rows, frames=[0, len(reference) // 2, -1])

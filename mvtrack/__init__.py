@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from mvtrack.inference.pipeline import reshoot_file
     from mvtrack.inference.tracking.track_files import track_files
     from mvtrack.models.reshoot_model import load_model
+    from mvtrack.video.reader import open_video
 
-__all__ = ["Camera", "CameraPath", "Clip", "load_model", "reshoot_file", "track_files"]
+__all__ = ["Camera", "CameraPath", "Clip", "load_model", "open_video", "reshoot_file", "track_files"]
 
 _MODULES = {  # each is imported when it is first asked for, so that `mvtrack --help` needs no torch
     "Camera": "mvtrack.geometry.camera",
     "CameraPath": "mvtrack.geometry.trajectory",
     "Clip": "mvtrack.data.clip",
     "load_model": "mvtrack.models.reshoot_model",
+    "open_video": "mvtrack.video.reader",
     "reshoot_file": "mvtrack.inference.pipeline",
     "track_files": "mvtrack.inference.tracking.track_files",
 }

@@ -17,7 +17,7 @@ from mvtrack.geometry.trajectory import PRESETS, CameraPath
 from mvtrack.inference.pipeline import Shot
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import save_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit, still_camera
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +39,11 @@ def test_three_lines_of_python(video, small_model, tmp_path):
     outputs = reshoot_file(
         video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SamplerOptions(1))
     )
-    made = open_footage(outputs.video)
-    assert (made.num_frames, made.size) == (T, (24, 32))
+    made = open_video(outputs.video)
+    assert (len(made), made.size) == (T, (24, 32))
     assert made.fps == pytest.approx(12.0)
-    panels = open_footage(outputs.side_by_side)
-    assert panels.num_frames == T
+    panels = open_video(outputs.side_by_side)
+    assert len(panels) == T
     assert panels.size[1] > 2 * panels.size[0]
     record = json.loads(outputs.run.read_text())
     assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0, "notes": []}
@@ -81,7 +81,7 @@ def test_less_than_a_window_of_the_shipped_model(tmp_path, capsys, frames):
         cv2.imwrite(str(pictures / f"{number}.png"), np.full((64, 64, 3), 20 * number, np.uint8))
     code, _, error = run(capsys, pictures, "--camera", "pan_left", "--out", tmp_path / "o", "--steps", 1)
     assert code == 0, error
-    assert open_footage(tmp_path / "o/video.mp4").num_frames == frames
+    assert len(open_video(tmp_path / "o/video.mp4")) == frames
 
 
 def test_script_as_typed(video, model_folder, tmp_path):

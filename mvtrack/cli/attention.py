@@ -130,7 +130,7 @@ def _loaded(source, pair, query, options: argparse.Namespace):
 
     placement = read_placement(options)
     config = with_window(placed_config(read_config(source), placement), pair.window)
-    size, frames = pair.fits[0].model, min(pair.reference.num_frames, config.num_frames)
+    size, frames = pair.fits[0].model, min(len(pair.reference), config.num_frames)
     kernel = kernel_of_video(config, size, frames, placement)
     sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
     captions = captions_to_embed(pair.caption, pair.negative, pair.guidance)

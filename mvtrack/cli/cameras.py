@@ -100,14 +100,14 @@ def _check(options: argparse.Namespace) -> None:
     from mvtrack.geometry.pose_files.files import read_cameras
     from mvtrack.geometry.pose_files.parse import shown_path
     from mvtrack.geometry.pose_files.summary import list_findings
-    from mvtrack.video.reader import open_footage
+    from mvtrack.video.reader import open_video
 
     sequence = read_cameras(options.file, **read_arguments(options))
     if options.video is None:
         findings = diagnose(sequence)
     else:
-        footage = open_footage(options.video)
-        matched, frames = match_frames(sequence, shown_path(options.file), footage.num_frames, footage.fps)
+        footage = open_video(options.video)
+        matched, frames = match_frames(sequence, shown_path(options.file), len(footage), footage.fps)
         findings = [frames, *diagnose(matched, footage.size)]
         if all(found.level != FAIL for found in findings if found.topic in ("frames", "size")):
             findings.append(compare_with_video(matched, footage.size, lambda *frame: _frame(footage, *frame)))
@@ -129,11 +129,11 @@ def _measure(options: argparse.Namespace) -> None:
     from mvtrack.geometry.pose_files.registry import find_format
     from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
     from mvtrack.inference.camera_estimation.source_cameras import measured_cameras
-    from mvtrack.video.reader import open_footage
+    from mvtrack.video.reader import open_video
 
     found = find_format(options.to)
     measured = measured_cameras(options.video, options.fov, options.subject_distance, options.ignore_mask)
-    frames, fps = measured.camera.shape[0], open_footage(options.video).fps
+    frames, fps = measured.camera.shape[0], open_video(options.video).fps
     times = torch.arange(frames, dtype=torch.float64) / fps
     sequence = CameraSequence(measured.camera, frame_names(frames), times)
     path = write_cameras(options.out, sequence, found.name, options.overwrite)

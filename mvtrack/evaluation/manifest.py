@@ -18,7 +18,7 @@ from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.pan_tilt_zoom import PanTiltZoom, fits, pan_tilt_zoom_clip
 from mvtrack.data.synthetic.test_scenes import CaseSpec, case_specs, goes_underground, render_case
 from mvtrack.metrics.tracking import tap_scores
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.writer import from_bytes
 from tracking_head import Tracks
 
@@ -106,13 +106,13 @@ def make_manifest(videos: list[Path], clips_per_video: int) -> str:
 
 
 def _footage_specs(path: Path, count: int) -> list[FootageSpec]:
-    info, sha = open_footage(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    info, sha = open_video(path), hashlib.sha256(path.read_bytes()).hexdigest()
     specs = []
     for i in range(count):
         rng = np.random.default_rng([1, i, int(sha[:8], 16)])
         component, size = _COMPONENTS[i % 3], ((64, 64), (64, 112))[i // 3 % 2]
         for _ in range(1000):
-            spec = _draw(rng, path.name, sha, info.num_frames, component, size)
+            spec = _draw(rng, path.name, sha, len(info), component, size)
             views = (spec.reference, spec.reference), (spec.begin, spec.end)
             if all(fits(PanTiltZoom.ramp(b, e, 2), WIDE_FOV_DEG, info.size, size) for b, e in views):
                 break
@@ -154,7 +154,7 @@ def _draw(
 def footage_clip(spec: FootageSpec, folder: Path) -> Clip:
     """Cut a spec's two views out of its video. Raises ValueError when the file is another one."""
     path = folder / spec.video
-    source = open_footage(path)
+    source = open_video(path)
     frames = source.read(spec.first_frame, spec.first_frame + spec.num_frames)
     reference = PanTiltZoom.ramp(spec.reference, spec.reference, spec.num_frames)
     target = PanTiltZoom.ramp(spec.begin, spec.end, spec.num_frames)

@@ -35,8 +35,8 @@ from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.hooks import check_layer, visiting_layers
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
-from mvtrack.video.reader import Footage
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def chosen_step(lens: Lens, steps: int, shift: float) -> tuple[int, float]:
 
 def place_query(pair: Pair, query: AttentionQuery) -> tuple[float, float]:
     """The query in the model's picture. Raises ValueError with the valid ranges when it lies outside."""
-    frames = pair.reference.num_frames
+    frames = len(pair.reference)
     if not 0 <= query.frame < frames:
         raise ValueError(f"the query's frame {query.frame} does not exist: it must lie in [0, {frames - 1}]")
     fit = pair.fits[VIEWS.index(query.view)]
@@ -160,7 +160,7 @@ def place_query(pair: Pair, query: AttentionQuery) -> tuple[float, float]:
 def query_window(config: ModelConfig, pair: Pair, query: AttentionQuery) -> tuple[int, int]:
     """The window in which a query is looked at: first and last + 1 frame. Raises ValueError as `place_query`."""
     place_query(pair, query)
-    return best_window(window_spans(config, pair.reference.num_frames), query.frame)
+    return best_window(window_spans(config, len(pair.reference)), query.frame)
 
 
 def best_window(spans: list[tuple[int, int]], frame: int) -> tuple[int, int]:
@@ -221,7 +221,7 @@ def _watch(
     return rows[0], videos
 
 
-def _frames(footage: Footage, fit: Fit, span: tuple[int, int]) -> Float[Tensor, "T 3 H W"]:
+def _frames(footage: Video, fit: Fit, span: tuple[int, int]) -> Float[Tensor, "T 3 H W"]:
     frames = fit.apply(footage.read(*span, fit.scaled))
     return torch.cat([frames, frames[-1:].expand(padded_length(len(frames)) - len(frames), -1, -1, -1)])
 

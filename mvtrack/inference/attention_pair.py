@@ -11,8 +11,9 @@ from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.pipeline import Shot, model_hash, shot_cameras
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.video.reader import Footage, open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit, plan_fit
+from mvtrack.video.video import Video
 
 VIEWS = ("reference", "generated")
 _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more
@@ -26,8 +27,8 @@ class Pair:
     negative: see `make_prompts`.
     """
 
-    reference: Footage
-    generated: Footage | None
+    reference: Video
+    generated: Video | None
     fits: tuple[Fit, Fit]
     cameras: Camera
     subject_distance: float
@@ -45,10 +46,10 @@ class Pair:
 
 def pair_of_shot(video: Path, shot: Shot, config: ModelConfig, generated: Path | None = None) -> Pair:
     """A video with a camera path, and the view that any program made of it where that exists."""
-    footage = open_footage(video)
+    footage = open_video(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    made = None if generated is None else open_footage(generated)
+    made = None if generated is None else open_video(generated)
     pair = _pair(footage, made, fit, cameras, shot.path.pivot_m, shot.sample, shot.path.label)
     return replace(pair, caption=shot.caption, negative=shot.negative)
 
@@ -78,7 +79,7 @@ def pair_of_result(folder: Path) -> Pair:
         raise ValueError(f"{folder} was made of {path}, which is not there: run this where it was made, or put it back")
     if sha256(path) != digest:
         raise ValueError(f"{path} has changed since {folder} was made of it: re-shoot it again")
-    pair = _pair(open_footage(path), open_footage(folder / "video.mp4"), fit, camera, distance, sample, label)
+    pair = _pair(open_video(path), open_video(folder / "video.mp4"), fit, camera, distance, sample, label)
     return replace(pair, window=shot.get("window"), caption=shot.get("caption"))
 
 
@@ -102,15 +103,15 @@ def _read(file: Path) -> dict:
 
 
 def _pair(
-    reference: Footage, generated: Footage | None, fit: Fit, cameras: Camera, distance: float, sample: SamplerOptions,
+    reference: Video, generated: Video | None, fit: Fit, cameras: Camera, distance: float, sample: SamplerOptions,
     label: str,
 ) -> Pair:  # fmt: skip
     own = fit.content if generated is None else generated.size
     made_fit = Fit("stretch", own, fit.content, (0, 0), fit.content, fit.place, fit.model)
     if generated is not None:
-        if generated.num_frames != reference.num_frames:
+        if len(generated) != len(reference):
             raise ValueError(
-                f"{generated.path} has {generated.num_frames} frames, {reference.path} has {reference.num_frames}: "
+                f"{generated.path} has {len(generated)} frames, {reference.path} has {len(reference)}: "
                 f"they must show the same moments"
             )
         aspect = own[1] / own[0] / (fit.content[1] / fit.content[0])

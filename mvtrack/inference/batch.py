@@ -28,7 +28,8 @@ from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.inference.shot_options import picture_size, read_shot, told_shot, track_plan
 from mvtrack.models.prompts import captions_to_embed, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
-from mvtrack.video.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_footage
+from mvtrack.video.images import IMAGE_SUFFIXES
+from mvtrack.video.reader import VIDEO_SUFFIXES, open_video
 from mvtrack.video.resize import plan_fit
 
 _COLUMNS = (
@@ -114,9 +115,9 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
     """First frames of all videos' windows; a video that cannot be read says so when its turn comes."""
     for job in jobs:
         try:
-            footage = open_footage(job.video)
+            footage = open_video(job.video)
             fit = plan_fit(footage.size, config, job.options.fit, picture_size(job.options.size))
-            yield from first_frames(window_spans(config, footage.num_frames), footage, fit)
+            yield from first_frames(window_spans(config, len(footage)), footage, fit)
         except (ValueError, OSError):
             continue
 

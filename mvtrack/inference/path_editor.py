@@ -21,7 +21,7 @@ from mvtrack.geometry.rotation import rotation_vector
 from mvtrack.geometry.trajectory import CameraMotion
 from mvtrack.inference.pipeline import Shot, shot_cameras
 from mvtrack.inference.preview import Warper
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit, still_camera
 from mvtrack.video.writer import to_bytes
 
@@ -40,7 +40,7 @@ class PathPage:
         except ImportError as error:
             raise ValueError("the interactive page needs viser: pip install 'mvtrack[page]'") from error
         self.shot, self.save_to = shot, save_to
-        self.footage = open_footage(video)
+        self.footage = open_video(video)
         self.fit = plan_fit(self.footage.size, config, shot.fit, shot.size)
         self.warper = Warper(self.footage, self.fit, depth, shot.path.pivot_m)
         self.keys = PathKeys.of(shot.path, 5)
@@ -68,7 +68,7 @@ class PathPage:
 
     def _add_widgets(self) -> None:
         gui = self.server.gui
-        self._frame = gui.add_slider("frame", 0, self.footage.num_frames - 1, 1, self.footage.num_frames - 1)
+        self._frame = gui.add_slider("frame", 0, len(self.footage) - 1, 1, len(self.footage) - 1)
         self._picture = gui.add_image(np.zeros((8, 8, 3), np.uint8), label="the source, warped to this frame's camera")
         self._count = gui.add_slider("keyframes", MIN_KEYS, MAX_KEYS, 1, self.keys.count)
         self._warnings = gui.add_markdown("")
@@ -121,7 +121,7 @@ class PathPage:
             frame = int(self._frame.value)
             image = self.warper.source(frame, frame + 1)[0]
             self._picture.image = _bytes(self.warper.warp(image, frame, self._cameras(path)))
-            warnings = warn_of_jumps(path.poses(self.footage.num_frames), path.pivot_m)
+            warnings = warn_of_jumps(path.poses(len(self.footage)), path.pivot_m)
             self._warnings.content = "\n".join(f"- {w}" for w in warnings) or "the path is smooth"
 
     def save(self) -> None:

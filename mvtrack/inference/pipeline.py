@@ -41,8 +41,10 @@ from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.prompts import Prompts, captions_to_embed, window_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, model_file, read_config
 from mvtrack.video.depth_file import DepthFile
-from mvtrack.video.reader import Footage, copy_audio, open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit, FitMode, plan_fit, still_camera
+from mvtrack.video.sound import copy_audio
+from mvtrack.video.video import Video
 from mvtrack.video.writer import VideoWriter, to_bytes
 
 DEFAULT_FOV_DEG = 50.0
@@ -100,7 +102,7 @@ class _Job:
     """A shot with everything it needs, checked."""
 
     shot: Shot
-    footage: Footage
+    footage: Video
     fit: Fit
     cameras: Camera  # (2, T) for the model's picture
     model: ReshootModel
@@ -148,31 +150,31 @@ def reshoot_file(
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     config = with_window(config, shot.window)
     shot = replace(shot, sample=shot.sample or SamplerOptions.of(config))
-    footage = open_footage(video)
+    footage = open_video(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     again = None if shot.decoder is None else second_decoding(shot, config, footage, fit)
     if not isinstance(model, ReshootModel):
-        kernel = kernel_of_video(config, fit.model, footage.num_frames, placement)
+        kernel = kernel_of_video(config, fit.model, len(footage), placement)
         if say:
             say(f"attention kernel: {kernel}")
         if check_memory:
             captions = captions_to_embed(shot.caption, shot.negative, shot.sample.guidance)
             work = Work(encoders_of(config, captions))
-            refuse_inference(config, fit.model, footage.num_frames, shot.sample, placement, work)
+            refuse_inference(config, fit.model, len(footage), shot.sample, placement, work)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)
     model = replace(model, config=config)
     tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
     beyond = range_notes(config, cameras, shot.path.pivot_m)
-    notes = [*footage.notes, *path_notes(shot.path, footage.num_frames), *shot.notes, *beyond]
+    notes = [*footage.notes, *path_notes(shot.path, len(footage)), *shot.notes, *beyond]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
         "torch": torch.__version__,
         "input": {
-            "file": str(video), "sha256": sha256(video), "frames": footage.num_frames, "fps": footage.fps,
+            "file": str(video), "sha256": sha256(video), "frames": len(footage), "fps": footage.fps,
             "notes": notes,
         },
         "fit": asdict(fit),
@@ -192,7 +194,7 @@ def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
     return replace(config, num_frames=window)
 
 
-def second_decoding(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit) -> SecondDecoding:
+def second_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit) -> SecondDecoding:
     """With the decoder of a shot. Raises ValueError for one of another codec, tiles, or depth that cannot be used."""
     if config.codec.tile is not None:
         raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
@@ -203,24 +205,24 @@ def second_decoding(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit)
     return SecondDecoding(aligner, lambda frame: depth.read(frame, fit))
 
 
-def shot_prompts(shot: Shot, config: ModelConfig, footage: Footage, fit: Fit, placement: Placement) -> list[Prompts]:
+def shot_prompts(shot: Shot, config: ModelConfig, footage: Video, fit: Fit, placement: Placement) -> list[Prompts]:
     """What the model is told of every window of a shot."""
-    spans, frames = window_spans(config, footage.num_frames), None
+    spans, frames = window_spans(config, len(footage)), None
     if config.dit.image_dim:
         frames = torch.stack(list(first_frames(spans, footage, fit)))
     told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
     return told if len(told) == len(spans) else told * len(spans)
 
 
-def first_frames(spans: Sequence[tuple[int, int]], footage: Footage, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
+def first_frames(spans: Sequence[tuple[int, int]], footage: Video, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
     """Of every window, as the model's picture."""
     for start, _ in spans:
         yield fit.apply(footage.read(start, start + 1, fit.scaled))[0]
 
 
-def shot_cameras(shot: Shot, footage: Footage, fit: Fit) -> Camera:
+def shot_cameras(shot: Shot, footage: Video, fit: Fit) -> Camera:
     """(2, T): the source's cameras and the path's, for the model's picture. What preview and render both use."""
-    frames = footage.num_frames
+    frames = len(footage)
     source = shot.source or still_camera(shot.fov_deg, footage.size, frames)
     if source.shape != (frames,) or source.size != footage.size:
         raise ValueError(
@@ -285,7 +287,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
 def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
     """Reference and generated frames, trimmed to the content, in order."""
     shot, footage, fit = job.shot, job.footage, job.fit
-    spans = window_spans(job.model.config, footage.num_frames)
+    spans = window_spans(job.model.config, len(footage))
     kept: dict[int, Tensor] = {}
 
     def read(start: int, stop: int) -> Tensor:
@@ -317,9 +319,9 @@ def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor,
             yield fit.undo(reference), fit.undo(made)
 
 
-def _add_audio(video: Path, footage: Footage) -> str:
+def _add_audio(video: Path, footage: Video) -> str:
     with_sound = video.with_name("with_sound.mp4")
-    happened = copy_audio(video, footage.path, with_sound)
+    happened = copy_audio(video, footage, with_sound)
     if with_sound.exists():
         os.replace(with_sound, video)
     return happened

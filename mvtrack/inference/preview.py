@@ -21,8 +21,9 @@ from mvtrack.geometry.keyframe_path import warn_of_jumps
 from mvtrack.geometry.splat import splat
 from mvtrack.inference.pipeline import Shot, path_notes, shot_cameras
 from mvtrack.video.depth_file import DepthFile
-from mvtrack.video.reader import Footage, open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit, plan_fit
+from mvtrack.video.video import Video
 from mvtrack.video.writer import VideoWriter
 
 _HEIGHT = 240  # the preview's least height, whatever the model's
@@ -45,7 +46,7 @@ def preview_file(
     at the subject's distance. config: of the model that will render, for the picture's shape.
     """
     refuse_existing(out, overwrite)
-    footage = open_footage(video)
+    footage = open_video(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     warper = Warper(footage, fit, depth, shot.path.pivot_m)
@@ -55,7 +56,7 @@ def preview_file(
                 for frame in side_by_side({"source": reference, f"preview: {shot.path.label}": warped}):
                     writer.append(frame)
         draw_frusta(aside / "frusta.png", cameras, shot.path.pivot_m)
-    warnings = [*path_notes(shot.path, footage.num_frames), *warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m)]
+    warnings = [*path_notes(shot.path, len(footage)), *warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m)]
     return Preview(out / "preview.mp4", out / "frusta.png", warnings)
 
 
@@ -65,7 +66,7 @@ class Warper:
     depth: see `preview_file`. subject_distance: of the flat picture that stands in for it.
     """
 
-    def __init__(self, footage: Footage, fit: Fit, depth: Path | None, subject_distance: float) -> None:
+    def __init__(self, footage: Video, fit: Fit, depth: Path | None, subject_distance: float) -> None:
         zoom = max(1, -(-_HEIGHT // fit.model[0]))
         parts = (_times(part, zoom) for part in (fit.scaled, fit.cut, fit.content, fit.place, fit.model))
         self.footage, self.fit = footage, Fit(fit.mode, fit.source, *parts)
@@ -88,7 +89,7 @@ class Warper:
 
     def pairs(self, cameras: Camera) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
         """The whole source and its warp in pieces, without what was padded."""
-        frames = self.footage.num_frames
+        frames = len(self.footage)
         for start in tqdm(range(0, frames, _CHUNK), desc="previewing", unit="chunk"):
             source = self.source(start, min(start + _CHUNK, frames))
             warped = torch.stack([self.warp(image, i, cameras) for i, image in enumerate(source, start)])

@@ -18,8 +18,9 @@ from mvtrack.data.clip import Clip
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.timing import read_video_cameras
 from mvtrack.models.weights.fingerprint import fingerprint
-from mvtrack.video.reader import VIDEO_SUFFIXES, Footage, open_footage
+from mvtrack.video.reader import VIDEO_SUFFIXES, open_video
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 from tracking_head import Tracks
 
 _SAME_RATE = 0.01
@@ -79,10 +80,10 @@ def read_clip(folder: ClipFolder, num_frames: int, fit: Callable[[tuple[int, int
 
     Raises ValueError for videos that are shorter, or that do not agree with each other, their cameras or tracks.
     """
-    footage = [open_footage(video) for video in folder.videos]
-    lengths = {film.num_frames for film in footage}
+    footage = [open_video(video) for video in folder.videos]
+    lengths = {len(film) for film in footage}
     if len(lengths) > 1 or min(lengths) < num_frames:
-        shown = ", ".join(f"{film.path.name} {film.num_frames}" for film in footage)
+        shown = ", ".join(f"{film.path.name} {len(film)}" for film in footage)
         raise ValueError(f"{folder.path}: all videos must have the same {num_frames} frames or more, got {shown}")
     rates = [film.fps for film in footage]
     if max(rates) > (1 + _SAME_RATE) * min(rates):
@@ -96,21 +97,21 @@ def read_clip(folder: ClipFolder, num_frames: int, fit: Callable[[tuple[int, int
     return Clip(video, camera, footage[0].fps, folder.caption, folder.name, tracks)
 
 
-def _cameras(folder: ClipFolder, view: int, footage: Footage, num_frames: int) -> Camera:
+def _cameras(folder: ClipFolder, view: int, footage: Video, num_frames: int) -> Camera:
     file, options = folder.cameras[view], {}
     if file.name == CAMERAS:
         options = {"view": folder.videos[view].stem}
-    camera, _ = read_video_cameras(file, footage.num_frames, footage.size, footage.fps, **options)
+    camera, _ = read_video_cameras(file, len(footage), footage.size, footage.fps, **options)
     return camera[:num_frames]
 
 
-def _tracks(path: Path, fits: list[Fit], footage: list[Footage], num_frames: int) -> Tracks:
+def _tracks(path: Path, fits: list[Fit], footage: list[Video], num_frames: int) -> Tracks:
     try:
         with np.load(path) as file:
             xy, visible, found = (torch.from_numpy(file[name]) for name in ("xy", "visible", "found"))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a file of tracks with xy, visible and found ({error})") from error
-    shape = (len(fits), footage[0].num_frames)
+    shape = (len(fits), len(footage[0]))
     if xy.ndim != 4 or tuple(xy.shape[:2]) != shape:
         raise ValueError(f"{path}: xy must be ({shape[0]} views, {shape[1]} frames, points, 2), got {tuple(xy.shape)}")
     xy = torch.stack([fit.to_picture(view.float()) for fit, view in zip(fits, xy, strict=True)])[:, :num_frames]

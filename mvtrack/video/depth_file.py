@@ -7,20 +7,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.video.reader import Footage
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 
 
 class DepthFile:
     """z-depth maps from a file, one per frame or one for all, at any resolution of the source's aspect."""
 
-    def __init__(self, path: Path, footage: Footage) -> None:
+    def __init__(self, path: Path, footage: Video) -> None:
         self.maps = _load(path)
         if self.maps.ndim == 2:
             self.maps = self.maps[None]
-        if self.maps.ndim != 3 or len(self.maps) not in (1, footage.num_frames):
+        if self.maps.ndim != 3 or len(self.maps) not in (1, len(footage)):
             raise ValueError(
-                f"{path} must hold depth (H, W) or ({footage.num_frames}, H, W), one map a frame; got "
+                f"{path} must hold depth (H, W) or ({len(footage)}, H, W), one map a frame; got "
                 f"{tuple(self.maps.shape)}"
             )
         aspect = self.maps.shape[2] / self.maps.shape[1] / (footage.size[1] / footage.size[0])

@@ -1,111 +1,218 @@
-"""Any moving picture as one thing: video files, GIFs, folders of images, single images; read in pieces, never whole.
+"""`open_video`: video files, animated and still images, folders of images; read in pieces, never whole.
 
-decord decodes what it can; ffmpeg's own decoder serves what decord does not (AV1, say). Frames come in display
-orientation, RGB, 8 bit. Files whose frames are unevenly spaced in time are read on an even grid of the same
-average rate, each tick showing the frame that was on screen; `notes` says so.
+Files are probed first. decord decodes what it reads rightly (its count, its key frames and its times agree with the
+probe's), PyAV everything else, with this project's own choice of frames.
 """
 
 import contextlib
 import os
 import re
-import subprocess
-from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
+from jaxtyping import Int, UInt8
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".wmv", ".flv"}
-DEFAULT_FPS = 24.0  # of images, which do not say
-_UNEVEN = 0.25  # frame times may stray from an even grid by this share of a frame before they count as uneven
-MAX_SIDE = 16384
+from mvtrack.video.decode import DamagedError, Decoder, picture
+from mvtrack.video.images import (
+    ANIMATED_SUFFIXES,
+    IMAGE_SUFFIXES,
+    ImageVideo,
+    images_in,
+    is_hidden,
+    open_animated,
+    resized,
+)
+from mvtrack.video.probe import Orientation, VideoProbe, probe_video
+from mvtrack.video.ticks import Ticks, even_ticks
+from mvtrack.video.video import Video
 
-
-@dataclass
-class Footage(ABC):
-    """num_frames at `fps`, size (H, W) as displayed; notes: what had to be done to read it."""
-
-    path: Path
-    num_frames: int
-    fps: float
-    size: tuple[int, int]
-    notes: list[str] = field(default_factory=list)
-
-    @abstractmethod
-    def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> UInt8[Tensor, "T 3 H W"]:
-        """Frames [start, stop), resized to `size` (H, W) while decoding. Cheap when starts ascend.
-
-        Raises ValueError that names the file when it ends early or is damaged.
-        """
-
-    def _check(self, start: int, stop: int) -> None:
-        if not 0 <= start < stop <= self.num_frames:
-            raise ValueError(f"{self.path} has {self.num_frames} frames, asked for {start}..{stop}")
+VIDEO_SUFFIXES = {
+    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".gif", ".wmv", ".flv",
+    ".3gp", ".3g2", ".asf", ".vob", ".mxf", ".ogv", ".divx", ".m2v",
+}  # fmt: skip
+OnDamage = Literal["refuse", "use-good-part"]
+ON_DAMAGE: tuple[OnDamage, ...] = ("refuse", "use-good-part")
+_DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 
-def open_footage(path: Path | str, still_frames: int = 81, fps: float | None = None) -> Footage:
-    """Open a video file, a GIF, a folder of images (in natural order), or one image shown for `still_frames` frames.
+def open_video(
+    path: Path | str,
+    still_frames: int = 81,
+    fps: float | None = None,
+    damaged: OnDamage = "refuse",
+    decode_all: bool = False,
+) -> Video:
+    """Open a video file, an animated image, a folder of images (in natural order), or one image for `still_frames`.
 
-    fps: the rate of images, which have none of their own (24). Raises ValueError that names the file and what is wrong.
+    fps: the rate of images, which have none of their own (24). damaged: whether a file that is broken from some frame
+    on is refused, or its good part used with a note. decode_all: decode every frame once, to find all damage before
+    hours of work; without it packets are looked at alone. Raises ValueError that names the file and what is wrong.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(f"{path} is an address: only files are read, download it first")
+    if damaged not in ON_DAMAGE:
+        raise ValueError(f"unknown treatment of damage {damaged!r}; known: {', '.join(ON_DAMAGE)}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise ValueError(f"the frame rate must lie in (0, 1000], got {fps}")
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist")
-    if fps is not None and not 0 < fps <= 1000:
-        raise ValueError(f"the frame rate must lie in (0, 1000], got {fps}")
     if path.is_dir():
-        files = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+        files = images_in(path)
         if not files:
             raise ValueError(f"folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return ImageFootage.of(path, files, fps or DEFAULT_FPS)
+        return ImageVideo.of(path, files, fps)
+    _check_file(path)
+    suffix = path.suffix.lower()
+    if suffix in ANIMATED_SUFFIXES and (animated := open_animated(path, fps)) is not None:
+        return animated
+    if suffix in IMAGE_SUFFIXES:
+        if still_frames < 1:
+            raise ValueError(f"a still image needs at least 1 frame, got {still_frames}")
+        return ImageVideo.of(path, [path] * still_frames, fps)
+    if fps is not None:
+        raise ValueError(f"{path} has a frame rate of its own: --fps is for images")
+    probe = probe_video(path, decode_all or damaged == "use-good-part")
+    return _video_file(probe, damaged)
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is neither a file nor a folder")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        if still_frames < 1:
-            raise ValueError(f"a still image needs at least 1 frame, got {still_frames}")
-        return ImageFootage.of(path, [path] * still_frames, fps or DEFAULT_FPS)
-    if path.suffix.lower() == ".gif":
-        return _open_with_ffmpeg(path)
-    opened = _open_with_decord(path)
-    return _open_with_ffmpeg(path) if opened is None else opened
+    if is_hidden(path) and path.name.startswith("._"):
+        raise ValueError(f"{path} is what macOS keeps beside a file, no video: give {path.name[2:]}")
 
 
-def _natural(path: Path) -> list:
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", path.name)]
+def _video_file(probe: VideoProbe, damaged: OnDamage) -> Video:
+    notes = []
+    if probe.damage:
+        good = probe.good or 0
+        shown = f"{probe.damage}; its first {good} of {probe.stated} frames are good"
+        if damaged == "refuse" or good == 0:
+            fix = ": --damaged use-good-part goes on with them" if good else ""
+            raise ValueError(f"{probe.path} is damaged: {shown}{fix}")
+        probe, notes = probe.truncated(good), [f"damaged: {shown} and are used"]
+    try:
+        ticks = even_ticks(probe.times_s, probe.fps_candidates, probe.last_duration_s)
+    except ValueError as error:
+        raise ValueError(f"{probe.path} is damaged: {error}") from error
+    kind = DecordVideo if _decord_may_read(probe) else AvVideo
+    return kind(
+        probe.path, ticks.fps, probe.display_size, ticks.frame_of, len(probe), [*notes, *_notes(probe, ticks)],
+        probe.orientation.size(probe.size), _start(probe), probe.has_sound,
+        probe=probe,
+    )  # fmt: skip
 
 
-# Video files through decord
+def _start(probe: VideoProbe) -> float:
+    """Seconds from the file's beginning to its first frame. AVI has no times, only the order of decoding."""
+    return 0.0 if probe.container == "avi" else max(0.0, float(probe.times_s[0]) - probe.container_start_s)
+
+
+def _notes(probe: VideoProbe, ticks: Ticks) -> list[str]:
+    """What is done to the file so that it looks as players show it."""
+    notes = [ticks.note] if ticks.note else []
+    if probe.is_interlaced:
+        notes.append("interlaced: deinterlaced, one frame of two fields (bwdif)")
+    if probe.pixel_aspect != 1:
+        aspect, (height, width) = probe.pixel_aspect, probe.square_size
+        shown = f"{aspect.numerator}:{aspect.denominator}"
+        notes.append(f"pixels of {shown} made square: {probe.size[1]}x{probe.size[0]} becomes {width}x{height}")
+    if probe.has_alpha:
+        notes.append("transparent parts lie over black")
+    return notes + probe.color.notes(probe.size)
 
 
 @dataclass
-class DecordFootage(Footage):
-    """frame_of: which coded frame each tick shows, where frame times are uneven."""
+class AvVideo(Video):
+    """Through PyAV, frame by frame; frames that windows share are kept."""
 
-    frame_of: np.ndarray | None = None
+    probe: VideoProbe | None = field(default=None, repr=False)
+    _decoder: Decoder | None = field(default=None, repr=False)
+    _kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _kept_size: tuple[int, int] | None = None
+
+    def _read_own(self, index: Int[np.ndarray, "n"], size: tuple[int, int]) -> UInt8[np.ndarray, "n H W 3"]:
+        if size != self._kept_size:
+            self._kept, self._kept_size = {}, size
+        self._kept = {i: frame for i, frame in self._kept.items() if i >= index[0]}
+        self._decoder = self._decoder or Decoder(self.probe)
+        out = np.empty((len(index), *size, 3), np.uint8)
+        for k, i in enumerate(index.tolist()):
+            if i not in self._kept:
+                self._kept[i] = picture(self._decoder.frame(i), self.probe, size)
+            out[k] = self._kept[i]
+        return out
+
+
+@dataclass
+class DecordVideo(Video):
+    """Through decord; through PyAV where decord turns out to see another file than the probe did."""
+
+    probe: VideoProbe | None = field(default=None, repr=False)
     _readers: dict = field(default_factory=dict, repr=False)
+    _fallback: AvVideo | None = field(default=None, repr=False)
 
-    def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> UInt8[Tensor, "T 3 H W"]:
-        decord = _decord()
-
-        self._check(start, stop)
-        if size not in self._readers:
+    def _read_own(self, index: Int[np.ndarray, "n"], size: tuple[int, int]) -> UInt8[np.ndarray, "n H W 3"]:
+        if self._fallback is None and size not in self._readers:
             self._readers.clear()  # one decoder at a time
-            reader = _decord_reader(self.path, size)
-            self._readers[size] = reader if _has_three_channels(reader) else _decord_reader(self.path)
-        index = np.arange(start, stop) if self.frame_of is None else self.frame_of[start:stop]
+            reader = self._open(size)
+            if reader is None:
+                self._fallback = AvVideo(
+                    self.path, self.fps, self.size, self.frame_of, self.own_frames, probe=self.probe
+                )
+            else:
+                self._readers[size] = reader
+        if self._fallback is not None:
+            return self._fallback._read_own(index, size)
+        decord = _decord()
         try:
-            frames = self._readers[size].get_batch(index.tolist()).asnumpy()
+            with _quiet_stderr():
+                frames = self._readers[size].get_batch(index.tolist()).asnumpy()
         except (RuntimeError, decord.DECORDError) as error:
-            raise ValueError(f"{self.path} is damaged: frames {start}..{stop} cannot be decoded") from error
-        if frames.shape[1:3] != (size or self.size):
-            frames = np.stack([_resized(frame, size) for frame in frames])
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+            raise DamagedError(f"{self.path} is damaged: frames {index[0]}..{index[-1]} cannot be decoded") from error
+        if frames.shape[1:3] != size:
+            frames = np.stack([resized(frame, size) for frame in frames])
+        return frames
+
+    def _open(self, size: tuple[int, int]):
+        """decord's reader, None where it does not agree with the probe."""
+        decord = _decord()
+        with _quiet_stderr():
+            try:
+                reader = _decord_reader(self.path, None if size == self.size else size)
+                if not _agrees(reader, self.probe):
+                    return None
+                if not _has_three_channels(reader):
+                    reader = _decord_reader(self.path)
+                    return reader if _has_three_channels(reader) else None
+            except (RuntimeError, decord.DECORDError):
+                return None
+        return reader
+
+
+def _decord_may_read(probe: VideoProbe) -> bool:
+    """Whether a file is of the kinds that decord reads as players show them."""
+    plain = probe.orientation == Orientation() and probe.pixel_aspect == 1 and probe.color.is_ordinary
+    simple = probe.is_closed and not (probe.has_preroll or probe.is_interlaced or probe.has_alpha or probe.damage)
+    is_kept = probe.pixel_format == "yuv420p" and not probe.color.is_full and probe.codec in _DECORD_CODECS
+    starts = probe.pts is not None and probe.pts[0] >= 0 and len(probe.keyframes) and probe.keyframes[0] == 0
+    return bool(plain and simple and is_kept and starts and not probe.container.startswith("mpegts"))
+
+
+def _agrees(reader, probe: VideoProbe) -> bool:
+    """Whether decord sees the probe's frames: their number, their times and where decoding can begin."""
+    if len(reader) != len(probe):
+        return False
+    times = reader.get_frame_timestamp(np.arange(len(probe)))[:, 0]
+    spacing = np.diff(probe.times_s).min() if len(probe) > 1 else 1.0
+    same = np.abs((times - times[0]) - (probe.times_s - probe.times_s[0])).max() < max(0.25 * spacing, 1e-3)
+    return bool(same and np.isin(reader.get_key_indices(), probe.keyframes).all())
 
 
 def _decord():
@@ -117,10 +224,8 @@ def _decord():
 
 
 def _decord_reader(path: Path, size: tuple[int, int] | None = None):
-    decord = _decord()
-
     height, width = size or (-1, -1)
-    return decord.VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
+    return _decord().VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
 
 
 def _has_three_channels(reader) -> bool:
@@ -129,42 +234,9 @@ def _has_three_channels(reader) -> bool:
     return reader[0].shape[2] == 3
 
 
-def _open_with_decord(path: Path) -> Footage | None:
-    """None where decord cannot: ffmpeg gets its try then."""
-    decord = _decord()
-
-    with _quiet_stderr():
-        try:
-            reader = _decord_reader(path)
-            count, fps = len(reader), float(reader.get_avg_fps())
-            if count == 0 or not 0 < fps < 1000 or not _has_three_channels(reader):
-                return None
-            height, width, _ = reader[0].shape
-            times = reader.get_frame_timestamp(np.arange(count))[:, 0]
-        except (RuntimeError, decord.DECORDError):
-            return None
-    _check_size(path, (height, width))
-    ticks, frame_of = even_ticks(times, fps)
-    notes = (
-        [] if frame_of is None else [f"uneven frame times: {count} frames shown on {ticks} even ticks at {fps:g} fps"]
-    )
-    return DecordFootage(path, ticks, fps, (height, width), notes, frame_of)
-
-
-def even_ticks(times_s: np.ndarray, fps: float) -> tuple[int, np.ndarray | None]:
-    """How many ticks of 1/fps a sequence of frame times spans, and the frame on screen at each (None: even already)."""
-    offset = times_s - times_s[0]
-    if len(times_s) < 3 or np.abs(offset - np.arange(len(times_s)) / fps).max() * fps <= _UNEVEN:
-        return len(times_s), None
-    last = float(np.median(np.diff(offset)))  # how long the last frame stays is not said
-    ticks = max(1, round((offset[-1] + last) * fps))
-    shown = np.searchsorted(offset, np.arange(ticks) / fps + 0.5 / fps, side="right") - 1
-    return ticks, np.clip(shown, 0, len(times_s) - 1)
-
-
 @contextlib.contextmanager
-def _quiet_stderr():
-    """decord's ffmpeg writes to the process's stderr about files that we report on ourselves."""
+def _quiet_stderr() -> Iterator[None]:
+    """Decoders write to the process's stderr about files that are reported on here."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
@@ -175,180 +247,8 @@ def _quiet_stderr():
         os.close(null)
 
 
-# Everything else through ffmpeg
-
-
-@dataclass
-class FfmpegFootage(Footage):
-    """Reads a pipe from ffmpeg front to back; frames that windows share are kept, going back starts it again."""
-
-    _process: subprocess.Popen | None = field(default=None, repr=False)
-    _size: tuple[int, int] | None = None
-    _next: int = 0
-    _kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-
-    def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> UInt8[Tensor, "T 3 H W"]:
-        self._check(start, stop)
-        size = size or self.size
-        if self._process is None or size != self._size or start < min([*self._kept, self._next]):
-            self._restart(size)
-        self._kept = {i: frame for i, frame in self._kept.items() if i >= start}
-        bytes_a_frame = size[0] * size[1] * 3
-        while self._next < stop:
-            raw = self._process.stdout.read(bytes_a_frame)
-            if len(raw) < bytes_a_frame:
-                self.close()
-                raise ValueError(f"{self.path} is damaged: it ends at frame {self._next} of {self.num_frames}")
-            if self._next >= start:
-                self._kept[self._next] = np.frombuffer(raw, np.uint8).reshape(*size, 3)
-            self._next += 1
-        frames = np.stack([self._kept[i] for i in range(start, stop)])
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
-
-    def _restart(self, size: tuple[int, int]) -> None:
-        self.close()
-        self._size = size
-        scale = f"fps={self.fps:.6f},scale={size[1]}:{size[0]}:flags=bicubic"
-        command = [ffmpeg(), "-nostdin", "-loglevel", "error", "-i", str(self.path), "-an", "-vf", scale]
-        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def close(self) -> None:
-        """End the decoder."""
-        if self._process:
-            self._process.kill()
-            self._process.stdout.close()
-            self._process.wait()
-        self._process, self._next, self._kept = None, 0, {}
-
-    def __del__(self) -> None:
-        self.close()
-
-
 def ffmpeg() -> str:
     """The ffmpeg program that comes with imageio."""
     import imageio_ffmpeg
 
     return imageio_ffmpeg.get_ffmpeg_exe()
-
-
-def _open_with_ffmpeg(path: Path) -> Footage:
-    """Count what ffmpeg can decode (its only sure way to know). Raises ValueError when that is nothing."""
-    command = [
-        ffmpeg(),
-        "-nostdin",
-        "-hide_banner",
-        "-i",
-        str(path),
-        "-an",
-        "-vf",
-        "showinfo=checksum=0",
-        "-f",
-        "null",
-        "-",
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=3600)
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"{path} cannot be decoded within an hour") from error
-    frames = re.findall(r"pts_time:\s*(-?[\d.]+).*? s:(\d+)x(\d+)", done.stderr)
-    if not frames:
-        raise ValueError(f"cannot read {path} as a video: it is damaged, not a video, or of an unknown codec")
-    if done.returncode != 0:
-        raise ValueError(f"{path} is damaged: only the first {len(frames)} frames can be decoded")
-    times = np.array([float(time) for time, _, _ in frames])
-    width, height = int(frames[0][1]), int(frames[0][2])
-    _check_size(path, (height, width))
-    span = times[-1] - times[0]
-    fps = (len(times) - 1) / span if len(times) > 1 and span > 0 else DEFAULT_FPS
-    ticks, frame_of = even_ticks(times, fps)
-    notes = ["decoded by ffmpeg"]
-    if frame_of is not None:
-        notes.append(f"uneven frame times: {len(times)} frames shown on {ticks} even ticks at {fps:g} fps")
-    return FfmpegFootage(path, ticks, fps, (height, width), notes)
-
-
-# Images
-
-
-@dataclass
-class ImageFootage(Footage):
-    """One image file a frame; alpha is laid over black."""
-
-    files: list[Path] = field(default_factory=list, repr=False)
-
-    @staticmethod
-    def of(path: Path, files: list[Path], fps: float) -> "ImageFootage":
-        first = _read_image(files[0])
-        notes = [f"one image shown for {len(files)} frames"] if path.is_file() else []
-        return ImageFootage(path, len(files), fps, first.shape[:2], notes, files)
-
-    def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> UInt8[Tensor, "T 3 H W"]:
-        self._check(start, stop)
-        frames, last = [], (None, None)
-        for file in self.files[start:stop]:
-            if file != last[0]:
-                image = _read_image(file)
-                if image.shape[:2] != self.size:
-                    raise ValueError(
-                        f"{file} is {image.shape[0]}x{image.shape[1]}, the first image is {self.size[0]}x{self.size[1]}"
-                    )
-                last = (file, image if size is None else _resized(image, size))
-            frames.append(last[1])
-        return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    import cv2
-
-    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    import cv2
-
-    try:
-        raw = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    image = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
-    if image is None:
-        raise ValueError(f"cannot read {path} as an image: it is empty, damaged or of an unknown format")
-    if image.dtype == np.uint16:
-        image = (image / 257).round().astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise ValueError(f"{path} has values of type {image.dtype}; only 8 and 16 bit images are read")
-    _check_size(path, image.shape[:2])
-    if image.ndim == 2:
-        return np.repeat(image[..., None], 3, 2)
-    if image.shape[2] == 4:
-        alpha = image[..., 3:].astype(np.float32) / 255
-        image = (image[..., :3] * alpha + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(image[..., 2::-1])
-
-
-def _check_size(path: Path, size: tuple[int, int]) -> None:
-    if not (1 <= size[0] <= MAX_SIDE and 1 <= size[1] <= MAX_SIDE):
-        raise ValueError(f"{path} is {size[1]}x{size[0]} pixels; up to {MAX_SIDE} a side are read")
-
-
-# Sound
-
-
-def copy_audio(silent: Path, source: Path, out: Path) -> str:
-    """Lay the sound of `source` under the silent video; returns what happened. `out` is written only on success."""
-    if source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES | {".gif"}:
-        return "none: the input has no sound"
-    probe = subprocess.run(
-        [ffmpeg(), "-nostdin", "-hide_banner", "-i", str(source)], capture_output=True, text=True, errors="replace"
-    )
-    if "Audio:" not in probe.stderr:
-        return "none: the input has no sound"
-    for codec in ("copy", "aac"):
-        command = [ffmpeg(), "-nostdin", "-y", "-loglevel", "error", "-i", str(silent), "-i", str(source)]
-        command += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy", "-c:a", codec, "-shortest", str(out)]
-        if subprocess.run(command, capture_output=True).returncode == 0:
-            return "copied" if codec == "copy" else "re-encoded as AAC"
-        out.unlink(missing_ok=True)
-    return "lost: ffmpeg could not carry it over"

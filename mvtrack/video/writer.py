@@ -1,7 +1,8 @@
-"""Writing video files with imageio's ffmpeg, so that nothing half-written stays behind. Reading is in footage.py."""
+"""Writing H.264 files whose colours are BT.709 and say so. Nothing half-written stays behind."""
 
 import os
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mvtrack.files.atomic_io import beside
+
+_BT709, _LIMITED = 1, 1  # H.273 code of primaries, transfer and matrix; AVColorRange
 
 
 class VideoWriter:
@@ -24,29 +27,54 @@ class VideoWriter:
         self.path = path
         self.size: tuple[int, int] | None = None  # (H, W) as encoded
         self._aside = beside(path, path.suffix)
-        self._multiple = 1 if lossless else 2
-        coding = {"codec": "libx264rgb", "pixelformat": "rgb24"} if lossless else {"codec": "libx264"}
-        quality = ["-crf", "0" if lossless else str(crf)]
-        self._options = {"fps": fps, "macro_block_size": 1, "output_params": quality, **coding}
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._lossless, self._crf = lossless, 0 if lossless else crf
+        self._stream = None
 
     def __enter__(self) -> "VideoWriter":
-        import imageio
+        import av
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = imageio.get_writer(self._aside, format="FFMPEG", **self._options)
+        self._container = av.open(str(self._aside), "w", format="mp4", options={"movflags": "+faststart"})
         return self
 
     def append(self, frame: UInt8[np.ndarray, "H W 3"]) -> None:
         """Add an 8-bit RGB frame. Odd sizes get their last row or column repeated: 4:2:0 colour needs even ones."""
+        import av
+        from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+        multiple = 1 if self._lossless else 2
         height, width = frame.shape[:2]
-        frame = np.pad(frame, ((0, height % self._multiple), (0, width % self._multiple), (0, 0)), mode="edge")
-        self.size = frame.shape[:2]
-        self._writer.append_data(frame)
+        frame = np.pad(frame, ((0, height % multiple), (0, width % multiple), (0, 0)), mode="edge")
+        if self._stream is None:
+            self.size = frame.shape[:2]
+            self._stream = self._open_stream()
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        if not self._lossless:
+            exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+            picture = picture.reformat(
+                format="yuv420p", interpolation=exact, dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+            )  # fmt: skip
+        self._container.mux(self._stream.encode(picture))
+
+    def _open_stream(self):
+        codec = "libx264rgb" if self._lossless else "libx264"
+        stream = self._container.add_stream(codec, rate=self._fps, options={"crf": str(self._crf)})
+        stream.height, stream.width = self.size
+        stream.pix_fmt = "rgb24" if self._lossless else "yuv420p"
+        if not self._lossless:
+            context = stream.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = _BT709
+            context.color_range = _LIMITED
+        return stream
 
     def __exit__(self, kind, error, trace) -> None:
-        self._writer.close()
         try:
-            if kind is None and self.size is not None:
+            if kind is None and self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None and self._stream is not None:
                 os.replace(self._aside, self.path)
         finally:
             self._aside.unlink(missing_ok=True)

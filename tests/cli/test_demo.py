@@ -1,6 +1,6 @@
 from mvtrack.cli.main import main as cli
 from mvtrack.models.reshoot_model import save_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 
 
 def test_demo_writes_what_it_says(small_model, tmp_path, capsys):
@@ -8,7 +8,7 @@ def test_demo_writes_what_it_says(small_model, tmp_path, capsys):
     assert cli(["demo", "--model", str(folder), "--out", str(tmp_path / "demo")]) == 0
     files = capsys.readouterr().out.splitlines()
     assert [f.split("/")[-1] for f in files] == ["side_by_side.mp4"] * 3 + ["contact_sheet.jpg"]
-    info = open_footage(files[0])
-    assert info.num_frames == 33
+    info = open_video(files[0])
+    assert len(info) == 33
     assert info.size[1] > 3 * info.size[0]  # reference, model, truth in a row
-    assert open_footage(tmp_path / "demo/arc_left/reference.mp4").size == (24, 32)
+    assert open_video(tmp_path / "demo/arc_left/reference.mp4").size == (24, 32)

@@ -22,7 +22,7 @@ from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.training.latent_validation import mirrored
 from mvtrack.training.run import open_dataset
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
 T, SIZE, N = 7, (24, 32), 5  # the videos are longer than the 5 frames of a clip
@@ -104,7 +104,7 @@ def test_clips_are_encoded_once_and_read_back(clips, config_file, small_model, t
     assert (folder.training, folder.held_out, folder.directions) == (["a"], ["b"], 2)
     read = folder.clip("a", [1, 0])
     assert read.caption == "clip a"
-    frames = [open_footage(clips / "a" / f"{view}.mp4").read(0, 5, SIZE) for view in ("right", "left")]
+    frames = [open_video(clips / "a" / f"{view}.mp4").read(0, 5, SIZE) for view in ("right", "left")]
     video = torch.stack(frames).float() / 127.5 - 1
     expected = small_model.codec.encode(video[:, None])[:, 0]
     torch.testing.assert_close(read.latents, expected, atol=2e-3, rtol=1e-3)

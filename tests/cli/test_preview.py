@@ -10,7 +10,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.pipeline import Shot, shot_cameras
 from mvtrack.inference.preview import DepthFile, Warper, flat_depth, preview_file
 from mvtrack.models.reshoot_model import save_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit
 
 T = 7
@@ -45,7 +45,7 @@ def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp
 
 
 def test_a_camera_at_rest_shows_the_source(video, small_model):
-    footage = open_footage(video)
+    footage = open_video(video)
     fit = plan_fit(footage.size, small_model.config)
     shot = Shot(parse_path("static"))
     [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(shot_cameras(shot, footage, fit)))
@@ -55,7 +55,7 @@ def test_a_camera_at_rest_shows_the_source(video, small_model):
 
 def test_a_flat_picture_shifts_as_a_plane_does(video, small_model):
     """A sideways move by 0.1 subject distances shifts a plane there by 0.1 focal lengths."""
-    footage = open_footage(video)
+    footage = open_video(video)
     fit = plan_fit(footage.size, small_model.config)
     cameras = shot_cameras(Shot(parse_path("truck_right 0.1d")), footage, fit)
     [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(cameras))
@@ -77,7 +77,7 @@ def test_flat_depth_is_the_first_frames_plane():
 
 
 def test_depth_files(video, small_model, tmp_path):
-    footage = open_footage(video)
+    footage = open_video(video)
     fit = plan_fit(footage.size, small_model.config)
     depth = np.linspace(1, 2, 45 * 80, dtype=np.float32).reshape(45, 80)
     np.save(tmp_path / "one.npy", depth)
@@ -100,7 +100,7 @@ def test_depth_files(video, small_model, tmp_path):
 def test_bad_depth_files(video, tmp_path, array, message):
     np.save(tmp_path / "d.npy", array, allow_pickle=True)
     with pytest.raises(ValueError, match=message):
-        DepthFile(tmp_path / "d.npy", open_footage(video))
+        DepthFile(tmp_path / "d.npy", open_video(video))
 
 
 def test_the_command(video, small_model, tmp_path, capsys):
@@ -111,6 +111,6 @@ def test_the_command(video, small_model, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [str(out / "preview.mp4"), str(out / "frusta.png")]
     assert "too fast to look smooth" in printed.err
-    assert open_footage(out / "preview.mp4").num_frames == T
+    assert len(open_video(out / "preview.mp4")) == T
     assert cli(arguments) == 2
     assert "exists already" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.tracking import track_files as track_job
 from mvtrack.inference.tracking.track_files import TrackOptions
 from mvtrack.models.reshoot_model import read_config, save_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
 T = 7
@@ -66,8 +66,8 @@ def test_one_video_by_its_file(video, model_folder, tmp_path, capsys):
     assert rows[T]["id"] == "right"
     assert rows[T]["view"] == "in put"
     assert float(rows[T + 3]["x"]) == pytest.approx(xy[0, 3, 1, 0], abs=0.01)
-    drawn = open_footage(out / "tracks_in put.mp4")
-    assert (drawn.num_frames, drawn.size) == (T, (360, 640))
+    drawn = open_video(out / "tracks_in put.mp4")
+    assert (len(drawn), drawn.size) == (T, (360, 640))
     record = json.loads((out / "run.json").read_text())
     assert record["tracks"] == {"points": str(points), "depth": None, "count": 2}
     assert (record["placement"]["device"], record["placement"]["attention"]) == ("cpu", "auto")
@@ -114,7 +114,7 @@ def test_a_reshot_video_comes_with_tracks(video, model_folder, tmp_path, capsys)
     record = json.loads((out / "run.json").read_text())
     assert record["shot"]["tracks"] == {"points": "grid:4@5", "depth": None}
     assert any("were moved to the nearest latent frame" in note for note in record["input"]["notes"])
-    assert open_footage(out / "tracks_reshot.mp4").size == (384, 512)
+    assert open_video(out / "tracks_reshot.mp4").size == (384, 512)
 
 
 def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, capsys):

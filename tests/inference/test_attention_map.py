@@ -29,7 +29,7 @@ from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.reshoot_model import save_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
 SHOT = Shot(CameraPath("pan_left"), sample=SamplerOptions(3, seed=4))
@@ -93,7 +93,7 @@ def test_a_result_is_noised_to_the_same_level(result, small_model):
     assert (pair.sample.steps, pair.sample.seed, pair.subject_distance) == (3, 4, 4.0)
     seen = follow_query(small_model, pair, AttentionQuery(17.0, 9.5, 6), Lens(step=2))
     fit = pair.fits[0]
-    made = open_footage(result / "video.mp4").read(2, 7).float() / 127.5 - 1
+    made = open_video(result / "video.mp4").read(2, 7).float() / 127.5 - 1
     videos = torch.stack([fit.apply(pair.reference.read(2, 7, fit.scaled)), made])
     noised = noised_videos(small_model, videos, pair.cameras[:, 2:7], scene_depth=4.0, seed=4)
     sigma = sampling_sigmas(3, 3.0)[2].item()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mvtrack.metrics.temporal import feature_steadiness, temporal_flickering
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 
 
 @pytest.mark.shared
@@ -20,7 +20,7 @@ def test_golden_vbench_flickering(shared, name):
 def test_golden_vbench_flickering_of_a_file(shared):
     """Decoded by another decoder than the golden's."""
     golden = np.load(shared("golden/metrics/vbench_flicker.npz"))
-    footage = open_footage(shared("data/recammaster/4.mp4"))
+    footage = open_video(shared("data/recammaster/4.mp4"))
     frames = footage.read(0, 10)
     assert temporal_flickering(frames) == pytest.approx(float(golden["4.first10_score"]), abs=1e-3)
 

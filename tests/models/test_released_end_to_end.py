@@ -30,7 +30,7 @@ from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.training.aligner import AlignerRun, train_aligner
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
 T, H, W = 5, 32, 48
@@ -132,7 +132,7 @@ def test_aligner_trains_behind_wan_vae(video, folder, tmp_path, capsys):
     arguments = [video, "--camera", "arc_left", "--model", folder, "--steps", 1, "--decoder", tmp_path / "d"]
     code, error = run(capsys, *arguments, "--out", tmp_path / "o")
     assert code == 0, error
-    assert open_footage(tmp_path / "o/video.mp4").num_frames == 7
+    assert len(open_video(tmp_path / "o/video.mp4")) == 7
     code, error = run(capsys, *arguments, "--out", tmp_path / "p", "--tiled")
     assert code == 2
     assert "--decoder aligns whole pictures, not tiles: leave out --tiled" in error
@@ -200,7 +200,7 @@ def test_vae_tiles_make_whole_video(video, folder, tmp_path, capsys, monkeypatch
         arguments = [video, "--camera", "arc_left", "--model", folder, "--out", out, "--steps", 1, *options]
         code, error = run(capsys, *arguments)
         assert code == 0, error
-        made[name] = open_footage(out / "video.mp4").read(0, T, (H, W)).float()
+        made[name] = open_video(out / "video.mp4").read(0, T, (H, W)).float()
     assert {1, 4} == set(map(len, coded))  # whole pictures, then tiles
     assert made["tiled"].shape == made["whole"].shape
     assert not torch.equal(made["tiled"], made["whole"])  # random weights see their whole picture
@@ -268,7 +268,7 @@ def test_longer_window_covers_video(video, seeing, tmp_path, capsys, monkeypatch
     record = json.loads((tmp_path / "o/run.json").read_text())
     assert record["shot"]["window"] == 9
     assert record["model"]["config"]["num_frames"] == 9
-    assert open_footage(tmp_path / "o/video.mp4").num_frames == 7
+    assert len(open_video(tmp_path / "o/video.mp4")) == 7
     for wrong in (8, 0):
         code, error = run(capsys, *arguments, "--out", tmp_path / "p", "--window", wrong)
         assert code == 2

@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.video.reader import (
-    DecordFootage,
-    FfmpegFootage,
-    copy_audio,
-    even_ticks,
-    ffmpeg,
-    open_footage,
-)
+from mvtrack.video.images import AnimatedImage
+from mvtrack.video.reader import AvVideo, DecordVideo, ffmpeg, open_video
+from mvtrack.video.sound import copy_audio
+from mvtrack.video.ticks import even_ticks
 from mvtrack.video.writer import write_video
 
 T, H, W = 11, 46, 62
@@ -64,12 +60,15 @@ def convert(plain: Path, kind: str) -> Path:
     return out
 
 
+READER = {"av1": AvVideo, "ten_bit": AvVideo, "alpha": AvVideo, "avi": AvVideo, "gif": AnimatedImage}
+
+
 @pytest.mark.parametrize("kind", ["plain", "ten_bit", "av1", "alpha", "gif", "avi"])
 def test_every_kind_of_video_reads_the_same_frames(plain, kind):
-    footage = open_footage(convert(plain, kind))
-    assert (footage.num_frames, footage.size) == (T, (H, W))
+    footage = open_video(convert(plain, kind))
+    assert (len(footage), footage.size) == (T, (H, W))
     assert footage.fps == pytest.approx(10.0, rel=1e-3)
-    assert isinstance(footage, FfmpegFootage if kind in ("av1", "gif") else DecordFootage)
+    assert isinstance(footage, READER.get(kind, DecordVideo))
     np.testing.assert_allclose(levels(footage.read(0, T)), np.arange(T), atol=0.3)
     np.testing.assert_allclose(levels(footage.read(4, 7)), [4, 5, 6], atol=0.3)
     assert footage.read(2, 5, (23, 31)).shape == (3, 3, 23, 31)
@@ -77,7 +76,7 @@ def test_every_kind_of_video_reads_the_same_frames(plain, kind):
 
 def test_rotation_metadata_is_applied(plain):
     """Turned by 90 degrees the bar on the left comes to lie at the bottom."""
-    footage = open_footage(convert(plain, "rotated"))
+    footage = open_video(convert(plain, "rotated"))
     assert footage.size == (W, H)
     frame = footage.read(0, 1, (W // 2, H // 2))[0].float()
     assert frame[:, -4:].mean() > 200
@@ -89,14 +88,14 @@ def test_narrow_videos_keep_their_values_and_can_be_made(plain, tmp_path, width)
     """Widths at which decord miscounts the channels of a padded row, as stored and as asked for."""
     video = torch.randint(0, 256, (5, 28, width, 3), generator=torch.Generator().manual_seed(width), dtype=torch.uint8)
     path = write_video(tmp_path / "narrow.mp4", video.numpy(), fps=10.0, lossless=True)
-    assert torch.equal(open_footage(path).read(0, 5), video.permute(0, 3, 1, 2))
-    resized = open_footage(plain).read(0, T, (28, width))
+    assert torch.equal(open_video(path).read(0, 5), video.permute(0, 3, 1, 2))
+    resized = open_video(plain).read(0, T, (28, width))
     assert resized.shape == (T, 3, 28, width)
     assert levels(resized) == pytest.approx(range(T), abs=0.3)
 
 
 def test_windows_of_a_pipe_overlap_and_start_again(plain):
-    footage = open_footage(convert(plain, "av1"))
+    footage = open_video(convert(plain, "av1"))
     for start, stop in ((0, 5), (3, 8), (7, T), (1, 3)):
         np.testing.assert_allclose(levels(footage.read(start, stop, (H, W))), np.arange(start, stop), atol=0.3)
 
@@ -111,22 +110,43 @@ def test_uneven_frame_times_become_even(tmp_path):
     run_ffmpeg(
         "-f", "concat", "-safe", "0", "-i", tmp_path / "list.txt", "-fps_mode", "vfr", "-pix_fmt", "yuv420p", out
     )
-    footage = open_footage(out)
+    footage = open_video(out)
     assert "uneven frame times" in footage.notes[0]
-    duration = footage.num_frames / footage.fps
+    duration = len(footage) / footage.fps
     assert duration == pytest.approx(1.5, abs=0.25)
-    shown = (footage.read(0, footage.num_frames).float().mean((1, 2, 3)) / 20).round()
+    shown = (footage.read(0, len(footage)).float().mean((1, 2, 3)) / 20).round()
     at = lambda seconds: shown[min(int(seconds * footage.fps), len(shown) - 1)].item()  # noqa: E731
     for second, frame in ((0.05, 0), (0.25, 2), (0.45, 4), (0.8, 6), (1.25, 8)):
         assert at(second) == pytest.approx(frame, abs=1)
 
 
 def test_even_ticks():
-    assert even_ticks(np.arange(7) / 30 + 0.4, 30.0) == (7, None)
-    assert even_ticks(np.arange(7) / 30 + 0.002, 30.0) == (7, None)  # a little jitter is even
-    count, frame_of = even_ticks(np.array([0.0, 0.1, 0.2, 0.5, 0.6]), 10.0)
-    assert count == 7
-    assert frame_of.tolist() == [0, 1, 2, 2, 2, 3, 4]
+    even = even_ticks(np.arange(7) / 30 + 0.4, (30.0,))
+    assert (even.fps, even.frame_of.tolist(), even.note) == (30.0, list(range(7)), None)
+    assert even_ticks(np.arange(7) / 30 + 0.002, (30.0,)).note is None  # a little jitter is even
+    assert even_ticks(np.round(np.arange(200) / 30, 3)).fps == 30.0  # so are times rounded to milliseconds
+    uneven = even_ticks(np.array([0.0, 0.1, 0.2, 0.5, 0.6]))
+    assert (uneven.fps, uneven.frame_of.tolist()) == (10.0, [0, 1, 2, 2, 2, 3, 4])
+
+
+def test_a_pause_does_not_change_the_rate():
+    times = np.arange(20) / 30
+    times[10:] += 20 / 30
+    ticks = even_ticks(times)
+    assert ticks.fps == 30.0
+    assert ticks.frame_of.tolist() == [*range(10), *[9] * 20, *range(10, 20)]
+
+
+def test_frames_shorter_than_a_tick_are_shown_where_others_leave_room():
+    """Delays of 100, 20 and 20 ms: the grid is of 100 ms by the median of 5, and no frame is lost."""
+    ticks = even_ticks(np.array([0.0, 0.2, 0.22, 0.42, 0.52]), (), 0.1)
+    assert ticks.fps == 10.0
+    assert ticks.frame_of.tolist() == [0, 0, 1, 2, 3, 4]
+
+
+def test_broken_times_are_refused():
+    with pytest.raises(ValueError, match=r"frame 1 stays for 1e\+06 s"):
+        even_ticks(np.array([0.0, 0.1, 1e6, 1e6 + 0.1, 1e6 + 0.2]))
 
 
 def test_image_folders_gifs_and_stills(tmp_path):
@@ -134,15 +154,15 @@ def test_image_folders_gifs_and_stills(tmp_path):
     folder.mkdir()
     for i in (1, 2, 10):  # natural order, not alphabetical
         cv2.imwrite(str(folder / f"f{i}.png"), np.full((H, W, 3), 10 * i, np.uint8))
-    footage = open_footage(folder, fps=12.5)
-    assert (footage.num_frames, footage.fps, footage.size) == (3, 12.5, (H, W))
+    footage = open_video(folder, fps=12.5)
+    assert (len(footage), footage.fps, footage.size) == (3, 12.5, (H, W))
     assert footage.read(0, 3).float().mean((1, 2, 3)).tolist() == [10, 20, 100]
-    still = open_footage(folder / "f2.png", still_frames=5)
+    still = open_video(folder / "f2.png", still_frames=5)
     assert still.read(0, 5, (23, 31)).float().mean().item() == 20
     assert still.notes == ["one image shown for 5 frames"]
     cv2.imwrite(str(folder / "f3.png"), np.zeros((H, W + 2, 3), np.uint8))
-    with pytest.raises(ValueError, match="f3.png is 46x64, the first image is 46x62"):
-        open_footage(folder).read(0, 4)
+    with pytest.raises(ValueError, match="f3.png is 64x46, the first image is 62x46"):
+        open_video(folder).read(0, 4)
 
 
 def test_alpha_depth_and_grey_images(tmp_path):
@@ -152,9 +172,9 @@ def test_alpha_depth_and_grey_images(tmp_path):
     blue = np.zeros((H, W, 3), np.uint8)
     blue[..., 0] = 250  # OpenCV writes BGR
     cv2.imwrite(str(tmp_path / "blue.png"), blue)
-    assert open_footage(tmp_path / "alpha.png").read(0, 1).unique().tolist() == [100]
-    assert open_footage(tmp_path / "deep.png").read(0, 1).unique().tolist() == [77]
-    assert open_footage(tmp_path / "blue.png").read(0, 1)[0, :, 0, 0].tolist() == [0, 0, 250]
+    assert open_video(tmp_path / "alpha.png").read(0, 1).unique().tolist() == [100]
+    assert open_video(tmp_path / "deep.png").read(0, 1).unique().tolist() == [77]
+    assert open_video(tmp_path / "blue.png").read(0, 1)[0, :, 0, 0].tolist() == [0, 0, 250]
 
 
 def test_sound_is_carried_over(plain, tmp_path):
@@ -162,11 +182,11 @@ def test_sound_is_carried_over(plain, tmp_path):
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes((np.sin(np.arange(16000) / 3) * 9000).astype("<i2").tobytes())
     run_ffmpeg("-i", plain, "-i", tmp_path / "tone.wav", "-c:v", "copy", "-c:a", "aac", tmp_path / "loud.mp4")
-    assert copy_audio(plain, tmp_path / "loud.mp4", tmp_path / "out.mp4") == "copied"
-    assert open_footage(tmp_path / "out.mp4").num_frames == T
+    assert copy_audio(plain, open_video(tmp_path / "loud.mp4"), tmp_path / "out.mp4") == "copied"
+    assert len(open_video(tmp_path / "out.mp4")) == T
     probe = subprocess.run([ffmpeg(), "-hide_banner", "-i", str(tmp_path / "out.mp4")], capture_output=True, text=True)
     assert "Audio: aac" in probe.stderr
-    assert copy_audio(plain, plain, tmp_path / "none.mp4") == "none: the input has no sound"
+    assert copy_audio(plain, open_video(plain), tmp_path / "none.mp4") == "none: the input has no sound"
     assert not (tmp_path / "none.mp4").exists()
 
 
@@ -197,7 +217,7 @@ def test_what_cannot_be_read_is_named(plain, tmp_path, kind):
 
         os.mkfifo(path)
     with pytest.raises(ValueError, match=r".") as caught:
-        open_footage(path).read(0, 1)
+        open_video(path).read(0, 1)
     assert path.name in str(caught.value)
 
 
@@ -218,9 +238,9 @@ def test_damaged_videos_are_refused_or_read_but_never_hang(plain, tmp_path):
         path.write_bytes(bytes(data))
         began = time.monotonic()
         try:
-            footage = open_footage(path)
-            frames = footage.read(0, footage.num_frames)
-            assert frames.shape == (footage.num_frames, 3, *footage.size)
+            footage = open_video(path)
+            frames = footage.read(0, len(footage))
+            assert frames.shape == (len(footage), 3, *footage.size)
         except ValueError as error:
             messages.append((path.name, str(error)))
         assert time.monotonic() - began < 5
@@ -230,7 +250,7 @@ def test_damaged_videos_are_refused_or_read_but_never_hang(plain, tmp_path):
 
 def test_asking_for_frames_that_are_not_there(plain):
     with pytest.raises(ValueError, match=r"has 11 frames, asked for 9\.\.12"):
-        open_footage(plain).read(9, 12)
+        open_video(plain).read(9, 12)
 
 
 def test_images_can_be_read_after_a_video(video, tmp_path):
@@ -238,10 +258,10 @@ def test_images_can_be_read_after_a_video(video, tmp_path):
     code = """
 import sys
 from PIL import Image
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 Image.new("RGB", (17, 13), (250, 0, 90)).save(sys.argv[2])
-open_footage(sys.argv[1]).read(0, 1)
-assert open_footage(sys.argv[2]).read(0, 1)[0, :, 0, 0].tolist() == [250, 0, 90]
+open_video(sys.argv[1]).read(0, 1)
+assert open_video(sys.argv[2]).read(0, 1)[0, :, 0, 0].tolist() == [250, 0, 90]
 """
     arguments = [sys.executable, "-c", code, str(video), str(tmp_path / "one.png")]
     done = subprocess.run(arguments, capture_output=True, text=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.writer import VideoWriter, from_bytes, to_bytes, write_video
 
 T, H, W = 7, 46, 62
@@ -16,8 +16,8 @@ def moving_square() -> torch.Tensor:
 
 
 def test_round_trip_keeps_length_rate_size_and_picture(tmp_path):
-    footage = open_footage(write_video(tmp_path / "a b ü.mp4", moving_square(), fps=12.0))
-    assert (footage.num_frames, footage.size) == (T, (H, W))
+    footage = open_video(write_video(tmp_path / "a b ü.mp4", moving_square(), fps=12.0))
+    assert (len(footage), footage.size) == (T, (H, W))
     assert footage.fps == pytest.approx(12.0)
     assert footage.notes == []
     assert (from_bytes(footage.read(0, T)) - moving_square()).abs().mean() < 0.06
@@ -25,7 +25,7 @@ def test_round_trip_keeps_length_rate_size_and_picture(tmp_path):
 
 def test_odd_sizes_are_padded_not_refused(tmp_path):
     path = write_video(tmp_path / "odd.mp4", moving_square()[..., :45, :61], fps=24.0)
-    assert open_footage(path).size == (46, 62)
+    assert open_video(path).size == (46, 62)
 
 
 def test_bytes_round_trip(generator):
@@ -61,4 +61,4 @@ def test_impossible_rates_are_refused(tmp_path):
 def test_lossless_keeps_every_value_at_any_size(tmp_path, generator):
     noise = torch.randint(0, 256, (T, 3, 13, 17), generator=generator, dtype=torch.uint8)
     path = write_video(tmp_path / "exact.mp4", from_bytes(noise), fps=24.0, lossless=True)
-    assert torch.equal(open_footage(path).read(0, T), noise)
+    assert torch.equal(open_video(path).read(0, T), noise)

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mvtrack.video.reader import ImageFootage
+from mvtrack.video.images import ImageVideo
 from mvtrack.video.resize import Fit, fit_to
 
 
 def read_frames(files: list[Path], size: tuple[int, int], mode: str) -> tuple[Float[Tensor, "T 3 H W"], Fit]:
     """Image files as a video of `size` in [-1, 1], and how they met it. ValueError names a file that is no image."""
-    footage = ImageFootage.of(files[0].parent, files, 24.0)
+    footage = ImageVideo.of(files[0].parent, files, 24.0)
     fit = fit_to(footage.size, size, mode)
     return fit.apply(footage.read(0, len(files), fit.scaled)), fit
 

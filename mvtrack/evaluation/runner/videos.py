@@ -12,7 +12,8 @@ from mvtrack.evaluation.runner.estimates import gather
 from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of_files, pack, read_record, write_record
-from mvtrack.video.reader import Footage, open_footage
+from mvtrack.video.reader import open_video
+from mvtrack.video.video import Video
 from mvtrack.video.writer import from_bytes, write_video
 
 
@@ -66,7 +67,7 @@ def _made_or_found(plan: Plan, method: Method, key: str, digest: str, inputs: In
 
 def _as_found(plan: Plan, method: Method, key: str, found: Path, inputs: Inputs) -> dict:
     """The file itself where it is what is scored; else a copy without loss of what is."""
-    footage, frames = open_footage(found), len(inputs.reference)
+    footage, frames = open_video(found), len(inputs.reference)
     notes = check_found(footage, frames, plan.benchmark, method.settings.get("resize", False))
     if not notes and found.is_file():
         return {"video": str(found.resolve()), "sha256": _sha(found), "frames": frames, "notes": []}
@@ -82,7 +83,7 @@ def _kept(plan: Plan, method: Method, key: str, video: Tensor, fps: float, notes
     return {"video": str(path.relative_to(plan.folder)), "sha256": _sha(path), "frames": len(video), "notes": notes}
 
 
-def check_found(footage: Footage, frames: int, benchmark: Benchmark, resize: bool) -> list[str]:
+def check_found(footage: Video, frames: int, benchmark: Benchmark, resize: bool) -> list[str]:
     """What has to be done to a foreign video of a case of `frames` real frames. ValueError when it does not fit."""
     notes = []
     if footage.size != benchmark.size and not resize:
@@ -92,10 +93,10 @@ def check_found(footage: Footage, frames: int, benchmark: Benchmark, resize: boo
         )
     if footage.size != benchmark.size:
         notes.append(f"resized from {footage.size[0]}x{footage.size[1]}")
-    is_padded = frames < benchmark.num_frames and footage.num_frames == benchmark.num_frames
-    if footage.num_frames != frames and not is_padded:
+    is_padded = frames < benchmark.num_frames and len(footage) == benchmark.num_frames
+    if len(footage) != frames and not is_padded:
         raise ValueError(
-            f"{footage.path} has {footage.num_frames} frames, the reference {frames}: lengths must be equal"
+            f"{footage.path} has {len(footage)} frames, the reference {frames}: lengths must be equal"
             + (f" (or {benchmark.num_frames}, a padded clip)" if frames < benchmark.num_frames else "")
         )
     if is_padded:
@@ -105,7 +106,7 @@ def check_found(footage: Footage, frames: int, benchmark: Benchmark, resize: boo
 
 def read_made(plan: Plan, record: dict) -> Float[Tensor, "T 3 H W"]:
     """The frames of a video that a record names."""
-    return from_bytes(open_footage(plan.folder / record["video"]).read(0, record["frames"]))
+    return from_bytes(open_video(plan.folder / record["video"]).read(0, record["frames"]))
 
 
 def _sha(path: Path) -> str:

@@ -16,7 +16,9 @@ from mvtrack.files.cache import cache_folder, sha256
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.camera_estimation.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
 from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras
-from mvtrack.video.reader import IMAGE_SUFFIXES, Footage, open_footage
+from mvtrack.video.images import IMAGE_SUFFIXES
+from mvtrack.video.reader import open_video
+from mvtrack.video.video import Video
 
 GUESSED_FOV_DEG = 50.0  # where the search for the lens begins
 _VERSION = 1  # raised when the same video gives other cameras
@@ -41,13 +43,13 @@ def cameras_of_video(
     Raises NotRecoveredError with the reason when the pictures do not tell, ValueError for bad input or where pycolmap
     is missing.
     """
-    footage = open_footage(video)
+    footage = open_video(video)
     if lacking := colmap_missing():
         raise ValueError(f"the cameras of {video} cannot be measured: missing {lacking}, or give them as a pose file")
     moving = None if masks is None else _open_masks(masks, footage)
     depends = {
         "version": _VERSION, "video": sha256(video), "masks": None if masks is None else sha256(masks),
-        "fov_deg": fov_deg, "colmap": config.record(), "frames": footage.num_frames, "size": footage.size,
+        "fov_deg": fov_deg, "colmap": config.record(), "frames": len(footage), "size": footage.size,
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
     file = (cache or cache_folder()) / "cameras" / f"{key}.npz"
@@ -61,12 +63,12 @@ def cameras_of_video(
 
 
 def _measured(
-    footage: Footage, moving: Footage | None, fov_deg: float | None, config: ColmapConfig
+    footage: Video, moving: Video | None, fov_deg: float | None, config: ColmapConfig
 ) -> RecoveredCameras | str:
     """What is found, or why nothing is. A pycolmap that crashes is neither: that raises."""
     factor = min(1.0, _LONGEST_SIDE / max(footage.size))
     size = (max(1, round(footage.size[0] * factor)), max(1, round(footage.size[1] * factor)))
-    index = np.unique(np.linspace(0, footage.num_frames - 1, _MOST_FRAMES).round().astype(int)).tolist()
+    index = np.unique(np.linspace(0, len(footage) - 1, _MOST_FRAMES).round().astype(int)).tolist()
     frames = np.stack([footage.read(i, i + 1, size)[0].permute(1, 2, 0).numpy() for i in index])  # (T, H, W, 3)
     ignore = None if moving is None else np.stack([_mask(moving, i, size) for i in index])
     K = intrinsics_from_fov(GUESSED_FOV_DEG if fov_deg is None else fov_deg, size)[None]
@@ -84,15 +86,15 @@ def _measured(
     if found.coverage < _LEAST_COVERAGE:
         return f"only {int(found.found.sum())} of {len(index)} frames could be placed"
     found = replace(found, camera=found.camera.resized(footage.size))
-    return found.at_frames(index, footage.num_frames)
+    return found.at_frames(index, len(footage))
 
 
-def _open_masks(path: Path, footage: Footage) -> Footage:
+def _open_masks(path: Path, footage: Video) -> Video:
     still = path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
-    moving = open_footage(path, still_frames=footage.num_frames)
-    if moving.num_frames != footage.num_frames:
+    moving = open_video(path, still_frames=len(footage))
+    if len(moving) != len(footage):
         raise ValueError(
-            f"masks {path} have {moving.num_frames} frames, {footage.path} has {footage.num_frames}: one a frame is "
+            f"masks {path} have {len(moving)} frames, {footage.path} has {len(footage)}: one a frame is "
             "needed, or one image for all"
         )
     if moving.size != footage.size:
@@ -103,7 +105,7 @@ def _open_masks(path: Path, footage: Footage) -> Footage:
     return moving
 
 
-def _mask(moving: Footage, frame: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+def _mask(moving: Video, frame: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """A frame's mask, scaled down with every pixel that holds any of it."""
     white = moving.read(frame, frame + 1)[0].amax(0) > _BLACK
     return torch.nn.functional.adaptive_max_pool2d(white[None].float(), size)[0].bool().numpy()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mvtrack.data.clip import TEMPORAL_STRIDE
 from mvtrack.inference.tracking.points import in_region
-from mvtrack.video.reader import Footage
+from mvtrack.video.video import Video
 
 _LONGEST_SIDE = 640  # flow is computed on pictures of at most this size
 _WINDOW = (21, 21)
@@ -38,7 +38,7 @@ class Anchored:
 
 
 def move_to_anchors(
-    footage: Footage, txy: Float[Tensor, "N 3"], anchors: list[int], region: tuple[float, float, float, float]
+    footage: Video, txy: Float[Tensor, "N 3"], anchors: list[int], region: tuple[float, float, float, float]
 ) -> Anchored:
     """Carry points at (video frame, x, y) in the footage's pixels to anchors (ascending video frames).
 
@@ -70,7 +70,7 @@ def move_to_anchors(
 
 
 def _carry(
-    footage: Footage, xy: Float[Tensor, "n 2"], start: int, end: int
+    footage: Video, xy: Float[Tensor, "n 2"], start: int, end: int
 ) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, "n"]]:
     """Follow points frame by frame; False where they are lost, or the way back ends elsewhere."""
     first, last = min(start, end), max(start, end)

@@ -18,8 +18,9 @@ from mvtrack.inference.tracking.windows import Windows
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.video.depth_file import DepthFile
-from mvtrack.video.reader import Footage, open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 
 VIEWS = ("reference", "reshot")
 
@@ -45,26 +46,26 @@ class ReshotTracks(KeptLatents):
     """
 
     def __init__(
-        self, plan: TrackPlan, model: ReshootModel, footage: Footage, fit: Fit, cameras: Camera, scene_depth: float,
+        self, plan: TrackPlan, model: ReshootModel, footage: Video, fit: Fit, cameras: Camera, scene_depth: float,
         prompts: Sequence[Prompts] | None = None,
     ) -> None:  # fmt: skip
         self.tracker = require_head(model)
-        self.points = read_points(plan.points, footage.num_frames, fit)
-        windows = Windows(tuple(window_spans(model.config, footage.num_frames)))
+        self.points = read_points(plan.points, len(footage), fit)
+        windows = Windows(tuple(window_spans(model.config, len(footage))))
         self.depth = None if plan.depth is None else DepthFile(plan.depth, footage)
         self.source = latent_source(model, self.read, cameras, windows, scene_depth, prompts)
         self.footage, self.fit, self.cameras = footage, fit, cameras
 
     def write(self, folder: Path, video: Path) -> tuple[list[Path], list[str]]:
         """Follow the points through the source and the generated `video`; returns files and notes."""
-        fits, films = [self.fit, generated_fit(self.fit)], [self.footage, open_footage(video)]
+        fits, films = [self.fit, generated_fit(self.fit)], [self.footage, open_video(video)]
         find = self._find_starts(films, fits)
         with tqdm(desc="tracking", unit="window") as bar:
             tracks = track_points(self.tracker, self.source, self.points, self.footage, fits, find, progress(bar))
         views = dict(zip(VIEWS, films, strict=True))
         return write_tracks(folder, tracks, views), track_notes(self.points.notes, tracks)
 
-    def _find_starts(self, films: list[Footage], fits: list[Fit]) -> FindStarts:
+    def _find_starts(self, films: list[Video], fits: list[Fit]) -> FindStarts:
         windows, cameras, depth = self.source.windows, self.cameras, self.depth
         if depth is not None:
             return depth_starts(lambda frame: depth.read(frame, self.fit), cameras, windows, len(VIEWS))

@@ -11,7 +11,7 @@ import torch
 from mvtrack.data.visualize.drawing import DrawnTracks, overlay_frames, rainbow
 from mvtrack.data.visualize.panels import title_bar
 from mvtrack.inference.tracking.pipeline import VideoTracks
-from mvtrack.video.reader import Footage
+from mvtrack.video.video import Video
 from mvtrack.video.writer import VideoWriter
 
 _LEAST_WIDTH = 512
@@ -20,7 +20,7 @@ _CHUNK = 16  # frames held at a time
 _GAP_PX = 8
 
 
-def write_tracks(folder: Path, tracks: VideoTracks, views: dict[str, Footage]) -> list[Path]:
+def write_tracks(folder: Path, tracks: VideoTracks, views: dict[str, Video]) -> list[Path]:
     """Write everything into an existing folder; views: every view's name and video, in the tracks' order.
 
     Returns the files: tracks.npz, tracks.csv, tracks_<view>.mp4 and, of several views, tracks_side_by_side.mp4.
@@ -74,7 +74,7 @@ def overlay_size(size: tuple[int, int], height: int | None = None) -> tuple[int,
     return size[0] * times, size[1] * times
 
 
-def overlay(footage: Footage, tracks: VideoTracks, view: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+def overlay(footage: Video, tracks: VideoTracks, view: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """A view's frames at `size` (H, W) with its tracks; a point has one colour in all views, by its query's row."""
     scale = torch.tensor([size[1] / footage.size[1], size[0] / footage.size[0]])
     drawn = DrawnTracks(
@@ -83,16 +83,16 @@ def overlay(footage: Footage, tracks: VideoTracks, view: int, size: tuple[int, i
     return overlay_frames(_frames(footage, size), drawn)
 
 
-def _frames(footage: Footage, size: tuple[int, int]) -> Iterator[np.ndarray]:
+def _frames(footage: Video, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """8-bit frames, magnified by the same filter whatever decodes them."""
     shrunk = size if size[0] < footage.size[0] else None
-    for start in range(0, footage.num_frames, _CHUNK):
-        part = footage.read(start, min(start + _CHUNK, footage.num_frames), shrunk)
+    for start in range(0, len(footage), _CHUNK):
+        part = footage.read(start, min(start + _CHUNK, len(footage)), shrunk)
         for frame in part.permute(0, 2, 3, 1).numpy():
             yield cv2.resize(np.ascontiguousarray(frame), size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def _write_side_by_side(path: Path, tracks: VideoTracks, views: dict[str, Footage], fps: float) -> Path:
+def _write_side_by_side(path: Path, tracks: VideoTracks, views: dict[str, Video], fps: float) -> Path:
     height = min(_SIDE_BY_SIDE_HEIGHT, max(overlay_size(footage.size)[0] for footage in views.values()))
     sizes = [overlay_size(footage.size, height) for footage in views.values()]
     panels = [overlay(f, tracks, v, size) for v, (f, size) in enumerate(zip(views.values(), sizes, strict=True))]

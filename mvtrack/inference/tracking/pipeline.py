@@ -20,8 +20,8 @@ from mvtrack.inference.tracking.windowed_tracker import (
     attention_starts,
 )
 from mvtrack.inference.tracking.windows import Windows
-from mvtrack.video.reader import Footage
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 from tracking_head import Features, Tracker
 
 
@@ -68,7 +68,7 @@ def track_points(
     tracker: Tracker,
     source: FeatureSource,
     points: Points,
-    footage: Footage,
+    footage: Video,
     fits: list[Fit],
     find_starts: FindStarts = attention_starts,
     on_window: Callable[[int], None] = lambda total: None,

@@ -18,8 +18,8 @@ from mvtrack.inference.tracking.windows import Windows
 from mvtrack.models.head_cameras import head_cameras
 from mvtrack.models.prompts import Prompts, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
-from mvtrack.video.reader import Footage
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 from tracking_head import Tracker
 
 
@@ -35,7 +35,7 @@ def require_head(model: ReshootModel) -> Tracker:
 
 def footage_source(
     model: ReshootModel,
-    footage: list[Footage],
+    footage: list[Video],
     fits: list[Fit],
     camera: Camera,
     windows: Windows,
@@ -62,7 +62,7 @@ def footage_source(
 
 
 def anchor_pictures(
-    footage: Sequence[Footage], fits: Sequence[Fit], windows: Windows
+    footage: Sequence[Video], fits: Sequence[Fit], windows: Windows
 ) -> Callable[[int], Float[Tensor, "V f 3 H W"]]:
     """What the views show at a window's latent frames, as the model's picture; the last window asked for is kept."""
 

@@ -38,8 +38,9 @@ from mvtrack.inference.tracking.windows import Windows, aligned_windows
 from mvtrack.models.prompts import remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
 from mvtrack.video.depth_file import DepthFile
-from mvtrack.video.reader import Footage, open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit, FitMode, plan_fit, still_camera
+from mvtrack.video.video import Video
 
 
 @config
@@ -97,20 +98,20 @@ def track_files(
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     footage = _open_together(paths)
     fits = _fits(footage, config, options)
-    windows = aligned_windows(footage[0].num_frames, config.num_frames)
+    windows = aligned_windows(len(footage[0]), config.num_frames)
     if not isinstance(model, ReshootModel):
-        kernel = kernel_of_video(config, fits[0].model, footage[0].num_frames, placement, len(footage))
+        kernel = kernel_of_video(config, fits[0].model, len(footage[0]), placement, len(footage))
         if say:
             say(f"attention kernel: {kernel}")
         if check_memory:
             work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
-            refuse_inference(config, fits[0].model, footage[0].num_frames, SamplerOptions(1), placement, work)
+            refuse_inference(config, fits[0].model, len(footage[0]), SamplerOptions(1), placement, work)
         pictures = first_frames(windows.spans, footage[0], fits[0])
         remember_prompts(config, [options.caption], pictures, placement.encoder_device)
         model = place(load_model(source), placement)
     tracker = require_head(model)
     camera = _cameras(footage, fits, options)
-    points = read_points(plan.points, footage[0].num_frames, fits[0])
+    points = read_points(plan.points, len(footage[0]), fits[0])
     find_starts = _find_starts(plan, footage, fits, camera, windows, options)
     scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
@@ -130,10 +131,10 @@ def track_files(
     return TrackOutputs(out, tuple(out / path.name for path in files), out / "run.json", tuple(notes))
 
 
-def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, notes: list[str]) -> dict:
+def _record(footage: list[Video], fits: list[Fit], options: TrackOptions, notes: list[str]) -> dict:
     """What run.json says of the videos and how they were read."""
     inputs = [
-        {"file": str(film.path), "sha256": sha256(film.path), "frames": film.num_frames, "fps": film.fps,
+        {"file": str(film.path), "sha256": sha256(film.path), "frames": len(film), "fps": film.fps,
          "fit": asdict(fit)}
         for film, fit in zip(footage, fits, strict=True)
     ]  # fmt: skip
@@ -153,40 +154,40 @@ def _record(footage: list[Footage], fits: list[Fit], options: TrackOptions, note
     }
 
 
-def _open_together(paths: list[Path]) -> list[Footage]:
-    footage = [open_footage(path) for path in paths]
+def _open_together(paths: list[Path]) -> list[Video]:
+    footage = [open_video(path) for path in paths]
     for other in footage[1:]:
-        if other.num_frames != footage[0].num_frames:
+        if len(other) != len(footage[0]):
             raise ValueError(
-                f"{other.path} has {other.num_frames} frames, {footage[0].path} has {footage[0].num_frames}: videos of "
+                f"{other.path} has {len(other)} frames, {footage[0].path} has {len(footage[0])}: videos of "
                 "one scene must show the same moments; cut them to the same frames first"
             )
     return footage
 
 
-def _fits(footage: list[Footage], config: ModelConfig, options: TrackOptions) -> list[Fit]:
+def _fits(footage: list[Video], config: ModelConfig, options: TrackOptions) -> list[Fit]:
     """All views meet the same picture of the model: the one that suits the first video."""
     first = plan_fit(footage[0].size, config, options.fit, options.size)
     return [first, *(plan_fit(film.size, config, options.fit, first.model) for film in footage[1:])]
 
 
-def _cameras(footage: list[Footage], fits: list[Fit], options: TrackOptions) -> Camera:
+def _cameras(footage: list[Video], fits: list[Fit], options: TrackOptions) -> Camera:
     """(V, T) for the model's picture."""
-    given = options.cameras or [still_camera(options.fov_deg, film.size, film.num_frames) for film in footage]
+    given = options.cameras or [still_camera(options.fov_deg, film.size, len(film)) for film in footage]
     if len(given) != len(footage):
         raise ValueError(f"{len(given)} cameras were given for {len(footage)} videos: give one of each")
     for camera, film in zip(given, footage, strict=True):
-        if camera.shape != (film.num_frames,) or camera.size != film.size:
+        if camera.shape != (len(film),) or camera.size != film.size:
             raise ValueError(
                 f"the cameras of {film.path} are for {camera.shape[0]} frames of {camera.size}, it has "
-                f"{film.num_frames} of {film.size}"
+                f"{len(film)} of {film.size}"
             )
     fitted = [fit.camera(camera) for fit, camera in zip(fits, given, strict=True)]
     return Camera.stack(fitted).to(dtype=torch.float32)
 
 
 def _find_starts(
-    plan: TrackPlan, footage: list[Footage], fits: list[Fit], camera: Camera, windows: Windows, options: TrackOptions
+    plan: TrackPlan, footage: list[Video], fits: list[Fit], camera: Camera, windows: Windows, options: TrackOptions
 ) -> FindStarts:
     if plan.depth is None:
         known = None if options.cameras is None else (lambda window: camera[:, windows.anchors(window)])
@@ -199,7 +200,7 @@ def _find_starts(
     return depth_starts(lambda frame: depth.read(frame, fits[0]), camera, windows, len(footage))
 
 
-def _notes(footage: list[Footage], options: TrackOptions) -> list[str]:
+def _notes(footage: list[Video], options: TrackOptions) -> list[str]:
     notes = [note for film in footage for note in film.notes]
     notes += options.measured.notes if options.measured else ()
     notes += [

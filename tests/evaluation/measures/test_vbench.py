@@ -17,7 +17,7 @@ from mvtrack.evaluation.measures.vbench_package import VARIABLE, VBenchPackage, 
 from mvtrack.geometry.camera import Camera
 from mvtrack.metrics.temporal import temporal_flickering
 from mvtrack.metrics.vision_transformer import VisionTransformer, VitConfig, load_linear
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.resize import still_camera
 from mvtrack.video.writer import from_bytes, write_video
 
@@ -222,6 +222,6 @@ def test_videos_that_are_no_files_are_written_for_the_package(sample, tmp_path):
     _place(replace(sample, file=None), tmp_path / "a.mp4")
     _place(sample, tmp_path / "b.mp4")
     assert (tmp_path / "b.mp4").is_symlink()
-    kept = from_bytes(open_footage(tmp_path / "a.mp4").read(0, 5))
+    kept = from_bytes(open_video(tmp_path / "a.mp4").read(0, 5))
     assert float((kept - sample.generated).abs().max()) < 1 / 127
     assert not isinstance(FLICKERING.score(replace(sample, file=tmp_path / "a.mp4")), Declined)

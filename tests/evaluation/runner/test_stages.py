@@ -14,7 +14,7 @@ from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import STAGES, forget_failures, run_stages, shard_of
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
 COPY, TRUTH = Baseline("copy"), Baseline("ground_truth")
@@ -306,7 +306,7 @@ def test_videos_of_another_program(toy, told, given, tmp_path):
     resizing = replace(plan, methods=(replace(method, resize=True),))
     assert run(resizing) == []
     assert scores_of(resizing, "peer")["count"] == 3
-    copies = {p.stem: open_footage(p) for p in (tmp_path / "out/methods/peer/videos").glob("*.mp4")}
+    copies = {p.stem: open_video(p) for p in (tmp_path / "out/methods/peer/videos").glob("*.mp4")}
     assert {k: (f.num_frames, f.size) for k, f in copies.items()} == {"cows": (5, (13, 17)), "dog": (5, (13, 17))}
 
 

@@ -1,38 +1,39 @@
 """Queries between anchors: carried along with what they lie on."""
 
+import numpy as np
 import pytest
 import torch
 
 from mvtrack.inference.tracking.anchors import move_to_anchors
-from mvtrack.video.reader import Footage
+from mvtrack.video.video import Video
 
 T, H, W = 9, 60, 80
 SPEED = torch.tensor([1.5, -1.0])
 EVERYWHERE = (0.0, 0.0, float(W), float(H))
 
 
-class Sliding(Footage):
+class Sliding(Video):
     """A smooth random texture that slides evenly; from frame `cut` on it is another one."""
 
     cut = T
     contrast = 40.0  # of 255
 
-    def read(self, start, stop, size=None):
-        assert size in (None, self.size)
+    def _read_own(self, index, size):
+        assert size == self.size
         frames = []
-        for t in range(start, stop):
+        for t in index.tolist():
             texture = torch.randn(1, 3, 20, 26, generator=torch.Generator().manual_seed(int(t >= self.cut)))
             y, x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
             at = torch.stack([x, y], -1) - t * SPEED
             grid = 2 * (at + 12) / torch.tensor([W + 24.0, H + 24.0]) - 1
             picture = torch.nn.functional.grid_sample(texture, grid[None], mode="bicubic", align_corners=False)[0]
             frames.append((picture * self.contrast + 128).clamp(0, 255).to(torch.uint8))
-        return torch.stack(frames)
+        return torch.stack(frames).permute(0, 2, 3, 1).numpy()
 
 
 @pytest.fixture
 def footage(tmp_path) -> Sliding:
-    return Sliding(tmp_path / "x", T, 24.0, (H, W))
+    return Sliding(tmp_path / "x", 24.0, (H, W), np.arange(T), T)
 
 
 def test_points_move_with_the_picture_to_the_nearest_anchor(footage):

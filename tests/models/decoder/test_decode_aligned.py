@@ -18,7 +18,7 @@ from mvtrack.models.decoder.decode_aligned import SecondDecoding
 from mvtrack.models.decoder.files import load_aligner, save_aligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.reshoot_model import load_model, save_model
-from mvtrack.video.reader import open_footage
+from mvtrack.video.reader import open_video
 
 T, SIZE = 7, (24, 32)
 
@@ -93,7 +93,7 @@ def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
     }.items():
         code, error = run(capsys, *common, "--out", tmp_path / name, *options)
         assert code == 0, error
-        made[name] = open_footage(tmp_path / name / "video.mp4").read(0, T).float()
+        made[name] = open_video(tmp_path / name / "video.mp4").read(0, T).float()
     assert (made["estimated"] - made["plain"]).abs().max() > 3
     assert (made["given"] - made["estimated"]).abs().max() > 3
     told = {name: json.loads((tmp_path / name / "run.json").read_text())["shot"].get("decoder") for name in made}

@@ -1,0 +1,241 @@
+"""Decoded frames of a probed file, by their number in the order of display, from the front or from a keyframe on."""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from mvtrack.video.probe import VideoProbe, open_container, video_stream
+
+if TYPE_CHECKING:
+    import av
+
+_LEAD = 2  # frames before the one that is asked for, which deinterlacing looks at
+_TIME_BASE = Fraction(1, 1000)  # of frames that have none; frames are counted, not timed
+_SKIP = 16  # frames that are decoded and passed over rather than sought past
+
+
+class DamagedError(ValueError):
+    """A frame that the probe promised does not come out of the decoder."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """All frames of a file, in the order of display: time stamps (None where there is none), and which are marked as
+    broken. error: why it ended early. damaged_pts: time stamp of the packet at which it did."""
+
+    pts: list[int | None]
+    corrupt: Bool[np.ndarray, "N"]
+    time_base: float
+    error: str | None = None
+    damaged_pts: int | None = None
+
+
+def open_decoder(
+    probe: VideoProbe, threads: str
+) -> tuple["av.container.InputContainer", "av.video.VideoStream", object]:
+    """A container, its video stream and a decoder of its own for it."""
+    import av
+
+    container = open_container(probe.path)
+    stream = video_stream(container, probe.path)
+    context = stream.codec_context
+    if probe.decoder != context.name:
+        own = context
+        context = av.CodecContext.create(probe.decoder, "r")
+        context.extradata = own.extradata
+    context.thread_type = threads
+    context.thread_count = 0
+    return container, stream, context
+
+
+def decode_every_frame(probe: VideoProbe) -> Decoded:
+    """Decode a file from its front to its end, or to what cannot be decoded."""
+    import av
+
+    container, stream, context = open_decoder(probe, "SLICE")
+    pts, corrupt, error, at = [], [], None, None
+
+    def keep(frames: list["av.VideoFrame"]) -> None:
+        for frame in frames:
+            if pts or not frame.is_corrupt:  # what leads up to the first whole frame of a cut file is not shown
+                pts.append(frame.pts)
+                corrupt.append(frame.is_corrupt)
+
+    with container:
+        try:
+            for packet in container.demux(stream):
+                at = packet.pts
+                keep(context.decode(packet if packet.size else None))
+        except av.error.FFmpegError as problem:
+            error = str(problem)
+            with contextlib.suppress(av.error.FFmpegError):
+                keep(context.decode(None))
+        return Decoded(pts, np.array(corrupt, bool), float(stream.time_base), error, at if error else None)
+
+
+class Decoder:
+    """Frames of a probed file in ascending order; going back, or far ahead, begins at a keyframe or at the front.
+
+    Raises DamagedError where a frame is missing.
+    """
+
+    def __init__(self, probe: VideoProbe) -> None:
+        self.probe = probe
+        self._frames: Iterator[tuple[int, av.VideoFrame]] | None = None
+        self._next = 0
+        self._container = None
+
+    def frame(self, index: int) -> "av.VideoFrame":
+        """One frame, deinterlaced where the file is interlaced."""
+        if self._frames is None or index < self._next or self._keyframe(index)[0] > self._next + _SKIP:
+            self._begin(index)
+        for at, frame in self._frames:
+            self._next = at + 1
+            if at == index:
+                return frame
+            if at > index:
+                break
+        self.close()
+        raise DamagedError(f"{self.probe.path} is damaged: frame {index} cannot be decoded")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._frames is not None:
+            self._frames.close()
+        if self._container is not None:
+            self._container.close()
+        self._frames = self._container = None
+
+    def _keyframe(self, index: int) -> tuple[int, int | None]:
+        """The last frame from which one can be reached, and where to seek for it (None: the front)."""
+        index -= _LEAD if self.probe.is_interlaced else 0
+        at = int(np.searchsorted(self.probe.keyframes, index, side="right")) - 1
+        if at < 0 or self.probe.keyframes[at] == 0:
+            return 0, None
+        return int(self.probe.keyframes[at]), int(self.probe.seek_to[at])
+
+    def _begin(self, index: int) -> None:
+        """Start at the nearest keyframe; where the file's seeking leads elsewhere, at its front."""
+        first, seek_to = self._keyframe(index)
+        for place in [seek_to, None] if seek_to is not None else [None]:
+            self.close()
+            start = first if place is not None else 0
+            frames = self._numbered(place, start)
+            head = next(frames, None)
+            if head is not None and (head[0] == start or place is None):
+                self._next = head[0]
+                self._frames = _chained(head, frames)
+                if self.probe.is_interlaced:
+                    self._frames = _deinterlaced(self._frames)
+                return
+            frames.close()
+        self.close()
+        raise DamagedError(f"{self.probe.path} is damaged: its first frame cannot be decoded")
+
+    def _numbered(self, seek_to: int | None, start: int) -> Iterator[tuple[int, "av.VideoFrame"]]:
+        """(number, frame) from `start` on. Frames that the probe does not know are passed over."""
+        threads = "SLICE" if self.probe.damage else "AUTO"  # frame threads lose frames ahead of a broken one
+        self._container, stream, context = open_decoder(self.probe, threads)
+        if seek_to is not None:
+            self._container.seek(seek_to, stream=stream, backward=True)
+        pts, at, began = self.probe.pts, 0, False
+        for frame in _decoded(self._container, stream, context):
+            if pts is None:
+                began = began or not frame.is_corrupt
+                if began:
+                    yield at, frame
+                    at += 1
+                continue
+            if frame.pts is None or frame.is_corrupt:
+                continue
+            at = int(np.searchsorted(pts, frame.pts))
+            if at < len(pts) and pts[at] == frame.pts and at >= start:
+                yield at, frame
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _decoded(container, stream, context) -> Iterator["av.VideoFrame"]:
+    """Frames up to the end or to the first that cannot be decoded."""
+    import av
+
+    try:
+        for packet in container.demux(stream):
+            yield from context.decode(packet if packet.size else None)
+    except av.error.FFmpegError:
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from context.decode(None)
+
+
+def _chained(head, rest: Iterator) -> Iterator:
+    yield head
+    yield from rest
+
+
+def _deinterlaced(frames: Iterator[tuple[int, "av.VideoFrame"]]) -> Iterator[tuple[int, "av.VideoFrame"]]:
+    """Every frame marked as interlaced rebuilt at full height (bwdif), one for one."""
+    import av
+
+    graph, waiting = None, deque()
+    for number, frame in frames:
+        if graph is None:
+            graph = _bwdif(frame)
+        graph.push(frame)
+        waiting.append(number)
+        yield from _pulled(graph, waiting)
+    if graph is not None:
+        with contextlib.suppress(av.error.FFmpegError):
+            graph.push(None)
+        yield from _pulled(graph, waiting)
+
+
+def _bwdif(frame: "av.VideoFrame"):
+    import av
+
+    graph = av.filter.Graph()
+    base = frame.time_base or _TIME_BASE
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+    deinterlace, sink = graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+    source.link_to(deinterlace)
+    deinterlace.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _pulled(graph, waiting: deque) -> Iterator[tuple[int, "av.VideoFrame"]]:
+    import av
+
+    while waiting:
+        try:
+            frame = graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        yield waiting.popleft(), frame
+
+
+def picture(
+    frame: "av.VideoFrame", probe: VideoProbe, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A frame as players show it, of (H, W) as displayed (None: `display_size`): square pixels, upright, over black,
+    BT.709."""
+    from av.video.reformatter import Interpolation
+
+    height, width = probe.square_size if size is None else probe.orientation.size(size)
+    deep = not probe.color.is_ordinary
+    kind = "rgb48le" if deep else "rgba" if probe.has_alpha else "rgb24"
+    same = (height, width) == (frame.height, frame.width)
+    scaled = frame.reformat(width, height, kind, interpolation=None if same else Interpolation.BICUBIC)
+    array = scaled.to_ndarray()
+    if deep:
+        array = probe.color.to_bt709(array)
+    elif probe.has_alpha:
+        alpha = array[..., 3:].astype(np.uint16)
+        array = ((array[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    return probe.orientation.apply(array)
