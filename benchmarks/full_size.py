@@ -29,7 +29,7 @@ from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.machine import return_freed_memory
-from mvtrack.inference.memory.transformer import InputShape, forward_bytes, training_bytes
+from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.attention import attend, kernel_report
 from mvtrack.models.camera_conditioning import ray_maps
@@ -39,6 +39,7 @@ from mvtrack.models.flops import forward_flops, training_flops
 from mvtrack.models.init_weights import empty_dit
 from mvtrack.models.released_cameras import native_inputs
 from mvtrack.models.reshoot_model import model_cameras
+from mvtrack.training.activation_memory import training_bytes
 from mvtrack.training.objective import Prepared, losses
 from mvtrack.training.optimizer import freeze
 from mvtrack.training.telemetry import peak_flops

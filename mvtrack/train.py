@@ -38,9 +38,9 @@ def _train(options: argparse.Namespace) -> None:
     from mvtrack.config.run import load_config
 
     config = load_config(options.config, options.overrides)
-    from mvtrack.inference.memory.check_memory import refuse_training
     from mvtrack.training.distributed import prepare_environment, ranks_here, world_size
     from mvtrack.training.loop import train
+    from mvtrack.training.memory import refuse_training
 
     prepare_environment()
     if not options.ignore_memory:

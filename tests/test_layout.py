@@ -25,7 +25,6 @@ ORDER = [
     "evaluation",
     "cli",
 ]
-MEMORY_OF_TRAINING = {"advice.py", "check_memory.py", "transformer.py"}  # of inference/memory: to be taken apart
 ENTRIES = {"__init__", "__main__", "train", "reshoot"}
 MAX_PACKAGES = 12
 MAX_FILE_LINES = 450
@@ -61,7 +60,7 @@ def test_top_of_the_library_holds_known_packages_only():
 @pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_packages_import_downwards(path):
     package = package_of(path)
-    if package in ENTRIES or path.name in MEMORY_OF_TRAINING:
+    if package in ENTRIES:
         return
     used = {name.split(".")[1] for name in imported_modules(path) if name.startswith("mvtrack.")} & set(ORDER)
     upwards = {other for other in used if ORDER.index(other) > ORDER.index(package)}

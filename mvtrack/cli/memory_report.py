@@ -11,10 +11,11 @@ from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
 from mvtrack.inference.environment import CheckLine
 from mvtrack.inference.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
-from mvtrack.inference.memory.advice import Memory, Verdict, judge_inference, judge_training
+from mvtrack.inference.memory.check_memory import Memory, Verdict, judge_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, UTILISATION, Work
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.training.memory import judge_training
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: P
     if gpu is not None:
         memory_gib = memory_gib or gpu_memory_gib(gpu)
         if memory_gib is None:
-            raise ValueError(f"unknown GPU {gpu!r}: known are {', '.join(GPUS)}; for others give --gpu-memory too")
+            raise ValueError(f"unknown GPU {gpu!r}: known are {', '.join(GPUS)}; for others give NAME:GIB")
         return Machine(gpu, count, memory_gib, gpu_peak_flops(gpu))
     if memory_gib is not None:
         return Machine("a GPU", count, memory_gib, None)

@@ -36,7 +36,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from mvtrack.config.placement import Placement
     from mvtrack.config.run import load_config
     from mvtrack.training.encode_clips import prepare_clips, rendered_sources, sources_of_folder
-    from mvtrack.training.encoding_memory import refuse_preparing
+    from mvtrack.training.memory import refuse_preparing
 
     if (options.clips is None) == (options.rendered is None):
         raise ValueError("name a folder of clips, or give --rendered N: one of the two")

@@ -30,11 +30,12 @@ def known_gpu(name: str) -> str | None:
 
 
 def gpu_memory_gib(name: str) -> float | None:
-    """What a GPU has free when nothing runs; None when unknown. A name that states it (A100-SXM4-40GB) is believed."""
-    known, stated = known_gpu(name), re.search(r"(\d{2,3}) ?G[Bi]", name, re.IGNORECASE)
-    if known is None:
-        return None
-    return float(stated[1] if stated else GPUS[known][0]) - CONTEXT_GIB
+    """What a GPU has free when nothing runs; None when unknown. Any name that states it is believed: A100-SXM4-40GB,
+    or one with its GiB after a colon, RTX 6000:48."""
+    known, stated = known_gpu(name), re.search(r"(\d{2,3}) ?G[Bi]|:(\d{1,4}(?:\.\d+)?)$", name, re.IGNORECASE)
+    if stated is None:
+        return None if known is None else GPUS[known][0] - CONTEXT_GIB
+    return float(stated[1] or stated[2]) - CONTEXT_GIB
 
 
 def peak_gib(device: torch.device) -> float:

@@ -1,14 +1,25 @@
-"""Memory and time of a training step on one rank: weights, optimiser, gradients, activations."""
+"""Memory and time of a training step on one rank, and of encoding clips; work that will not fit is refused."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
+import torch
+
+from mvtrack.config.data import LatentsConfig
+from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import num_latent_frames
-from mvtrack.inference.memory.inference import UTILISATION
-from mvtrack.inference.memory.transformer import TEXT_TOKENS, training_bytes, training_scene
+from mvtrack.inference.memory.check_memory import Memory, Verdict, clearly_fits, free_memory, judge
+from mvtrack.inference.memory.codec import codec_bytes
+from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases, encoders_of
+from mvtrack.inference.memory.inference import GIB, UTILISATION
+from mvtrack.inference.memory.transformer import TEXT_TOKENS
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.flops import training_flops
 from mvtrack.models.init_weights import empty_dit
+from mvtrack.training import distributed
+from mvtrack.training.activation_memory import training_bytes, training_scene
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage
 from mvtrack.training.optimizer import freeze
 
@@ -81,3 +92,82 @@ def _counts(config: RunConfig) -> tuple[int, int, int]:
     largest = max(sum(p.numel() for p in block.parameters()) for block in dit.blocks)
     sizes = [(p.numel(), p.requires_grad) for p in dit.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained), largest
+
+
+def judge_training(config: RunConfig, world_size: int, memory: Memory) -> Verdict:
+    """Whether a run's step fits on every device. memory: of one rank."""
+
+    def estimate(train: TrainConfig) -> TrainingEstimate:
+        return estimate_training(replace(config, train=train), world_size, "cpu" if memory.shared else "cuda")
+
+    ways = ((overrides(config.train, way), way) for way in _settings(config, world_size))
+    return judge(estimate, config.train, ways, memory)
+
+
+def refuse_training(config: RunConfig, world_size: int, ranks_here: int) -> None:
+    """Raise ValueError where a step takes more memory than this rank's device has free, or leaves more on the CPU than
+    its share there; CPU ranks share one memory."""
+    device = distributed.device()
+    memory, model = free_memory(device, ranks_here), config.model
+    head = 0 if model.tracking is None else GIB
+    if memory is None or clearly_fits(model, training_scene(config), memory, 400 * model.dit.num_layers, 40, head):
+        return
+    verdict = judge_training(config, world_size, memory)
+    if not verdict.fits:
+        raise ValueError(
+            f"a rank's training step {verdict.problem(str(device))}: {verdict.advice}; or start all the same with "
+            "--ignore-memory"
+        )
+
+
+def _settings(config: RunConfig, world_size: int) -> Iterator[TrainConfig]:
+    train = config.train
+    changes: list[dict[str, object]] = [
+        {"gradient_checkpointing": True, "checkpoint_keep": "attention"}, {"micro_batch_size": 1},
+        {"checkpoint_blocks": None}, {"checkpoint_keep": "nothing"},
+    ]  # fmt: skip
+    if config.optim.name == "adamw":  # muon needs whole matrices
+        changes += [{"zero_stage": stage} for stage in (2, 3)] if world_size > 1 else []
+        changes += [{"zero_stage": 1, "offload_optimizer": True}, {"zero_stage": 3, "offload_parameters": True}]
+    for change in changes:
+        if change.get("gradient_checkpointing") and train.gradient_checkpointing:
+            continue
+        if "zero_stage" in change:
+            change = change | {"zero_stage": max(train.zero_stage, change["zero_stage"])}
+        changed = replace(train, **change)
+        if changed != train:
+            train = changed
+            yield train
+
+
+def overrides(before: TrainConfig, after: TrainConfig) -> str:
+    """Settings of a run that make one config of another, as a command takes them."""
+    changed = [f.name for f in fields(TrainConfig) if getattr(before, f.name) != getattr(after, f.name)]
+    shown = {"True": "true", "False": "false", "None": "null"}
+    values = {name: str(getattr(after, name)) for name in changed}
+    return " ".join(f"train.{name}={shown.get(value, value)}" for name, value in values.items())
+
+
+def preparing_phases(config: RunConfig, entry: LatentsConfig, device: torch.device) -> dict[str, int]:
+    """Bytes on the device: captions first, by an encoder that is gone then; views one by one, with CLIP beside."""
+    model = config.model
+    encoders = encoder_phases(model, Placement(device.type), encoders_of(model))
+    codec = codec_bytes(model.codec, entry.size, config.data.num_frames)
+    phases = {"the captions' encoder": encoders[CAPTIONS]} if CAPTIONS in encoders else {}
+    return phases | {"encoding a view": codec.weights + codec.encode + encoders.get(PICTURES, 0)}
+
+
+def refuse_preparing(config: RunConfig, entry: LatentsConfig, device: torch.device) -> None:
+    """Raise ValueError where encoding a clip takes more memory than the device has free."""
+    memory = free_memory(device)
+    if memory is None:
+        return
+    for what, need in preparing_phases(config, entry, device).items():
+        if need > memory.device:
+            tiles = config.model.codec.kind == "wan_vae" and config.model.codec.tile is None and "view" in what
+            advice = "--set model.codec.tile=[30,52]" if tiles else "use a larger device"
+            advice += ", or --device cpu" if device.type == "cuda" else ""
+            raise ValueError(
+                f"{what} takes about {need / GIB:.1f} GiB and {device} has {memory.device / GIB:.1f} GiB free: "
+                f"{advice}; or start all the same with --ignore-memory"
+            )

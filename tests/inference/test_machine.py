@@ -25,7 +25,8 @@ def test_known_gpus_are_told_by_a_part_of_the_name():
     assert machine.gpu_peak_flops("geforce rtx 3090") == 71e12
     free = {name: machine.gpu_memory_gib(name) for name in ("A100", "NVIDIA A100-SXM4-40GB", "H100 NVL 94GB", "B200")}
     assert free == {"A100": 79, "NVIDIA A100-SXM4-40GB": 39, "H100 NVL 94GB": 93, "B200": 178}  # less the context
-    assert machine.gpu_memory_gib("Voodoo 48GB") is None
+    assert machine.gpu_memory_gib("Voodoo") is None
+    assert (machine.gpu_memory_gib("Voodoo 48GB"), machine.gpu_memory_gib("Voodoo:7.5")) == (47, 6.5)
     assert machine.peak_gib(torch.device("cpu")) > 0.05
 
 

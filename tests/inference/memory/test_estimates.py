@@ -13,14 +13,13 @@ from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.config.tree import from_tree
-from mvtrack.inference.memory.advice import Memory, flags, judge_inference, judge_training, overrides
-from mvtrack.inference.memory.check_memory import refuse_inference, refuse_training
+from mvtrack.inference.memory.check_memory import Memory, flags, judge_inference, refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, Work, estimate_inference, weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.init_weights import empty_dit
-from mvtrack.training.memory import estimate_training
+from mvtrack.training.memory import estimate_training, judge_training, overrides, refuse_training
 
 CPU = Placement("cpu")
 MODEL = ModelConfig(

@@ -1,0 +1,124 @@
+"""Memory of a training step's activations and gradients: forward and backward on tensors without storage."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainConfig
+from mvtrack.data.clip import num_latent_frames
+from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
+from mvtrack.inference.memory.transformer import InputShape, run_transformer
+from mvtrack.models.activation_checkpointing import checkpointing_of
+from mvtrack.models.dit import TrackRequest, WanDiT
+from mvtrack.models.init_weights import empty_dit
+from mvtrack.training.optimizer import freeze
+from tracking_head import Cameras, HeadOutput, Tracks, track_loss
+from tracking_head.pyramid import axis_table, pyramid_levels
+
+# Of the head's correlation, see tracking_head/correlation.py: on a CPU a part is so small that all take long to trace.
+_CHUNK_BYTES = {"cuda": 512 * 2**20, "cpu": 64 * 2**20}
+
+
+def training_scene(config: RunConfig) -> InputShape:
+    """The largest micro-batch of a run."""
+    size = max(config.data.sizes, key=lambda size: size[0] * size[1])
+    views = config.model.views
+    count = 2 if views is None else views.count if views.encoding == "images" else 1
+    return InputShape(size, config.data.num_frames, config.train.micro_batch_size, count)
+
+
+def training_bytes(config: RunConfig, scene: InputShape, device: str = "cuda") -> int:
+    """Peak of forward and backward, gradients of the trained parameters (in the weights' precision) included.
+
+    The correspondence loss is stood in for: it saves q and k, and its logits come and go in blocks.
+    """
+    names = ("precision", "gradient_checkpointing", "checkpoint_blocks", "checkpoint_keep", "init_from")
+    train = TrainConfig(**{name: getattr(config.train, name) for name in names})  # nothing else plays a part here
+    return _training_bytes(replace(config, train=train), scene, device)
+
+
+@lru_cache(maxsize=64)
+def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
+    precision, model = config.train.precision, _cheap_to_trace(config.model, device)
+    dit = empty_dit(model)
+    freeze(dit, config.optim.trainable)
+    trained = {name for name, parameter in dit.named_parameters() if parameter.requires_grad}
+    _fill_tables(model, scene)
+    with without_storage() as counter:
+        fill_with_nothing(dit, torch.bfloat16 if precision == "bf16" else torch.float32, keep="")
+        for name, parameter in dit.named_parameters():
+            parameter.requires_grad_(name in trained)
+        dit.checkpointing = checkpointing_of(config.train)
+        counter.ignore(dit.parameters())
+        with counter, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast_bf16"):
+            total = _loss(dit, replace(config, model=model), scene)
+        with counter:
+            total.backward()
+    return counter.peak
+
+
+def _loss(dit: WanDiT, config: RunConfig, scene: InputShape) -> Tensor:
+    model, loss = config.model, config.loss
+    layers = (loss.correspondence_layers or (model.tap_layer,)) if loss.correspondence > 0 else ()
+    frames, points = num_latent_frames(scene.num_frames), loss.tracking_points
+    track = None
+    if loss.tracking > 0:
+        shape = (scene.batch, scene.views, points)
+        valid = torch.ones(shape, dtype=torch.bool)
+        at = (scene.batch, scene.views, frames)
+        cameras = None if model.tracking.camera == "none" else Cameras(torch.empty(*at, 4, 4), torch.empty(*at, 3, 3))
+        track = TrackRequest(torch.empty(*shape, 3), valid, model.tap_layer, model.rays.token_px, cameras)
+    output = run_transformer(dit, model, scene, layers, track)
+    total = (output.prediction[:, 1:].float() - torch.empty(output.prediction[:, 1:].shape)).square().mean()
+    for tap in output.taps:
+        total = total + _StandIn.apply(*tap, loss.correspondence_queries or tap.q[0, ..., 0, 0].numel())
+    if track is not None:
+        shape = (scene.batch, scene.views, frames, points)
+        truth = Tracks(torch.empty(*shape, 2), torch.ones(shape, dtype=torch.bool), track.valid)
+        total = total + track_loss(HeadOutput(*output.tracks), truth, scene.size[1], loss.tracking_options).total
+    return total
+
+
+class _StandIn(torch.autograd.Function):
+    """Takes the memory of the correspondence loss, see correspondence/label_log_prob.py."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, queries: int) -> Tensor:
+        ctx.save_for_backward(q, k)
+        ctx.scratch = 6 * queries * q.shape[3] * q.shape[4] * q.shape[5]  # a frame's logits, and half as much again
+        torch.empty(min(ctx.scratch, 2**28), dtype=torch.uint8)
+        return torch.empty((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, _grad: Tensor):
+        scratch = torch.empty(min(ctx.scratch, 2**28), dtype=torch.uint8)
+        gradients = tuple(torch.empty_like(x) for x in ctx.saved_tensors)
+        del scratch
+        return *gradients, None
+
+
+def _cheap_to_trace(config: ModelConfig, device: str) -> ModelConfig:
+    """Points in parts as large as on a device, and one iteration of a head that recomputes: the same peak sooner."""
+    if config.tracking is None:
+        return config
+    head, correlation = config.tracking, config.tracking.correlation
+    if correlation.chunk_points is None:
+        samples = (correlation.radius + 3) ** 2  # stored tokens under a neighbourhood, at most about so many
+        width = config.dit.dim + config.dit.num_heads * correlation.offsets
+        points = max(1, _CHUNK_BYTES[device] // (4 * num_latent_frames(config.num_frames) * samples * width))
+        correlation = replace(correlation, chunk_points=points)
+    iterations = 1 if head.recompute else head.iterations
+    return replace(config, tracking=replace(head, correlation=correlation, iterations=iterations))
+
+
+def _fill_tables(config: ModelConfig, scene: InputShape) -> None:
+    """Small tables that the head keeps are real numbers: have them ready."""
+    if config.tracking is not None:
+        grid = tuple(side // config.rays.token_px for side in scene.size)
+        for level in pyramid_levels(grid, config.rays.token_px, config.tracking.correlation):
+            for axis in (level.x, level.y):
+                axis_table(axis, config.tracking.correlation.radius, torch.device("cpu"))
