@@ -12,6 +12,7 @@ import json
 import math
 import random
 import re
+import runpy
 import signal
 import struct
 import sys
@@ -49,8 +50,8 @@ def _alarm(*_) -> None:
     raise TooSlow
 
 
-def sample_files(folder: Path, seed: int) -> dict[str, Path]:
-    """One valid file or folder of every format."""
+def sample_files(folder: Path, seed: int) -> dict[str, tuple[Path, str, dict]]:
+    """One valid file or folder of every format and of every other program: path, format and options."""
     generator = torch.Generator().manual_seed(seed)
     frames = 4
     rotation, _ = torch.linalg.qr(torch.randn(frames, 3, 3, generator=generator, dtype=torch.float64))
@@ -63,11 +64,18 @@ def sample_files(folder: Path, seed: int) -> dict[str, Path]:
     plain = CameraSequence(Camera(c2w, K, (46, 62), True), names, times)
     lens = Distortion(torch.tensor([-0.1, 0.05, 0.001, -0.002, 0.01], dtype=torch.float64))
     distorted = CameraSequence(plain.camera, names, times, lens)
-    return {
-        name: write_cameras(folder / f"valid_{name}", distorted if "distortion" in found.holds else plain, name)
-        for name, found in FORMATS.items()
-        if found.write
-    }
+    valid = {}
+    for name, known in FORMATS.items():
+        if known.write:
+            path = write_cameras(folder / f"valid_{name}", distorted if "distortion" in known.holds else plain, name)
+            valid[name] = path, name, OPTIONS.get(name, {})
+    for program, write in runpy.run_path(str(Path(__file__).with_name("test_programs.py")))["PROGRAMS"].items():
+        own = folder / program.replace(" ", "_")
+        own.mkdir()
+        path, options = write(own, c2w.repeat(2, 1, 1)[:7])
+        options = {**options, "focal_px": 53.0} if program == "vipe" else options  # its second file is not copied
+        valid[program] = path, program.split()[0], options
+    return valid
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -200,10 +208,11 @@ def fuzz(seconds: float, seed: int = 0) -> dict:
         while time.monotonic() - began < seconds:
             rng = random.Random(f"{seed} {number}")
             name = rng.choice(list(valid))
-            damaged_copy(valid[name], target, rng)
-            given = name if rng.random() < 0.7 else None
+            path, format_name, options = valid[name]
+            damaged_copy(path, target, rng)
+            given = format_name if rng.random() < 0.7 else None
             start = time.process_time()
-            result = outcome(target, given, OPTIONS.get(name, {}))
+            result = outcome(target, given, options)
             slowest = max(slowest, time.process_time() - start)
             counts[result if result in counts else "failures"] += 1
             if result not in counts:
