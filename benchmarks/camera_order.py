@@ -23,7 +23,7 @@ from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraMeasure
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.keyframe_path import rotation_matrix
 from mvtrack.geometry.trajectory import CameraPath
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
 from mvtrack.video.writer import from_bytes
 
 SIZE, FRAMES = (180, 240), 5
@@ -66,7 +66,7 @@ def errors_of(inputs: Inputs, video: Tensor, origin: str) -> dict[str, float]:
     )
     try:
         poses = ColmapPoses().estimate(inputs, frames, need.split(".")[0])
-    except NotRecoveredError as error:
+    except CameraEstimationError as error:
         sys.stdout.write(f"refused: {error}\n")
         return dict.fromkeys(MEANS, float("nan"))
     scores = CameraMeasure(origin=origin).score(Sample(inputs, video, estimates={need: poses}))

@@ -18,7 +18,7 @@ from mvtrack.data.synthetic.renderer import FIRST_OBJECT, render
 from mvtrack.data.synthetic.scene import SceneStyle
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.camera_estimation.colmap import recover_with_colmap
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 
 _MOVES = SceneStyle(min_objects=5, max_objects=8)
@@ -104,7 +104,7 @@ def measure(seed: int, case: Case, frames: int, size: tuple[int, int]) -> dict:
     began = time.monotonic()
     try:
         found = recover_with_colmap(pictures, lens, case.lens_known, ignore)
-    except NotRecoveredError as error:
+    except CameraEstimationError as error:
         return {"failed": str(error), "coverage": 0.0}
     seconds = time.monotonic() - began
     true = camera.c2w[0].double()

@@ -189,7 +189,7 @@ class Estimator(Protocol):
     """Finds something in a video. name, version, settings, missing: as for a metric. gives: "poses" or "depth".
 
     poses: c2w (T, 4, 4) float64, found (T,) bool, and what else the estimator knows (K, size, scale_known,
-    rotation_only, median_depth: see `RecoveredCameras.arrays`); of "joint", 2T frames in one world.
+    rotation_only, median_depth: see `EstimatedCameras.arrays`); of "joint", 2T frames in one world.
     depth: depth (T, H, W) float32, in the unit of the inputs' cameras.
     """
 

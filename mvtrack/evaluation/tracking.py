@@ -14,7 +14,7 @@ from mvtrack.inference.tracking.cross_view_init import Starts, starts_by_depth
 from mvtrack.inference.tracking.features import view_features
 from mvtrack.inference.tracking.scene import require_head
 from mvtrack.inference.tracking.subpixel_refine import refined_attention
-from mvtrack.inference.tracking.windowed_tracker import FeatureSource, FindStarts, Follower, TrackQuery
+from mvtrack.inference.tracking.windowed_tracker import FeatureSource, FindStarts, TrackQuery, WindowedTracker
 from mvtrack.inference.tracking.windows import Windows
 from mvtrack.models.head_cameras import head_cameras
 from mvtrack.models.reshoot_model import ReshootModel
@@ -104,7 +104,7 @@ def follow_reference(tracker: Tracker, tracked: TrackedClip, find_starts: FindSt
         windows, len(clip.video), tracked.queries.size, lambda _: (tracked.features, tracked.cameras)
     )
     query = TrackQuery(torch.zeros(len(txy), dtype=torch.long), txy)
-    followed = Follower(tracker, source, query, find_starts).follow()
+    followed = WindowedTracker(tracker, source, query, find_starts).follow()
     truth = Tracks(clip.tracks.xy[:, :, asked], clip.tracks.visible[:, :, asked], clip.tracks.valid[:, asked])
     frame = (txy[:, 0] * TEMPORAL_STRIDE).expand(len(clip.video), -1)
     return replace(tracked, predicted=followed.tracks, truth=truth, query_frame=frame, start=followed.start)

@@ -34,7 +34,7 @@ from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.sampler import SamplerOptions, generate_stream, window_spans
-from mvtrack.inference.tracking.generated_tracks import ReshotTracks, TrackPlan
+from mvtrack.inference.tracking.generated_tracks import GeneratedTracks, TrackPlan
 from mvtrack.inference.trained_range import range_notes
 from mvtrack.models.decoder.decode_aligned import SecondDecoding
 from mvtrack.models.decoder.files import load_aligner
@@ -107,7 +107,7 @@ class _Job:
     cameras: Camera  # (2, T) for the model's picture
     model: ReshootModel
     prompts: list[Prompts]  # of every window
-    tracks: ReshotTracks | None
+    tracks: GeneratedTracks | None
     again: SecondDecoding | None
 
 
@@ -166,7 +166,7 @@ def reshoot_file(
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)
     model = replace(model, config=config)
-    tracks = shot.tracks and ReshotTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
+    tracks = shot.tracks and GeneratedTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
     beyond = range_notes(config, cameras, shot.path.pivot_m)
     notes = [*footage.notes, *path_notes(shot.path, len(footage)), *shot.notes, *beyond]
     record = {

@@ -10,7 +10,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import num_latent_frames
-from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
+from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.inference.memory.transformer import InputShape, run_transformer
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.dit import TrackRequest, WanDiT
@@ -48,8 +48,8 @@ def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
     freeze(dit, config.optim.trainable)
     trained = {name for name, parameter in dit.named_parameters() if parameter.requires_grad}
     _fill_tables(model, scene)
-    with without_storage() as counter:
-        fill_with_nothing(dit, torch.bfloat16 if precision == "bf16" else torch.float32, keep="")
+    with fake_tensors() as counter:
+        allocate_fake(dit, torch.bfloat16 if precision == "bf16" else torch.float32, keep="")
         for name, parameter in dit.named_parameters():
             parameter.requires_grad_(name in trained)
         dit.checkpointing = checkpointing_of(config.train)

@@ -37,7 +37,7 @@ def measured_source(pictures: Path, moving: Bool[np.ndarray, "T h w"], subject_d
     """Cameras (T,) of a folder of pictures, those of frames that were not placed interpolated; kept once measured.
 
     moving: pixels that count for nothing. The unit is such that the middle depth of what the first frame shows is
-    `subject_distance`; the lens is measured too. Raises NotRecoveredError with the reason when the pictures do not
+    `subject_distance`; the lens is measured too. Raises CameraEstimationError with the reason when the pictures do not
     tell, ValueError where pycolmap is missing or fails.
     """
     with tempfile.TemporaryDirectory(prefix="mvtrack-masks-") as name:

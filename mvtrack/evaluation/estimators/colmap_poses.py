@@ -16,7 +16,7 @@ from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.splat import splat
 from mvtrack.inference.camera_estimation.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
-from mvtrack.inference.camera_estimation.estimated_cameras import RecoveredCameras
+from mvtrack.inference.camera_estimation.estimated_cameras import EstimatedCameras
 from mvtrack.video.writer import to_bytes
 
 _TOUCHED = 0.1  # share of a pixel that a moving thing covers
@@ -55,7 +55,7 @@ class ColmapPoses:
         moving = moving_in_target(inputs)
         return self._recovered(video, inputs.camera[1], True, moving).arrays()
 
-    def _together(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"]) -> RecoveredCameras:
+    def _together(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"]) -> EstimatedCameras:
         """Cameras of the reference's T frames, then of the T generated ones, in one world."""
         frames = len(inputs.reference)
         order = torch.arange(2 * frames).reshape(2, frames).T.flatten()  # 0, T, 1, T + 1, ...
@@ -72,7 +72,7 @@ class ColmapPoses:
 
     def _recovered(
         self, video: Float[Tensor, "N 3 H W"], camera: Camera, known: bool, moving: Bool[Tensor, "N H W"] | None
-    ) -> RecoveredCameras:
+    ) -> EstimatedCameras:
         ignore = None if moving is None else moving.numpy()
         lens = camera[:1] if _is_one_lens(camera) else camera
         return recover_with_colmap(to_bytes(video), lens, known, ignore, self.config)

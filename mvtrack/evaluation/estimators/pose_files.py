@@ -15,7 +15,7 @@ from torch import Tensor
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.pose_files import read_cameras
-from mvtrack.inference.camera_estimation.estimated_cameras import recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import cameras_from_poses
 
 _ASPECT = 0.01
 
@@ -78,7 +78,7 @@ class PoseFiles:
         real = [part * length + i for part in range(videos) for i in range(frames)]
         camera = camera[real].resized(size)
         found = torch.ones(len(real), dtype=torch.bool)
-        return recovered(camera.c2w, camera.K, size, found, "file", camera.scale_known).arrays()
+        return cameras_from_poses(camera.c2w, camera.K, size, found, "file", camera.scale_known).arrays()
 
     def _file(self, row: str, key: str) -> Path:
         folder = self.folder / row

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject, skipped
-from mvtrack.inference.camera_estimation.estimated_cameras import recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import cameras_from_poses
 
 _SHOWN = {"copy": 0, "blur": 0, "depth_warp": 1, "ground_truth": 1}  # baselines: the view whose cameras they show
 
@@ -46,4 +46,4 @@ class TruePoses:
         views = [0, _SHOWN[self.row]] if subject == "joint" else [_SHOWN[self.row]]
         c2w, K = (part[views].flatten(0, 1) for part in (inputs.camera.c2w, inputs.camera.K))
         found = torch.ones(len(c2w), dtype=torch.bool)
-        return recovered(c2w, K, inputs.camera.size, found, "true", inputs.camera.scale_known).arrays()
+        return cameras_from_poses(c2w, K, inputs.camera.size, found, "true", inputs.camera.scale_known).arrays()

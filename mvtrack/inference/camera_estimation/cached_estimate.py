@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mvtrack.files.cache import cache_folder, sha256
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.camera_estimation.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
 from mvtrack.video.images import IMAGE_SUFFIXES
 from mvtrack.video.reader import open_video
 from mvtrack.video.video import Video
@@ -34,14 +34,14 @@ def cameras_of_video(
     masks: Path | None = None,
     cache: Path | None = None,
     config: ColmapConfig = DEFAULT,
-) -> RecoveredCameras:
+) -> EstimatedCameras:
     """Cameras (T,) of a video's frames at its own size; `found` marks those that were measured themselves.
 
     fov_deg: horizontal field of view where it is known; None measures it too. masks: a video or folder of images that
     is not black where things move (or one image for all frames), of the video's size. cache: default `cache_folder()`.
 
-    Raises NotRecoveredError with the reason when the pictures do not tell, ValueError for bad input or where pycolmap
-    is missing.
+    Raises CameraEstimationError with the reason when the pictures do not tell, ValueError for bad input or without
+    pycolmap.
     """
     footage = open_video(video)
     if lacking := colmap_missing():
@@ -58,13 +58,13 @@ def cameras_of_video(
         kept = _measured(footage, moving, fov_deg, config)
         _write(file, kept)
     if isinstance(kept, str):
-        raise NotRecoveredError(f"the cameras of {video} cannot be measured: {kept}")
+        raise CameraEstimationError(f"the cameras of {video} cannot be measured: {kept}")
     return kept
 
 
 def _measured(
     footage: Video, moving: Video | None, fov_deg: float | None, config: ColmapConfig
-) -> RecoveredCameras | str:
+) -> EstimatedCameras | str:
     """What is found, or why nothing is. A pycolmap that crashes is neither: that raises."""
     factor = min(1.0, _LONGEST_SIDE / max(footage.size))
     size = (max(1, round(footage.size[0] * factor)), max(1, round(footage.size[1] * factor)))
@@ -81,7 +81,7 @@ def _measured(
 
         try:
             found = recover_with_colmap(frames, lens, fov_deg is not None, ignore, config, show)
-        except NotRecoveredError as error:
+        except CameraEstimationError as error:
             return str(error)
     if found.coverage < _LEAST_COVERAGE:
         return f"only {int(found.found.sum())} of {len(index)} frames could be placed"
@@ -111,17 +111,17 @@ def _mask(moving: Video, frame: int, size: tuple[int, int]) -> Bool[np.ndarray, 
     return torch.nn.functional.adaptive_max_pool2d(white[None].float(), size)[0].bool().numpy()
 
 
-def _read(file: Path) -> RecoveredCameras | str | None:
+def _read(file: Path) -> EstimatedCameras | str | None:
     """What was measured before, or why nothing was; None where nothing is kept, or only half."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             kept = dict(arrays)
-        return str(kept["not_recovered"]) if "not_recovered" in kept else RecoveredCameras.of_arrays(kept)
+        return str(kept["not_recovered"]) if "not_recovered" in kept else EstimatedCameras.of_arrays(kept)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 
 
-def _write(file: Path, kept: RecoveredCameras | str) -> None:
+def _write(file: Path, kept: EstimatedCameras | str) -> None:
     """Written aside and renamed: several processes may fill one cache."""
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(f".{os.getpid()}.partial")

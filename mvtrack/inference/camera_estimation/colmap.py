@@ -18,7 +18,11 @@ from torch import Tensor
 
 from mvtrack.config.checked import config
 from mvtrack.geometry.camera import Camera, relative_pose
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras, recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import (
+    CameraEstimationError,
+    EstimatedCameras,
+    cameras_from_poses,
+)
 from mvtrack.inference.camera_estimation.job import WorkerError, has_module, run_worker, write_frames
 from mvtrack.inference.camera_estimation.matches import PairMatches, match_errors, mean_misfit
 from mvtrack.inference.camera_estimation.rotation_only import fit_turning, fit_turning_and_focal
@@ -77,12 +81,12 @@ def recover_with_colmap(
     ignore: Bool[np.ndarray, "T H W"] | None = None,
     config: ColmapConfig = DEFAULT,
     on_stage: Callable[[str], object] | None = None,
-) -> RecoveredCameras:
+) -> EstimatedCameras:
     """Cameras of a video from its pictures.
 
     lens: K of one camera (1,) for all frames or of T, for pictures of this size; its poses do not matter. Where not
     `lens_known`, one first guess, whose focal length is measured as well as far as the motion tells it. ignore: pixels
-    of moving things. on_stage: called with the name of each stage that begins. Raises NotRecoveredError with the
+    of moving things. on_stage: called with the name of each stage that begins. Raises CameraEstimationError with the
     reason when the pictures do not tell, ValueError for bad input, WorkerError when pycolmap itself fails.
     """
     _check(frames, lens, lens_known, ignore)
@@ -102,7 +106,7 @@ def recover_with_colmap(
             on_stage(f"{stage} mapping")
             try:
                 placed.append(mapping.place(stage))
-            except (NotRecoveredError, WorkerError) as error:
+            except (CameraEstimationError, WorkerError) as error:
                 reasons.append(error)
     return _choose(placed, reasons, matches, turned)
 
@@ -110,7 +114,7 @@ def recover_with_colmap(
 def _check(frames: np.ndarray, lens: Camera, lens_known: bool, ignore: np.ndarray | None) -> None:
     num_frames, (height, width) = len(frames), frames.shape[1:3]
     if num_frames < _LEAST_FOUND:
-        raise NotRecoveredError(f"{num_frames} frames: structure from motion needs at least {_LEAST_FOUND}")
+        raise CameraEstimationError(f"{num_frames} frames: structure from motion needs at least {_LEAST_FOUND}")
     if lens.size != (height, width):
         raise ValueError(
             f"K is for pictures of {lens.size[1]}x{lens.size[0]}, the frames are {width}x{height}: resize one of them"
@@ -142,20 +146,20 @@ class _Mapping:
         return self.lens.K.double().expand(self.num_frames, 3, 3).clone()
 
     def match(self) -> PairMatches:
-        """SIFT and verified matches. Raises NotRecoveredError when there are too few."""
+        """SIFT and verified matches. Raises CameraEstimationError when there are too few."""
         found = self._run("match", refine=not self.lens_known)
         matches = PairMatches.of_arrays(found, self.config.matches_per_pair)
         if len(matches) < _LEAST_MATCHES:
-            raise NotRecoveredError(
+            raise CameraEstimationError(
                 f"only {len(matches)} points could be matched between the frames ({int(found['keypoints'].mean())} "
                 "features a frame): the pictures are too smooth, too small or too different"
             )
         return matches
 
-    def place(self, stage: str) -> RecoveredCameras:
+    def place(self, stage: str) -> EstimatedCameras:
         """What one mapper finds. A focal length that the motion does not tell, or that no camera has, stays as given.
 
-        Raises NotRecoveredError when the mapper finds nothing.
+        Raises CameraEstimationError when the mapper finds nothing.
         """
         if self.lens_known:
             return self._placed(stage, refine=False)
@@ -166,16 +170,16 @@ class _Mapping:
                 return free
             why = f"the camera turns by {turn:.1f} degrees only"
             why = why if turn < _FOCAL_TURN_DEG else f"{fov:.0f} degrees came out"
-        except NotRecoveredError as error:
+        except CameraEstimationError as error:
             why = str(error)
         kept = self._placed(stage, refine=False)
         return replace(kept, notes=(*kept.notes, f"the field of view stays the assumed one: {why}"))
 
-    def _placed(self, stage: str, refine: bool) -> RecoveredCameras:
+    def _placed(self, stage: str, refine: bool) -> EstimatedCameras:
         got = self._run(stage, refine)
         found = torch.from_numpy(got["found"])
         if int(found.sum()) < _LEAST_FOUND:
-            raise NotRecoveredError(f"the {stage} mapper found {int(found.sum())} cameras")
+            raise CameraEstimationError(f"the {stage} mapper found {int(found.sum())} cameras")
         lens, K = torch.from_numpy(got["lens"]), self.lenses
         for value, (row, column) in enumerate([(0, 0), (1, 1), (0, 2), (1, 2)]):
             K[found, row, column] = lens[found, value]
@@ -183,10 +187,10 @@ class _Mapping:
         first = c2w[int(found.long().argmax())]
         depth = float(((points - first[:3, 3]) @ first[:3, 2]).quantile(0.5)) if len(points) else 0.0
         if depth <= 0:
-            raise NotRecoveredError(f"the {stage} mapper put the scene behind the first camera")
+            raise CameraEstimationError(f"the {stage} mapper put the scene behind the first camera")
         if len(got["points"]) < _LEAST_POINTS:
-            raise NotRecoveredError(f"the {stage} mapper placed {len(got['points'])} points only")
-        cameras = recovered(c2w, K, self.lens.size, found, f"colmap, {stage}")
+            raise CameraEstimationError(f"the {stage} mapper placed {len(got['points'])} points only")
+        cameras = cameras_from_poses(c2w, K, self.lens.size, found, f"colmap, {stage}")
         doubt = _disagreement(*torch.from_numpy(got["halves"])[:, found])
         return replace(cameras, median_depth=depth, doubt_deg=doubt)
 
@@ -209,7 +213,7 @@ def _disagreement(one: Float[Tensor, "F 4 4"], other: Float[Tensor, "F 4 4"]) ->
 
 def _turned(
     matches: PairMatches, K: Float[Tensor, "T 3 3"], size: tuple[int, int], lens_known: bool
-) -> RecoveredCameras:
+) -> EstimatedCameras:
     """The cameras of a video that turns on the spot, however well or badly that fits."""
     turning = fit_turning(matches, K)
     notes = ["the camera turns without moving, as far as the pictures tell: its place is set to one point"]
@@ -220,7 +224,7 @@ def _turned(
             f"the field of view stays the assumed one: the camera turns by {turning.largest_deg:.1f} degrees only"
         )
     halves = [_poses(fit_turning(half, K).rotation)[turning.found] for half in matches.halves()]
-    turned = recovered(_poses(turning.rotation), K, size, turning.found, "colmap, rotation only")
+    turned = cameras_from_poses(_poses(turning.rotation), K, size, turning.found, "colmap, rotation only")
     return replace(
         turned, rotation_only=True, misfit_px=turning.misfit, doubt_deg=_disagreement(*halves), notes=tuple(notes)
     )
@@ -233,8 +237,8 @@ def _poses(rotation: Float[Tensor, "T 3 3"]) -> Float[Tensor, "T 4 4"]:
 
 
 def _choose(
-    placed: list[RecoveredCameras], reasons: list[ValueError], matches: PairMatches, turned: RecoveredCameras
-) -> RecoveredCameras:
+    placed: list[EstimatedCameras], reasons: list[ValueError], matches: PairMatches, turned: EstimatedCameras
+) -> EstimatedCameras:
     """The cameras that explain all matches best, if they explain their own well; the reasons of all if there are none.
 
     A turning camera places every point, a moving one only a line: where both fit equally well, turning says more.
@@ -246,16 +250,16 @@ def _choose(
     good = []
     for misfit, cameras in judged:
         if why := _refused(cameras):
-            reasons.append(NotRecoveredError(f"{cameras.method}: {why}"))
+            reasons.append(CameraEstimationError(f"{cameras.method}: {why}"))
         else:
             good.append((misfit, cameras))
     if good:
         return min(good, key=lambda entry: entry[0])[1]
     crashed = any(isinstance(reason, WorkerError) for reason in reasons)
-    raise (WorkerError if crashed else NotRecoveredError)("; ".join(map(str, reasons)))
+    raise (WorkerError if crashed else CameraEstimationError)("; ".join(map(str, reasons)))
 
 
-def _refused(cameras: RecoveredCameras) -> str | None:
+def _refused(cameras: EstimatedCameras) -> str | None:
     """Why cameras are not to be believed."""
     if cameras.misfit_px > _FITS_PX * _strictness(cameras):
         return f"leaves its own matches {cameras.misfit_px:.1f} px off in pictures {cameras.camera.size[1]} px wide"
@@ -264,6 +268,6 @@ def _refused(cameras: RecoveredCameras) -> str | None:
     return None
 
 
-def _strictness(cameras: RecoveredCameras) -> float:
+def _strictness(cameras: EstimatedCameras) -> float:
     """What limits in pixels are multiplied with."""
     return min(1.0, cameras.camera.size[1] / _FULL_WIDTH)

@@ -13,7 +13,11 @@ from jaxtyping import UInt8
 
 from mvtrack.config.checked import config
 from mvtrack.files.cache import weights_identity
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras, recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import (
+    CameraEstimationError,
+    EstimatedCameras,
+    cameras_from_poses,
+)
 from mvtrack.inference.camera_estimation.job import has_module, package_identity, run_worker, write_frames
 
 VERSION = 1  # raised when the same video gives other cameras
@@ -57,10 +61,10 @@ def depth_anything_missing(config: DepthAnythingConfig) -> str | None:
     return None
 
 
-def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: DepthAnythingConfig) -> RecoveredCameras:
+def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: DepthAnythingConfig) -> EstimatedCameras:
     """Cameras and lenses of a video from its pictures, in the network's unit (metres where it says so).
 
-    Raises ValueError when it is not installed, WorkerError when it fails, NotRecoveredError when it gives no cameras.
+    Raises ValueError when it is not installed, WorkerError when it fails, CameraEstimationError without result.
     """
     if lacking := depth_anything_missing(config):
         raise ValueError(f"cameras cannot be measured: missing {lacking}")
@@ -72,14 +76,14 @@ def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: De
             "depth_anything_worker.py", Path(name), job=job, python=config.python, timeout_s=config.timeout_s
         )
     if got["w2c"].shape != (len(frames), 3, 4) or got["K"].shape != (len(frames), 3, 3):
-        raise NotRecoveredError(
+        raise CameraEstimationError(
             f"Depth Anything 3 gave poses {got['w2c'].shape} and lenses {got['K'].shape} of {len(frames)} frames"
         )
     found = np.isfinite(got["w2c"]).all((1, 2)) & np.isfinite(got["K"]).all((1, 2))
     R, t = got["w2c"][:, :, :3], got["w2c"][:, :, 3]
     found &= np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) < _ROTATION_TOLERANCE
     if not found.any():
-        raise NotRecoveredError("Depth Anything 3 gave no pose that is a number and a rotation")
+        raise CameraEstimationError("Depth Anything 3 gave no pose that is a number and a rotation")
     c2w = np.tile(np.eye(4), (len(frames), 1, 1))
     c2w[:, :3, :3] = _nearest_rotations(R.transpose(0, 2, 1), found)
     c2w[:, :3, 3] = -(c2w[:, :3, :3] @ t[..., None])[..., 0]
@@ -87,7 +91,7 @@ def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: De
     K = got["K"] * (np.array([size[1], size[0], 1.0]) / np.array([*seen_size[::-1], 1.0]))[:, None]
     depth = float(got["median_depth"])
     scale_known, method = bool(got["is_metric"]), f"Depth Anything 3, {config.model}"
-    cameras = recovered(
+    cameras = cameras_from_poses(
         torch.from_numpy(c2w), torch.from_numpy(K), size, torch.from_numpy(found), method, scale_known
     )  # fmt: skip
     return replace(cameras, median_depth=depth if np.isfinite(depth) else None)

@@ -12,12 +12,12 @@ from mvtrack.geometry.keyframe_path import interpolate_poses
 from mvtrack.inference.camera_estimation.rotation_only import largest_turn_deg
 
 
-class NotRecoveredError(ValueError):
+class CameraEstimationError(ValueError):
     """No cameras could be measured; the message says why, in words for the user."""
 
 
 @dataclass(frozen=True)
-class RecoveredCameras:
+class EstimatedCameras:
     """Cameras (T,) of one video in the world of its first found frame; identity where nothing was found.
 
     found: frames with a pose. method: how they were found, for people. rotation_only: the camera turned on the spot as
@@ -52,7 +52,7 @@ class RecoveredCameras:
         focal_px = self.camera.K[int(self.found.long().argmax()), 0, 0]
         return float(torch.rad2deg(2 * torch.atan(0.5 * self.camera.size[1] / focal_px)))
 
-    def scaled_to_depth(self, depth: float) -> "RecoveredCameras":
+    def scaled_to_depth(self, depth: float) -> "EstimatedCameras":
         """The same cameras in a unit in which the first frame's median depth is `depth`.
 
         A camera that only turns has no unit, and comes back as it is. Raises ValueError where the depth is unknown.
@@ -71,7 +71,7 @@ class RecoveredCameras:
         nearest = (times[:, None] - keys).abs().argmin(-1)
         return replace(self.camera, c2w=poses, K=self.camera.K[keys[nearest]])
 
-    def at_frames(self, key_frames: list[int], num_frames: int) -> "RecoveredCameras":
+    def at_frames(self, key_frames: list[int], num_frames: int) -> "EstimatedCameras":
         """Cameras of a longer video of which these are some frames, with the others marked as not found."""
         c2w = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
         K = self.camera.K[:1].repeat(num_frames, 1, 1)
@@ -96,11 +96,11 @@ class RecoveredCameras:
         }
 
     @staticmethod
-    def of_arrays(arrays: dict[str, np.ndarray]) -> "RecoveredCameras":
+    def of_arrays(arrays: dict[str, np.ndarray]) -> "EstimatedCameras":
         height, width = (int(side) for side in arrays["size"])
         K, c2w = torch.from_numpy(arrays["K"]), torch.from_numpy(arrays["c2w"])
         depth, misfit, doubt = (float(arrays[name]) for name in ("median_depth", "misfit_px", "doubt_deg"))
-        return RecoveredCameras(
+        return EstimatedCameras(
             Camera(c2w, K, (height, width), bool(arrays["scale_known"])),
             torch.from_numpy(arrays["found"]),
             str(arrays["method"]),
@@ -112,17 +112,17 @@ class RecoveredCameras:
         )
 
 
-def recovered(
+def cameras_from_poses(
     c2w: Float[Tensor, "T 4 4"],
     K: Float[Tensor, "T 3 3"],
     size: tuple[int, int],
     found: Bool[Tensor, "T"],
     method: str,
     scale_known: bool = False,
-) -> RecoveredCameras:
+) -> EstimatedCameras:
     """Poses in any world, taken relative to the first found frame; the others get the identity and that frame's K."""
     first, mine = int(found.long().argmax()), found[:, None, None]
     relative = relative_pose(c2w[first].double(), c2w.double())
     relative = torch.where(mine, relative, torch.eye(4, dtype=torch.float64))
     camera = Camera(relative, torch.where(mine, K.double(), K[first].double()), size, scale_known)
-    return RecoveredCameras(camera, found, method)
+    return EstimatedCameras(camera, found, method)

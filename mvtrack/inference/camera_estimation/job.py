@@ -61,7 +61,7 @@ def run_worker(
         WORKERS / script, folder, *arguments, job=job, python=python, timeout_s=timeout_s, threads=threads
     )
     if not (folder / result).is_file():
-        raise WorkerError(f"{script} left no {result}: {last_words(errors)}")
+        raise WorkerError(f"{script} left no {result}: {last_error_line(errors)}")
     with np.load(folder / result, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -98,11 +98,11 @@ def run_program(
     except subprocess.TimeoutExpired as error:
         raise WorkerError(f"{script.name} took longer than {timeout_s:g} s") from error
     if done.returncode != 0:
-        raise WorkerError(f"{script.name} failed: {last_words(done.stderr) or f'exit code {done.returncode}'}")
+        raise WorkerError(f"{script.name} failed: {last_error_line(done.stderr) or f'exit code {done.returncode}'}")
     return done.stderr
 
 
-def last_words(text: str) -> str:
+def last_error_line(text: str) -> str:
     """The last line of a program's messages that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][-_SHOWN:] if lines else ""

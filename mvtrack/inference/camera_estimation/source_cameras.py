@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mvtrack.geometry.camera import Camera, path_extent
 from mvtrack.inference.camera_estimation.cached_estimate import cameras_of_video
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
 from mvtrack.inference.camera_estimation.job import WorkerError
 
 AUTO = "auto"
@@ -36,7 +36,7 @@ def measure_source(
     """
     try:
         return measured_cameras(video, fov_deg, subject_distance, masks)
-    except (NotRecoveredError, WorkerError) as error:
+    except (CameraEstimationError, WorkerError) as error:
         if isinstance(error, WorkerError):
             error = f"the cameras of {video} cannot be measured: {error}"
         note = (
@@ -66,7 +66,7 @@ def _given(masks: Path | None) -> dict:
     return {} if masks is None else {"ignore_mask": str(masks)}
 
 
-def _summary(video: Path, found: RecoveredCameras, record: dict) -> str:
+def _summary(video: Path, found: EstimatedCameras, record: dict) -> str:
     frames, measured = len(found.found), record["measured_frames"]
     between = "" if measured == frames else f", the other {frames - measured} interpolated"
     moves = "" if found.rotation_only else f" and moves by {record['extent']:g} of the path's unit"

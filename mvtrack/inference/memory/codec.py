@@ -7,7 +7,7 @@ import torch
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import num_latent_frames
-from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
+from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.vae import WanVAECodec
@@ -38,8 +38,8 @@ def codec_bytes(config: CodecConfig, size: tuple[int, int], num_frames: int) -> 
     if isinstance(codec, WanVAECodec):
         network = empty_wan_network(codec.channels)
         codec.put_in(network)
-    with without_storage() as counter:
-        fill_with_nothing(network, getattr(torch, config.precision))
+    with fake_tensors() as counter:
+        allocate_fake(network, getattr(torch, config.precision))
         held = [*network.parameters(), *network.buffers()]
         counter.ignore(held)
         with counter, torch.no_grad():

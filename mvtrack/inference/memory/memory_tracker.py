@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class MemoryCounter(TorchDispatchMode):
     """While entered, counts the bytes of tensors that come and go. `peak` is the most at any time."""
 
     def __init__(self) -> None:
@@ -51,14 +51,14 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def without_storage() -> Iterator[LiveBytes]:
+def fake_tensors() -> Iterator[MemoryCounter]:
     """While open, tensors are made without storage, and counted once the result is entered: `with counter: ...`."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        yield LiveBytes()
+        yield MemoryCounter()
 
 
-def fill_with_nothing(module: nn.Module, dtype: torch.dtype, keep: str = "tracking_head") -> nn.Module:
-    """Parameters and buffers of a module on "meta" as CPU tensors without storage; call it inside `without_storage`.
+def allocate_fake(module: nn.Module, dtype: torch.dtype, keep: str = "tracking_head") -> nn.Module:
+    """Parameters and buffers of a module on "meta" as CPU tensors without storage; call it inside `fake_tensors`.
 
     dtype: of the floating-point parameters. keep: the child that stays float32.
     """

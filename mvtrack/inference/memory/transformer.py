@@ -7,7 +7,7 @@ import torch
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import num_latent_frames
-from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
+from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.checkpoint_adapters import ADAPTER_CHANNELS, NativeInputs
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.init_weights import empty_dit
@@ -35,8 +35,8 @@ class InputShape:
 def forward_bytes(config: ModelConfig, scene: InputShape, dtype: torch.dtype, autocast: bool = False) -> int:
     """Peak of a forward pass without gradients, its inputs included."""
     dit = empty_dit(replace(config, tracking=None))
-    with without_storage() as counter:
-        fill_with_nothing(dit, dtype)
+    with fake_tensors() as counter:
+        allocate_fake(dit, dtype)
         counter.ignore(dit.parameters())
         with counter, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             run_transformer(dit, config, scene)

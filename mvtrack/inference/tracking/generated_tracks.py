@@ -11,7 +11,7 @@ from mvtrack.inference.sampler import window_spans
 from mvtrack.inference.tracking.outputs import write_tracks
 from mvtrack.inference.tracking.pipeline import VideoTracks, depth_starts, track_points
 from mvtrack.inference.tracking.points import read_points
-from mvtrack.inference.tracking.scene import KeptLatents, anchor_pictures, latent_source, require_head
+from mvtrack.inference.tracking.scene import LatentCache, anchor_pictures, latent_source, require_head
 from mvtrack.inference.tracking.subpixel_refine import refined_attention
 from mvtrack.inference.tracking.windowed_tracker import FindStarts
 from mvtrack.inference.tracking.windows import Windows
@@ -38,7 +38,7 @@ class TrackPlan:
         return {"points": self.points, "depth": None if self.depth is None else str(self.depth)}
 
 
-class ReshotTracks(KeptLatents):
+class GeneratedTracks(LatentCache):
     """A context manager that keeps latents (`keep`) while a video is generated; `write` then tracks and draws.
 
     cameras: (2, T) for the model's picture. prompts: of every window. Raises ValueError before anything is generated:

@@ -14,9 +14,9 @@ from mvtrack.inference.tracking.points import Points, seen_region, to_model, to_
 from mvtrack.inference.tracking.windowed_tracker import (
     FeatureSource,
     FindStarts,
-    Followed,
-    Follower,
     TrackQuery,
+    WindowedTracker,
+    WindowedTracks,
     attention_starts,
 )
 from mvtrack.inference.tracking.windows import Windows
@@ -80,17 +80,17 @@ def track_points(
     """
     windows = source.windows
     anchored = move_to_anchors(footage, points.txy, windows.all_anchors(), seen_region(fits[0]))
-    follower = Follower(tracker, source, _query(anchored, windows, fits[0]), find_starts)
+    follower = WindowedTracker(tracker, source, _query(anchored, windows, fits[0]), find_starts)
     followed = follower.follow(lambda: on_window(follower.steps))
     return _in_video_pixels(followed, points, anchored, fits)
 
 
 def _query(anchored: Anchored, windows: Windows, fit: Fit) -> TrackQuery:
-    window, latent = torch.tensor([windows.home(frame) for frame in anchored.frame.tolist()]).unbind(-1)
+    window, latent = torch.tensor([windows.central_window(frame) for frame in anchored.frame.tolist()]).unbind(-1)
     return TrackQuery(window, torch.cat([latent[:, None].float(), to_model(anchored.xy, fit)], -1))
 
 
-def _in_video_pixels(followed: Followed, points: Points, anchored: Anchored, fits: list[Fit]) -> VideoTracks:
+def _in_video_pixels(followed: WindowedTracks, points: Points, anchored: Anchored, fits: list[Fit]) -> VideoTracks:
     xy = torch.stack([to_source(view, fit) for view, fit in zip(followed.tracks.xy, fits, strict=True)])
     start_xy = torch.stack([to_source(view[:, 1:], fit) for view, fit in zip(followed.start, fits, strict=True)])
     size = torch.tensor([fit.source for fit in fits])[:, None, None]

@@ -78,7 +78,7 @@ def anchor_pictures(
     return pictures
 
 
-class KeptLatents:
+class LatentCache:
     """Latents of every generated window, in files of a temporary folder: a long video has many. A context manager."""
 
     def keep(self, window: int, latents: Float[Tensor, "V f c h w"]) -> None:
@@ -92,7 +92,7 @@ class KeptLatents:
     def _path(self, window: int) -> Path:
         return Path(self._folder.name) / f"{window:06d}.safetensors"
 
-    def __enter__(self) -> "KeptLatents":
+    def __enter__(self) -> "LatentCache":
         self._folder = tempfile.TemporaryDirectory(prefix="mvtrack-latents-")
         return self
 

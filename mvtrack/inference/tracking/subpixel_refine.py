@@ -62,7 +62,7 @@ def refine_starts(
                 if camera is not None and i == j:
                     start, along = to_epipolar_line(txy[mine, 1:], match, camera[source, i], camera[v, i], token_px)
                 looks = patches(pictures[source, i], txy[mine, None, 1:], token_px)
-                best = most_alike(looks, pictures[v, j], start, along, token_px)
+                best = most_similar_patch(looks, pictures[v, j], start, along, token_px)
                 moved[v, mine, 1:] = torch.where(inside(best, pictures.shape[-2:])[:, None], best, match)
     return Starts(moved, starts.found)
 
@@ -89,7 +89,7 @@ def to_epipolar_line(
     return place.to(match), along.to(match)
 
 
-def most_alike(
+def most_similar_patch(
     looks: Float[Tensor, "n 1 p"],
     picture: Float[Tensor, "3 H W"],
     start: Float[Tensor, "n 2"],

@@ -44,7 +44,7 @@ class FeatureSource:
 
 
 @dataclass(frozen=True)
-class Followed:
+class WindowedTracks:
     """Tracks at video rate in model pixels; `tracks.valid` says whether a point was found in a view at all.
 
     score: probability of being visible (`Tracker.score`). followed: frames of windows in which the
@@ -59,7 +59,7 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class _Home:
+class _Template:
     """What is kept of a frame in which points began, to find them again in windows far away."""
 
     view: int
@@ -74,7 +74,7 @@ def attention_starts(window: int, features: Features, txy: Float[Tensor, "n 3"],
     return starts_by_attention(features, txy, source)
 
 
-class Follower:
+class WindowedTracker:
     """One pass over a video. find_starts: how points of one view are found in the others, given window, features,
     (latent frame, x, y) and view."""
 
@@ -88,14 +88,14 @@ class Follower:
         self.score = torch.zeros(shape)
         self.followed = torch.zeros(shape, dtype=torch.bool)
         self.start = torch.full((shape[0], shape[2], 3), float(_NOWHERE))
-        self.homes: list[_Home] = []
+        self.templates: list[_Template] = []
 
     @property
     def steps(self) -> int:
         """How many windows `follow` will visit, some of them twice."""
         return len(self.windows.spans) - int(self.query.window.min()) + int(self.query.window.max())
 
-    def follow(self, on_window: Callable[[], None] = lambda: None) -> Followed:
+    def follow(self, on_window: Callable[[], None] = lambda: None) -> WindowedTracks:
         """Follow all points through all views; on_window is called after every window."""
         first, last = int(self.query.window.min()), int(self.query.window.max())
         for order, step in ((range(first, len(self.windows.spans)), 1), (range(last - 1, -1, -1), -1)):
@@ -105,7 +105,7 @@ class Follower:
         visible = self._visible()
         self._hold()
         tracks = Tracks(self.xy, visible, self.followed.any(1))
-        return Followed(tracks, self.score * self.followed, self.followed, self.start)
+        return WindowedTracks(tracks, self.score * self.followed, self.followed, self.start)
 
     def _visit(self, window: int, step: int) -> None:
         """One window, for the points that begin in it or reach it going forward (step 1), or going backward (-1)."""
@@ -129,15 +129,15 @@ class Follower:
         xy = self.xy[:, anchors].gather(1, frame[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
         txy = torch.cat([frame[..., None].to(xy), xy], -1)
         txy[0, begins], valid[0, begins] = self.query.txy[begins], True
-        self._find_again(features, txy, valid, active & ~valid.any(0))
-        self._find_elsewhere(window, features, txy, valid)
+        self._relocalize(features, txy, valid, active & ~valid.any(0))
+        self._initialize_other_views(window, features, txy, valid)
         if len(self.windows.spans) > 1:
-            self._remember(features, txy, valid & begins)
+            self._store_templates(features, txy, valid & begins)
         new = valid & (self.start[..., 0] == _NOWHERE)
         self.start[new] = torch.cat([anchors[txy[..., 0].long()][..., None].to(txy), txy[..., 1:]], -1)[new]
         return txy, valid, handed
 
-    def _find_elsewhere(self, window: int, features: Features, txy: Tensor, valid: Tensor) -> None:
+    def _initialize_other_views(self, window: int, features: Features, txy: Tensor, valid: Tensor) -> None:
         """Fill in starts of points that some views have and others lack."""
         for source in range(len(valid)):
             asked = (valid[source] & ~valid.all(0)).nonzero()[:, 0]
@@ -148,23 +148,23 @@ class Follower:
             txy[:, asked] = torch.where(gained[..., None], starts.txy, txy[:, asked])
             valid[:, asked] |= gained
 
-    def _find_again(self, features: Features, txy: Tensor, valid: Tensor, lost: Bool[Tensor, "N"]) -> None:
+    def _relocalize(self, features: Features, txy: Tensor, valid: Tensor, lost: Bool[Tensor, "N"]) -> None:
         """Look for points that no view handed on, by the features of the frames in which they began."""
-        for home in self.homes:
-            mine = lost[home.points].nonzero()[:, 0]
+        for template in self.templates:
+            mine = lost[template.points].nonzero()[:, 0]
             if len(mine) == 0:
                 continue
-            found = best_match(features, home.view, home.query[mine], home.keys, home.xy[mine])
-            txy[home.view, home.points[mine]], valid[home.view, home.points[mine]] = found
+            found = best_match(features, template.view, template.query[mine], template.keys, template.xy[mine])
+            txy[template.view, template.points[mine]], valid[template.view, template.points[mine]] = found
 
-    def _remember(self, features: Features, txy: Tensor, fresh: Bool[Tensor, "V N"]) -> None:
+    def _store_templates(self, features: Features, txy: Tensor, fresh: Bool[Tensor, "V N"]) -> None:
         """Keep what finds points again."""
         for view in range(len(fresh)):
             for frame in txy[view, fresh[view], 0].unique().long().tolist():
                 points = (fresh[view] & (txy[view, :, 0] == frame)).nonzero()[:, 0]
                 xy = txy[view, points, 1:]
                 query = sample_around(features.q[view, frame], xy, features.token_px)
-                self.homes.append(_Home(view, points, query, xy, features.k[view, frame].clone()))
+                self.templates.append(_Template(view, points, query, xy, features.k[view, frame].clone()))
 
     def _track(
         self,

@@ -41,7 +41,7 @@ class Windows:
         """Anchors of all windows, ascending."""
         return sorted({int(a) for k in range(len(self.spans)) for a in self.anchors(k)})
 
-    def home(self, anchor: int) -> tuple[int, int]:
+    def central_window(self, anchor: int) -> tuple[int, int]:
         """(window, latent frame) of an anchor: of several windows the one in which it lies most central."""
         places = [
             (abs(sum(span) / 2 - anchor), k, int((self.anchors(k) == anchor).nonzero()[0]))

@@ -23,7 +23,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.geometry.trajectory import PRESETS, CameraPath
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.metrics.image import psnr
@@ -198,7 +198,7 @@ def test_measured_source_cameras(own, measure):
 
 
 def test_a_sequence_whose_cameras_cannot_be_measured_fails_alone(own, measure, monkeypatch, tmp_path):
-    measure(NotRecoveredError("the cameras of scene-00 cannot be measured: only 3 points could be matched"))
+    measure(CameraEstimationError("the cameras of scene-00 cannot be measured: only 3 points could be matched"))
     auto = replace(own, cameras="auto")
     plan = Plan(auto, (Baseline("copy"),), (Fidelity(),), {}, tmp_path / "out")
     troubles = run_stages(plan, ("generate",))
@@ -215,7 +215,7 @@ def test_pictures_that_do_not_tell_say_so(own, monkeypatch, tmp_path):
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
     folder = own.root / "JPEGImages/480p/scene-00"
     for _ in range(2):
-        with pytest.raises(NotRecoveredError, match=f"the cameras of {folder} cannot be measured: "):
+        with pytest.raises(CameraEstimationError, match=f"the cameras of {folder} cannot be measured: "):
             replace(own, cameras="auto").load(own.case_keys()[0])
     assert len(list((tmp_path / "cache/cameras").glob("*.npz"))) == 1
 

@@ -27,7 +27,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.geometry.splat import splat
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, cameras_from_poses
 from mvtrack.metrics.camera_accuracy import rotation_angle
 from mvtrack.video.writer import to_bytes
 
@@ -151,7 +151,7 @@ def test_what_colmap_is_given(davis, monkeypatch):
         calls.append((frames, lens, known, ignore))
         c2w, K = torch.eye(4).double().repeat(len(frames), 1, 1), lens.K.expand(len(frames), 3, 3)
         c2w[:, 0, 3] = torch.arange(len(frames))
-        return recovered(c2w, K, lens.size, torch.arange(len(frames)) != 3, "told")
+        return cameras_from_poses(c2w, K, lens.size, torch.arange(len(frames)) != 3, "told")
 
     monkeypatch.setattr(colmap_poses, "recover_with_colmap", told)
     case = davis.load(davis.case_keys()[0])
@@ -216,9 +216,9 @@ class Unsure:
 
     def estimate(self, inputs, video, subject):
         if inputs.key == "cows":
-            raise NotRecoveredError("only 3 points could be matched")
+            raise CameraEstimationError("only 3 points could be matched")
         found = torch.ones(T, dtype=torch.bool)
-        return recovered(inputs.camera[1].c2w, inputs.camera[1].K, SIZE, found, "told").arrays()
+        return cameras_from_poses(inputs.camera[1].c2w, inputs.camera[1].K, SIZE, found, "told").arrays()
 
 
 def test_failures_are_counted_and_what_was_not_installed_is_taken_up(toy, tmp_path):
@@ -258,7 +258,7 @@ def test_the_runner_says_whose_video_it_is(toy, tmp_path):
 @pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
 def test_pictures_that_are_too_small_fail_with_a_reason(davis):
     case = davis.load(davis.case_keys()[0])
-    with pytest.raises(NotRecoveredError, match="points could be matched|structure from motion|mapper found"):
+    with pytest.raises(CameraEstimationError, match="points could be matched|structure from motion|mapper found"):
         ColmapPoses().estimate(case, torch.zeros_like(case.reference), "generated")
 
 

@@ -9,7 +9,7 @@ from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.runner.scoring import checked
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.inference.camera_estimation.estimated_cameras import recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import cameras_from_poses
 
 T, SIZE = 7, (13, 17)
 ERRORS = ("mRotErr", "mTransErr", "mCamMC", "RotErr", "TransErr", "CamMC")
@@ -20,7 +20,7 @@ def sample(asked: torch.Tensor, estimated: torch.Tensor, found=None, scale_known
     camera = Camera(torch.stack([torch.eye(4).expand(T, 4, 4), asked.float()]), K, SIZE)
     video = torch.zeros(T, 3, *SIZE)
     found = torch.ones(T, dtype=torch.bool) if found is None else found
-    poses = recovered(estimated, K[0], SIZE, found, "told", scale_known).arrays()
+    poses = cameras_from_poses(estimated, K[0], SIZE, found, "told", scale_known).arrays()
     return Sample(Inputs("case", video, camera, subject_distance=4.0), video, estimates={"generated.poses": poses})
 
 
@@ -30,7 +30,7 @@ def beside(estimated: torch.Tensor, found: torch.Tensor | None = None) -> Sample
     camera = Camera(aside().float(), K, SIZE)
     video = torch.zeros(T, 3, *SIZE)
     found = torch.ones(2 * T, dtype=torch.bool) if found is None else found
-    poses = recovered(estimated, K.flatten(0, 1), SIZE, found, "told").arrays()
+    poses = cameras_from_poses(estimated, K.flatten(0, 1), SIZE, found, "told").arrays()
     return Sample(Inputs("case", video, camera, source_camera_known=True), video, estimates={"joint.poses": poses})
 
 
@@ -101,7 +101,7 @@ def test_golden_sums(golden_numbers, case):
     K = intrinsics_from_fov(50.0, SIZE).expand(2, frames, 3, 3)
     camera = Camera(torch.stack([true, true]), K.double(), SIZE)
     video, found = torch.zeros(frames, 3, *SIZE), torch.ones(frames, dtype=torch.bool)
-    poses = recovered(estimated, K[0], SIZE, found, "told").arrays()
+    poses = cameras_from_poses(estimated, K[0], SIZE, found, "told").arrays()
     scores = CameraMeasure().score(Sample(Inputs("c", video, camera), video, estimates={"generated.poses": poses}))
     assert scores["RotErr"] == pytest.approx(float(golden[f"{case}.RotErr_sum_rad"]), rel=1e-6)
     assert scores["TransErr"] == pytest.approx(float(golden[f"{case}.TransErr_rel_sum"]), rel=1e-6)

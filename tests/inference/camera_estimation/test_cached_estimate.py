@@ -9,7 +9,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.camera_estimation import cached_estimate as of_video
 from mvtrack.inference.camera_estimation.cached_estimate import cameras_of_video
 from mvtrack.inference.camera_estimation.colmap import ColmapConfig
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, cameras_from_poses
 from mvtrack.inference.camera_estimation.job import WorkerError
 from mvtrack.video.writer import write_video
 
@@ -30,7 +30,7 @@ class Told:
         found = torch.ones(len(frames), dtype=torch.bool)
         found[self.lost] = False
         c2w, K = parse_path("arc_left 20").poses(len(frames)), lens.K.double().expand(len(frames), 3, 3)
-        return recovered(c2w, K, lens.size, found, "as told")
+        return cameras_from_poses(c2w, K, lens.size, found, "as told")
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def test_why_nothing_was_found_is_kept_too_but_not_a_crash(told, video, tmp_path
     told.answer = WorkerError("colmap_worker.py failed: exit code -9")
     with pytest.raises(WorkerError, match="exit code -9"):
         cameras_of_video(video, cache=tmp_path)
-    told.answer = NotRecoveredError("the pictures are too smooth")
+    told.answer = CameraEstimationError("the pictures are too smooth")
     for _ in range(2):
         with pytest.raises(
-            NotRecoveredError, match="cameras of .*in put.mp4 cannot be measured: the pictures are too smooth"
+            CameraEstimationError, match="cameras of .*in put.mp4 cannot be measured: the pictures are too smooth"
         ):
             cameras_of_video(video, cache=tmp_path)
     assert len(told.calls) == 2
@@ -107,7 +107,7 @@ def test_long_and_large_videos_are_thinned(told, long_video, tmp_path, monkeypat
 
 def test_few_found_frames_are_none(told, video, tmp_path):
     told.lost = [1, 2, 4, 5]
-    with pytest.raises(NotRecoveredError, match="only 3 of 7 frames could be placed"):
+    with pytest.raises(CameraEstimationError, match="only 3 of 7 frames could be placed"):
         cameras_of_video(video, cache=tmp_path)
 
 

@@ -14,7 +14,7 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.camera_estimation import colmap
 from mvtrack.inference.camera_estimation.colmap import ColmapConfig, colmap_missing, recover_with_colmap
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
 from mvtrack.inference.camera_estimation.job import WorkerError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 
@@ -33,7 +33,7 @@ def pictures(rendered: Render) -> np.ndarray:
     return rendered.video.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
 
 
-def errors(found: RecoveredCameras, camera: Camera) -> dict:
+def errors(found: EstimatedCameras, camera: Camera) -> dict:
     return camera_accuracy(found.camera.c2w, camera.c2w.double(), "umeyama", found.found).means()
 
 
@@ -53,7 +53,7 @@ def test_a_turn_is_measured_as_one():
 def test_pictures_without_features_are_a_failure_with_a_reason():
     frames = np.full((5, 48, 64, 3), 128, np.uint8)
     lens = case("pan_right", 12.0, 5, (120, 160))[0][:1].resized((48, 64))
-    with pytest.raises(NotRecoveredError, match=r"only 0 points could be matched .*\(0 features a frame\)"):
+    with pytest.raises(CameraEstimationError, match=r"only 0 points could be matched .*\(0 features a frame\)"):
         recover_with_colmap(frames, lens)
 
 
@@ -159,7 +159,7 @@ class Told:
 
 @pytest.fixture
 def choose(exact_matches, monkeypatch):
-    def run(true: torch.Tensor, points: int = 23, apart_deg: float = 0.0, **answers) -> RecoveredCameras:
+    def run(true: torch.Tensor, points: int = 23, apart_deg: float = 0.0, **answers) -> EstimatedCameras:
         told = Told(exact_matches(true), answers, points, apart_deg)
         monkeypatch.setattr(colmap, "run_worker", told)
         monkeypatch.setattr(colmap, "colmap_missing", lambda: None)
@@ -192,7 +192,7 @@ def test_the_mapper_that_explains_the_matches_is_taken(choose, arc):
 
 def test_cameras_that_do_not_fit_are_refused(choose, arc):
     wrong, none = path("arc_right 40"), arc * torch.nan
-    with pytest.raises(NotRecoveredError) as caught:
+    with pytest.raises(CameraEstimationError) as caught:
         choose(arc, incremental=wrong, **{"global": none})
     text = str(caught.value)
     assert "colmap, incremental: leaves its own matches" in text
@@ -206,15 +206,15 @@ def test_cameras_that_do_not_fit_are_refused(choose, arc):
 def test_cameras_that_the_pictures_do_not_determine_are_refused(choose, arc):
     sure = choose(arc, apart_deg=0.4, incremental=arc, **{"global": arc})
     assert sure.doubt_deg == pytest.approx(0.2)  # half of the frames differ
-    with pytest.raises(NotRecoveredError, match="colmap, global: halves of the points disagree by 0.7 degrees"):
+    with pytest.raises(CameraEstimationError, match="colmap, global: halves of the points disagree by 0.7 degrees"):
         choose(arc, apart_deg=1.4, incremental=arc, **{"global": arc})
-    with pytest.raises(NotRecoveredError, match="the incremental mapper placed 19 points only"):
+    with pytest.raises(CameraEstimationError, match="the incremental mapper placed 19 points only"):
         choose(arc, points=19, incremental=arc, **{"global": arc})
 
 
 def test_a_scene_behind_the_camera_is_refused(choose, arc):
     turned = arc @ torch.diag(torch.tensor([-1.0, 1, -1, 1]).double())
-    with pytest.raises(NotRecoveredError, match="put the scene behind the first camera"):
+    with pytest.raises(CameraEstimationError, match="put the scene behind the first camera"):
         choose(arc, incremental=turned, **{"global": turned})
 
 

@@ -15,7 +15,7 @@ from mvtrack.inference.camera_estimation.depth_anything import (
     depth_anything_missing,
     recover_with_depth_anything,
 )
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError
+from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
 from mvtrack.inference.camera_estimation.job import WorkerError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 
@@ -111,7 +111,7 @@ def test_frames_whose_pose_is_none_are_not_found(python, tmp_path, true_c2w):
     accuracy = camera_accuracy(found.camera.c2w, true_c2w, "gt_max", found.found)
     assert max(accuracy.means().values()) < 1e-4
     np.savez(tmp_path / "poses.npz", w2c=w2c * np.nan, K=K)
-    with pytest.raises(NotRecoveredError, match="no pose that is a number and a rotation"):
+    with pytest.raises(CameraEstimationError, match="no pose that is a number and a rotation"):
         recover(python)
 
 

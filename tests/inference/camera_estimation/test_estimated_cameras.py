@@ -5,13 +5,13 @@ import torch
 
 from mvtrack.geometry.camera import intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.inference.camera_estimation.estimated_cameras import RecoveredCameras, recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import EstimatedCameras, cameras_from_poses
 
 T, SIZE = 7, (90, 160)
 
 
 @pytest.fixture
-def some() -> RecoveredCameras:
+def some() -> EstimatedCameras:
     """An arc in some world, of which frames 0 and 3 were not found."""
     world = parse_path("pan_left 50; dolly_in 3").poses(2)[1]
     c2w = world @ parse_path("arc_left 20 + dolly_in 0.5").poses(T)
@@ -20,7 +20,7 @@ def some() -> RecoveredCameras:
     found[[0, 3]] = False
     c2w[[0, 3]], K[[0, 3]] = torch.nan, torch.nan
     return replace(
-        recovered(c2w, K, SIZE, found, "by hand"),
+        cameras_from_poses(c2w, K, SIZE, found, "by hand"),
         median_depth=8.0,
         misfit_px=0.25,
         doubt_deg=0.125,
@@ -40,13 +40,13 @@ def test_the_first_found_frame_is_the_world(some):
 
 
 def test_arrays_bring_it_back(some):
-    again = RecoveredCameras.of_arrays(some.arrays())
+    again = EstimatedCameras.of_arrays(some.arrays())
     for name in ("method", "rotation_only", "median_depth", "misfit_px", "doubt_deg", "notes"):
         assert getattr(again, name) == getattr(some, name)
     assert torch.equal(again.camera.c2w, some.camera.c2w)
     assert torch.equal(again.found, some.found)
     assert again.camera.size == SIZE
-    bare = RecoveredCameras.of_arrays(replace(some, median_depth=None, misfit_px=None, notes=()).arrays())
+    bare = EstimatedCameras.of_arrays(replace(some, median_depth=None, misfit_px=None, notes=()).arrays())
     assert (bare.median_depth, bare.misfit_px, bare.notes) == (None, None, ())
 
 

@@ -14,7 +14,11 @@ from mvtrack.geometry.pose_files import CameraSequence, read_cameras, write_came
 from mvtrack.inference.camera_estimation import cached_estimate as of_video
 from mvtrack.inference.camera_estimation import source_cameras
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
-from mvtrack.inference.camera_estimation.estimated_cameras import NotRecoveredError, RecoveredCameras, recovered
+from mvtrack.inference.camera_estimation.estimated_cameras import (
+    CameraEstimationError,
+    EstimatedCameras,
+    cameras_from_poses,
+)
 from mvtrack.inference.camera_estimation.job import WorkerError
 from mvtrack.inference.camera_estimation.source_cameras import measure_source
 from mvtrack.metrics.camera_accuracy import camera_accuracy
@@ -24,7 +28,7 @@ from mvtrack.video.writer import write_video
 T, SIZE = 7, (90, 160)
 
 
-def measured(rotation_only: bool = False) -> RecoveredCameras:
+def measured(rotation_only: bool = False) -> EstimatedCameras:
     """A dolly of 2 in a world whose first frame shows things at 8; frame 3 was not found."""
     found = torch.ones(T, dtype=torch.bool)
     found[3] = False
@@ -32,7 +36,10 @@ def measured(rotation_only: bool = False) -> RecoveredCameras:
     K = intrinsics_from_fov(60.0, SIZE).repeat(T, 1, 1)
     depth = None if rotation_only else 8.0
     return replace(
-        recovered(c2w, K, SIZE, found, "as told"), rotation_only=rotation_only, median_depth=depth, misfit_px=0.1234
+        cameras_from_poses(c2w, K, SIZE, found, "as told"),
+        rotation_only=rotation_only,
+        median_depth=depth,
+        misfit_px=0.1234,
     )
 
 
@@ -87,7 +94,7 @@ def test_a_camera_that_turns_has_no_unit(answer, video):
 
 
 def test_a_video_that_does_not_tell_is_taken_as_still(answer, video, model_folder, tmp_path, capsys):
-    answer(NotRecoveredError("only 3 points could be matched"))
+    answer(CameraEstimationError("only 3 points could be matched"))
     arguments = ["reshoot", video, "--camera", "arc_left", "--source-cameras", "auto", "--model", model_folder]
     code, _, err = run(capsys, *arguments, "--steps", 1, "--out", tmp_path / "out")
     assert code == 0
@@ -162,7 +169,7 @@ def test_measured_cameras_can_be_written_down(answer, video, tmp_path, capsys):
     torch.testing.assert_close(sequence.camera.c2w, measured().scaled_to_depth(4.0).filled().c2w)
     assert sequence.camera.size == SIZE
     assert not sequence.camera.scale_known
-    answer(NotRecoveredError("the pictures are too smooth"))
+    answer(CameraEstimationError("the pictures are too smooth"))
     code, _, err = run(capsys, "cameras", "measure", video, tmp_path / "q.json")
     assert (code, err) == (2, "mvtrack cameras measure: the pictures are too smooth\n")
     assert not (tmp_path / "q.json").exists()

@@ -1,11 +1,11 @@
 import torch
 from torch import nn
 
-from mvtrack.inference.memory.memory_tracker import fill_with_nothing, without_storage
+from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 
 
 def test_what_lives_at_the_same_time_is_counted():
-    with without_storage() as counter, counter:
+    with fake_tensors() as counter, counter:
         a = torch.empty(7, 11)
         b = a + 1
         assert counter.live == 2 * 7 * 11 * 4
@@ -24,8 +24,8 @@ def test_what_lives_at_the_same_time_is_counted():
 def test_gradients_and_what_they_need_are_counted():
     with torch.device("meta"):
         layer = nn.Linear(5, 3, bias=False)
-    with without_storage() as counter:
-        fill_with_nothing(layer, torch.bfloat16)
+    with fake_tensors() as counter:
+        allocate_fake(layer, torch.bfloat16)
         assert layer.weight.dtype == torch.bfloat16
         x = torch.empty(13, 5, dtype=torch.bfloat16)
         counter.ignore([*layer.parameters(), x])
@@ -42,7 +42,7 @@ def test_gradients_and_what_they_need_are_counted():
 def test_one_child_stays_wide():
     with torch.device("meta"):
         module = nn.ModuleDict({"body": nn.Linear(3, 2), "tracking_head": nn.Linear(3, 2)})
-    with without_storage():
-        fill_with_nothing(module, torch.bfloat16)
+    with fake_tensors():
+        allocate_fake(module, torch.bfloat16)
     assert module["body"].weight.dtype == torch.bfloat16
     assert module["tracking_head"].weight.dtype == torch.float32

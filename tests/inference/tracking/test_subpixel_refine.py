@@ -9,7 +9,7 @@ from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.tracking.cross_view_init import Starts
-from mvtrack.inference.tracking.subpixel_refine import most_alike, patches, refine_starts, to_epipolar_line
+from mvtrack.inference.tracking.subpixel_refine import most_similar_patch, patches, refine_starts, to_epipolar_line
 
 PX = 4
 
@@ -119,12 +119,12 @@ def test_a_shift_is_found_to_a_fraction_of_a_pixel(generator):
     shift, xy = torch.tensor([1.3, -0.8]), torch.tensor([[20.0, 20.0], [41.5, 27.0], [30.2, 12.6]])
     looks = patches(picture(0, 0), xy[:, None], PX)
     moved = picture(*shift.tolist()) + 0.05
-    found = most_alike(looks, moved, xy, None, PX)
+    found = most_similar_patch(looks, moved, xy, None, PX)
     assert (found - xy - shift).abs().max() < 0.2
     along = (shift / shift.norm()).expand(3, 2)
-    assert (most_alike(looks, moved, xy, along, PX) - xy - shift).norm(dim=-1).max() < 0.2
+    assert (most_similar_patch(looks, moved, xy, along, PX) - xy - shift).norm(dim=-1).max() < 0.2
     mixed = torch.stack([along[0], torch.full((2,), torch.nan), torch.zeros(2)])
-    found = most_alike(looks, moved, xy, mixed, PX)
+    found = most_similar_patch(looks, moved, xy, mixed, PX)
     assert (found[:2] - xy[:2] - shift).norm(dim=-1).max() < 0.25
     assert torch.equal(found[2], xy[2])  # the place is known
 

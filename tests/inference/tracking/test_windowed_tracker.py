@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvtrack.inference.tracking.cross_view_init import Starts, no_starts
-from mvtrack.inference.tracking.windowed_tracker import FeatureSource, Follower, TrackQuery
+from mvtrack.inference.tracking.windowed_tracker import FeatureSource, TrackQuery, WindowedTracker
 from mvtrack.inference.tracking.windows import Windows, aligned_windows
 from tracking_head import Features, HeadConfig, SoftTracks, Tracker, TrackingHead
 
@@ -60,7 +60,7 @@ def nowhere(window: int, features: Features, txy: torch.Tensor, from_view: int) 
 
 
 def query_at(windows: Windows, frames: list[int], xy: list[list[float]]) -> TrackQuery:
-    window, latent = torch.tensor([windows.home(frame) for frame in frames]).unbind(-1)
+    window, latent = torch.tensor([windows.central_window(frame) for frame in frames]).unbind(-1)
     return TrackQuery(window, torch.cat([latent[:, None].float(), torch.tensor(xy)], -1))
 
 
@@ -85,7 +85,7 @@ def test_points_are_handed_on_both_ways(windows):
     frames = [anchors[0], anchors[len(anchors) // 2], anchors[-1]]
     xy = [[4.0, 4.0], [8.0, 5.0], [12.0, 8.0]]
     seen = []
-    follower = Follower(LinearTracker(), source(windows), query_at(windows, frames, xy), known_starts)
+    follower = WindowedTracker(LinearTracker(), source(windows), query_at(windows, frames, xy), known_starts)
     followed = follower.follow(lambda: seen.append(1))
     assert len(seen) == follower.steps
     torch.testing.assert_close(followed.tracks.xy, truth(frames, xy, length))
@@ -100,7 +100,7 @@ def test_points_are_handed_on_both_ways(windows):
 def test_a_view_without_starts_stays_empty():
     windows = aligned_windows(17, 9)
     tracker = LinearTracker()
-    followed = Follower(tracker, source(windows), query_at(windows, [4], [[6.0, 6.0]]), nowhere).follow()
+    followed = WindowedTracker(tracker, source(windows), query_at(windows, [4], [[6.0, 6.0]]), nowhere).follow()
     assert followed.tracks.valid.tolist() == [[True], [False]]
     assert not followed.tracks.visible[1].any()
     assert followed.start[1, 0, 0] == -1
@@ -112,11 +112,11 @@ def test_what_one_view_hides_the_other_brings_back():
     windows = aligned_windows(25, 9)  # (0, 9), (4, 13), (8, 17), ...
     tracker = LinearTracker(hidden=[(1, 0, 3, 9)])
     query = query_at(windows, [0], [[4.0, 4.0]])
-    followed = Follower(tracker, source(windows), query, known_starts).follow()
+    followed = WindowedTracker(tracker, source(windows), query, known_starts).follow()
     torch.testing.assert_close(followed.tracks.xy, truth([0], [[4.0, 4.0]], 25))
     assert followed.followed.all()
     assert followed.tracks.visible[1, :, 0].tolist() == [not 3 <= t <= 9 for t in range(25)]
-    lonely = Follower(LinearTracker(hidden=[(1, 0, 3, 9)]), source(windows), query, once(known_starts)).follow()
+    lonely = WindowedTracker(LinearTracker(hidden=[(1, 0, 3, 9)]), source(windows), query, once(known_starts)).follow()
     assert lonely.followed[1, :9, 0].all()
     assert not lonely.followed[1, 9:, 0].any()
     held = truth([0], [[4.0, 4.0]], 25)[1, 8, 0]
@@ -144,7 +144,7 @@ def test_lost_everywhere_is_looked_for_by_its_own_features(shown):
 
     tracker = LinearTracker(hidden=[(0, 0, 3, 9)])
     query = query_at(windows, [0], [[6.0, 6.0]])
-    followed = Follower(tracker, FeatureSource(windows, 1, SIZE, read), query, nowhere).follow()
+    followed = WindowedTracker(tracker, FeatureSource(windows, 1, SIZE, read), query, nowhere).follow()
     assert followed.tracks.visible[0, :3, 0].all()
     assert not followed.tracks.visible[0, 3:10, 0].any()
     assert followed.followed[0, 9:, 0].all() == shown

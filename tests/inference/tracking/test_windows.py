@@ -16,18 +16,18 @@ def test_windows_share_anchors_and_cover_the_video():
 
 def test_an_anchor_belongs_where_it_is_most_central():
     windows = Windows(((0, 17), (12, 29)))
-    assert windows.home(12) == (0, 3)
-    assert windows.home(16) == (1, 1)
-    assert windows.home(28) == (1, 4)
+    assert windows.central_window(12) == (0, 3)
+    assert windows.central_window(16) == (1, 1)
+    assert windows.central_window(28) == (1, 4)
     with pytest.raises(ValueError, match="frame 13 is not an anchor"):
-        windows.home(13)
+        windows.central_window(13)
 
 
 def test_a_short_video_is_padded_to_its_last_frame():
     windows = aligned_windows(7, 17)
     assert windows.spans == ((0, 7),)
     assert windows.anchors(0).tolist() == [0, 4, 6]
-    assert windows.home(6) == (0, 2)
+    assert windows.central_window(6) == (0, 2)
 
 
 def test_windows_that_leave_a_gap_are_refused():
