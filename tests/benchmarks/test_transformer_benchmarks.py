@@ -68,6 +68,17 @@ def test_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
         assert figures[f"plain Wan: {what} / theirs"] == pytest.approx(ours / theirs, rel=1e-2)
 
 
+def test_small_attention_run_times_both_kernels_and_the_chosen_one(benchmark, capsys):
+    module = benchmark("attention_cpu", "--small", "--rounds", "1")
+    assert module.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    for use in ("forward", "with backward"):
+        ratios = {figures[f"float32, 37 tokens, {use}: blocked / fused"], 1.0}
+        assert figures[f"float32, 37 tokens, {use}: chosen / fused"] in ratios
+    steps = [figures[f"training step: {name}, s"] for name in ("full", "factorised")]
+    assert figures["training step: full / factorised"] == pytest.approx(steps[0] / steps[1], rel=1e-2)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_doctor_estimates_hold_on_gpu(benchmark, capsys, monkeypatch):
