@@ -1,18 +1,12 @@
 """What benchmarks share, on a GPU that stands in for one: the order of its calls is what counts."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("bench")
+def bench(benchmark):
+    return benchmark("bench")
 
 
 def test_gpu_clock_waits_and_peak_counts_allocations(bench, monkeypatch):

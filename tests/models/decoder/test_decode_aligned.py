@@ -66,7 +66,7 @@ def test_depth_frames_follow_video_frames(small_model, aligner):
     assert (video - plain).abs().max() > 1e-3
 
 
-def test_missing_distance_and_depth_raise(small_model, aligner):
+def test_scale_comes_from_distance_or_depth(small_model, aligner):
     reference, camera = shot(5)
     depth = torch.full((5, *SIZE), 4.0)
     from_depth = generate(small_model, reference, camera, SamplerOptions(1), depth, again=SecondDecoding(aligner))

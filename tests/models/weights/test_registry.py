@@ -56,7 +56,7 @@ def test_partial_entry_is_not_found(tmp_path):
     assert "but not tokenizer_config.json that belongs to it" in problem_with(tokenizer, entry)
 
 
-def test_wrong_hash_raises(tmp_path):
+def test_wrong_size_and_hash_are_reported(tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(b"hello")
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello", from sha256sum

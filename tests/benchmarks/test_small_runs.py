@@ -1,0 +1,49 @@
+"""Each benchmark in small: it runs, and what it compares agrees."""
+
+import importlib.util
+import json
+from functools import partial
+
+import pytest
+
+from mvtrack.models.decoder.wan import WanAligner
+from mvtrack.models.diffsynth_parts import diffsynth_module
+
+
+def line_of(module, capsys) -> dict:
+    """The last line of a benchmark that meets its targets."""
+    assert module.main() == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line.keys() == {"figures", "targets", "met"}
+    assert line["targets"].keys() <= line["figures"].keys()
+    return line
+
+
+def test_analysis_benchmark_measures_tiny_model(benchmark, capsys):
+    assert line_of(benchmark("analysis", "--small"), capsys)["figures"]["tiny model, s"] > 0
+
+
+def test_correspondence_benchmark_losses_agree(benchmark, capsys):
+    figures = line_of(benchmark("correspondence", "--small"), capsys)["figures"]
+    assert figures["11 queries, difference of the losses"] < 1e-5
+    assert figures["5 queries, difference of the losses"] < 1e-5
+
+
+def test_correlation_benchmark_volumes_agree(benchmark, capsys):
+    line = line_of(benchmark("correlation", "--small"), capsys)
+    assert line["met"] is True
+    assert 0 < line["figures"]["largest difference from the peer's volumes, millionths"] < 20
+    assert line["figures"]["level 0, peer / ours"] > 0
+    assert line["figures"]["bfloat16, largest difference / largest volume"] < 0.02
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
+def test_decoder_benchmark_compares_time_and_memory(benchmark, capsys, monkeypatch):
+    module = benchmark("decoder", "--small", "--rounds", "1")
+    network = diffsynth_module("wan_video_vae").VideoVAE_
+    monkeypatch.setattr(module, "empty_wan_network", lambda channels: network(dim=4, z_dim=channels))
+    monkeypatch.setattr(module, "WanAligner", partial(WanAligner, 4))
+    monkeypatch.setattr(module, "in_fresh_process", lambda name, small: {"codec": 100.0, "aligned": 150.0}[name])
+    figures = line_of(module, capsys)["figures"]
+    assert figures["time / codec"] == pytest.approx(figures["aligned: s"] / figures["codec: s"], rel=1e-2)
+    assert figures["memory / codec"] == 1.5
