@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generated", type=Path, metavar="FILE", help="an existing generated video, same moments")
     parser.add_argument("--model", help="folder with model.safetensors; default: the result's, or the one that ships")
     parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
-    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own")
+    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own, 8 for 1")
     parser.add_argument("--seed", type=int, help="default: the result's, or 0")
     add_caption_argument(parser, "the result's, or nothing")
     add_guidance_arguments(parser)
@@ -82,7 +82,13 @@ def _lens(options: argparse.Namespace):
 
 
 def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
-    from mvtrack.inference.attention_pair import is_result, model_of_result, pair_of_result, pair_of_shot
+    from mvtrack.inference.attention_pair import (
+        is_result,
+        model_of_result,
+        noise_levels,
+        pair_of_result,
+        pair_of_shot,
+    )
     from mvtrack.inference.pipeline import shipped_model
     from mvtrack.inference.sampler import SamplerOptions
     from mvtrack.models.reshoot_model import read_config
@@ -95,7 +101,8 @@ def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
             raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
         source = options.model or shipped_model()
         config = read_config(source)
-        sample = SamplerOptions.of(config, options.steps, options.guidance, options.seed or 0)
+        steps = noise_levels(config.sampling.steps) if options.steps is None else options.steps
+        sample = SamplerOptions.of(config, steps, options.guidance, options.seed or 0)
         shot = read_shot(options, options.video, sample)
         shot = replace(shot, caption=options.caption, negative=options.negative)
         for note in shot.notes:

@@ -16,6 +16,7 @@ from mvtrack.video.resize import Fit, plan_fit
 from mvtrack.video.video import Video
 
 VIEWS = ("reference", "generated")
+_LEVELS_OF_ONE_STEP = 8
 _ASPECT_TOLERANCE = 0.02  # odd sizes were encoded with a row or column more
 
 
@@ -59,6 +60,11 @@ def is_result(path: Path) -> bool:
     return path.is_dir() and (path / "run.json").is_file() and (path / "cameras.json").is_file()
 
 
+def noise_levels(steps: int) -> int:
+    """How many attention can be seen at: the sampling's steps, or eight where it takes one, of pure noise."""
+    return steps if steps > 1 else _LEVELS_OF_ONE_STEP
+
+
 def pair_of_result(folder: Path) -> Pair:
     """A result folder's two videos, with the cameras, the fit, the sampling and the caption that made them.
 
@@ -71,7 +77,7 @@ def pair_of_result(folder: Path) -> Pair:
         c2w, K = (torch.tensor([view[name] for view in views["views"]]) for name in ("c2w", "K"))
         camera = Camera(c2w, K, (views["size"]["height"], views["size"]["width"]), views["unit"] == "metres")
         shot, path, digest = record["shot"], Path(record["input"]["file"]), record["input"]["sha256"]
-        sample = SamplerOptions(shot["sample"]["steps"], seed=shot["sample"]["seed"])
+        sample = SamplerOptions(noise_levels(shot["sample"]["steps"]), seed=shot["sample"]["seed"])
         distance, label = shot["subject_distance"], shot["path"]["label"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is not a whole result of `mvtrack reshoot` ({error!r}): make it again") from error

@@ -21,7 +21,7 @@ from mvtrack.inference.attention_map import (
     follow_query,
     place_query,
 )
-from mvtrack.inference.attention_pair import pair_of_result, pair_of_shot
+from mvtrack.inference.attention_pair import noise_levels, pair_of_result, pair_of_shot
 from mvtrack.inference.forward_noised import noised_videos
 from mvtrack.inference.pipeline import Shot
 from mvtrack.inference.sampler import SamplerOptions, generate
@@ -153,6 +153,12 @@ def test_a_result_is_seen_with_its_own_caption(video, told_model, tmp_path, caps
         assert record["caption"] == caption
         told = [[f["share"] for f in record["frames"][view]] for view in ("reference", "generated")]
         torch.testing.assert_close(torch.tensor(told), told_shares(told_model, pair, caption=caption))
+
+
+def test_one_step_sampling_is_seen_at_eight_noise_levels():
+    assert [noise_levels(steps) for steps in (1, 2, 3, 50)] == [8, 2, 3, 50]
+    step, sigma = chosen_step(Lens(), noise_levels(1), shift=3.0)
+    assert (step, sigma) == (4, 0.75)
 
 
 def test_windows_and_steps():
