@@ -100,6 +100,7 @@ def _check(options: argparse.Namespace) -> None:
     from mvtrack.geometry.pose_files.files import read_cameras
     from mvtrack.geometry.pose_files.parse import shown_path
     from mvtrack.geometry.pose_files.summary import list_findings
+    from mvtrack.geometry.pose_files.timing import FrameGrid
     from mvtrack.video.reader import open_video
 
     sequence = read_cameras(options.file, **read_arguments(options))
@@ -107,7 +108,7 @@ def _check(options: argparse.Namespace) -> None:
         findings = diagnose(sequence)
     else:
         footage = open_video(options.video)
-        matched, frames = match_frames(sequence, shown_path(options.file), len(footage), footage.fps)
+        matched, frames = match_frames(sequence, shown_path(options.file), FrameGrid.of(footage))
         findings = [frames, *diagnose(matched, footage.size)]
         if all(found.level != FAIL for found in findings if found.topic in ("frames", "size")):
             findings.append(compare_with_video(matched, footage.size, lambda *frame: _frame(footage, *frame)))

@@ -207,11 +207,10 @@ def video_cameras(options: argparse.Namespace, file: str, video: Path) -> tuple[
 
     Raises ValueError for another number of frames, unless times or names tell them, or another aspect.
     """
-    from mvtrack.geometry.pose_files.timing import read_video_cameras
+    from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
     from mvtrack.video.reader import open_video
 
     arguments, (name, _, view) = read_arguments(options, "pose-"), file.rpartition(":")
     if name and not Path(file).exists():
         file, arguments = name, arguments | {"view": view}
-    footage = open_video(video)
-    return read_video_cameras(Path(file), len(footage), footage.size, footage.fps, **arguments)
+    return read_video_cameras(Path(file), FrameGrid.of(open_video(video)), **arguments)

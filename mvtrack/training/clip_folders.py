@@ -16,7 +16,7 @@ import torch
 
 from mvtrack.data.clip import Clip
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files.timing import read_video_cameras
+from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
 from mvtrack.models.weights.fingerprint import fingerprint
 from mvtrack.video.reader import VIDEO_SUFFIXES, open_video
 from mvtrack.video.resize import Fit
@@ -101,7 +101,7 @@ def _cameras(folder: ClipFolder, view: int, footage: Video, num_frames: int) -> 
     file, options = folder.cameras[view], {}
     if file.name == CAMERAS:
         options = {"view": folder.videos[view].stem}
-    camera, _ = read_video_cameras(file, len(footage), footage.size, footage.fps, **options)
+    camera, _ = read_video_cameras(file, FrameGrid.of(footage), **options)
     return camera[:num_frames]
 
 

@@ -19,7 +19,7 @@ from mvtrack.geometry.pose_files.reprojection_check import (
     motion_px,
 )
 from mvtrack.geometry.pose_files.sequence import CameraSequence
-from mvtrack.geometry.pose_files.timing import NEGLIGIBLE_PX, cameras_of_frames
+from mvtrack.geometry.pose_files.timing import NEGLIGIBLE_PX, FrameGrid, cameras_of_frames
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -58,13 +58,13 @@ def diagnose(sequence: CameraSequence, size: tuple[int, int] | None = None) -> l
     return [*findings, _scale(sequence), _jumps(sequence), *_where_axes_meet(sequence)]
 
 
-def match_frames(sequence: CameraSequence, shown: str, num_frames: int, fps: float) -> tuple[CameraSequence, Finding]:
+def match_frames(sequence: CameraSequence, shown: str, grid: FrameGrid) -> tuple[CameraSequence, Finding]:
     """The cameras of every frame of a video, and whether the file tells them; the sequence itself where it does not."""
     try:
-        matched, notes = cameras_of_frames(sequence, shown, num_frames, fps)
+        matched, notes = cameras_of_frames(sequence, shown, grid)
     except ValueError as error:
         return sequence, Finding(FAIL, "frames", str(error).removeprefix(f"{shown} holds "))
-    text = f"{sequence.num_frames} cameras for {num_frames} frames of video"
+    text = f"{sequence.num_frames} cameras for {grid.num_frames} frames of video"
     return matched, Finding(WARN, "frames", notes[0]) if notes else Finding(OK, "frames", text)
 
 

@@ -5,7 +5,7 @@ frames; cameras of frames in between are interpolated, up to gaps of `MAX_GAP_S`
 """
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,21 +29,40 @@ _ANY_SIZE, _ANY_FOV = (480, 832), 50.0  # of a path, which is used by its poses 
 _LENSES = ("fov", "focal_px", "focal_mm")
 
 
-def read_video_cameras(
-    path: Path, num_frames: int, size: tuple[int, int], fps: float | None = None, **options
-) -> tuple[Camera, tuple[str, ...]]:
-    """A video's cameras (T,) at its size (H, W), float64, with notes of what was done; options as `read_cameras`.
+@dataclass(frozen=True)
+class FrameGrid:
+    """The frames of a video that cameras are for: how many, their size (H, W), and their rate where it is known.
+
+    frame_of: the file's own frame that each of them shows, where its frames come at uneven times; own_frames: how many
+    it has.
+    """
+
+    num_frames: int
+    size: tuple[int, int]
+    fps: float | None = None
+    frame_of: tuple[int, ...] | None = None
+    own_frames: int | None = None
+
+    @staticmethod
+    def of(video) -> "FrameGrid":
+        """Of an opened video (mvtrack/video/video.py)."""
+        return FrameGrid(len(video), video.size, video.fps, tuple(video.frame_of.tolist()), video.own_frames)
+
+
+def read_video_cameras(path: Path, grid: FrameGrid, **options) -> tuple[Camera, tuple[str, ...]]:
+    """A video's cameras (T,) at its size, float64, with notes of what was done; options as `read_cameras`.
 
     The size is the video's where a format has none. Raises ValueError for another aspect, for a distorted lens that
     moves pixels by over half a pixel, and where the file does not tell which camera each frame has.
     """
+    size = grid.size
     sequence = _read(path, {"size": size}, **options)
     own, shown = sequence.camera.size, shown_path(path)
     if abs(own[1] / own[0] / (size[1] / size[0]) - 1) > _ASPECT:
         raise ValueError(
             f"{shown} is for pictures of {own[1]}x{own[0]}, the video is {size[1]}x{size[0]}: the aspects differ"
         )
-    matched, notes = cameras_of_frames(sequence, shown, num_frames, fps)
+    matched, notes = cameras_of_frames(sequence, shown, grid)
     camera = matched.camera.resized(size).to(dtype=torch.float64)
     if matched.distortion is not None:
         moved = largest_displacement_px(camera.K, size, matched.distortion)
@@ -71,14 +90,15 @@ def _read(path: Path, defaults: dict, format: str | None = None, **options) -> C
     return read_with_format(path, known.name, **options)[0]
 
 
-def cameras_of_frames(
-    sequence: CameraSequence, shown: str, num_frames: int, fps: float | None
-) -> tuple[CameraSequence, tuple[str, ...]]:
+def cameras_of_frames(sequence: CameraSequence, shown: str, grid: FrameGrid) -> tuple[CameraSequence, tuple[str, ...]]:
     """The sequence with one camera for each frame of a video, and a note where cameras had to be interpolated.
 
     shown: the file, for errors. Raises ValueError where times and names do not tell the frames, or leave large gaps.
     """
-    count = sequence.num_frames
+    count, num_frames, fps = sequence.num_frames, grid.num_frames, grid.fps
+    if count == grid.own_frames and grid.frame_of != tuple(range(num_frames)):
+        note = f"{shown} holds a camera for each of the video's {count} frames that come at uneven times"
+        return sequence.frames(list(grid.frame_of)), (note,)
     if count == num_frames:
         return sequence, ()
     keys, how = _frames_by_time(sequence, num_frames, fps), "times"

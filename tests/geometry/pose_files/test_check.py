@@ -18,6 +18,7 @@ from mvtrack.geometry.pose_files.reprojection_check import (
     frame_pairs,
     ray_distance,
 )
+from mvtrack.geometry.pose_files.timing import FrameGrid
 
 NAMES = ("opencv c2w", "opengl c2w", "opencv w2c", "opengl w2c", "pytorch3d c2w", "llff c2w", "unreal c2w")
 
@@ -37,7 +38,7 @@ def test_good_cameras_pass(sequence):
 
 
 def test_counts_aspects_and_times_that_cannot_be_right(sequence):
-    same, frames = match_frames(sequence, "a.json", 7, 8.0)
+    same, frames = match_frames(sequence, "a.json", FrameGrid(7, (46, 62), 8.0))
     assert (same, frames.level, "5 cameras, but the video has 7 frames" in frames.text) == (sequence, FAIL, True)
     assert "height and width are swapped" in found(diagnose(sequence, size=(62, 46)), "size").text
     late = replace(sequence, timestamps_s=torch.tensor([0, 1, 2, 1.5, 3]).double())

@@ -12,7 +12,7 @@ from mvtrack.geometry.pose_files import Distortion, write_cameras
 from mvtrack.geometry.pose_files.conventions import alternatives, reinterpret
 from mvtrack.geometry.pose_files.diagnosis import judge_fits
 from mvtrack.geometry.pose_files.reprojection_check import ImageMatches, convention_fits, frame_pairs
-from mvtrack.geometry.pose_files.timing import key_times, read_path, read_video_cameras, unit_note
+from mvtrack.geometry.pose_files.timing import FrameGrid, key_times, read_path, read_video_cameras, unit_note
 
 N, SIZE, FPS = 60, (180, 320), 30.0
 
@@ -32,8 +32,8 @@ def transforms(path, frames, size=SIZE, **lens):
 
 def test_missing_frames_are_filled_by_name_with_a_note(tmp_path):
     path = transforms(tmp_path / "missing.json", [*range(20), *range(40, N)])
-    camera, notes = read_video_cameras(path, N, SIZE, FPS)
-    whole, none = read_video_cameras(transforms(tmp_path / "whole.json", range(N)), N, SIZE, FPS)
+    camera, notes = read_video_cameras(path, FrameGrid(N, SIZE, FPS))
+    whole, none = read_video_cameras(transforms(tmp_path / "whole.json", range(N)), FrameGrid(N, SIZE, FPS))
     torch.testing.assert_close(camera.c2w, whole.c2w, atol=1e-9, rtol=0)  # the motion is even
     assert none == ()
     assert notes == (f"{path} holds 40 cameras for 60 frames: 20 are interpolated, by its names",)
@@ -51,7 +51,17 @@ def test_missing_frames_are_filled_by_name_with_a_note(tmp_path):
 def test_frames_that_names_do_not_tell_are_refused(tmp_path, frames, message):
     path = transforms(tmp_path / "missing.json", frames)
     with pytest.raises(ValueError, match=message):
-        read_video_cameras(path, N, SIZE, FPS)
+        read_video_cameras(path, FrameGrid(N, SIZE, FPS))
+
+
+def test_cameras_of_uneven_frames_go_with_the_frames(tmp_path):
+    """A pose for each of the file's own 40 frames, which come at uneven times: 60 ticks show them."""
+    path = tmp_path / "vfr40.txt"
+    path.write_text("".join(f"{code} {0.1 * code} 0 0 0 0 0 1\n" for code in range(40)))
+    frame_of = tuple(min(tick, 19) if tick < 40 else tick - 20 for tick in range(N))
+    camera, notes = read_video_cameras(path, FrameGrid(N, SIZE, FPS, frame_of, 40), fov=60)
+    assert camera.c2w[:, 0, 3].tolist() == pytest.approx([0.1 * code for code in frame_of])
+    assert "40 frames that come at uneven times" in notes[0]
 
 
 def uneven_trajectory(path, start: float = 1305031100.0):
@@ -76,9 +86,9 @@ def test_key_frames_of_a_path_are_passed_at_their_times(tmp_path):
 def test_key_frames_of_a_source_stand_at_their_times(tmp_path, start):
     path = uneven_trajectory(tmp_path / "KeyFrameTrajectory.txt", start)
     with pytest.raises(ValueError, match="none for frames 1 to 44: gaps of up to 30 frames"):
-        read_video_cameras(path, N + 1, SIZE, FPS, fov=60)
+        read_video_cameras(path, FrameGrid(N + 1, SIZE, FPS), fov=60)
     path.write_text("".join(f"{start + 0.25 * i:.6f} {0.25 * i} 0 0 0 0 0 1\n" for i in range(9)))
-    camera, notes = read_video_cameras(path, N + 1, SIZE, FPS, fov=60)
+    camera, notes = read_video_cameras(path, FrameGrid(N + 1, SIZE, FPS), fov=60)
     torch.testing.assert_close(camera.c2w[:, 0, 3], torch.arange(N + 1).double() / FPS, atol=1e-6, rtol=0)
     assert "by its times" in notes[0]
 
@@ -104,18 +114,18 @@ def test_times_that_go_back_are_refused_for_a_path(tmp_path):
 def test_a_distorted_lens_is_refused_with_its_pixels_or_dropped_with_a_note(tmp_path):
     path = transforms(tmp_path / "dl3dv.json", range(N), (2160, 3840), k1=-0.26, k2=0.07, p1=0, p2=0)
     with pytest.raises(ValueError, match=r"moves pixels by up to \d+\.\d px at 320x180: undistort the video first"):
-        read_video_cameras(path, N, SIZE, FPS)
-    camera, notes = read_video_cameras(path, N, SIZE, FPS, drop_distortion=True)
+        read_video_cameras(path, FrameGrid(N, SIZE, FPS))
+    camera, notes = read_video_cameras(path, FrameGrid(N, SIZE, FPS), drop_distortion=True)
     assert "px at 3840x2160, is left out" in notes[0]
     assert camera.K[0].tolist() == [[300, 0, 160], [0, 300, 90], [0, 0, 1]]
     weak = transforms(tmp_path / "weak.json", range(N), k1=-0.0005)
-    assert "it is taken as a pinhole" in read_video_cameras(weak, N, SIZE, FPS)[1][0]
+    assert "it is taken as a pinhole" in read_video_cameras(weak, FrameGrid(N, SIZE, FPS))[1][0]
 
 
 def test_another_aspect_is_refused(tmp_path):
     path = transforms(tmp_path / "portrait.json", range(N), (1920, 1080))
     with pytest.raises(ValueError, match="for pictures of 1080x1920, the video is 320x180: the aspects differ"):
-        read_video_cameras(path, N, SIZE, FPS)
+        read_video_cameras(path, FrameGrid(N, SIZE, FPS))
 
 
 def test_an_unknown_unit_is_said_and_a_distance_proposed(sequence):
