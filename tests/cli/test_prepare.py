@@ -238,7 +238,7 @@ def test_bad_commands_are_one_line(config_file, capsys, arguments, message):
         ({"loss": {"correspondence_targets": "depth"}}, "set loss.correspondence_targets: tracks"),
         ({"train": {"init_from": None}}, "name it in train.init_from"),
         ({"data": {"latents": [{"root": "x", "size": [25, 32]}]}}, "not divisible by the token size 4"),
-        ({"data": {"latents": [{"root": "x", "held_out": -1}]}}, "must not be negative"),
+        ({"data": {"latents": [{"root": "x", "held_out": -1}]}}, "held_out must be at least 0"),
     ],
 )
 def test_settings_that_do_not_go_together(config_file, change, message):
