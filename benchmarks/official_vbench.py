@@ -20,9 +20,7 @@ from bench import report
 
 from mvtrack.data.clip import resize_frames
 from mvtrack.evaluation.interface import Inputs, Sample
-from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS, DINO_REPOSITORY
-from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative
-from mvtrack.evaluation.measures.vbench_package import VBenchPackage
+from mvtrack.evaluation.measures.vbench import DIMENSIONS, DINO_REPOSITORY, NATIVE, VBenchNative, VBenchPackage
 from mvtrack.geometry.camera import Camera
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import still_camera

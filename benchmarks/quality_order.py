@@ -31,7 +31,7 @@ from mvtrack.data.synthetic.detailed_scenes import detailed_scene
 from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
-from mvtrack.evaluation.interface import Declined, Inputs, Sample
+from mvtrack.evaluation.interface import Inputs, Sample, Skipped
 from mvtrack.evaluation.measures.consistency import WarpConsistency
 from mvtrack.evaluation.measures.pair_features import PairFeatures
 from mvtrack.evaluation.measures.pair_sources import REFERENCE, DepthFiles, EstimatedDepth, TrueDepth
@@ -115,7 +115,7 @@ def scores_of(case: Case, video: Tensor) -> dict[str, float]:
         f"{subject}.depth": PlaneSweepDepth().estimate(inputs, seen, subject)
         for subject, seen in (("reference", inputs.reference), ("generated", video))
     }
-    if any(isinstance(d, Declined) for d in depth.values()):
+    if any(isinstance(d, Skipped) for d in depth.values()):
         return found | {ESTIMATED.name: math.nan}
     return found | {ESTIMATED.name: ESTIMATED.score(Sample(inputs, video, estimates=depth))[ESTIMATED.name]}
 

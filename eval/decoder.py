@@ -21,7 +21,7 @@ from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
 from mvtrack.evaluation.manifest import load_manifest
-from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.evaluation.tables import mean_interval
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import load_aligner

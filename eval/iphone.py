@@ -1,46 +1,53 @@
 """Tables 2 and 3 on the iPhone benchmark: `python eval/iphone.py --data DYCHECK/iphone --model FOLDER`.
+docs/evaluation.md"""
 
-The moving camera's video is re-shot to where the still cameras stand, and compared with what those saw. Rows gather in
-one results folder, as with eval/davis.py. docs/evaluation.md
-"""
-
-import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import Count, config
+from mvtrack.config.command_line import option, run, section
 from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.iphone import SEQUENCES, IPhone
-from mvtrack.evaluation.command import add_run_arguments, case_size, run_benchmark
-from mvtrack.evaluation.row_options import methods_of
+from mvtrack.evaluation.command import (
+    RETIRED,
+    BenchmarkCommand,
+    RunOptions,
+    methods_of,
+    names_of,
+    run_benchmark,
+    size_of,
+)
 from mvtrack.inference.pipeline import camera_record
-from mvtrack.video.resize import FIT_MODES
+
+
+@config(kw_only=True)
+class IPhoneCommand(BenchmarkCommand):
+    """Tables 2 and 3 on the iPhone benchmark: the moving camera's video is re-shot to where the still cameras stand.
+    Rows gather in one folder, as with eval/davis.py."""
+
+    data: Path = option(..., "holds a folder a sequence", metavar="FOLDER")
+    sequences: tuple[str, ...] = option(
+        SEQUENCES, "comma-separated; default: all seven", metavar="LIST", parse=names_of
+    )
+    list_cases: bool = option(False, "only print the cases and write their cameras")
+    size: tuple[int, int] = option((480, 832), "of all pictures; default: 480x832", metavar="HxW", parse=size_of)
+    num_frames: Count = option(81, "of each sequence", metavar="N")
+    run: RunOptions = section(RunOptions, "running", out=Path("outputs/iphone"))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a sequence")
-    parser.add_argument("--sequences", default=",".join(SEQUENCES), help="comma-separated")
-    parser.add_argument("--size", type=case_size, default=(480, 832), help="of all pictures, height x width")
-    parser.add_argument("--num-frames", type=int, default=81)
-    parser.add_argument("--start", type=int, default=0, help="first frame of the moving camera")
-    parser.add_argument("--stride", type=int, default=1, help="every so manyth of its frames")
-    parser.add_argument("--fit", choices=FIT_MODES, default="crop", help="how portrait pictures meet the size")
-    parser.add_argument("--list-cases", action="store_true", help="print the cases, write their cameras, do no more")
-    add_run_arguments(parser, "outputs/iphone")
-    options = parser.parse_args()
-    return run_command(lambda: _run(options), "iphone", options.debug)
+    return run(IPhoneCommand, _run, None, "iphone", retired=RETIRED)
 
 
-def _run(options: argparse.Namespace) -> None:
-    sequences = tuple(name.strip() for name in options.sequences.split(",") if name.strip())
-    benchmark = IPhone(
-        options.data, sequences, options.size, options.num_frames, options.start, options.stride, options.fit
-    )
+def _run(options: IPhoneCommand) -> None:
+    settings = options.settings()
+    benchmark = IPhone(options.data, options.sequences, options.size, options.num_frames, **asdict(settings.iphone))
     if options.list_cases:
-        list_cases(benchmark, options.out / "cameras", camera_record, options.debug)
+        list_cases(benchmark, options.run.out / "cameras", camera_record, options.debug)
     else:
-        run_benchmark(benchmark, methods_of(options), options)
+        methods = methods_of(options.rows, settings, not options.run.ignore_memory)
+        run_benchmark(benchmark, options, settings, methods)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mvtrack.config.errors import run_command
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.data.visualize.contact_sheet import contact_sheet
-from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.evaluation.tables import mean_interval
 from mvtrack.files.cache import sha256
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import gradient_energy, psnr

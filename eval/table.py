@@ -3,69 +3,82 @@
 The miniatures are rendered once, in the benchmarks' own layouts, and every step goes on where it was stopped.
 """
 
-import argparse
 import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import run, section
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import read_list
 from mvtrack.evaluation.benchmarks.davis_miniature import LIST_FILE, write_davis_miniature
 from mvtrack.evaluation.benchmarks.iphone import IPhone
 from mvtrack.evaluation.benchmarks.iphone_miniature import write_iphone_miniature
-from mvtrack.evaluation.command import add_run_arguments, run_benchmark
+from mvtrack.evaluation.benchmarks.pictures import mark_miniature
+from mvtrack.evaluation.command import (
+    RETIRED,
+    BenchmarkCommand,
+    RowOptions,
+    RunOptions,
+    methods_of,
+    model_row,
+    run_benchmark,
+)
 from mvtrack.evaluation.interface import Method
-from mvtrack.evaluation.row_options import methods_of, model_row
+from mvtrack.evaluation.settings import EvaluationSettings
 from mvtrack.inference.pipeline import shipped_model
 
 _FRAMES = 17
 
 
+@config(kw_only=True)
+class TableCommand(BenchmarkCommand):
+    """The shipped models, or another one, and all baselines on rendered miniatures of DAVIS and iPhone."""
+
+    rows: RowOptions = section(RowOptions, "rows; without --model or --videos, the shipped models", baselines=("all",))
+    run: RunOptions = section(RunOptions, "running", out=Path("outputs/table"))
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_run_arguments(parser, "outputs/table")
-    parser.set_defaults(baselines="all")
-    options = parser.parse_args()
-    return run_command(lambda: _run(options), "table", options.debug)
+    return run(TableCommand, _run, None, "table", retired=RETIRED)
 
 
-def _run(options: argparse.Namespace) -> None:
-    began, out = time.monotonic(), options.out
-    davis, iphone = _rendered(out / "data/davis", _davis), _rendered(out / "data/iphone", _iphone)
-    cases = read_list(davis / LIST_FILE)
+def _run(options: TableCommand) -> None:
+    began, out, settings = time.monotonic(), options.run.out, options.settings()
+    davis = _rendered(out / "data/davis", write_davis_miniature)
+    iphone = _rendered(out / "data/iphone", write_iphone_miniature)
     sequences = tuple(sorted(path.name for path in iphone.iterdir() if path.is_dir()))
-    methods, summaries = _methods(options), {}
-    for benchmark in (Davis(davis, cases, (64, 112), _FRAMES), IPhone(iphone, sequences, (64, 64), _FRAMES)):
-        options.out = out / benchmark.name
-        summaries[benchmark.name] = run_benchmark(benchmark, methods, options)
+    methods, summaries = _methods(options, settings), {}
+    for benchmark in (
+        Davis(davis, read_list(davis / LIST_FILE), (64, 112), _FRAMES),
+        IPhone(iphone, sequences, (64, 64), _FRAMES),
+    ):
+        here = replace(options, run=replace(options.run, out=out / benchmark.name))
+        summaries[benchmark.full_title] = run_benchmark(benchmark, here, settings, methods)
     figures = {name: _figures(summary) for name, summary in summaries.items() if summary}
     sys.stdout.write(json.dumps({"figures": figures, "seconds": round(time.monotonic() - began, 1)}) + "\n")
 
 
-def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
-    """The rows that are asked for; the two models that come with the package where none but baselines is."""
-    if options.model or options.videos:
-        return methods_of(options)
-    options.model = shipped_model()
-    options.name, options.title = options.name or "tiny", options.title or "mvtrack tiny (shipped)"
-    tiny, *others = methods_of(options)
-    options.other_size = True  # the one that follows points was trained at 64x64 alone
-    follower = model_row(options, "tiny_tracking", "mvtrack tiny, follows points (shipped)", shipped_model(True))
-    return tiny, follower, *others
+def _methods(options: TableCommand, settings: EvaluationSettings) -> tuple[Method, ...]:
+    """The rows that are named; the two models that come with the package where none but baselines is."""
+    rows, check_memory = options.rows, not options.run.ignore_memory
+    if rows.model or rows.videos:
+        return methods_of(rows, settings, check_memory)
+    title = rows.title or "mvtrack tiny (shipped)"
+    tiny = replace(rows, model=shipped_model(), name=rows.name or "tiny", title=title)
+    follower = replace(
+        tiny, model=shipped_model(True), name="tiny_tracking", title="mvtrack tiny, follows points (shipped)"
+    )
+    any_size = replace(settings, row=replace(settings.row, other_size=True))  # it was trained at 64x64 alone
+    first, *others = methods_of(tiny, settings, check_memory)
+    return first, model_row(follower, any_size, check_memory), *others
 
 
-def _davis(root: Path) -> None:
-    write_davis_miniature(root)
-
-
-def _iphone(root: Path) -> None:
-    write_iphone_miniature(root)
-
-
-def _rendered(root: Path, write) -> Path:
+def _rendered(root: Path, write: Callable[[Path], object]) -> Path:
     """A miniature, rendered beside its place and renamed, so that one that is there is whole."""
     if not root.is_dir():
         aside = root.with_name(f".{root.name}")
@@ -74,6 +87,7 @@ def _rendered(root: Path, write) -> Path:
         sys.stderr.write(f"rendering {root}\n")
         write(aside)
         aside.rename(root)
+    mark_miniature(root)
     return root
 
 

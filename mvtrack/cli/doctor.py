@@ -107,10 +107,10 @@ def _refuse_unread(options: argparse.Namespace, purpose: str) -> None:
 
 def _evaluation(weights: Path | None) -> str:
     """A metric that lacks something is no fault of the installation: its column says so."""
-    from mvtrack.evaluation.measures.options import environment_options
     from mvtrack.evaluation.readiness import readiness_text
+    from mvtrack.evaluation.settings import load_settings
 
-    known = environment_options()
+    known = load_settings()
     return readiness_text(replace(known, weights=weights or known.weights))
 
 

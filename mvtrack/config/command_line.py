@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from mvtrack.config.checked import check, config, field_types, without_none
 from mvtrack.config.errors import did_you_mean, run_command
 
+_MANY = 20
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
 
@@ -137,7 +138,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(cls: type, flags: list[_Flag], prog: str) -> _Parser:
-    parser = _Parser(prog=prog, description=_escaped(cls.__doc__ or ""), argument_default=argparse.SUPPRESS)
+    usage = None  # a list of all flags is no help where they are many
+    if len(flags) > _MANY:
+        words = [f"[{flag.option.metavar or flag.typed}]" for flag in flags if flag.option.kind != "flag"]
+        usage = _escaped(" ".join([prog, "[options]", *words]))
+    description = _escaped(cls.__doc__ or "")
+    parser = _Parser(prog=prog, usage=usage, description=description, argument_default=argparse.SUPPRESS)
     groups: dict[str, Any] = {"": parser}
     for flag in flags:
         group = groups.setdefault(flag.title, None) or parser.add_argument_group(_escaped(flag.title))

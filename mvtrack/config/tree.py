@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from pathlib import Path
 
 import yaml
 
@@ -42,12 +43,14 @@ def from_tree(cls: type, tree: typing.Any, where: str) -> typing.Any:
 
 
 def _convert(hint: typing.Any, value: typing.Any, where: str) -> typing.Any:
-    """Dicts to dataclasses, lists to tuples, and numbers to float where that is meant."""
+    """Dicts to dataclasses, lists to tuples, text to paths, and numbers to float where that is meant."""
     if typing.get_origin(hint) is typing.Annotated:
         hint = typing.get_args(hint)[0]
     hint = without_none(hint)[0]
     if value is None:
         return None
+    if hint is Path and isinstance(value, str):
+        return Path(value).expanduser()
     if dataclasses.is_dataclass(hint):
         return from_tree(hint, value, where)
     if typing.get_origin(hint) is tuple:
@@ -79,4 +82,6 @@ def to_tree(config: typing.Any) -> dict:
 def _plain(value: typing.Any) -> typing.Any:
     if dataclasses.is_dataclass(value):
         return to_tree(value)
+    if isinstance(value, Path):
+        return str(value)
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -13,7 +13,7 @@ import yaml
 import mvtrack
 from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import to_tree
-from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.evaluation.tables import mean_interval
 
 Scores = dict[str, float]
 

@@ -12,9 +12,8 @@ from mvtrack.evaluation.attention_scenes import Subject, check_subjects
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson
-from mvtrack.metrics.image import psnr
+from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips
-from mvtrack.metrics.ssim import ssim
 from mvtrack.models.perturb import PERTURBATIONS, Perturbation, perturbed_attention
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.static_validation import StillCase

@@ -17,7 +17,7 @@ from mvtrack.evaluation.plots import (
     draw_curves,
     draw_heat_maps,
 )
-from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.evaluation.tables import mean_interval
 
 SHOWN = (*SCORES, "harmonic_mean", "alignment_error")
 _KIND_TITLES = {

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.evaluation.manifest import Manifest, footage_clip
-from mvtrack.evaluation.statistics import mean_interval, slope_through_origin
+from mvtrack.evaluation.tables import mean_interval
 from mvtrack.geometry.camera import Camera, relative_pose
 from mvtrack.geometry.warp import covisible, depth_warp
 from mvtrack.inference.sampler import SamplerOptions, generate
@@ -144,8 +145,14 @@ def summarise_turns(scored: list[Scored], components: list[str]) -> dict:
         true, measured = case.numbers[f"true_{component}"], case.numbers[f"measured_{component}"]
         right.append(float(true * measured > 0))
         by_component.setdefault(component, []).append((true, measured))
-    slopes = {name: slope_through_origin(*map(list, zip(*pairs, strict=True))) for name, pairs in by_component.items()}
+    slopes = {name: _slope_through_origin(np.array(pairs)) for name, pairs in by_component.items()}
     return {"right_sign_share": sum(right) / len(right), "slope": slopes, "count": len(right)}
+
+
+def _slope_through_origin(pairs: Float[np.ndarray, "n 2"]) -> float:
+    """Least-squares factor between true and measured amounts."""
+    true, measured = pairs.T
+    return float((true * measured).sum() / (true * true).sum())
 
 
 def check_targets(rendered: dict, footage: dict | None, turns: dict | None) -> dict[str, dict]:

@@ -3,6 +3,7 @@
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -10,14 +11,13 @@ from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
 from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
 from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Estimator, Metric
-from mvtrack.evaluation.measures.options import GEOMETRIES, MeasureOptions
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
-from mvtrack.evaluation.measures.perceptual import packaged_heads
 from mvtrack.evaluation.measures.registry import all_estimators, all_metrics
-from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
-from mvtrack.evaluation.measures.vbench_package import cache_folder
+from mvtrack.evaluation.measures.vbench import DIMENSIONS, cache_folder
 from mvtrack.evaluation.measures.weight_files import WeightFile
+from mvtrack.evaluation.settings import EvaluationSettings, Geometry
 from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
+from mvtrack.metrics.perceptual import packaged_heads
 from mvtrack.models.weights.registry import WeightsEntry, cached_file, registry
 
 _FREEDOM = {None: "not checked", True: "NON-COMMERCIAL: only with --non-commercial", False: "free"}
@@ -54,24 +54,25 @@ class EvaluationReadiness:
     weights: tuple[WeightsReadiness, ...]
 
 
-def evaluation_readiness(options: MeasureOptions) -> EvaluationReadiness:
+def evaluation_readiness(settings: EvaluationSettings) -> EvaluationReadiness:
     """All metrics that the evaluation knows, those of every geometry and kind of features included, as the default
     estimators let them run; all estimators; all weights of the registry that these use, wherever they are kept."""
-    metrics = all_metrics(replace(options, geometry=GEOMETRIES, geometry_model="", features=FEATURE_KINDS))
+    consistency = replace(settings.consistency, geometry=get_args(Geometry), geometry_model="", features=FEATURE_KINDS)
+    metrics = all_metrics(replace(settings, consistency=consistency))
     estimators = all_estimators()
     return EvaluationReadiness(
         tuple(
             Readiness(m.name, tuple(c.title for c in m.columns if c.better != "none"), _lacking(m, estimators))
             for m in metrics
         ),
-        tuple(Readiness(e.name, (chosen,), e.missing()) for chosen, e in _estimators(options).items()),
-        tuple(_weights(entry, options.weights) for entry in registry().values() if not entry.of_model),
+        tuple(Readiness(e.name, (chosen,), e.missing()) for chosen, e in _estimators(settings).items()),
+        tuple(_weights(entry, settings.weights) for entry in registry().values() if not entry.of_model),
     )
 
 
-def readiness_text(options: MeasureOptions) -> str:
+def readiness_text(settings: EvaluationSettings) -> str:
     """The report as plain text, a line each: what is ready, what is missing and how to get it, and the weights."""
-    found = evaluation_readiness(options)
+    found = evaluation_readiness(settings)
     ready, lacking = [m for m in found.metrics if m.ready], [m for m in found.metrics if not m.ready]
     width = max(len(m.name) for m in found.metrics)
     lines = [f"metrics that can run ({len(ready)} of {len(found.metrics)})"]
@@ -81,7 +82,7 @@ def readiness_text(options: MeasureOptions) -> str:
     lines += ["estimators"]
     for e in found.estimators:
         lines.append(f"  {e.name:<{width}}  {e.gives[0]}: {'can run' if e.ready else f'missing {e.missing}'}")
-    where = options.weights or "no folder: pass --weights-dir or set $MVTRACK_WEIGHTS"
+    where = settings.weights or "no folder: set weights in --settings FILE, or $MVTRACK_WEIGHTS"
     lines += [f"weights ({where})"]
     lines += [line for w in found.weights if w.entry.part == _IN_FOLDER for line in _weights_lines(w)]
     lines += ["weights that packages and other environments keep (VBench's cache, the hub's, torch.hub's)"]
@@ -95,12 +96,12 @@ def _lacking(metric: Metric, estimators: dict[str, Estimator]) -> str | None:
     return metric.missing() or next(filter(None, (estimator.missing() for estimator in used)), None)
 
 
-def _estimators(options: MeasureOptions) -> dict[str, Estimator]:
-    """By how they are chosen; `--poses files` and `truth` need no more than their files and the benchmark."""
-    learned = DepthAnythingConfig(options.pythons.get("da3"))
+def _estimators(settings: EvaluationSettings) -> dict[str, Estimator]:
+    """By how they are chosen; `files` and `truth` need no more than their files and the benchmark."""
+    learned = DepthAnythingConfig(settings.environments.python("depth_anything_3"))
     return {
-        "--poses colmap (default)": ColmapPoses(),
-        f"--poses depth_anything_3, {learned.model}": DepthAnythingPoses(learned, options.non_commercial),
+        "poses.estimator colmap (default)": ColmapPoses(),
+        f"poses.estimator depth_anything_3, {learned.model}": DepthAnythingPoses(learned),
         "estimated depth": PlaneSweepDepth(),
     }
 
@@ -123,7 +124,7 @@ def _kept_elsewhere(entry: WeightsEntry) -> Path | None:
         return packaged_heads(Path(entry.file).stem)
     if entry.from_hub:
         return cached_file(entry)
-    of_vbench = {name: file for d in DIMENSIONS.values() for name, file in zip(d.weights, d.cache, strict=True)}
+    of_vbench = {name: file for d in DIMENSIONS.values() for name, file in d.weights}
     in_torch_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.file).name
     path = cache_folder() / of_vbench[entry.name] if entry.name in of_vbench else in_torch_hub
     return path if path.is_file() else None

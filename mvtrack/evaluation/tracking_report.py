@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.evaluation.tables import mean_interval
 
 HIDDEN = "hidden_here_mean_px_of_256"
 _MODEL, _STILL, _TRUE_STARTS = "model", "points stay where they were", "target view, true starts"

@@ -11,8 +11,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from mvtrack.metrics.image import check_masked
 
 LpipsNet = Literal["alex", "vgg"]
 LPIPS_NETS: tuple[LpipsNet, ...] = get_args(LpipsNet)
@@ -79,6 +81,15 @@ class Lpips(nn.Module):
             else:
                 x = next(convolutions)(x).relu()
         return taps
+
+
+def masked_lpips(
+    network: Lpips, predicted: Float[Tensor, "3 H W"], truth: Float[Tensor, "3 H W"], mask: Bool[Tensor, "H W"]
+) -> Float[Tensor, ""]:
+    """dycheck's mLPIPS of one picture in [-1, 1]: pixels outside the mask are black in both; mean under the mask."""
+    check_masked(predicted, truth, mask)
+    pair = (torch.where(mask, image, -1.0)[None] for image in (predicted, truth))
+    return network.distance_map(*pair)[0][mask].mean()
 
 
 def load_lpips(net: LpipsNet, backbone: Path, heads: Path) -> Lpips:

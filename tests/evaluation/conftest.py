@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 
+from mvtrack.config.command_line import parse
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_miniature import DavisMiniatureStyle, write_davis_miniature
 from mvtrack.evaluation.benchmarks.iphone import IPhone
 from mvtrack.evaluation.benchmarks.iphone_miniature import IphoneMiniatureStyle, write_iphone_miniature
-from mvtrack.evaluation.interface import Column, Inputs, failed, skipped
+from mvtrack.evaluation.command import RETIRED, BenchmarkCommand
+from mvtrack.evaluation.interface import Benchmark, Column, Estimator, Inputs, Metric, failed, skipped
+from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 
 T, H, W = 5, 13, 17
 
 
 @dataclass
-class Toy:
+class Toy(Benchmark):
     """Three cases of smooth random videos; `broken` cases cannot be read, `content` stands for the files' bytes."""
 
     broken: tuple[str, ...] = ()
@@ -30,6 +33,10 @@ class Toy:
     num_frames: int = 7
     settings: dict = field(default_factory=lambda: {"version": 1})
     footnotes: tuple[str, ...] = ("Toys are not scored by others.",)
+    is_miniature: bool = False
+    paper_columns: dict = field(
+        default_factory=lambda: {"Visual": VBENCH, "Geometric": ("met3r", "met3r_dynamic"), "Camera": CAMERA}
+    )
 
     def case_keys(self) -> list[str]:
         return list(self.names)
@@ -48,7 +55,7 @@ class Toy:
 
 
 @dataclass
-class Told:
+class Told(Metric):
     """A metric that gives what it is told, by case; counts its calls."""
 
     values: dict
@@ -73,7 +80,7 @@ class Told:
 
 
 @dataclass
-class Weigh:
+class Weigh(Estimator):
     """An estimator of depth that fails for some cases; counts its calls."""
 
     fails: tuple[str, ...] = ()
@@ -84,9 +91,6 @@ class Weigh:
     settings: dict = field(default_factory=dict)
     footnotes: tuple[str, ...] = ()
     calls: list = field(default_factory=list)
-
-    def missing(self) -> str | None:
-        return None
 
     def estimate(self, inputs, video, subject):
         self.calls.append((inputs.key, subject))
@@ -108,6 +112,12 @@ def told():
 @pytest.fixture
 def weigh():
     return Weigh
+
+
+@pytest.fixture
+def command():
+    """The options of a benchmark's command, as typed."""
+    return lambda *words: parse(BenchmarkCommand, ["--workers", "1", *map(str, words)], "test", RETIRED)
 
 
 @pytest.fixture

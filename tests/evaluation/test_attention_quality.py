@@ -7,9 +7,8 @@ from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.correspondence import pearson
-from mvtrack.metrics.image import psnr
+from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips
-from mvtrack.metrics.ssim import ssim
 from mvtrack.models.perturb import perturbed_attention
 
 SAMPLE = SamplerOptions(steps=2, seed=5)

@@ -9,7 +9,7 @@ from mvtrack.data.synthetic.test_scenes import CaseSpec, goes_underground
 from mvtrack.evaluation import pinned_benchmark as yardstick
 from mvtrack.evaluation.manifest import VERSIONS, Manifest, check_footage, footage_clip, load_manifest, make_manifest
 from mvtrack.evaluation.pinned_report import steps_table, table, write_sheets
-from mvtrack.evaluation.statistics import mean_interval, slope_through_origin
+from mvtrack.evaluation.tables import mean_interval
 from mvtrack.geometry.camera import relative_pose
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.video.writer import write_video
@@ -148,4 +148,3 @@ def test_intervals_hold_the_mean():
     assert mean_interval([2.0, 2.0])["low"] == 2.0
     with pytest.raises(ValueError, match="cannot average 2 values of which 1 are NaN"):
         mean_interval([1.0, float("nan")])
-    assert slope_through_origin([1, -2, 4], [0.5, -1, 2]) == pytest.approx(0.5)

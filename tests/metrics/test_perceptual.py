@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.metrics.masked_image import masked_lpips
-from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
+from mvtrack.metrics.perceptual import Lpips, load_lpips, masked_lpips, packaged_heads
 
 # What the package lpips 0.1.4 gives for the pictures and made-up weights below: the mean of its plain mode, and the
 # spatial map's mean and values at (0, 0), (13, 17), (40, 71), (66, 82).

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mvtrack.evaluation.interface import Benchmark, Declined
+from mvtrack.evaluation.interface import Benchmark, Skipped
 from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.records import write_text
 from mvtrack.geometry.camera import Camera
@@ -21,7 +21,7 @@ def list_cases(benchmark: Benchmark, folder: Path, record: Callable[[Camera, flo
     keys, bad = benchmark.case_keys(), 0
     for key in keys:
         inputs = guarded(lambda key=key: benchmark.load(key), debug=debug)
-        if isinstance(inputs, Declined):
+        if isinstance(inputs, Skipped):
             sys.stdout.write(f"{key}: {inputs.kind}: {inputs.reason}\n")
             bad += inputs.kind == "failed"
             continue

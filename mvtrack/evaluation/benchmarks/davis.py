@@ -4,7 +4,7 @@ Layout: JPEGImages/<resolution>/<sequence>/00000.jpg, Annotations/<resolution>/<
 miniature (`davis_miniature`) has a folder Truth beside them, with cameras, depth and true target views.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, of_unknown_unit, pose_file_of
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
-from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_arrays, read_frames, read_index_image
-from mvtrack.evaluation.interface import Declined, Inputs, skipped
+from mvtrack.evaluation.benchmarks.pictures import MINIATURE_FILE, fit_masks, read_arrays, read_frames, read_index_image
+from mvtrack.evaluation.interface import Benchmark, Inputs, Skipped, skipped
+from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
@@ -33,7 +34,7 @@ VOID = 255  # in 2017 masks; in 2016's, which hold only 0 and 255, it is the obj
 
 
 @dataclass(frozen=True)
-class Davis:
+class Davis(Benchmark):
     """size, fit: of every picture. num_frames: the first so many of a sequence are used.
 
     short_clips: sequences with fewer are re-shot at their own length ("score_real") or left out ("skip"). cameras:
@@ -54,8 +55,13 @@ class Davis:
     cameras: Path | Literal["auto"] | None = None
     resolution: str = "480p"
     annotations: str = "Annotations"
-    name: str = field(default="davis", init=False)
-    title: str = field(default="DAVIS", init=False)
+    name = "davis"
+    title = "DAVIS"
+    paper_columns = {
+        "Visual quality": VBENCH,
+        "Geometric consistency": ("met3r", "met3r_dynamic"),
+        "Camera accuracy": CAMERA,
+    }
 
     def __post_init__(self) -> None:
         if self.cameras == AUTO and (lacking := colmap_missing()):
@@ -64,6 +70,10 @@ class Davis:
     @cached_property
     def by_key(self) -> dict[str, DavisCase]:
         return {case.key: case for case in self.cases}
+
+    @property
+    def is_miniature(self) -> bool:
+        return (self.root / MINIATURE_FILE).is_file()
 
     @property
     def settings(self) -> dict:
@@ -126,7 +136,7 @@ class Davis:
         listed = [case.key, case.trajectory, case.speed, case.caption, [p.name for p in there], len(frames)]
         return hash_of_files([*frames, *there], [self.settings, listed])
 
-    def load(self, key: str) -> Inputs | Declined:
+    def load(self, key: str) -> Inputs | Skipped:
         case = self.by_key[key]
         files = self._frames(case)
         if len(files) < self.num_frames and self.short_clips == "skip":

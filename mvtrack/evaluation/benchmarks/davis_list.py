@@ -70,7 +70,7 @@ def find_sequences(root: Path, resolution: str, split: str | None) -> list[str]:
     images = root / "JPEGImages" / resolution
     if not images.is_dir():
         there = sorted(p.name for p in images.parent.glob("*/"))
-        known = f"; --resolution may be {', '.join(there)}" if there else ""
+        known = f"; davis.resolution may be {', '.join(there)}" if there else ""
         raise ValueError(f"{images} is no folder: --data must be the folder that holds JPEGImages{known}")
     if split is None:
         names = sorted(p.name for p in images.iterdir() if p.is_dir())

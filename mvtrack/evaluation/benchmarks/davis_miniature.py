@@ -14,6 +14,7 @@ from mvtrack.data.synthetic.point_tracks import sample_tracks
 from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase, make_list, write_list
+from mvtrack.evaluation.benchmarks.pictures import mark_miniature
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.geometry.pose_files.sequence import frame_names
@@ -45,6 +46,7 @@ def write_davis_miniature(root: Path, style: DavisMiniatureStyle | None = None) 
     cases = make_list(names, "round_robin")
     for i, case in enumerate(cases):
         _write_sequence(root, case, style, i)
+    mark_miniature(root)
     (root / "ImageSets/2017").mkdir(parents=True, exist_ok=True)
     (root / "ImageSets/2017/val.txt").write_text("".join(f"{name}\n" for name in names))
     write_list(root / LIST_FILE, cases)

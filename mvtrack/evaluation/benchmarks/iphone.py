@@ -6,7 +6,7 @@ each frame was taken; bad frames of the still cameras are missing, so reference 
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.evaluation.benchmarks.pictures import fit_masks, read_depth, read_frames, read_index_image
-from mvtrack.evaluation.interface import Inputs
+from mvtrack.evaluation.benchmarks.pictures import MINIATURE_FILE, fit_masks, read_depth, read_frames, read_index_image
+from mvtrack.evaluation.interface import Benchmark, Inputs
+from mvtrack.evaluation.report.columns import CAMERA
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
@@ -39,7 +40,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class IPhone:
+class IPhone(Benchmark):
     """root: holds a folder a sequence. size, fit: of every picture. num_frames, start, stride: which times are used.
 
     A case is a sequence and one of its still cameras. Amounts are in the sequence's own unit.
@@ -52,8 +53,14 @@ class IPhone:
     start: int = 0
     stride: int = 1
     fit: FitMode = "crop"
-    name: str = field(default="iphone", init=False)
-    title: str = field(default="iPhone", init=False)
+    name = "iphone"
+    title = "iPhone"
+    camera_origin = "reference"  # the targets stand still beside the reference
+    paper_columns = {
+        "Visual quality": ("psnr", "ssim", "lpips"),
+        "Geometric consistency": ("met3r",),
+        "Camera accuracy": CAMERA,
+    }
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.start < 0 or self.stride < 1:
@@ -61,6 +68,10 @@ class IPhone:
                 f"num_frames and stride must be at least 1 and start at least 0, got {self.num_frames}, {self.stride} "
                 f"and {self.start}"
             )
+
+    @property
+    def is_miniature(self) -> bool:
+        return (self.root / MINIATURE_FILE).is_file()
 
     @property
     def settings(self) -> dict:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mvtrack.data.synthetic.camera_rig import RigStyle, base_pose, reference_motion
 from mvtrack.data.synthetic.renderer import Render, render
 from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
+from mvtrack.evaluation.benchmarks.pictures import mark_miniature
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.geometry.trajectory import CameraPath
@@ -40,6 +41,7 @@ def write_iphone_miniature(root: Path, style: IphoneMiniatureStyle | None = None
     names = tuple(f"scene-{i:02d}" for i in range(style.num_sequences))
     for i, name in enumerate(names):
         _write_sequence(root / name, style, i)
+    mark_miniature(root)
     return names
 
 

@@ -13,6 +13,14 @@ from torch import Tensor
 from mvtrack.video.images import ImageVideo
 from mvtrack.video.resize import Fit, fit_to
 
+MINIATURE_FILE = "rendered_miniature.txt"  # stands in the folder of data that this project rendered
+
+
+def mark_miniature(root: Path) -> None:
+    """Say in a folder that its data was rendered, for readers and for reports."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / MINIATURE_FILE).write_text("Rendered by mvtrack in a benchmark's layout: none of the benchmark's data.\n")
+
 
 def read_frames(files: list[Path], size: tuple[int, int], mode: str) -> tuple[Float[Tensor, "T 3 H W"], Fit]:
     """Image files as a video of `size` in [-1, 1], and how they met it. ValueError names a file that is no image."""

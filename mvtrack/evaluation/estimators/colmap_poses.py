@@ -5,14 +5,13 @@ the two pictures of one moment, which show the same things in the same places, h
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
+from mvtrack.evaluation.interface import Estimate, Estimator, Inputs, Subject
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.splat import splat
 from mvtrack.inference.camera_estimation.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
@@ -24,32 +23,26 @@ _WIDENED = 1 / 80  # of the picture's width, to each side
 
 
 @dataclass(frozen=True)
-class ColmapPoses:
+class ColmapPoses(Estimator):
     """K is the benchmark's and kept; where both videos share one lens that is only assumed, it is measured too."""
 
     config: ColmapConfig = DEFAULT
-    name: str = "colmap"
-    version: int = 1
-    gives: Literal["poses"] = "poses"
-    needs: tuple[str, ...] = ()
+    name = "colmap"
+    footnotes = (
+        "Poses: pycolmap, SIFT, the benchmark's lenses; the better of incremental and global mapping, or a camera "
+        "that turns on the spot where that explains the matches. What moves is masked where the benchmark says "
+        "it, in generated videos by the references' masks, carried along the target path (by true depth, else "
+        "at the subject's distance) and widened. Not comparable to learned estimators' figures.",
+    )
 
     @property
     def settings(self) -> dict:
         return self.config.record()
 
-    @property
-    def footnotes(self) -> tuple[str, ...]:
-        return (
-            "Poses: pycolmap, SIFT, the benchmark's lenses; the better of incremental and global mapping, or a camera "
-            "that turns on the spot where that explains the matches. What moves is masked where the benchmark says "
-            "it, in generated videos by the references' masks, carried along the asked-for path (by true depth, else "
-            "at the subject's distance) and widened. Not comparable to learned estimators' figures.",
-        )
-
     def missing(self) -> str | None:
         return colmap_missing()
 
-    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate:
         if subject == "joint":
             return self._together(inputs, video).arrays()
         moving = moving_in_target(inputs)
@@ -83,7 +76,7 @@ def _is_one_lens(camera: Camera) -> bool:
 
 
 def moving_in_target(inputs: Inputs) -> Bool[Tensor, "T H W"] | None:
-    """About where things that move would be seen from the asked-for cameras; None where the benchmark does not say.
+    """About where things that move would be seen from the target cameras; None where the benchmark does not say.
 
     A video that does not follow its path loses other pixels than meant, which costs matches but bends nothing.
     """

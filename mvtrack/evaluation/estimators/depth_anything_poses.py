@@ -1,31 +1,23 @@
 """Cameras by Depth Anything 3, in its own environment: what the paper names for DAVIS, though not which variant."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
-from mvtrack.inference.camera_estimation.depth_anything import (
-    DepthAnythingConfig,
-    depth_anything_missing,
-    recover_with_depth_anything,
-)
+from mvtrack.evaluation.interface import Estimate, Estimator, Inputs, Subject
+from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig, recover_with_depth_anything
 from mvtrack.models.weights.consent import consent_lacking
 from mvtrack.video.writer import to_bytes
 
 
 @dataclass(frozen=True)
-class DepthAnythingPoses:
+class DepthAnythingPoses(Estimator):
     """non_commercial: whether weights that may not be used commercially, or whose licence is not known, may run."""
 
     config: DepthAnythingConfig = DepthAnythingConfig()
     non_commercial: bool = False
-    name: str = "depth_anything_3"
-    version: int = 1
-    gives: Literal["poses"] = "poses"
-    needs: tuple[str, ...] = ()
+    name = "depth_anything_3"
 
     @property
     def settings(self) -> dict:
@@ -40,9 +32,8 @@ class DepthAnythingPoses:
         )
 
     def missing(self) -> str | None:
-        return depth_anything_missing(self.config) or (
-            None if self.non_commercial else consent_lacking(self.config.model)
-        )
+        lacking = self.config.program.missing()
+        return lacking or (None if self.non_commercial else consent_lacking(self.config.model))
 
-    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate:
         return recover_with_depth_anything(to_bytes(video), self.config).arrays()

@@ -6,13 +6,12 @@ the reference's frames first, then those of the video.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject
+from mvtrack.evaluation.interface import Estimate, Estimator, Inputs, Subject
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.inference.camera_estimation.estimated_cameras import cameras_from_poses
@@ -21,7 +20,7 @@ _ASPECT = 0.01
 
 
 @dataclass(frozen=True)
-class PoseFiles:
+class PoseFiles(Estimator):
     """Reads <folder>/<row>/<case>.<any> (or a folder <case>, for formats that are one).
 
     digest: of all these files. num_frames: of a padded clip, whose real frames alone are taken. row: whose video it is.
@@ -31,17 +30,14 @@ class PoseFiles:
     digest: str
     num_frames: int | None = None
     row: str | None = None
-    name: str = "pose_files"
-    version: int = 1
-    gives: Literal["poses"] = "poses"
-    needs: tuple[str, ...] = ()
+    name = "pose_files"
 
     @staticmethod
     def of(folder: Path, num_frames: int | None = None) -> "PoseFiles":
         """Raises ValueError for a folder that does not exist or holds nothing."""
         files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
         if not files:
-            raise ValueError(f"--pose-files {folder} holds no files: put pose files at {folder}/<row>/<case>.json")
+            raise ValueError(f"poses.files: {folder} holds no files: put pose files at {folder}/<row>/<case>.json")
         return PoseFiles(folder, hash_of_files(files, [str(p.relative_to(folder)) for p in files]), num_frames)
 
     def of_row(self, row: str) -> "PoseFiles":
@@ -55,10 +51,7 @@ class PoseFiles:
     def footnotes(self) -> tuple[str, ...]:
         return (f"Poses: estimated by another program, read from {self.folder.name}/; every frame has one.",)
 
-    def missing(self) -> str | None:
-        return None
-
-    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate:
         file = self._file(str(self.row), inputs.key)
         camera, frames, size = read_cameras(file).camera, len(inputs.reference), tuple(video.shape[-2:])
         videos = 2 if subject == "joint" else 1

@@ -1,46 +1,34 @@
 """Cameras that are known without looking: of the rows that are the reference or the true target by their making."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, Subject, skipped
+from mvtrack.evaluation.interface import Estimate, Estimator, Inputs, Skipped, Subject, skipped
 from mvtrack.inference.camera_estimation.estimated_cameras import cameras_from_poses
 
 _SHOWN = {"copy": 0, "blur": 0, "depth_warp": 1, "ground_truth": 1}  # baselines: the view whose cameras they show
 
 
 @dataclass(frozen=True)
-class TruePoses:
+class TruePoses(Estimator):
     """row: whose video it is. Nobody knows the true cameras of a video that a model made."""
 
     row: str | None = None
-    name: str = "true_poses"
-    version: int = 2
-    gives: Literal["poses"] = "poses"
-    needs: tuple[str, ...] = ("source_camera",)
+    name = "true_poses"
+    version = 2
+    needs = ("source_camera",)
+    footnotes = (
+        "Poses: not estimated but known, of copies of the reference (its own), and of the truth and warps to it by "
+        "true depth (those asked for); no other row has any.",
+    )
 
     def of_row(self, row: str) -> "TruePoses":
         return replace(self, row=row)
 
-    @property
-    def settings(self) -> dict:
-        return {}
-
-    @property
-    def footnotes(self) -> tuple[str, ...]:
-        return (
-            "Poses: not estimated but known, of copies of the reference (its own), and of the truth and warps to it by "
-            "true depth (those asked for); no other row has any.",
-        )
-
-    def missing(self) -> str | None:
-        return None
-
-    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Declined:
+    def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Skipped:
         if self.row not in _SHOWN:
             return skipped("a generated video has no true cameras, only those asked for: estimate them (--poses)")
         views = [0, _SHOWN[self.row]] if subject == "joint" else [_SHOWN[self.row]]

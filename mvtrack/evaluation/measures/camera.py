@@ -1,6 +1,6 @@
-"""How near the generated video's cameras are to those asked for: the paper's means per frame, and CamI2V's sums.
+"""How near the generated video's cameras are to the target path: the paper's means per frame, and CamI2V's sums.
 
-A path that was asked for as a motion starts where the reference starts, so a video can be judged by itself. A target
+A target path that is a motion starts where the reference starts, so a video can be judged by itself. A target
 camera that stands still beside the reference's says nothing by itself: any video that does not move would be right.
 There, the cameras of both videos are estimated together, and compared as the reference's first frame sees them.
 """
@@ -10,12 +10,11 @@ from typing import Literal, get_args
 
 import torch
 
-from mvtrack.evaluation.interface import Column, Declined, Sample, Scores, failed, skipped
+from mvtrack.evaluation.interface import Column, Metric, Sample, Scores, Skipped, failed, skipped
 from mvtrack.metrics.camera_accuracy import CameraAccuracy, ScaleRule, camera_accuracy
 
 CameraOrigin = Literal["own", "reference"]
 CAMERA_ORIGINS: tuple[CameraOrigin, ...] = get_args(CameraOrigin)
-_ORIGINS: dict[str, CameraOrigin] = {"iphone": "reference"}  # benchmarks whose targets are not paths from the reference
 _LEAST_EXTENT = 1e-3  # subject distances: a path that reaches less far only turns
 _RULES: dict[ScaleRule, str] = {
     "self_max": "each path divided by its own largest distance from its first frame (CamI2V's relative measure)",
@@ -23,11 +22,16 @@ _RULES: dict[ScaleRule, str] = {
     "gt_max": "both divided by the true path's largest distance (CamI2V's absolute measure, for estimates in metres)",
     "umeyama": "centres after the best similarity, over the largest distance between two true ones (ReDirector)",
 }
+_ORIGIN_WORDS: dict[CameraOrigin, str] = {
+    "own": "poses relative to the video's own first frame",
+    "reference": "poses of reference and generated video estimated together, relative to the reference's first "
+    "frame; the path that settles the unit is that of both",
+}
 _MEANS, _SUMS = ("mRotErr", "mTransErr", "mCamMC"), ("RotErr", "TransErr", "CamMC")
 
 
 @dataclass(frozen=True)
-class CameraMeasure:
+class CameraMeasure(Metric):
     """scale: what settles the unit of the estimate, see `camera_accuracy`; the paths are those of both videos where
     they are estimated together. origin: whose first frame poses are relative to, the generated video's own or the
     reference's. least_coverage: share of frames that must have a pose for any error to be given; the errors are those
@@ -36,9 +40,9 @@ class CameraMeasure:
     scale: ScaleRule = "self_max"
     origin: CameraOrigin = "own"
     least_coverage: float = 0.5
-    name: str = "camera_accuracy"
-    version: int = 2
-    columns: tuple[Column, ...] = (
+    name = "camera_accuracy"
+    version = 2
+    columns = (
         Column("mRotErr", "mRotErr (°)", "lower"),
         Column("mTransErr", "mTransErr", "lower"),
         Column("mCamMC", "mCamMC", "lower"),
@@ -58,29 +62,20 @@ class CameraMeasure:
 
     @property
     def settings(self) -> dict:
-        return {
-            "scale": self.scale, "origin": self.origin, "least_coverage": self.least_coverage,
-            "least_extent": _LEAST_EXTENT,
-        }  # fmt: skip
+        least = {"least_coverage": self.least_coverage, "least_extent": _LEAST_EXTENT}
+        return {"scale": self.scale, "origin": self.origin} | least
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        origin = {
-            "own": "poses relative to the video's own first frame",
-            "reference": "poses of reference and generated video estimated together, relative to the reference's first "
-            "frame; the path that settles the unit is that of both",
-        }[self.origin]
         return (
-            f"Camera accuracy: {origin}; means over the frames that have a pose, at least {self.least_coverage:.0%} of "
-            f"them; sums only where all have one. Translations: {_RULES[self.scale]}; the paper does not say what it "
-            "used. A path that only turns has no translation score, and a video in which no parallax can be seen "
-            "counts as one whose camera stays in its place. Frames with a pose: 0 where the estimate failed.",
+            f"Camera accuracy: {_ORIGIN_WORDS[self.origin]}; means over the frames that have a pose, at least "
+            f"{self.least_coverage:.0%} of them; sums only where all have one. Translations: {_RULES[self.scale]}; the "
+            "paper does not say what it used. A path that only turns has no translation score, and a video in which no "
+            "parallax can be seen counts as one whose camera stays in its place. Frames with a pose: 0 where the "
+            "estimate failed.",
         )
 
-    def missing(self) -> str | None:
-        return None
-
-    def unestimated(self, why: Declined) -> Scores:
+    def unestimated(self, why: Skipped) -> Scores:
         """No frame of such a video has a pose, and that counts."""
         return dict.fromkeys((*_MEANS, *_SUMS), why) | {"pose_coverage": 0.0}
 
@@ -94,30 +89,24 @@ class CameraMeasure:
         coverage = placed / frames
         why = f"only {placed} of {frames} frames have a pose" if coverage < self.least_coverage or placed < 2 else None
         if self.origin == "reference" and not found[~of_video].any():
-            why = "no frame of the reference has a pose in the world of the generated ones"
-            coverage = 0.0
+            why, coverage = "no frame of the reference has a pose in the world of the generated ones", 0.0
         if why:
             return dict.fromkeys((*_MEANS, *_SUMS), failed(why)) | {"pose_coverage": coverage}
         extent = _LEAST_EXTENT * (inputs.subject_distance or 1.0)
         accuracy = camera_accuracy(c2w, true.double(), self.scale, found, extent, of_video)
         values: Scores = {**accuracy.means(), **accuracy.sums(), "pose_coverage": coverage}
-        unit_known = bool(poses["scale_known"]) if "scale_known" in poses else False
+        unit_known = "scale_known" in poses and bool(poses["scale_known"])
         return values | _without_meaning(accuracy, self.scale == "gt_max" and not unit_known)
 
 
-def camera_origin(benchmark: str) -> CameraOrigin:
-    """What a benchmark's cameras are relative to where nobody says otherwise."""
-    return _ORIGINS.get(benchmark, "own")
-
-
-def _without_meaning(accuracy: CameraAccuracy, unit_lacks: bool) -> dict[str, Declined]:
+def _without_meaning(accuracy: CameraAccuracy, unit_lacks: bool) -> dict[str, Skipped]:
     """Reasons for the columns that this path or this estimate gives no number for."""
-    reasons: dict[str, Declined] = {}
+    reasons: dict[str, Skipped] = {}
     if accuracy.coverage < 1:
         reasons |= dict.fromkeys(_SUMS, skipped("sums need a pose of every frame"))
     moving = (*_MEANS[1:], *_SUMS[1:])
     if unit_lacks:
         reasons |= dict.fromkeys(moving, skipped("gt_max needs poses in metres, these have no known unit"))
     if accuracy.rotation_only:
-        reasons |= dict.fromkeys(moving, skipped("the asked-for path only turns: there is no translation to compare"))
+        reasons |= dict.fromkeys(moving, skipped("the target path only turns: there is no translation to compare"))
     return reasons

@@ -10,7 +10,7 @@ import torch
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, Clip
 from mvtrack.evaluation.attention_scenes import clip_targets
-from mvtrack.evaluation.interface import Column, Declined, Inputs, Sample, Scores, failed, skipped
+from mvtrack.evaluation.interface import Column, Inputs, Metric, Sample, Scores, Skipped, failed, skipped
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.tracking import track_clip
 from mvtrack.evaluation.tracking_scores import score_tracks
@@ -22,40 +22,31 @@ _QUERIES, _SEED = 256, 0
 
 
 @dataclass(frozen=True)
-class Correspondence:
+class Correspondence(Metric):
     """models: of the rows that a model of this project made; None for one that is not at hand any more. They do not
     change the settings: a row's video, whose hash its scores are kept by, is made by its model."""
 
     models: dict[str, ModelMethod | None] = field(default_factory=dict)
-    name: str = "correspondence"
-    version: int = 1
-    columns: tuple[Column, ...] = (
+    name = "correspondence"
+    columns = (
         Column("attention_pck", "attention PCK, cross-view", "higher"),
         Column("tracks_delta_avg", "tracks δ_avg", "higher"),
         Column("tracks_average_jaccard", "tracks AJ", "higher"),
     )
-    needs: tuple[str, ...] = ("target", "tracks")
+    needs = ("target", "tracks")
 
-    @property
-    def settings(self) -> dict:
-        return {"sigma": FEATURE_SIGMA, "queries": _QUERIES, "seed": _SEED}
+    settings = {"sigma": FEATURE_SIGMA, "queries": _QUERIES, "seed": _SEED}
+    footnotes = (
+        "Attention PCK and tracks: of the row's model on the true videos of both views at noise level "
+        f"{FEATURE_SIGMA:g}. PCK: share of points whose best match by the tapped layer lies within one token in "
+        "the other view; δ_avg and AJ: TAP-Vid's, of its tracking head, frames but the query's, means over views.",
+    )
 
-    @property
-    def footnotes(self) -> tuple[str, ...]:
-        return (
-            "Attention PCK and tracks: of the row's model on the true videos of both views at noise level "
-            f"{FEATURE_SIGMA:g}. PCK: share of points whose best match by the tapped layer lies within one token in "
-            "the other view; δ_avg and AJ: TAP-Vid's, of its tracking head, frames but the query's, means over views.",
-        )
-
-    def missing(self) -> str | None:
-        return None
-
-    def score(self, sample: Sample) -> Scores | Declined:
+    def score(self, sample: Sample) -> Scores | Skipped:
         if sample.method not in self.models:
             return skipped("no model of this project made this video")
         clip = _clip(sample.inputs)
-        if isinstance(clip, Declined):
+        if isinstance(clip, Skipped):
             return clip
         method = self.models[sample.method]
         if method is None:
@@ -80,7 +71,7 @@ class Correspondence:
         return {column: scores[name] for column, name in names.items()}
 
 
-def _clip(inputs: Inputs) -> Clip | Declined:
+def _clip(inputs: Inputs) -> Clip | Skipped:
     """Both true videos, as many frames as a latent video has."""
     if inputs.target_frames != tuple(range(len(inputs.reference))):
         return skipped("the true target view is not known at every frame")

@@ -9,10 +9,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mvtrack.evaluation.benchmarks.pictures import read_arrays
-from mvtrack.evaluation.interface import Declined, Sample, skipped
+from mvtrack.evaluation.interface import Sample, Skipped, failed, skipped
 
 MaskKind = Literal["reference", "generated"]
 MASK_KINDS: tuple[MaskKind, ...] = get_args(MaskKind)
+_FOOTNOTES: dict[MaskKind, str] = {
+    "reference": "the benchmark's masks, in the reference's pixels",
+    "generated": "masks of the generated videos, made by another program",
+}
 
 
 @dataclass(frozen=True)
@@ -24,27 +28,24 @@ class DynamicMasks:
 
     @property
     def footnote(self) -> str:
-        return {
-            "reference": "the benchmark's masks, in the reference's pixels",
-            "generated": "masks of the generated videos, made by another program",
-        }[self.kind]
+        return _FOOTNOTES[self.kind]
 
     def files(self, method: str, key: str) -> list[Path]:
-        path = self._path(method, key)
+        path = None if self.kind == "reference" or self.folder is None else self.folder / method / f"{key}.npz"
         return [path] if path is not None and path.is_file() else []
 
-    def of(self, sample: Sample) -> Bool[Tensor, "T H W"] | Declined:
-        """Masks of all frames. ValueError for a file that does not fit."""
+    def of(self, sample: Sample) -> Bool[Tensor, "T H W"] | Skipped:
+        """Masks of all frames; failed for a file that does not fit."""
         if self.kind == "reference":
             return sample.inputs.why_missing("dynamic") or sample.inputs.dynamic
-        path = self._path(sample.method, sample.inputs.key)
-        if path is None:
-            return skipped("missing masks of the generated videos: pass their folder as --generated-masks")
-        [mask] = read_arrays(path, "mask")
+        if self.folder is None:
+            return skipped("missing masks of the generated videos: set consistency.generated_masks")
+        path = self.folder / sample.method / f"{sample.inputs.key}.npz"
+        try:
+            [mask] = read_arrays(path, "mask")
+        except ValueError as error:
+            return failed(str(error))
         expected = (len(sample.generated), *sample.generated.shape[-2:])
         if mask.shape != expected:
-            raise ValueError(f"{path} holds a mask of {mask.shape}, expected {expected} (T, H, W)")
+            return failed(f"{path} holds a mask of {mask.shape}, expected {expected} (T, H, W)")
         return torch.from_numpy(mask > 0)
-
-    def _path(self, method: str, key: str) -> Path | None:
-        return None if self.folder is None else self.folder / method / f"{key}.npz"

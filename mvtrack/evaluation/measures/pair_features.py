@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mvtrack.data.clip import resize_frames
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
+from mvtrack.metrics.vbench import IMAGENET
 from mvtrack.metrics.vision_transformer import VisionTransformer, load_dino
 from mvtrack.metrics.warp_consistency import Distance, colours
 
 FeatureKind = Literal["colours", "dino"]
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
 _NARROW = 128  # pixels of the shorter side at which 768 channels are compared, at most
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PairFeatures:
         device, patch = next(network.parameters()).device, network.config.patch
         tokens = [max(1, round(side / patch)) * patch for side in picture.shape[-2:]]
         image = F.interpolate((picture[None].clamp(-1, 1) + 1) / 2, tokens, mode="bilinear", align_corners=False)
-        mean, spread = (image.new_tensor(values)[:, None, None] for values in _IMAGENET)
+        mean, spread = (image.new_tensor(values)[:, None, None] for values in IMAGENET)
         with torch.no_grad():
             found = network.feature_map(((image - mean) / spread).to(device)).cpu()
         return F.interpolate(found, size, mode="bilinear", align_corners=False)[0]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.evaluation.interface import Column, Sample, Scores, skipped
+from mvtrack.evaluation.interface import Column, Metric, Sample, Scores
+from mvtrack.evaluation.measures.fidelity import NOTHING_SEEN
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
 from mvtrack.files.cache import sha256_once
-from mvtrack.metrics.masked_image import masked_lpips
-from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, packaged_heads
+from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, masked_lpips, packaged_heads
 
 _ENTRY = {"alex": "lpips_alexnet", "vgg": "lpips_vgg16"}
 _TITLE = {"alex": "AlexNet", "vgg": "VGG16"}
@@ -18,25 +18,21 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class PerceptualDistance:
+class PerceptualDistance(Metric):
     """Mean over the frames whose truth is known. folder: holds the backbone; the heads lie there too (<net>.pth), or
     come from an installed package."""
 
     net: LpipsNet = "alex"
     folder: Path | None = None
-    name: str = "lpips"
-    version: int = 1
-    columns: tuple[Column, ...] = (Column("lpips", "LPIPS", "lower"), Column("mlpips", "mLPIPS", "lower"))
-    needs: tuple[str, ...] = ("target",)
+    name = "lpips"
+    columns = (Column("lpips", "LPIPS", "lower"), Column("mlpips", "mLPIPS", "lower"))
+    needs = ("target",)
 
     @property
     def settings(self) -> dict:
         heads = self._heads()
-        return {
-            "net": self.net,
-            "backbone": self._backbone.sha256,
-            "heads": "missing" if heads is None else sha256_once(heads),
-        }
+        known = "missing" if heads is None else sha256_once(heads)
+        return {"net": self.net, "backbone": self._backbone.sha256, "heads": known}
 
     @property
     def footnotes(self) -> tuple[str, ...]:
@@ -64,24 +60,18 @@ class PerceptualDistance:
         return _loaded(self.net, self._backbone.path, self._heads())
 
     def score(self, sample: Sample) -> Scores:
-        inputs = sample.inputs
-        network = self.network()
+        inputs, network = sample.inputs, self.network()
         device = next(network.parameters()).device
-        made, truth = sample.generated[torch.tensor(inputs.target_frames)], inputs.target
-        pairs = [(a.to(device), b.to(device)) for a, b in zip(made.split(_BATCH), truth.split(_BATCH), strict=True)]
+        made, truth = sample.generated[torch.tensor(inputs.target_frames)].clamp(-1, 1), inputs.target
+        pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
         with torch.no_grad():
-            distances = torch.cat([network(a.clamp(-1, 1), b).cpu() for a, b in pairs])
+            distances = torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs])
             scores: Scores = {"lpips": float(distances.double().mean())}
             if why := inputs.why_missing("covisible"):
                 return scores | {"mlpips": why}
-            frames = zip(made, truth, inputs.covisible, strict=True)
-            masked = [
-                float(masked_lpips(network, a.clamp(-1, 1).to(device), b.to(device), mask.to(device)))
-                for a, b, mask in frames
-                if mask.any()
-            ]
-        why = skipped("no pixel of the target is seen by the reference")
-        return scores | {"mlpips": sum(masked) / len(masked) if masked else why}
+            frames = [frame for frame in zip(made, truth, inputs.covisible, strict=True) if frame[2].any()]
+            masked = [float(masked_lpips(network, *(x.to(device) for x in frame))) for frame in frames]
+        return scores | {"mlpips": sum(masked) / len(masked) if masked else NOTHING_SEEN}
 
 
 @lru_cache(maxsize=1)

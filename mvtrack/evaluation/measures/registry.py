@@ -1,37 +1,55 @@
-"""Every metric and estimator that evaluations use, in one list: a new one is a line here."""
+"""Every metric and estimator that evaluations use: a new one is a file and a line here."""
+
+from collections.abc import Callable
 
 from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
+from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
+from mvtrack.evaluation.estimators.pose_files import PoseFiles
+from mvtrack.evaluation.estimators.true_poses import TruePoses
 from mvtrack.evaluation.interface import Estimator, Metric
 from mvtrack.evaluation.measures.camera import CameraMeasure
-from mvtrack.evaluation.measures.consistency import WarpConsistency
+from mvtrack.evaluation.measures.consistency import NetworkWarpConsistency, WarpConsistency
 from mvtrack.evaluation.measures.correspondence import Correspondence
 from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
 from mvtrack.evaluation.measures.fidelity import Fidelity, MaskedFidelity
-from mvtrack.evaluation.measures.met3r_package import Met3r
-from mvtrack.evaluation.measures.options import MeasureOptions
+from mvtrack.evaluation.measures.met3r import Met3r
 from mvtrack.evaluation.measures.pair_features import PairFeatures
-from mvtrack.evaluation.measures.pair_networks import NetworkWarpConsistency, PairNetwork
-from mvtrack.evaluation.measures.pair_sources import DepthFiles, EstimatedDepth, TrueDepth
+from mvtrack.evaluation.measures.pair_sources import DepthFiles, EstimatedDepth, PairNetwork, TrueDepth
 from mvtrack.evaluation.measures.perceptual import PerceptualDistance
-from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
-from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative
-from mvtrack.evaluation.measures.vbench_package import VBenchPackage
+from mvtrack.evaluation.measures.vbench import DIMENSIONS, NATIVE, VBenchNative, VBenchPackage
+from mvtrack.evaluation.methods.model import ModelMethod
+from mvtrack.evaluation.settings import EvaluationSettings
+from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
 
-_DEFAULTS = MeasureOptions()
+Models = dict[str, ModelMethod | None]  # of the rows that a model of this project made, see `Correspondence`
 
 
-def all_metrics(options: MeasureOptions = _DEFAULTS) -> tuple[Metric, ...]:
+def all_metrics(
+    settings: EvaluationSettings, models: Models | None = None, non_commercial: bool = False
+) -> tuple[Metric, ...]:
+    """non_commercial: whether what may not be used commercially may run."""
+    consistency, poses = settings.consistency, settings.poses
+    masks = DynamicMasks(consistency.dynamic_mask, consistency.generated_masks)
     return (
-        *_vbench(options),
+        *_vbench(settings, non_commercial),
         Fidelity(),
-        PerceptualDistance(options.lpips_net, options.weights),
+        PerceptualDistance(settings.lpips_net, settings.weights),
         MaskedFidelity(),
-        Met3r(options.pythons.get("met3r"), options.pairing, _masks(options), options.non_commercial),
-        *_warp_consistency(options),
-        CameraMeasure(options.pose_scale, options.camera_origin),
-        Correspondence(options.models),
+        Met3r(settings.environments.python("met3r"), consistency.pairs, masks, non_commercial),
+        *_warp_consistency(settings, masks, non_commercial),
+        CameraMeasure(poses.scale, poses.origin or "own"),
+        Correspondence(models or {}),
     )
+
+
+def chosen_metrics(metrics: tuple[Metric, ...], names: tuple[str, ...]) -> tuple[Metric, ...]:
+    """The metrics of these names; all without any. ValueError for a name that does not exist."""
+    known = {m.name: m for m in metrics}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(names or known))
 
 
 def all_estimators(poses: Estimator | None = None) -> dict[str, Estimator]:
@@ -39,45 +57,44 @@ def all_estimators(poses: Estimator | None = None) -> dict[str, Estimator]:
     return {"depth": PlaneSweepDepth(), "poses": poses or ColmapPoses()}
 
 
-def chosen_metrics(names: str | None, options: MeasureOptions = _DEFAULTS) -> tuple[Metric, ...]:
-    """The metrics of a comma-separated list; all without one. ValueError for a name that does not exist."""
-    known = {m.name: m for m in all_metrics(options)}
-    if names is None:
-        return tuple(known.values())
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen:
-        if name not in known:
-            raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}")
-    return tuple(known[name] for name in dict.fromkeys(chosen))
+def pose_estimator(settings: EvaluationSettings, num_frames: int, non_commercial: bool = False) -> Estimator:
+    """What `poses.estimator` names. num_frames: of the benchmark's clips. ValueError where it cannot run."""
+    poses = settings.poses
+    network = DepthAnythingConfig(settings.environments.python("depth_anything_3"), poses.model, poses.ray_pose)
+    estimators: dict[str, Callable[[], Estimator]] = {
+        "colmap": ColmapPoses,
+        "truth": TruePoses,
+        "files": lambda: PoseFiles.of(poses.files, num_frames),
+        "depth_anything_3": lambda: DepthAnythingPoses(network, non_commercial),
+    }
+    estimator = estimators[poses.estimator]()
+    if poses.estimator == "depth_anything_3" and (lacking := estimator.missing()):
+        raise ValueError(f"poses.estimator depth_anything_3 cannot run: missing {lacking}")
+    return estimator
 
 
-def _vbench(options: MeasureOptions) -> list[Metric]:
-    """The package's number of each dimension where its environment is given, else this project's equal one."""
-    python = options.pythons.get("vbench")
-    metrics: list[Metric] = []
-    for name in DIMENSIONS:
-        if python is None and name in NATIVE:
-            metrics.append(VBenchNative(name, options.weights))
-        else:
-            metrics.append(VBenchPackage(name, python, options.non_commercial))
-    return metrics
+def _vbench(settings: EvaluationSettings, non_commercial: bool) -> list[Metric]:
+    """The package's number of each dimension where its environment is named, else this project's equal one."""
+    python = settings.environments.python("vbench")
+    return [
+        VBenchNative(name, settings.weights)
+        if python is None and name in NATIVE
+        else VBenchPackage(name, python, non_commercial)
+        for name in DIMENSIONS
+    ]
 
 
-def _warp_consistency(options: MeasureOptions) -> list[Metric]:
+def _warp_consistency(settings: EvaluationSettings, masks: DynamicMasks, non_commercial: bool) -> list[Metric]:
     """Each geometry with each kind of features."""
-    near = {s.name: s for s in (TrueDepth(), EstimatedDepth(), DepthFiles(options.depth_files))}
-    metrics: list[Metric] = []
-    for geometry in options.geometry:
-        for kind in options.features:
-            rest = PairFeatures(kind, options.weights), options.pairing, _masks(options)
-            if geometry in near:
-                metrics.append(WarpConsistency(near[geometry], *rest))
+    consistency, metrics = settings.consistency, []
+    own = {s.name: s for s in (TrueDepth(), EstimatedDepth(), DepthFiles(consistency.depth_files))}
+    for geometry in consistency.geometry:
+        for kind in consistency.features:
+            parts = PairFeatures(kind, settings.weights), consistency.pairs, masks
+            if geometry in own:
+                metrics.append(WarpConsistency(own[geometry], *parts))
             else:
-                python = options.pythons.get("da3" if geometry == "depth_anything_3" else geometry)
-                network = PairNetwork(geometry, python, options.geometry_model, options.non_commercial)
-                metrics.append(NetworkWarpConsistency(network, *rest))
+                python = settings.environments.python(geometry)
+                network = PairNetwork(geometry, python, consistency.geometry_model, non_commercial)
+                metrics.append(NetworkWarpConsistency(network, *parts))
     return metrics
-
-
-def _masks(options: MeasureOptions) -> DynamicMasks:
-    return DynamicMasks(options.masks, options.generated_masks)

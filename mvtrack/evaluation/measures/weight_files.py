@@ -40,7 +40,7 @@ class WeightFile:
         """What to fetch from where and where to put it, or that the file is another one; None when it is there."""
         name, path = Path(self.entry.file).name, self.path
         if path is None:
-            place = self.folder or f"the folder of --weights-dir or ${VARIABLE}"
+            place = self.folder or f"the folder that the settings name as weights, or ${VARIABLE}"
             return f"{name}: put {self.entry.source}/{name} into {place}"
         stat = path.stat()
         return _problem(path, self.entry, stat.st_size, stat.st_mtime_ns)

@@ -1,7 +1,6 @@
 """What needs no learning: copies of the reference, warps by depth with their holes filled, and the truth itself."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs
+from mvtrack.evaluation.interface import Estimate, Inputs, Method
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.splat import splat
 from mvtrack.metrics.image import gaussian_blur
@@ -38,11 +37,12 @@ BASELINES: tuple[Kind, ...] = tuple(_TITLES)
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Method):
     """One of `BASELINES`. Those that know true depth or the true video are bounds, not competitors."""
 
     kind: Kind
     backbone: str | None = None
+    origin = {"kind": "baseline"}
 
     @property
     def name(self) -> str:
@@ -69,10 +69,6 @@ class Baseline:
         return {"version": 1, "sigma_of_height": BLUR_OF_HEIGHT} if self.kind == "blur" else {"version": 1}
 
     @property
-    def origin(self) -> dict:
-        return {"kind": "baseline"}
-
-    @property
     def footnotes(self) -> tuple[str, ...]:
         if self.kind == "blur":
             return (f"Blurred copy: Gaussian, sigma 1/{1 / BLUR_OF_HEIGHT:.0f} of the picture's height.",)
@@ -82,10 +78,7 @@ class Baseline:
             return (f"{self.title.capitalize()}: forward warp of each frame, holes painted in (Telea).",)
         return ()
 
-    def find(self, key: str) -> Path | Declined | None:
-        return None
-
-    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
+    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"]:
         if self.kind == "copy":
             return inputs.reference
         if self.kind == "blur":

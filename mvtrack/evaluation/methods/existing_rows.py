@@ -6,14 +6,14 @@ from pathlib import Path
 from mvtrack.config.placement import EncoderSources, Placement
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.methods.baselines import Baseline
-from mvtrack.evaluation.methods.external_videos import GivenVideos
+from mvtrack.evaluation.methods.external_videos import ExternalVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.records import read_record
 from mvtrack.inference.sampler import SamplerOptions
 
 
 @dataclass(frozen=True)
-class FoundRows:
+class ExistingRows:
     """methods: rows that can be made again. others: by name, where each of the rest came from; those keep their videos
     as they are."""
 
@@ -34,21 +34,21 @@ class FoundRows:
         ]
 
 
-def found_rows(folder: Path, placement: Placement, check_memory: bool = True) -> FoundRows:
+def existing_rows(folder: Path, placement: Placement, check_memory: bool = True) -> ExistingRows:
     """The rows of a results folder. placement: where models are to work; their precision, tiles and encoders are the
     record's. check_memory: see `ModelMethod`."""
     methods, others = [], {}
     for path in sorted((folder / "methods").glob("*/method.json")):
         record = read_record(path)
-        method = _made_again(record, placement, check_memory)
+        method = _recreated(record, placement, check_memory)
         if method is None:
             others[record["name"]] = record.get("origin", {})
         else:
             methods.append(method)
-    return FoundRows(tuple(methods), others)
+    return ExistingRows(tuple(methods), others)
 
 
-def _made_again(record: dict, placement: Placement, check_memory: bool) -> Method | None:
+def _recreated(record: dict, placement: Placement, check_memory: bool) -> Method | None:
     """The method of a record; None where it would not make the same videos any more."""
     try:
         method = _method(record, record["settings"], record["origin"], placement)
@@ -65,7 +65,7 @@ def _method(record: dict, settings: dict, origin: dict, placement: Placement) ->
         return Baseline(name, backbone)
     folder = Path(origin["folder"])
     if origin["kind"] == "videos":
-        return GivenVideos(name, title, folder, settings["resize"], backbone, group)
+        return ExternalVideos(name, title, folder, settings["resize"], backbone, group)
     sample = SamplerOptions(**settings["sample"])
     encoders = EncoderSources(**settings.get("encoders", {}))
     placement = replace(placement, precision=settings["precision"], tiled=settings["tiled"], encoders=encoders)

@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor
-
-from mvtrack.evaluation.interface import Declined, Estimate, Inputs, failed
+from mvtrack.evaluation.interface import Method, Skipped, failed
 from mvtrack.video.reader import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
-class GivenVideos:
+class ExternalVideos(Method):
     """folder: holds <case>.mp4 (any video suffix), <case>/ with images, or <case>/video.mp4, as `reshoot` writes it.
 
     resize: scale videos of another size to the benchmark's instead of refusing them.
@@ -23,8 +20,6 @@ class GivenVideos:
     resize: bool = False
     backbone: str | None = None
     group: str = "Models"
-    bound: bool = False
-    needs: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict:
@@ -38,7 +33,7 @@ class GivenVideos:
     def footnotes(self) -> tuple[str, ...]:
         return (f"{self.title}: videos resized to the benchmark's size.",) if self.resize else ()
 
-    def find(self, key: str) -> Path | Declined | None:
+    def find(self, key: str) -> Path | Skipped | None:
         files = [self.folder / f"{key}{suffix}" for suffix in sorted(VIDEO_SUFFIXES)]
         there = [p for p in (*files, self.folder / key / "video.mp4") if p.is_file()]
         if not there and (self.folder / key).is_dir():
@@ -46,6 +41,3 @@ class GivenVideos:
         if len(there) > 1:
             return failed(f"{there[0]} and {there[1].name} both could be the video of {key}: keep one")
         return there[0] if there else failed(f"no video of this case: {self.folder / key}.mp4 does not exist")
-
-    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
-        raise TypeError(f"{self.name} finds its videos, it does not make them")

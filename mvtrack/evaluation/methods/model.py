@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from zlib import crc32
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
-from mvtrack.evaluation.interface import Benchmark, Declined, Estimate, Inputs
+from mvtrack.evaluation.interface import Benchmark, Estimate, Inputs, Method, Skipped
 from mvtrack.files.cache import sha256_once
 from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.memory.check_memory import refuse_inference
@@ -26,7 +26,7 @@ from mvtrack.models.reshoot_model import WEIGHTS_FILE, ReshootModel, load_model,
 
 
 @dataclass(frozen=True)
-class ModelMethod:
+class ModelMethod(Method):
     """Re-shoots each case as `reshoot` does: windows of the model's own length, the noise a function of the case.
 
     sample: None is what the model is meant for. negative: what guidance steers away from, see `make_prompts`.
@@ -43,10 +43,9 @@ class ModelMethod:
     other_size: bool = False
     backbone: str | None = None
     group: str = "Models"
-    bound: bool = False
-    needs: tuple[str, ...] = ("camera",)
     check_memory: bool = True
     decoder: Path | None = None
+    needs = ("camera",)
 
     @cached_property
     def sampling(self) -> SamplerOptions:
@@ -86,11 +85,8 @@ class ModelMethod:
         weights = "weights as stored" if self.precision == "stored" else f"weights in {self.precision}"
         trained = f"trained at {_sizes(self.config)}, " if self.other_size else ""
         steps, guidance = self.sampling.steps, self.sampling.guidance
-        again = ", decoded a second time with the views aligned by estimated depth" if self.decoder else ""
-        return (f"{self.title}: {trained}{steps} sampling steps, guidance {guidance:g}, {weights}{again}.",)
-
-    def find(self, key: str) -> Path | Declined | None:
-        return None
+        aligned = ", decoded a second time with the views aligned by estimated depth" if self.decoder else ""
+        return (f"{self.title}: {trained}{steps} sampling steps, guidance {guidance:g}, {weights}{aligned}.",)
 
     def prepare(self, benchmark: Benchmark, keys: Sequence[str]) -> None:
         """Captions and first frames of all cases are encoded, each encoder read once. Raises ValueError where attention
@@ -100,27 +96,27 @@ class ModelMethod:
         if not self._makes(size) or size[0] % token or size[1] % token:
             return  # every case says so
         kernel_of_video(config, size, benchmark.num_frames, self.placement)
-        cases = _Cases(benchmark, keys)
-        captions = [caption for inputs in cases for caption in self._captions(inputs)] if config.dit.text_dim else []
+        cases = partial(_readable, benchmark, keys)
+        captions = [caption for inputs in cases() for caption in self._captions(inputs)] if config.dit.text_dim else []
         if self.check_memory:
             work = Work(encoders_of(config, captions))
             refuse_inference(config, size, benchmark.num_frames, self.sampling, self.placement, work)
-        pictures = (frame for inputs in cases for frame in self._first_frames(inputs))
+        pictures = (frame for inputs in cases() for frame in self._first_frames(inputs))
         remember_prompts(config, captions, pictures, self.placement.encoder_device)
 
-    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"] | Declined:
+    def generate(self, inputs: Inputs, estimates: dict[str, Estimate]) -> Float[Tensor, "T 3 H W"]:
         size = tuple(inputs.reference.shape[-2:])
         if not self._makes(size):
             raise ValueError(
                 f"{self.folder} makes {_sizes(self.config)}, the benchmark is {size[0]}x{size[1]}: pass --size, or "
-                "--other-size to have it make that all the same"
+                "set row.other_size to have it make that all the same"
             )
         sample = replace(self.sampling, seed=crc32(f"{self.sampling.seed} {inputs.key}".encode()))
-        told = self._prompts(inputs, sample)  # first, so that the encoders are gone when the model loads
+        prompts = self._prompts(inputs, sample)  # first, so that the encoders are gone when the model loads
         model = self.placed()
-        again = self.decoder and SecondDecoding(load_aligner(self.decoder, self.config.codec))
-        given = inputs.reference, inputs.camera, sample, None, inputs.subject_distance, told, again
-        return generate_long(model, *given)
+        aligned = self.decoder and SecondDecoding(load_aligner(self.decoder, self.config.codec))
+        conditioning = inputs.reference, inputs.camera, sample, None, inputs.subject_distance, prompts, aligned
+        return generate_long(model, *conditioning)
 
     def placed(self) -> ReshootModel:
         """The model, where it is to work; kept for the next call."""
@@ -144,21 +140,15 @@ class ModelMethod:
         return self.other_size or size in [tuple(s) for s in self.config.sizes]
 
 
-@dataclass(frozen=True)
-class _Cases:
-    """The inputs that can be read, anew each time; the others say so when their turn comes."""
-
-    benchmark: Benchmark
-    keys: Sequence[str]
-
-    def __iter__(self) -> Iterator[Inputs]:
-        for key in self.keys:
-            try:
-                inputs = self.benchmark.load(key)
-            except (ValueError, OSError):
-                continue
-            if not isinstance(inputs, Declined):
-                yield inputs
+def _readable(benchmark: Benchmark, keys: Sequence[str]) -> Iterator[Inputs]:
+    """The inputs that can be read; the others say so when their turn comes."""
+    for key in keys:
+        try:
+            inputs = benchmark.load(key)
+        except (ValueError, OSError):
+            continue
+        if not isinstance(inputs, Skipped):
+            yield inputs
 
 
 def _sizes(config: ModelConfig) -> str:

@@ -1,6 +1,6 @@
-"""Which columns a benchmark's table has, in the paper's order (MVTrack4Gen, tables 1 to 3), scored here or not."""
+"""Which columns a benchmark's table has: the paper's in its order (MVTrack4Gen, tables 1 to 3), then the others."""
 
-from mvtrack.evaluation.interface import Column, Metric
+from mvtrack.evaluation.interface import Benchmark, Column, Metric
 
 _PAPER = (
     Column("subject_consistency", "Subject consistency", "higher"),
@@ -18,28 +18,16 @@ _PAPER = (
     Column("mTransErr", "mTransErr", "lower"),
     Column("mCamMC", "mCamMC", "lower"),
 )
-_VBENCH = tuple(c.key for c in _PAPER[:6])
-_CAMERA = ("mRotErr", "mTransErr", "mCamMC")
-_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
-    "davis": {
-        "Visual quality": _VBENCH,
-        "Geometric consistency": ("met3r", "met3r_dynamic"),
-        "Camera accuracy": _CAMERA,
-    },
-    "iphone": {
-        "Visual quality": ("psnr", "ssim", "lpips"),
-        "Geometric consistency": ("met3r",),
-        "Camera accuracy": _CAMERA,
-    },
-}
+VBENCH = tuple(c.key for c in _PAPER[:6])
+CAMERA = ("mRotErr", "mTransErr", "mCamMC")
 OTHERS = "Beside the paper's"
 
 
-def table_groups(benchmark: str, metrics: tuple[Metric, ...]) -> dict[str, list[Column]]:
-    """Columns by heading: the paper's for that benchmark, then what else the metrics give."""
-    given = {c.key: c for m in metrics for c in m.columns}
-    known = {c.key: c for c in _PAPER} | given
-    groups = {title: [known[key] for key in keys] for title, keys in _GROUPS.get(benchmark, {}).items()}
+def table_groups(benchmark: Benchmark, metrics: tuple[Metric, ...]) -> dict[str, list[Column]]:
+    """Columns by heading: those of the benchmark's published table, scored here or not, then what else metrics give."""
+    scored = {c.key: c for m in metrics for c in m.columns}
+    known = {c.key: c for c in _PAPER} | scored
+    groups = {title: [known[key] for key in keys] for title, keys in benchmark.paper_columns.items()}
     placed = {c.key for columns in groups.values() for c in columns}
-    rest = [c for key, c in given.items() if key not in placed]
+    rest = [c for key, c in scored.items() if key not in placed]
     return groups | ({OTHERS: rest} if rest else {})

@@ -1,41 +1,41 @@
 """From result files to one mapping of plain values: means with intervals, counts, reasons, changes."""
 
+import json
 import math
+from collections import Counter
 from dataclasses import asdict
-from importlib import metadata
+from importlib import metadata, resources
 
-from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Column, Declined, Metric, skipped
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Column, Skipped, skipped
 from mvtrack.evaluation.report.columns import table_groups
-from mvtrack.evaluation.report.published import published_rows
+from mvtrack.evaluation.runner.case import Case
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import read_record, unpack
 from mvtrack.evaluation.runner.scoring import read_scores
-from mvtrack.evaluation.runner.stages import digest_of_case
-from mvtrack.evaluation.statistics import mean_interval
+from mvtrack.evaluation.tables import mean_interval
 
 _LAST = {"Baselines": 1, "Bounds": 2}  # after models; other groups keep the order of their names
 NOT_DONE = skipped("not done yet")
 OTHERWISE = skipped("scored with other settings, or before its video changed; run again without a row to renew it")
-Cells = dict[str, dict[str, float | Declined]]  # column -> case -> value
+Cells = dict[str, dict[str, float | Skipped]]  # column -> case -> value
 
 
 def summarise(plan: Plan) -> dict:
     """Everything that the tables and the page show, of every method that the results folder holds."""
-    keys = plan.benchmark.case_keys()
-    digests = {key: digest_of_case(plan, key) for key in keys}
-    groups = table_groups(plan.benchmark.name, plan.metrics)
+    cases = [Case.of(plan, key) for key in plan.benchmark.case_keys()]
+    groups = table_groups(plan.benchmark, plan.metrics)
     columns = [c for part in groups.values() for c in part]
-    methods = _methods(plan)
-    cells = {m["name"]: collect(plan, m["name"], digests, columns) for m in methods}
-    published = published_rows(plan.benchmark.name)
+    methods, published = _methods(plan), published_rows(plan)
+    cells = {m["name"]: collect(m["name"], cases, columns) for m in methods}
     rows = []
     for method in methods:
         scores = {c.key: summarise_column(list(cells[method["name"]][c.key].values())) for c in columns}
         rows.append(method | {"scores": scores, "change": _changes(method, cells, published["rows"], columns)})
+    bench = plan.benchmark
     return {
         "benchmark": {
-            "name": plan.benchmark.name, "title": plan.benchmark.title, "cases": len(keys),
-            "settings": plan.benchmark.settings,
+            "name": bench.name, "title": bench.full_title, "cases": len(cases), "settings": bench.settings,
+            "is_miniature": bench.is_miniature,
         },
         "mvtrack": metadata.version("mvtrack"),
         "groups": {title: [asdict(c) for c in part] for title, part in groups.items()},
@@ -43,54 +43,75 @@ def summarise(plan: Plan) -> dict:
         "published": published,
         "footnotes": _footnotes(plan, methods),
         "cases": {
-            m: {case: {c: _plain(values[case]) for c, values in table.items()} for case in keys}
+            m: {case.key: {c: _plain(values[case.key]) for c, values in table.items()} for case in cases}
             for m, table in cells.items()
         },
     }  # fmt: skip
 
 
-def collect(plan: Plan, method: str, digests: dict[str, str], columns: list[Column]) -> Cells:
+def published_rows(plan: Plan) -> dict:
+    """Rows that others published, where the plan wants them: {"source": citation with what each table says of its
+    protocol, "rows": [...]}; each row has name, title, group, backbone and values by column."""
+    tree = json.loads(resources.files("mvtrack.evaluation").joinpath("published_v1.json").read_text(encoding="utf-8"))
+    tables = [t for t in tree["tables"] if t["benchmark"] == plan.benchmark.name and plan.with_published]
+    rows = []
+    for table in tables:
+        for row in table["rows"]:
+            values = {k: v for k, v in zip(table["columns"], row["values"], strict=True) if v is not None}
+            kept = {k: row.get(k) for k in ("name", "title", "group", "backbone")}
+            rows.append(kept | {"table": table["table"], "values": values})
+    protocols = [f"table {table['table']} ({table['protocol']})" for table in tables]
+    return {"source": "; ".join([tree["source"], *protocols]), "rows": rows}
+
+
+def collect(method: str, cases: list[Case], columns: list[Column]) -> Cells:
     """Every case's value, or the reason why there is none, for every column."""
     cells: Cells = {c.key: {} for c in columns}
-    for key, digest in digests.items():
-        record = read_record(plan.video_record(method, key))
-        stale = record is None or record["inputs"] != digest
-        why = NOT_DONE if stale else unpack(record["declined"]) if "declined" in record else None
-        scores = {}
-        for metric in plan.metrics if why is None else ():
-            lacking = metric.missing()
-            found = None if lacking else read_scores(plan, method, key, metric, digest, record["sha256"])
-            none = skipped(f"missing {lacking}") if lacking else _why_none(plan, method, key, metric)
-            scores |= dict.fromkeys((c.key for c in metric.columns), none) | (found or {})
+    for case in cases:
+        scores = _scores_of(case, method)
         for c in columns:
-            cells[c.key][key] = why or scores.get(c.key, skipped(f"missing a metric that gives {c.title}"))
+            lacking = skipped(f"missing a metric that gives {c.title}")
+            cells[c.key][case.key] = scores if isinstance(scores, Skipped) else scores.get(c.key, lacking)
     return cells
 
 
-def _why_none(plan: Plan, method: str, key: str, metric: Metric) -> Declined:
-    return NOT_DONE if read_record(plan.scores_file(method, key, metric.name)) is None else OTHERWISE
+def _scores_of(case: Case, method: str) -> dict[str, float | Skipped] | Skipped:
+    """By column; why there is no video."""
+    plan, video = case.plan, case.video(method)
+    if video is None:
+        record = read_record(plan.video_record(method, case.key))
+        is_stale = record is None or record["inputs"] != case.digest
+        return NOT_DONE if is_stale else unpack(record["declined"])
+    scores = {}
+    for metric in plan.metrics:
+        if lacking := metric.missing():
+            found = None
+            none = skipped(f"missing {lacking}")
+        else:
+            found = read_scores(video, metric)
+            kept = read_record(plan.scores_file(method, case.key, metric.name))
+            none = NOT_DONE if kept is None else OTHERWISE
+        scores |= found or dict.fromkeys((c.key for c in metric.columns), none)
+    return scores
 
 
-def summarise_column(values: list[float | Declined]) -> dict:
+def summarise_column(values: list[float | Skipped]) -> dict:
     """Mean with its 95 % interval over finite values, and how many there are of everything else.
 
     infinite: perfect values without a finite number (the PSNR of equal videos), which no mean can hold.
     """
-    numbers = [v for v in values if not isinstance(v, Declined)]
+    numbers = [v for v in values if not isinstance(v, Skipped)]
+    declined = [v for v in values if isinstance(v, Skipped)]
     finite = [v for v in numbers if math.isfinite(v)]
-    reasons: dict[str, int] = {}
-    for v in values:
-        if isinstance(v, Declined):
-            reasons[f"{v.kind}: {v.reason}"] = reasons.get(f"{v.kind}: {v.reason}", 0) + 1
-    counts = {
+    kinds, reasons = Counter(v.kind for v in declined), Counter(map(str, declined))
+    nothing = {"mean": None, "low": None, "high": None, "count": 0}
+    return (mean_interval(finite) if finite else nothing) | {
         "cases": len(values),
         "infinite": len(numbers) - len(finite),
-        "skipped": sum(isinstance(v, Declined) and v.kind == "skipped" for v in values),
-        "failed": sum(isinstance(v, Declined) and v.kind == "failed" for v in values),
+        "skipped": kinds["skipped"],
+        "failed": kinds["failed"],
         "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
     }
-    nothing = {"mean": None, "low": None, "high": None, "count": 0}
-    return (mean_interval(finite) if finite else nothing) | counts
 
 
 def _methods(plan: Plan) -> list[dict]:
@@ -122,7 +143,7 @@ def _changes(method: dict, cells: dict[str, Cells], published: list[dict], colum
 def check_backbones(plan: Plan) -> None:
     """Raise ValueError for a backbone that is no row here and no published one: before the work, not after."""
     rows = [m.name for m in plan.methods] + [m["name"] for m in _methods(plan)]
-    known = list(dict.fromkeys([*rows, *(r["name"] for r in published_rows(plan.benchmark.name)["rows"])]))
+    known = list(dict.fromkeys([*rows, *(r["name"] for r in published_rows(plan)["rows"])]))
     for method in plan.methods:
         if method.backbone is not None and method.backbone not in known:
             raise ValueError(
@@ -131,22 +152,19 @@ def check_backbones(plan: Plan) -> None:
             )
 
 
-def _paired(own: dict[str, float | Declined], theirs: dict[str, float | Declined]) -> dict | None:
-    both = [(own[k], theirs[k]) for k in own]
-    differences = [
-        a - b for a, b in both if not isinstance(a, Declined) and not isinstance(b, Declined) if _finite(a, b)
-    ]
+def _paired(own: dict[str, float | Skipped], theirs: dict[str, float | Skipped]) -> dict | None:
+    differences = [own[k] - theirs[k] for k in own if _is_number(own[k]) and _is_number(theirs[k])]
     return mean_interval(differences) if differences else None
 
 
-def _finite(*values: float) -> bool:
-    return all(math.isfinite(v) for v in values)
+def _is_number(value: float | Skipped) -> bool:
+    return not isinstance(value, Skipped) and math.isfinite(value)
 
 
 def _footnotes(plan: Plan, methods: list[dict]) -> list[str]:
     """What must be said of the benchmark, the metrics that can run, the estimators that these and the methods use, and
     the methods; each once."""
-    notes, running = [*plan.benchmark.footnotes], [m for m in plan.metrics if m.missing() is None]
+    notes, running = [*plan.benchmark.all_footnotes], [m for m in plan.metrics if m.missing() is None]
     notes += [n for m in running for n in m.footnotes]
     # Rows that an earlier version made have no needs on record.
     needs = {need for m in running for need in m.needs} | {need for m in methods for need in m.get("needs", ())}
@@ -157,7 +175,7 @@ def _footnotes(plan: Plan, methods: list[dict]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _plain(value: float | Declined) -> object:
-    if isinstance(value, Declined):
-        return f"{value.kind}: {value.reason}"
+def _plain(value: float | Skipped) -> object:
+    if isinstance(value, Skipped):
+        return str(value)
     return value if math.isfinite(value) else "inf" if value > 0 else "-inf"

@@ -1,8 +1,16 @@
 """A summary as LaTeX, notes below the table; what LaTeX would take for commands or cannot print is written out."""
 
-from mvtrack.evaluation.report.cells import Cell, Line, published_lines, scored_lines, shown_groups
 from mvtrack.evaluation.report.columns import OTHERS
-from mvtrack.evaluation.report.details import LEGEND, published_note
+from mvtrack.evaluation.report.view import (
+    LEGEND,
+    Cell,
+    Line,
+    published_lines,
+    published_note,
+    report_title,
+    scored_lines,
+    shown_groups,
+)
 
 _ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "none": ""}
 _PLAIN = {letter: f"\\{letter}" for letter in "&%_#${}"}
@@ -27,9 +35,8 @@ def latex(summary: dict) -> str:
         parts.append(_tabular(papers, lines))
     if OTHERS in groups:
         parts.append(_tabular({OTHERS: groups[OTHERS]}, [(line, line.cells[width:]) for line in scored]))
-    bench = summary["benchmark"]
     top = [
-        f"% {bench['title']}, {bench['cases']} cases. Needs booktabs, graphicx, xcolor.",
+        f"% {report_title(summary)}. Needs booktabs, graphicx, xcolor.",
         "% Longer than a page: \\input it without a float, so that the notes run on.",
     ]
     return "\n".join([*top, f"\n{_GAP}\n".join(parts), *_notes(summary)]) + "\n"
@@ -76,9 +83,9 @@ def _head(column: dict) -> str:
 
 
 def _notes(summary: dict) -> list[str]:
-    """A paragraph in small print: how to read it, where published rows are from, every choice of the protocol."""
+    """A paragraph in small print: of what, how to read it, where published rows are from, the protocol's choices."""
     numbered = [f"({i}) {note}" for i, note in enumerate(summary["footnotes"], 1)]
-    notes = [note for note in (LEGEND, published_note(summary), *numbered) if note]
+    notes = [note for note in (f"{report_title(summary)}.", LEGEND, published_note(summary), *numbered) if note]
     return [r"\par\smallskip", r"{\scriptsize\raggedright", *map(tex, notes), r"\par}"]
 
 

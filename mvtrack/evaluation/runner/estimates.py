@@ -7,89 +7,60 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from mvtrack.evaluation.interface import (
-    ESTIMATE_NEEDS,
-    Declined,
-    Estimate,
-    Estimator,
-    Inputs,
-    RowEstimator,
-    Subject,
-    skipped,
-)
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Estimate, Estimator, Skipped, Subject, skipped
+from mvtrack.evaluation.runner.case import Case, RowVideo
 from mvtrack.evaluation.runner.fault_tolerance import guarded
-from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import pack, read_record, unpack, write_record
 from mvtrack.files.atomic_io import write_aside
 
 
-def gather(
-    plan: Plan,
-    needs: tuple[str, ...],
-    digest: str,
-    video_sha: str | None,
-    inputs: Inputs,
-    video: Float[Tensor, "T 3 H W"] | None,
-    row: str | None = None,
-) -> dict[str, Estimate] | Declined:
-    """All estimates among `needs`, made where they are not yet; the first input or estimate that is lacking else.
+def gather(case: Case, needs: tuple[str, ...], video: RowVideo | None = None) -> dict[str, Estimate] | Skipped:
+    """All estimates among `needs`, made where they are not yet; else why the first input or estimate lacks.
 
-    row: the method whose video it is, None for the reference's estimates.
+    video: whose estimates are needed; None where only the reference's are.
     """
     for need in needs:
-        if need not in ESTIMATE_NEEDS and (why := inputs.why_missing(need)):
+        if need not in ESTIMATE_NEEDS and (why := case.inputs.why_missing(need)):
             return why
-    found = {}
+    estimates = {}
     for need in needs:
         if need in ESTIMATE_NEEDS:
-            found[need] = _estimate(plan, need, digest, video_sha, inputs, video, row)
-            if isinstance(found[need], Declined):
-                return found[need]
-    return found
+            estimates[need] = _estimate(case, need, video)
+            if isinstance(estimates[need], Skipped):
+                return estimates[need]
+    return estimates
 
 
-def is_estimated(plan: Plan, need: str, digest: str, video_sha: str | None) -> bool:
+def is_estimated(video: RowVideo, need: str) -> bool:
     """Whether there is nothing to do for an estimate: it is kept, or nothing here can make it."""
+    plan = video.case.plan
     estimator = plan.estimators.get(need.split(".")[1])
     if estimator is None or estimator.missing():
         return True
-    path = plan.estimate_file(estimator, plan.estimate_key(need, digest, video_sha))
+    path = plan.estimate_file(estimator, plan.estimate_key(need, video.case.digest, video.sha256))
     record = read_record(path.with_suffix(".json"))
     return record is not None and ("declined" in record or path.is_file())
 
 
-def _estimate(
-    plan: Plan,
-    need: str,
-    digest: str,
-    video_sha: str | None,
-    inputs: Inputs,
-    video: Tensor | None,
-    row: str | None,
-) -> Estimate | Declined:
-    subject, what = need.split(".")
+def _estimate(case: Case, need: str, video: RowVideo | None) -> Estimate | Skipped:
+    plan, (subject, what) = case.plan, need.split(".")
     estimator = plan.estimators.get(what)
     if estimator is None:
         return skipped(f"missing an estimator of {what}")
-    lacking = estimator.missing()
-    if lacking:
+    if lacking := estimator.missing():
         return skipped(f"missing {lacking}")
-    key = plan.estimate_key(need, digest, video_sha)
+    key = plan.estimate_key(need, case.digest, video and video.sha256)
     path = plan.estimate_file(estimator, key)
     record = read_record(path.with_suffix(".json"))
     if record and record["key"] == key:
         if "declined" in record:
             return unpack(record["declined"])
-        if kept := _read(path):
+        if (kept := _read(path)) is not None:
             return kept
-    if row is not None and isinstance(estimator, RowEstimator):
-        estimator = estimator.of_row(row)
-    result = _run(plan, estimator, subject, inputs, video)
-    record = {"key": key, "estimator": estimator.name, "subject": subject, "case": inputs.key}
-    if isinstance(result, Declined):
+    result = _run(estimator if video is None else estimator.of_row(video.row), case, subject, video)
+    record = {"key": key, "estimator": estimator.name, "subject": subject, "case": case.key}
+    if isinstance(result, Skipped):
         record["declined"] = pack(result)
     else:
         _write(path, result)
@@ -97,16 +68,16 @@ def _estimate(
     return result
 
 
-def _run(
-    plan: Plan, estimator: Estimator, subject: Subject, inputs: Inputs, video: Tensor | None
-) -> Estimate | Declined:
+def _run(estimator: Estimator, case: Case, subject: Subject, video: RowVideo | None) -> Estimate | Skipped:
+    inputs = case.inputs
     for need in estimator.needs:
         if why := inputs.why_missing(need):
             return why
-    frames = {"reference": [inputs.reference], "generated": [video], "joint": [inputs.reference, video]}[subject]
+    parts = {"reference": ("reference",), "generated": ("video",), "joint": ("reference", "video")}[subject]
+    frames = torch.cat([inputs.reference if part == "reference" else video.frames for part in parts])
     seen = "reference and generated videos" if subject == "joint" else f"{subject} video"
     about = f"{estimator.name}, {seen}: "
-    return guarded(lambda: estimator.estimate(inputs, torch.cat(frames), subject), about, plan.debug)
+    return guarded(lambda: estimator.estimate(inputs, frames, subject), about, case.plan.debug)
 
 
 def _write(path: Path, estimate: Estimate) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from mvtrack.evaluation.interface import Declined, failed
+from mvtrack.evaluation.interface import Skipped, failed
 
 Result = TypeVar("Result")
-_TOLD = (ValueError, OSError, RuntimeError)  # what parts raise on purpose: their message says all
+_ON_PURPOSE = (ValueError, OSError, RuntimeError)  # their message says all
 
 
-def guarded(work: Callable[[], Result], about: str = "", debug: bool = False) -> Result | Declined:
+def guarded(work: Callable[[], Result], about: str = "", debug: bool = False) -> Result | Skipped:
     """What `work` returns, or a failure with its reason after `about`.
 
     debug: an exception that no part raises on purpose is let through, with its traceback.
@@ -17,14 +17,9 @@ def guarded(work: Callable[[], Result], about: str = "", debug: bool = False) ->
     try:
         return work()
     except Exception as error:
-        if debug and not isinstance(error, _TOLD):
+        if debug and not isinstance(error, _ON_PURPOSE):
             raise
-        return failed(about + in_words(error))
-
-
-def in_words(error: Exception) -> str:
-    """The message on one line; with the type's name where the message alone may say nothing."""
-    message = " ".join(str(error).split())
-    if isinstance(error, _TOLD) and message:
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+        message = " ".join(str(error).split())
+        if isinstance(error, _ON_PURPOSE) and message:
+            return failed(about + message)
+        return failed(about + (f"{type(error).__name__}: {message}" if message else type(error).__name__))

@@ -1,10 +1,11 @@
 """What is to be evaluated, and where each piece of the result lies on disk."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, FileMetric, Method, Metric
+from mvtrack.evaluation.interface import ESTIMATE_NEEDS, INPUT_NEEDS, Benchmark, Estimator, Method, Metric
 from mvtrack.evaluation.runner.records import hash_of
 from mvtrack.files.cache import sha256_once
 
@@ -16,7 +17,8 @@ class Plan:
     """A benchmark, the methods to run on it, and the metrics and estimators to score them with.
 
     estimators: by what they give, "poses" or "depth". folder: of the results. others: rows that earlier commands left
-    there, which are scored but not made. debug: errors that no part raises on purpose end the run.
+    there, which are scored but not made. debug: errors that no part raises on purpose end the run. with_published:
+    whether reports show the rows that others published.
     """
 
     benchmark: Benchmark
@@ -26,6 +28,7 @@ class Plan:
     folder: Path = Path("outputs/evaluation")
     others: tuple[str, ...] = ()
     debug: bool = False
+    with_published: bool = True
 
     def __post_init__(self) -> None:
         for kind, names in {
@@ -34,8 +37,7 @@ class Plan:
             "metric": [m.name for m in self.metrics],
             "column": [c.key for m in self.metrics for c in m.columns],
         }.items():
-            double = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-            if double:
+            if double := [name for name, count in Counter(names).items() if count > 1]:
                 raise ValueError(f"{kind} {min(double)!r} occurs twice: names must differ")
             for name in names:
                 if not _NAME.fullmatch(name):
@@ -82,15 +84,13 @@ class Plan:
 
     def scores_key(self, metric: Metric, inputs_digest: str, video_sha: str, method: str, key: str) -> str:
         estimates = [self.estimate_key(n, inputs_digest, video_sha) for n in self._estimated(metric.needs)]
-        files = metric.files(method, key) if isinstance(metric, FileMetric) else []
-        return hash_of([_part(metric), inputs_digest, video_sha, estimates, *([sha256_once(f)] for f in files)])
+        files = [[sha256_once(file)] for file in metric.files(method, key)]
+        return hash_of([_part(metric), inputs_digest, video_sha, estimates, *files])
 
     def _estimated(self, needs: tuple[str, ...]) -> list[str]:
         """Estimates that can be made here: what was skipped for want of one is taken up once it can."""
-        return [n for n in needs if n in ESTIMATE_NEEDS and self._can_run(self.estimators.get(n.split(".")[1]))]
-
-    def _can_run(self, estimator: Estimator | None) -> bool:
-        return estimator is not None and estimator.missing() is None
+        able = {what for what, estimator in self.estimators.items() if estimator.missing() is None}
+        return [n for n in needs if n in ESTIMATE_NEEDS and n.split(".")[1] in able]
 
 
 def _part(part: Metric | Estimator) -> list:

@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from mvtrack.evaluation.interface import Declined, Scores
+from mvtrack.evaluation.interface import Skipped
 from mvtrack.files.atomic_io import write_aside
 
 
@@ -55,20 +55,12 @@ def read_record(path: Path) -> dict | None:
     return record
 
 
-def pack(value: float | Declined) -> object:
+def pack(value: float | Skipped) -> object:
     """A score as JSON holds it; infinity as text."""
-    if isinstance(value, Declined):
+    if isinstance(value, Skipped):
         return {"kind": value.kind, "reason": value.reason}
     return ("inf" if value > 0 else "-inf") if math.isinf(value) else value
 
 
-def unpack(value: object) -> float | Declined:
-    return Declined(**value) if isinstance(value, dict) else float(value)
-
-
-def pack_scores(scores: Scores) -> dict:
-    return {name: pack(value) for name, value in scores.items()}
-
-
-def unpack_scores(values: dict) -> Scores:
-    return {name: unpack(value) for name, value in values.items()}
+def unpack(value: object) -> float | Skipped:
+    return Skipped(**value) if isinstance(value, dict) else float(value)

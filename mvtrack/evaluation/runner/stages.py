@@ -5,27 +5,21 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache, partial
 
 import torch
 from tqdm import tqdm
 
-from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Method, PreparedMethod
-from mvtrack.evaluation.runner.fault_tolerance import guarded
+from mvtrack.evaluation.interface import Method
+from mvtrack.evaluation.runner.case import Case
 from mvtrack.evaluation.runner.plan import Plan
-from mvtrack.evaluation.runner.previews import make_previews, previews_due
-from mvtrack.evaluation.runner.records import hash_of, read_record, write_record
-from mvtrack.evaluation.runner.scoring import (
-    estimate_case,
-    estimates_due,
-    metrics_due,
-    score_case,
-    score_together,
-)
-from mvtrack.evaluation.runner.videos import make_video, video_is_due
+from mvtrack.evaluation.runner.previews import preview_case, previews_due
+from mvtrack.evaluation.runner.records import read_record, write_record
+from mvtrack.evaluation.runner.scoring import estimate_case, estimates_due, metrics_due, score_case, score_together
+from mvtrack.evaluation.runner.videos import generate_case, methods_due
 
 STAGES = ("generate", "estimate", "score", "page")
 _TOGETHER = 64  # videos that a metric sees at once: what was scored before a kill is kept in steps of so many
+Work = Callable[[Case], list[str]]  # on one case; returns what failed, one line each
 
 
 def run_stages(
@@ -36,26 +30,28 @@ def run_stages(
     workers: processes, each with one thread; 1 stays in this process. shard: (i, n) takes every n-th case, from the
     i-th on; shards share nothing and may run on different machines over one folder.
     """
-    keys = shard_of(plan.benchmark.case_keys(), shard)
-    digests = {key: digest_of_case(plan, key) for key in keys}
+    cases = [Case.of(plan, key) for key in shard_of(plan.benchmark.case_keys(), shard)]
     for method in plan.methods:
         write_record(plan.method_file(method.name), method_record(method))
-    troubles = []
+    failures = []
     if "generate" in stages:
-        due = _prepared(plan, keys, digests)
-        troubles += _over_cases(_generate_case, plan, due, digests, workers, "generating")
+        due = {case.key: methods_due(case) for case in cases}
+        for method in plan.methods:
+            keys = [key for key, methods in due.items() if method in methods]
+            if keys:
+                method.prepare(plan.benchmark, keys)
+        failures += _over_cases(generate_case, [case for case in cases if due[case.key]], workers, "generating")
     if "estimate" in stages:
-        due = [key for key in keys if any(estimates_due(plan, row, key, digests[key]) for row in plan.rows)]
-        troubles += _over_cases(_estimate_case, plan, due, digests, workers, "estimating")
+        due = [case for case in cases if any(map(estimates_due, case.videos()))]
+        failures += _over_cases(estimate_case, due, workers, "estimating")
     if "score" in stages:
-        due = [key for key in keys if any(metrics_due(plan, row, key, digests[key]) for row in plan.rows)]
-        troubles += _over_cases(_score_case, plan, due, digests, workers, "scoring")
+        due = [case for case in cases if any(map(metrics_due, case.videos()))]
+        failures += _over_cases(score_case, due, workers, "scoring")
         with _one_thread():
-            troubles += _score_batches(plan, due, digests)
+            failures += _score_batches(plan, due)
     if "page" in stages:
-        due = [key for key in keys if previews_due(plan, key, digests[key])]
-        troubles += _over_cases(_preview_case, plan, due, digests, workers, "previews")
-    return troubles
+        failures += _over_cases(preview_case, [case for case in cases if previews_due(case)], workers, "previews")
+    return failures
 
 
 def shard_of(keys: list[str], shard: tuple[int, int]) -> list[str]:
@@ -63,12 +59,6 @@ def shard_of(keys: list[str], shard: tuple[int, int]) -> list[str]:
     if not 1 <= number <= count:
         raise ValueError(f"shard {number}/{count} does not exist: the first is 1/{count}, the last {count}/{count}")
     return keys[number - 1 :: count]
-
-
-def digest_of_case(plan: Plan, key: str) -> str:
-    """The hash of a case's files, or of the reason why they cannot be read."""
-    digest = guarded(lambda: plan.benchmark.digest(key), debug=plan.debug)
-    return hash_of(f"unreadable: {digest.reason}") if isinstance(digest, Declined) else digest
 
 
 def method_record(method: Method) -> dict:
@@ -94,84 +84,39 @@ def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
     return gone
 
 
-def _prepared(plan: Plan, keys: list[str], digests: dict[str, str]) -> list[str]:
-    """The cases for which a video is to be made, after the methods that make them have looked at them."""
-    due: set[str] = set()
-    for method in plan.methods:
-        mine = [key for key in keys if video_is_due(plan, method, key, digests[key])]
-        if mine and isinstance(method, PreparedMethod):
-            method.prepare(plan.benchmark, mine)
-        due.update(mine)
-    return [key for key in keys if key in due]
-
-
-def _generate_case(plan: Plan, key: str, digest: str) -> list[str]:
-    due, inputs, troubles = [m for m in plan.methods if video_is_due(plan, m, key, digest)], _load(plan, key), []
-    for method in due:
-        why = make_video(plan, method, key, digest, inputs)
-        if why and why.kind == "failed":
-            troubles.append(f"{method.name}, {key}: {why.reason}")
-    return troubles
-
-
-def _score_case(plan: Plan, key: str, digest: str) -> list[str]:
-    inputs = _load(plan, key)
-    if isinstance(inputs, Declined):
-        return []
-    return [line for row in plan.rows for line in score_case(plan, row, key, digest, inputs)]
-
-
-def _estimate_case(plan: Plan, key: str, digest: str) -> list[str]:
-    inputs = _load(plan, key)
-    if isinstance(inputs, Declined):
-        return []
-    return [line for row in plan.rows for line in estimate_case(plan, row, key, digest, inputs)]
-
-
-def _preview_case(plan: Plan, key: str, digest: str) -> list[str]:
-    inputs = _load(plan, key)
-    troubles = guarded(lambda: make_previews(plan, key, digest, inputs), f"{key}, page: ", plan.debug)
-    return [troubles.reason] if isinstance(troubles, Declined) else troubles
-
-
-def _load(plan: Plan, key: str) -> Inputs | Declined:
-    return guarded(lambda: plan.benchmark.load(key), "inputs: ", plan.debug)
-
-
-def _score_batches(plan: Plan, keys: list[str], digests: dict[str, str]) -> list[str]:
-    troubles = []
-    load = lru_cache(maxsize=1)(partial(_load, plan))
-    for metric in (m for m in plan.metrics if isinstance(m, BatchMetric)):
-        pairs = [(row, key) for key in keys for row in plan.rows if metric in metrics_due(plan, row, key, digests[key])]
-        with tqdm(total=len(pairs), desc=f"scoring, {metric.name}", unit="video", disable=not pairs) as bar:
-            for start in range(0, len(pairs), _TOGETHER):
-                group = pairs[start : start + _TOGETHER]
-                troubles += score_together(plan, metric, group, digests, load)
+def _score_batches(plan: Plan, cases: list[Case]) -> list[str]:
+    failures = []
+    for metric in (m for m in plan.metrics if hasattr(m, "score_batch")):
+        videos = [video for case in cases for video in case.videos() if metric in metrics_due(video)]
+        with tqdm(total=len(videos), desc=f"scoring, {metric.name}", unit="video", disable=not videos) as bar:
+            for start in range(0, len(videos), _TOGETHER):
+                group = videos[start : start + _TOGETHER]
+                failures += score_together(metric, group)
                 bar.update(len(group))
-    return troubles
+    return failures
 
 
-def _over_cases(
-    work: Callable, plan: Plan, keys: list[str], digests: dict[str, str], workers: int, title: str
-) -> list[str]:
-    troubles = []
-    with tqdm(total=len(keys), desc=title, unit="case", disable=not keys) as bar:
-        for lines in _spread(work, [(plan, key, digests[key]) for key in keys], workers):
-            troubles += lines
+def _over_cases(work: Work, cases: list[Case], workers: int, title: str) -> list[str]:
+    failures = []
+    with tqdm(total=len(cases), desc=title, unit="case", disable=not cases) as bar:
+        for lines in _spread(work, cases, workers):
+            failures += lines
             bar.update()
-            bar.set_postfix(failed=len(troubles))
-    return sorted(troubles)
+            bar.set_postfix(failed=len(failures))
+    return sorted(failures)
 
 
-def _spread(work: Callable, jobs: list[tuple], workers: int) -> Iterator[list[str]]:
-    if workers <= 1 or len(jobs) <= 1:
+def _spread(work: Work, cases: list[Case], workers: int) -> Iterator[list[str]]:
+    cases = [Case(case.plan, case.key, case.digest) for case in cases]  # inputs are read where they are needed
+    if workers <= 1 or len(cases) <= 1:
         with _one_thread():
-            yield from (work(*job) for job in jobs)
+            while cases:
+                yield work(cases.pop(0))  # and are gone with the case
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(min(workers, len(cases)), context, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for future in as_completed([pool.submit(work, *job) for job in jobs]):
+        for future in as_completed([pool.submit(work, case) for case in cases]):
             yield future.result()
     except BrokenProcessPool:
         raise ValueError(

@@ -3,93 +3,102 @@
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.data.clip import resize_frames
-from mvtrack.evaluation.interface import Benchmark, Declined, Inputs, Method, failed
+from mvtrack.evaluation.interface import Benchmark, Method, Skipped, failed
+from mvtrack.evaluation.runner.case import Case
 from mvtrack.evaluation.runner.estimates import gather
 from mvtrack.evaluation.runner.fault_tolerance import guarded
-from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of_files, pack, read_record, write_record
 from mvtrack.video.reader import open_video
 from mvtrack.video.video import Video
 from mvtrack.video.writer import from_bytes, write_video
 
 
-def video_is_due(plan: Plan, method: Method, key: str, digest: str) -> bool:
-    """Whether a case's video is still to be made, or is to be made again."""
-    record = read_record(plan.video_record(method.name, key))
-    if record is None or record["key"] != _key_now(plan, method, key, digest):
+def methods_due(case: Case) -> list[Method]:
+    """The methods whose video of a case is still to be made, or is to be made again."""
+    return [method for method in case.plan.methods if _is_due(case, method)]
+
+
+def generate_case(case: Case) -> list[str]:
+    """Make or find the videos that are due; returns what failed, one line each."""
+    failures = []
+    for method in methods_due(case):
+        made = case.inputs
+        if not isinstance(made, Skipped):
+            made = guarded(lambda m=method: _make(case, m), debug=case.plan.debug)
+        outcome = {"declined": pack(made)} if isinstance(made, Skipped) else made
+        record = {"key": _key_now(case, method), "inputs": case.digest} | outcome
+        write_record(case.plan.video_record(method.name, case.key), record)
+        if isinstance(made, Skipped) and made.kind == "failed":
+            failures.append(f"{method.name}, {case.key}: {made.reason}")
+    return failures
+
+
+def _is_due(case: Case, method: Method) -> bool:
+    record = read_record(case.plan.video_record(method.name, case.key))
+    if record is None or record["key"] != _key_now(case, method):
         return True
-    return "video" in record and not (plan.folder / record["video"]).is_file()
+    return "video" in record and not (case.plan.folder / record["video"]).is_file()
 
 
-def make_video(plan: Plan, method: Method, key: str, digest: str, inputs: Inputs | Declined) -> Declined | None:
-    """Make or find one video and write its record; returns why there is none."""
-    record = {"key": _key_now(plan, method, key, digest), "inputs": digest}
-    made = inputs
-    if not isinstance(inputs, Declined):
-        made = guarded(lambda: _made_or_found(plan, method, key, digest, inputs), debug=plan.debug)
-    record |= {"declined": pack(made)} if isinstance(made, Declined) else made
-    write_record(plan.video_record(method.name, key), record)
-    return made if isinstance(made, Declined) else None
-
-
-def _key_now(plan: Plan, method: Method, key: str, digest: str) -> str:
-    found = method.find(key)
+def _key_now(case: Case, method: Method) -> str:
+    """The hash of all that a video depends on; of a video that is found, the file's too."""
+    found = method.find(case.key)
+    source = found.reason if isinstance(found, Skipped) else None
     if isinstance(found, Path):
-        try:
-            return plan.video_key(method, digest, _sha(found))
-        except (ValueError, OSError) as error:
-            return plan.video_key(method, digest, f"unreadable: {error}")
-    return plan.video_key(method, digest, None if found is None else found.reason)
+        sha = guarded(lambda: _sha(found), "unreadable: ")
+        source = sha.reason if isinstance(sha, Skipped) else sha
+    return case.plan.video_key(method, case.digest, source)
 
 
-def _made_or_found(plan: Plan, method: Method, key: str, digest: str, inputs: Inputs) -> dict | Declined:
-    found = method.find(key)
-    if isinstance(found, Declined):
+def _make(case: Case, method: Method) -> dict | Skipped:
+    found = method.find(case.key)
+    if isinstance(found, Skipped):
         return found
     if found is not None:
-        return _as_found(plan, method, key, found, inputs)
-    estimates = gather(plan, method.needs, digest, None, inputs, None)
-    if isinstance(estimates, Declined):
+        return _adopt(case, method, found)
+    estimates = gather(case, method.needs)
+    if isinstance(estimates, Skipped):
         return estimates
-    video = method.generate(inputs, estimates)
-    if isinstance(video, Declined):
+    video = method.generate(case.inputs, estimates)
+    if isinstance(video, Skipped):
         return video
-    if video.shape != inputs.reference.shape:
-        raise ValueError(f"{method.name} made {tuple(video.shape)} of a reference of {tuple(inputs.reference.shape)}")
+    expected = case.inputs.reference.shape
+    if video.shape != expected:
+        raise ValueError(f"{method.name} made {tuple(video.shape)} of a reference of {tuple(expected)}")
     if not torch.isfinite(video).all():
         return failed(f"{method.name} made a video with NaN or infinite values")
-    return _kept(plan, method, key, video, inputs.fps, [])
+    return _keep(case, method, video, [])
 
 
-def _as_found(plan: Plan, method: Method, key: str, found: Path, inputs: Inputs) -> dict:
+def _adopt(case: Case, method: Method, found: Path) -> dict:
     """The file itself where it is what is scored; else a copy without loss of what is."""
-    footage, frames = open_video(found), len(inputs.reference)
-    notes = check_found(footage, frames, plan.benchmark, method.settings.get("resize", False))
+    footage, frames, benchmark = open_video(found), len(case.inputs.reference), case.plan.benchmark
+    notes = check_footage(footage, frames, benchmark, method.settings.get("resize", False))
     if not notes and found.is_file():
         return {"video": str(found.resolve()), "sha256": _sha(found), "frames": frames, "notes": []}
     video = from_bytes(footage.read(0, frames))
-    if footage.size != plan.benchmark.size:
-        video = resize_frames(video, plan.benchmark.size)
-    return _kept(plan, method, key, video, inputs.fps, notes)
+    if footage.size != benchmark.size:
+        video = resize_frames(video, benchmark.size)
+    return _keep(case, method, video, notes)
 
 
-def _kept(plan: Plan, method: Method, key: str, video: Tensor, fps: float, notes: list[str]) -> dict:
-    path = plan.video_file(method.name, key)
-    write_video(path, video, fps, lossless=True)
-    return {"video": str(path.relative_to(plan.folder)), "sha256": _sha(path), "frames": len(video), "notes": notes}
+def _keep(case: Case, method: Method, video: Tensor, notes: list[str]) -> dict:
+    path = case.plan.video_file(method.name, case.key)
+    write_video(path, video, case.inputs.fps, lossless=True)
+    name = str(path.relative_to(case.plan.folder))
+    return {"video": name, "sha256": _sha(path), "frames": len(video), "notes": notes}
 
 
-def check_found(footage: Video, frames: int, benchmark: Benchmark, resize: bool) -> list[str]:
+def check_footage(footage: Video, frames: int, benchmark: Benchmark, resize: bool) -> list[str]:
     """What has to be done to a foreign video of a case of `frames` real frames. ValueError when it does not fit."""
     notes = []
     if footage.size != benchmark.size and not resize:
         raise ValueError(
             f"{footage.path} is {footage.size[0]}x{footage.size[1]}, the benchmark {benchmark.size[0]}x"
-            f"{benchmark.size[1]} (height x width): write it at that size, or pass --resize-videos"
+            f"{benchmark.size[1]} (height x width): write it at that size, or set row.resize_videos"
         )
     if footage.size != benchmark.size:
         notes.append(f"resized from {footage.size[0]}x{footage.size[1]}")
@@ -102,11 +111,6 @@ def check_found(footage: Video, frames: int, benchmark: Benchmark, resize: bool)
     if is_padded:
         notes.append(f"{benchmark.num_frames - frames} frames past the end of the real clip are not scored")
     return notes
-
-
-def read_made(plan: Plan, record: dict) -> Float[Tensor, "T 3 H W"]:
-    """The frames of a video that a record names."""
-    return from_bytes(open_video(plan.folder / record["video"]).read(0, record["frames"]))
 
 
 def _sha(path: Path) -> str:

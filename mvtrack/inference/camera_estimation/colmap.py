@@ -4,7 +4,6 @@ Both mappers run and the cameras that explain the matches better are taken; a ca
 recognised and measured as that. What cannot be measured is an error with its reason, never an invented path.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,9 +22,9 @@ from mvtrack.inference.camera_estimation.estimated_cameras import (
     EstimatedCameras,
     cameras_from_poses,
 )
-from mvtrack.inference.camera_estimation.job import WorkerError, has_module, run_worker, write_frames
 from mvtrack.inference.camera_estimation.matches import PairMatches, match_errors, mean_misfit
 from mvtrack.inference.camera_estimation.rotation_only import fit_turning, fit_turning_and_focal
+from mvtrack.inference.external_program import ExternalProgram, WorkerError, write_frames
 from mvtrack.metrics.camera_accuracy import rotation_angle
 
 VERSION = 4  # raised when the same video gives other cameras
@@ -38,6 +37,7 @@ _LEAST_POINTS = 20  # placed by a mapper
 _FOCAL_TURN_DEG = 5.0  # a smaller turn says nothing about the focal length
 _FOV_DEG = (15.0, 130.0)  # horizontal fields of view that a refined focal length may have
 _LEAST_FOUND = 3
+_PROGRAM = ExternalProgram(Path(__file__).parent / "workers/colmap_worker.py", "pycolmap", "pycolmap")
 
 
 @config
@@ -63,7 +63,7 @@ DEFAULT = ColmapConfig()
 
 def colmap_missing() -> str | None:
     """What has to be installed, or None."""
-    return None if has_module(sys.executable, "pycolmap") else "pycolmap: pip install pycolmap"
+    return _PROGRAM.missing() and "pycolmap: pip install pycolmap"
 
 
 def colmap_version() -> str | None:
@@ -199,10 +199,8 @@ class _Mapping:
         job = {name: getattr(self.config, name) for name in names}
         K = self.lens.K.double()[:, [0, 1, 0, 1], [0, 1, 2, 2]].tolist()
         job |= {"num_frames": self.num_frames, "K": K, "refine_focal": refine}
-        return run_worker(
-            "colmap_worker.py", self.folder, stage, job=job, result=f"{stage}.npz", timeout_s=self.config.timeout_s,
-            threads=self.config.threads,
-        )  # fmt: skip
+        program = replace(_PROGRAM, timeout_s=self.config.timeout_s, threads=self.config.threads)
+        return program.run(self.folder, stage, job=job, result=f"{stage}.npz")
 
 
 def _disagreement(one: Float[Tensor, "F 4 4"], other: Float[Tensor, "F 4 4"]) -> float:

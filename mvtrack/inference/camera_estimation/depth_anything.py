@@ -18,10 +18,14 @@ from mvtrack.inference.camera_estimation.estimated_cameras import (
     EstimatedCameras,
     cameras_from_poses,
 )
-from mvtrack.inference.camera_estimation.job import has_module, package_identity, run_worker, write_frames
+from mvtrack.inference.external_program import ExternalProgram, write_frames
 
 VERSION = 1  # raised when the same video gives other cameras
 _CHOICES = ("ray_pose", "process_res", "reference_view")
+_HOW = (
+    "make an environment for it (python -m venv da3; da3/bin/pip install depth-anything-3) and name it: "
+    "environments.depth_anything_3: da3/bin/python in --settings, or $MVTRACK_DA3_PYTHON"
+)
 _ROTATION_TOLERANCE = 1e-2  # of what a network that runs in half precision calls a rotation
 
 
@@ -41,24 +45,18 @@ class DepthAnythingConfig:
     device: str | None = None
     timeout_s: float = 7200.0
 
+    @property
+    def program(self) -> ExternalProgram:
+        return ExternalProgram(
+            Path(__file__).parent / "workers/depth_anything_worker.py", "depth_anything_3", "Depth Anything 3",
+            self.python, _HOW, self.timeout_s,
+        )  # fmt: skip
+
     def record(self) -> dict:
         """What the cameras of a video depend on beside its pictures, as plain values; weights in a folder by what they
         hold, the package by its version and sources."""
-        package = None if self.python is None else package_identity(self.python, "depth_anything_3")
-        made_by = {"weights": weights_identity(self.model), "package": package, "version": VERSION}
+        made_by = {"weights": weights_identity(self.model), "package": self.program.identity(), "version": VERSION}
         return {name: getattr(self, name) for name in _CHOICES} | made_by
-
-
-def depth_anything_missing(config: DepthAnythingConfig) -> str | None:
-    """What has to be installed, or None."""
-    if config.python is None:
-        return (
-            "Depth Anything 3: make an environment for it (python -m venv da3; da3/bin/pip install depth-anything-3) "
-            "and pass --da3-python da3/bin/python"
-        )
-    if not has_module(config.python, "depth_anything_3"):
-        return f"Depth Anything 3 for {config.python}: {config.python} -m pip install depth-anything-3"
-    return None
 
 
 def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: DepthAnythingConfig) -> EstimatedCameras:
@@ -66,15 +64,13 @@ def recover_with_depth_anything(frames: UInt8[np.ndarray, "T H W 3"], config: De
 
     Raises ValueError when it is not installed, WorkerError when it fails, CameraEstimationError without result.
     """
-    if lacking := depth_anything_missing(config):
+    if lacking := config.program.missing():
         raise ValueError(f"cameras cannot be measured: missing {lacking}")
     size = tuple(frames.shape[1:3])
     with tempfile.TemporaryDirectory(prefix="mvtrack-da3-") as name:
         write_frames(Path(name), frames)
         job = {name: getattr(config, name) for name in ("model", "device", *_CHOICES)}
-        got = run_worker(
-            "depth_anything_worker.py", Path(name), job=job, python=config.python, timeout_s=config.timeout_s
-        )
+        got = config.program.run(Path(name), job=job)
     if got["w2c"].shape != (len(frames), 3, 4) or got["K"].shape != (len(frames), 3, 3):
         raise CameraEstimationError(
             f"Depth Anything 3 gave poses {got['w2c'].shape} and lenses {got['K'].shape} of {len(frames)} frames"

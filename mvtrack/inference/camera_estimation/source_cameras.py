@@ -11,7 +11,7 @@ from pathlib import Path
 from mvtrack.geometry.camera import Camera, path_extent
 from mvtrack.inference.camera_estimation.cached_estimate import cameras_of_video
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
-from mvtrack.inference.camera_estimation.job import WorkerError
+from mvtrack.inference.external_program import WorkerError
 
 AUTO = "auto"
 

@@ -13,7 +13,7 @@ from mvtrack.evaluation.benchmarks import davis as davis_module
 from mvtrack.evaluation.benchmarks import davis_cameras
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase, find_sequences, make_list, read_list, write_list
-from mvtrack.evaluation.interface import Declined
+from mvtrack.evaluation.interface import Skipped
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline, warp_and_fill
 from mvtrack.evaluation.runner.plan import Plan
@@ -111,7 +111,7 @@ def test_short_clips_keep_their_length_or_are_left_out(own):
     assert len(inputs.reference) == len(inputs.dynamic) == inputs.camera.shape[1] == 5
     assert inputs.target_frames == (0, 1, 2, 3, 4)
     declined = replace(longer, short_clips="skip").load(own.case_keys()[0])
-    assert isinstance(declined, Declined)
+    assert isinstance(declined, Skipped)
     assert declined.kind == "skipped"
     assert declined.reason == "the clip has 5 frames, fewer than 9"
     assert len(replace(own, num_frames=3).load(own.case_keys()[0]).reference) == 3

@@ -1,6 +1,5 @@
 """The benchmarks' commands, run as a user runs them."""
 
-import argparse
 import json
 import runpy
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mvtrack.config.command_line import parse
 from mvtrack.evaluation.benchmarks.davis_list import write_list
 
 ROOT = Path(__file__).parents[3]
@@ -73,12 +73,12 @@ def test_other_resolutions_and_annotations(davis, run, tmp_path):
     code, _, errors = run("davis.py", *small(data, out), "--list-cases")
     assert code == 2
     assert "480p is no folder" in errors
-    assert "--resolution may be Full-Resolution" in errors
-    given = ["--resolution", "Full-Resolution", "--baselines", "copy", "--metrics", "fidelity", "--stages", "generate"]
+    assert "davis.resolution may be Full-Resolution" in errors
+    given = ["davis.resolution=Full-Resolution", "--baselines", "copy", "--metrics", "fidelity", "--stages", "generate"]
     code, shown, _ = run("davis.py", *small(data, out), *given)
     assert code == 0
     assert "Dynamic regions: all objects of Annotations." in (out / "table.md").read_text()
-    other = [*small(data, tmp_path / "other"), *given, "--annotations", "Annotations_unsupervised"]
+    other = [*small(data, tmp_path / "other"), *given, "davis.annotations=Annotations_unsupervised"]
     assert run("davis.py", *other)[0] == 0
     assert "all objects of Annotations_unsupervised." in (tmp_path / "other/table.md").read_text()
 
@@ -100,14 +100,12 @@ def test_masks_come_from_the_annotations_that_are_named(davis, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--list", "LIST", "--split", "2017/val"], "--split 2017/val has no effect, it is for cases without --list"),
-        (["--list", "LIST", "--paths", "all10"], "--paths all10 has no effect, it is for cases without --list"),
-        (["--source-cameras", ".", "--fov", "40"], "--fov 40.0 has no effect, it is for sources without"),
-        (["--da3-ray-pose"], "--da3-ray-pose has no effect, it is for --poses depth_anything_3"),
-        (["--da3-model", "x/y"], "--da3-model x/y has no effect, it is for --poses depth_anything_3"),
-        (["--baselines", "copy", "--resize-videos"], "--resize-videos has no effect, it is for --videos"),
-        (["--depth-files", "."], "--depth-files has no effect, it is for --geometry depth_files"),
-        (["--generated-masks", "."], "--dynamic-mask generated and the masks' folder, --generated-masks, belong"),
+        (["--list", "LIST", "--split", "2017/val"], "--split has no effect, it is for cases without --list"),
+        (["--list", "LIST", "--paths", "all10"], "--paths has no effect, it is for cases without --list"),
+        (["davis.cameras=.", "davis.fov_deg=40"], "fov_deg has no effect where cameras are named"),
+        (["consistency.depth_files=."], "depth_files has no effect: add depth_files to geometry"),
+        (["--da3-ray-pose"], "--da3-ray-pose is gone: set poses.ray_pose=..."),
+        (["--num-frame", "x"], "--num-frames must be a whole number, got 'x'"),
     ],
 )
 def test_options_without_effect_are_refused(davis, run, tmp_path, arguments, message):
@@ -132,12 +130,23 @@ def test_a_shard_leaves_the_list_to_the_last_run(davis, run, tmp_path):
 def test_the_table_is_of_both_shipped_models_unless_it_is_told():
     """The one that follows points was not trained at the miniature's size, and says so."""
     table = runpy.run_path(str(ROOT / "eval/table.py"))
-    parser = argparse.ArgumentParser()
-    table["add_run_arguments"](parser, "outputs/table")
-    tiny, follower, copy = table["_methods"](parser.parse_args(["--baselines", "copy", "--steps", "3"]))
+
+    def rows(*words: str):
+        options = parse(table["TableCommand"], list(words), "table")
+        return table["_methods"](options, options.settings())
+
+    tiny, follower, copy = rows("--baselines", "copy", "--steps", "3")
     assert (tiny.name, follower.name, copy.name) == ("tiny", "tiny_tracking", "copy")
     assert (tiny.config.tracking is None, follower.config.tracking is None) == (True, False)
     assert (tiny.sampling.steps, follower.sampling.steps) == (3, 3)
     assert (tiny.other_size, follower.other_size) == (False, True)
-    [mine] = table["_methods"](parser.parse_args(["--model", str(tiny.folder), "--name", "mine"]))
-    assert (mine.name, mine.title) == ("mine", "mine")
+    mine, *others = rows("--model", str(tiny.folder), "--name", "mine")
+    assert (mine.name, mine.title, len(others)) == ("mine", "mine", 5)
+
+
+@pytest.mark.parametrize("script", ["davis.py", "iphone.py", "table.py"])
+def test_the_help_fits_one_screen(run, monkeypatch, script):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, shown, _ = run(script, "--help")
+    assert code == 0
+    assert len(shown.splitlines()) <= 40

@@ -1,6 +1,5 @@
 """Where poses come from: files, the benchmark, pycolmap; and that results are kept, and taken up when they can be."""
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,14 @@ from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses, moving_in_ta
 from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
 from mvtrack.evaluation.estimators.pose_files import PoseFiles
 from mvtrack.evaluation.estimators.true_poses import TruePoses
-from mvtrack.evaluation.interface import Estimator, Inputs, RowEstimator
+from mvtrack.evaluation.interface import Estimator, Inputs
 from mvtrack.evaluation.measures.camera import CameraMeasure
-from mvtrack.evaluation.measures.options import add_measure_arguments
+from mvtrack.evaluation.measures.registry import pose_estimator
 from mvtrack.evaluation.methods.baselines import Baseline
-from mvtrack.evaluation.pose_options import add_pose_arguments, pose_estimator
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
+from mvtrack.evaluation.settings import load_settings
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
@@ -41,13 +40,6 @@ def pose_file(path: Path, frames: int = T, size: tuple[int, int] = SIZE, text: s
     return write_cameras(path, sequence, "json")
 
 
-def options_of(*arguments: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_measure_arguments(parser)
-    add_pose_arguments(parser)
-    return parser.parse_args([str(a) for a in arguments])
-
-
 @pytest.fixture
 def inputs(toy) -> Inputs:
     return toy.load("cows")
@@ -56,7 +48,6 @@ def inputs(toy) -> Inputs:
 def test_files_of_each_row(toy, inputs, tmp_path):
     pose_file(tmp_path / "copy/cows.json")
     files = PoseFiles.of(tmp_path)
-    assert isinstance(files, RowEstimator)
     estimate = files.of_row("copy").estimate(inputs, inputs.reference, "generated")
     torch.testing.assert_close(torch.from_numpy(estimate["c2w"]), parse_path("arc_left 20").poses(T))
     assert estimate["found"].all()
@@ -203,10 +194,10 @@ def test_moving_things_are_masked_where_the_path_would_show_them(davis):
     assert moving_in_target(replace(case, dynamic=None)) is None
 
 
-class Unsure:
+class Unsure(Estimator):
     """An estimator that knows some cases, and is not installed at first."""
 
-    name, version, gives, needs, settings, footnotes = "unsure", 1, "poses", (), {}, ()
+    name = "unsure"
 
     def __init__(self) -> None:
         self.absent: str | None = "unsure: pip install unsure"
@@ -223,7 +214,6 @@ class Unsure:
 
 def test_failures_are_counted_and_what_was_not_installed_is_taken_up(toy, tmp_path):
     estimator = Unsure()
-    assert isinstance(estimator, Estimator)
     plan = Plan(toy, (Baseline("copy"),), (CameraMeasure(),), {"poses": estimator}, tmp_path)
 
     def score(column: str) -> dict:
@@ -262,24 +252,6 @@ def test_pictures_that_are_too_small_fail_with_a_reason(davis):
         ColmapPoses().estimate(case, torch.zeros_like(case.reference), "generated")
 
 
-def test_options(tmp_path):
-    pose_file(tmp_path / "copy/cows.json")
-    assert isinstance(pose_estimator(options_of(), None, 7), ColmapPoses)
-    assert isinstance(pose_estimator(options_of("--poses", "truth"), None, 7), TruePoses)
-    files = pose_estimator(options_of("--poses", "files", "--pose-files", tmp_path), None, 7)
-    assert files.num_frames == 7
-    for arguments, message in [
-        (["--poses", "files"], "--poses files needs --pose-files FOLDER"),
-        (["--poses", "files", "--pose-files", tmp_path / "gone"], "gone holds no files"),
-        (["--pose-files", tmp_path], "--pose-files .* has no effect, it is for --poses files: leave it out"),
-        (["--poses", "depth_anything_3"], "cannot run: missing Depth Anything 3: make an environment"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            pose_estimator(options_of(*arguments), None, 7)
-    with pytest.raises(ValueError, match="gone/python -m pip install"):
-        pose_estimator(options_of("--poses", "depth_anything_3"), Path("gone/python"), 7)
-
-
 def test_weights_that_are_not_free_wait_for_consent(tmp_path, monkeypatch):
     """And scores of one folder of weights, or of one package, are not those of another."""
     (tmp_path / "depth_anything_3").mkdir()
@@ -290,12 +262,12 @@ def test_weights_that_are_not_free_wait_for_consent(tmp_path, monkeypatch):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"one")
-    learned = ["--poses", "depth_anything_3", "--da3-model"]
+    learned = ["poses.estimator=depth_anything_3", f"environments.depth_anything_3={python}"]
     for model in ("depth-anything/DA3-LARGE", weights):
         with pytest.raises(ValueError, match=f"cannot run: missing consent: .*{model}.*; pass --non-commercial"):
-            pose_estimator(options_of(*learned, model), python, 7)
-    assert pose_estimator(options_of("--poses", "depth_anything_3"), python, 7).missing() is None
-    first = pose_estimator(options_of(*learned, weights, "--non-commercial"), python, 7)
+            pose_estimator(load_settings(None, [*learned, f"poses.model={model}"]), 7)
+    assert pose_estimator(load_settings(None, learned), 7).missing() is None
+    first = pose_estimator(load_settings(None, [*learned, f"poses.model={weights}"]), 7, non_commercial=True)
     before = first.settings
     assert before["package"].startswith("no version, sources ")
     assert str(weights) not in str(before)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mvtrack.config.placement import Placement
-from mvtrack.evaluation.interface import Declined, Sample
+from mvtrack.evaluation.interface import Sample, Skipped
 from mvtrack.evaluation.measures.correspondence import Correspondence
 from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.methods.model import ModelMethod
@@ -61,7 +61,7 @@ def test_what_does_not_apply_is_said(sample, small_model, tmp_path):
     assert (lost.kind, lost.reason) == ("failed", "the model that made this video is gone or has changed")
     part = replace(sample.inputs, target=sample.inputs.target[:3], target_frames=(0, 1, 2), covisible=None)
     found = metric.score(replace(sample, inputs=part))
-    assert isinstance(found, Declined)
+    assert isinstance(found, Skipped)
     assert found.reason == "the true target view is not known at every frame"
 
 

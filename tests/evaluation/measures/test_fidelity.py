@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.evaluation.interface import Declined, Sample
+from mvtrack.evaluation.interface import Sample, Skipped
 from mvtrack.evaluation.measures.fidelity import Fidelity, MaskedFidelity
 from mvtrack.evaluation.measures.perceptual import PerceptualDistance
-from mvtrack.metrics.masked_image import masked_lpips, masked_psnr, masked_ssim
-from mvtrack.metrics.perceptual import Lpips
+from mvtrack.metrics.image import masked_psnr, masked_ssim
+from mvtrack.metrics.perceptual import Lpips, masked_lpips
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def seen(wall, generator) -> Sample:
 
 
 def reason(value) -> str:
-    assert isinstance(value, Declined)
+    assert isinstance(value, Skipped)
     return f"{value.kind}: {value.reason}"
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mvtrack.evaluation.interface import BatchMetric, Declined
-from mvtrack.evaluation.measures.met3r_package import Met3r
+from mvtrack.evaluation.interface import BatchMetric, Skipped
+from mvtrack.evaluation.measures.consistency import NetworkWarpConsistency
+from mvtrack.evaluation.measures.met3r import Met3r
 from mvtrack.evaluation.measures.pair_features import PairFeatures
-from mvtrack.evaluation.measures.pair_networks import NetworkWarpConsistency, PairNetwork
+from mvtrack.evaluation.measures.pair_sources import PairNetwork
 
 # Each says: a wall two metres away; the second camera stands as far to the right as the pictures are shifted.
 SHIFT = """
@@ -125,11 +126,14 @@ def test_geometry_of_another_environment(environment, wall, kind):
 
 
 def test_what_is_not_installed_is_named(environment):
-    assert PairNetwork("vggt").missing() == "VGGT: install it in its own environment and pass --vggt-python"
-    assert PairNetwork("depth_anything_3").missing().endswith("pass --da3-python")
+    assert PairNetwork("vggt").missing() == (
+        "VGGT: install it in an environment of its own and set environments.vggt in --settings FILE, or "
+        "$MVTRACK_VGGT_PYTHON"
+    )
+    assert PairNetwork("depth_anything_3").missing().endswith("or $MVTRACK_DA3_PYTHON")
     empty = environment({})
     assert PairNetwork("mast3r", empty).missing() == f"the package mast3r in {empty}"
-    assert Met3r().missing().endswith("pass --met3r-python or set $MVTRACK_MET3R_PYTHON")
+    assert Met3r().missing().endswith("or $MVTRACK_MET3R_PYTHON")
 
 
 def test_no_other_weights_get_round_consent(environment, tmp_path):
@@ -167,7 +171,7 @@ def test_a_network_that_fails_is_a_failure_of_these_samples(environment, wall):
     python = environment({"vggt/models/vggt": broken, "vggt/utils/pose_enc": ""})
     assert PairNetwork("vggt", python).missing().startswith("consent: facebook/VGGT-1B is for non-commercial use")
     [result] = measure(python, "vggt").score_batch([wall])
-    assert isinstance(result, Declined)
+    assert isinstance(result, Skipped)
     assert result.kind == "failed"
     assert "facebook/VGGT-1B is not in the cache" in result.reason
 

@@ -9,18 +9,26 @@ import pytest
 import torch
 from torch import nn
 
-from mvtrack.evaluation.interface import BatchMetric, Declined, Inputs, Sample
+from mvtrack.evaluation.interface import BatchMetric, Inputs, Sample, Skipped
 from mvtrack.evaluation.measures.pair_features import PairFeatures
-from mvtrack.evaluation.measures.vbench_dimensions import DIMENSIONS
-from mvtrack.evaluation.measures.vbench_native import NATIVE, VBenchNative, decoded_by_opencv
-from mvtrack.evaluation.measures.vbench_package import VARIABLE, VBenchPackage, cache_folder, read_result
+from mvtrack.evaluation.measures.vbench import (
+    DIMENSIONS,
+    NATIVE,
+    VBenchNative,
+    VBenchPackage,
+    _place,
+    cache_folder,
+    decoded_by_opencv,
+    read_result,
+)
 from mvtrack.geometry.camera import Camera
-from mvtrack.metrics.temporal import temporal_flickering
+from mvtrack.metrics.vbench import temporal_flickering
 from mvtrack.metrics.vision_transformer import VisionTransformer, VitConfig, load_linear
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import still_camera
 from mvtrack.video.writer import from_bytes, write_video
 
+VARIABLE = "MVTRACK_VBENCH_PYTHON"
 FLICKERING = VBenchNative("temporal_flickering")
 # Answers as VBench's class does: a file of totals and of single videos, some of which it may leave out.
 STAND_IN = """
@@ -87,10 +95,8 @@ def test_scores_of_networks_are_given_vbenchs_weights(sample, monkeypatch, tmp_p
             return image.mean((2, 3)).repeat(1, 256)
 
     asked = []
-    monkeypatch.setattr(
-        "mvtrack.evaluation.measures.vbench_native._network", lambda *args: asked.append(args[:2]) or Mean()
-    )
-    files = {name: "x.pth" for d in NATIVE for name in DIMENSIONS[d].weights}
+    monkeypatch.setattr("mvtrack.evaluation.measures.vbench._network", lambda *args: asked.append(args[:2]) or Mean())
+    files = {name: "x.pth" for d in NATIVE for name, _ in DIMENSIONS[d].weights}
     assert set(files) == {"dino_vitb16", "clip_vit_b32", "clip_vit_l14", "laion_aesthetic"}
     for name in ("dino_vitbase16_pretrain.pth", "ViT-B-32.pt", "ViT-L-14.pt"):
         (tmp_path / name).write_bytes(b"not looked at")
@@ -117,7 +123,7 @@ def test_networks_score_the_same_on_a_gpu(sample, monkeypatch, tmp_path, generat
     for parameter in network.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     (tmp_path / "dino_vitbase16_pretrain.pth").write_bytes(b"not looked at")
-    native, pair = "mvtrack.evaluation.measures.vbench_native", "mvtrack.evaluation.measures.pair_features"
+    native, pair = "mvtrack.evaluation.measures.vbench", "mvtrack.evaluation.measures.pair_features"
     found = {}
     for device in ("cpu", "cuda"):
         placed = deepcopy(network).to(device)
@@ -139,7 +145,7 @@ def test_weights_are_looked_for_and_told_apart(tmp_path):
     (tmp_path / "ViT-B-32.pt").write_bytes(b"another file")
     assert "ViT-B-32.pt has SHA-256" in metric.missing()
     assert metric.settings["weights"] != ["missing"]
-    assert VBenchNative("aesthetic_quality").missing().endswith("into the folder of --weights-dir or $MVTRACK_WEIGHTS")
+    assert VBenchNative("aesthetic_quality").missing().endswith("name as weights, or $MVTRACK_WEIGHTS")
 
 
 @pytest.fixture
@@ -160,7 +166,7 @@ def test_the_package_is_run_and_its_file_is_read(package, sample, tmp_path):
     assert isinstance(metric, BatchMetric)
     assert metric.missing().endswith("fetch https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
                                      "musiq_spaq_ckpt-358bb6af.pth")  # fmt: skip
-    weights = cache_folder() / DIMENSIONS["imaging_quality"].cache[0]
+    weights = cache_folder() / DIMENSIONS["imaging_quality"].weights[0][1]
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
     assert metric.missing() is None
@@ -183,7 +189,7 @@ def test_a_dimension_that_fails_says_why(package, sample):
 
 def test_what_the_package_lacks_is_named(package, sample):
     """With everything there, DINO's code finds the weights where it looks for them: it is not to download them."""
-    assert VBenchPackage("temporal_flickering").missing().endswith(f"pass --vbench-python or set ${VARIABLE}")
+    assert VBenchPackage("temporal_flickering").missing().endswith(f"or ${VARIABLE}")
     nothing = VBenchPackage("temporal_flickering", Path("/nowhere/python"))
     assert nothing.missing().startswith("the package vbench in /nowhere/python")
     subject = VBenchPackage("subject_consistency", package)
@@ -217,11 +223,9 @@ def test_the_official_package_agrees_with_the_native_number(sample, generator):
 
 
 def test_videos_that_are_no_files_are_written_for_the_package(sample, tmp_path):
-    from mvtrack.evaluation.measures.vbench_package import _place
-
     _place(replace(sample, file=None), tmp_path / "a.mp4")
     _place(sample, tmp_path / "b.mp4")
     assert (tmp_path / "b.mp4").is_symlink()
     kept = from_bytes(open_video(tmp_path / "a.mp4").read(0, 5))
     assert float((kept - sample.generated).abs().max()) < 1 / 127
-    assert not isinstance(FLICKERING.score(replace(sample, file=tmp_path / "a.mp4")), Declined)
+    assert not isinstance(FLICKERING.score(replace(sample, file=tmp_path / "a.mp4")), Skipped)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mvtrack.config.placement import Placement
-from mvtrack.evaluation.interface import Declined
+from mvtrack.evaluation.interface import Skipped
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline, warp_and_fill
-from mvtrack.evaluation.methods.external_videos import GivenVideos
+from mvtrack.evaluation.methods.external_videos import ExternalVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.sampler import SamplerOptions
@@ -80,9 +80,9 @@ def test_a_model_of_another_size_says_so(iphone, small_model, tmp_path):
 
 
 def test_videos_are_found_under_their_cases_name(tmp_path):
-    given = GivenVideos("peer", "Peer", tmp_path)
+    given = ExternalVideos("peer", "Peer", tmp_path)
     missing = given.find("bear--arc_left")
-    assert isinstance(missing, Declined)
+    assert isinstance(missing, Skipped)
     assert missing.reason == f"no video of this case: {tmp_path}/bear--arc_left.mp4 does not exist"
     (tmp_path / "bear--arc_left").mkdir()
     assert given.find("bear--arc_left") == tmp_path / "bear--arc_left"

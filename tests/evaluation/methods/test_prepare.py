@@ -1,10 +1,11 @@
 """What models look at before the first video of a benchmark: captions, memory, the kernel."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from mvtrack.config.placement import Placement
+from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.methods import model as methods
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.plan import Plan
@@ -16,19 +17,20 @@ from mvtrack.models.reshoot_model import save_model
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT
 
 
-class Captioned:
+@dataclass(frozen=True)
+class Captioned(Davis):
     """DAVIS with a caption a case; `broken` ones cannot be read."""
 
-    def __init__(self, davis, broken=()) -> None:
-        self.davis, self.broken = davis, broken
+    broken: tuple[str, ...] = ()
 
-    def __getattr__(self, name):
-        return getattr(self.davis, name)
+    @staticmethod
+    def of(davis: Davis, *broken: str) -> "Captioned":
+        return Captioned(davis.root, davis.cases, davis.size, davis.num_frames, broken=broken)
 
     def load(self, key):
         if key in self.broken:
             raise ValueError(f"{key} cannot be read")
-        return replace(self.davis.load(key), caption=f"a video of {key}")
+        return replace(super().load(key), caption=f"a video of {key}")
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def happened(monkeypatch) -> list:
 
 def test_captions_of_all_cases_are_embedded_before_the_model_comes(davis, method, happened, tmp_path):
     first, second = davis.case_keys()
-    plan = Plan(Captioned(davis), (method,), (), folder=tmp_path / "out")
+    plan = Plan(Captioned.of(davis), (method,), (), folder=tmp_path / "out")
     assert run_stages(plan, ["generate"]) == []
     told = [[f"a video of {key}", NEGATIVE_PROMPT] for key in (first, second)]
     assert happened == [told[0] + told[1], told[0], "model", told[1]]
@@ -64,14 +66,14 @@ def test_captions_of_all_cases_are_embedded_before_the_model_comes(davis, method
 
 def test_a_case_that_cannot_be_read_is_left_to_its_turn(davis, method, happened, tmp_path):
     first, second = davis.case_keys()
-    plan = Plan(Captioned(davis, broken=(first,)), (method,), (), folder=tmp_path / "out")
+    plan = Plan(Captioned.of(davis, first), (method,), (), folder=tmp_path / "out")
     assert run_stages(plan, ["generate"]) == [f"m, {first}: inputs: {first} cannot be read"]
     assert happened[0] == [f"a video of {second}", NEGATIVE_PROMPT]
 
 
 def test_what_will_not_fit_is_refused_before_any_video(davis, method, happened, tmp_path, monkeypatch):
     monkeypatch.setattr(refuse, "free_memory", lambda *_: refuse.Memory(2**20, shared=True))
-    plan = Plan(Captioned(davis), (method,), (), folder=tmp_path / "out")
+    plan = Plan(Captioned.of(davis), (method,), (), folder=tmp_path / "out")
     with pytest.raises(ValueError, match="or start all the same with --ignore-memory"):
         run_stages(plan, ["generate"])
     assert happened == []

@@ -1,4 +1,3 @@
-import argparse
 import shutil
 import signal
 import subprocess
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.evaluation.command import add_run_arguments, case_size, default_workers, run_benchmark
-from mvtrack.evaluation.row_options import methods_of
+from mvtrack.evaluation.command import default_workers, methods_of, run_benchmark, size_of
+from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.models.reshoot_model import save_model
@@ -19,18 +18,17 @@ from mvtrack.video.writer import write_video
 ROOT = Path(__file__).parents[3]
 
 
-def options_of(*arguments: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_run_arguments(parser, "outputs/x")
-    return parser.parse_args([*map(str, arguments), "--workers", "1"])
+@pytest.fixture
+def run(command):
+    def run(benchmark, *words: object) -> dict | None:
+        options = command(*words)
+        settings = options.settings()
+        return run_benchmark(benchmark, options, settings, methods_of(options.rows, settings))
+
+    return run
 
 
-def run(benchmark, *arguments: object) -> dict | None:
-    options = options_of(*arguments)
-    return run_benchmark(benchmark, methods_of(options), options)
-
-
-def test_rows_gather_in_one_folder(davis, small_model, tmp_path, capsys):
+def test_rows_gather_in_one_folder(run, davis, small_model, tmp_path, capsys):
     """A model, a baseline, and what another program made: three commands, one table."""
     folder, out = save_model(small_model, tmp_path / "m").parent, tmp_path / "out"
     quick = ["--out", out, "--stages", "generate,score"]
@@ -46,7 +44,7 @@ def test_rows_gather_in_one_folder(davis, small_model, tmp_path, capsys):
     assert str(out / "table.tex") in shown
 
 
-def test_what_would_mix_is_refused(davis, toy, small_model, tmp_path):
+def test_what_would_mix_is_refused(run, davis, toy, small_model, tmp_path):
     folder, out = save_model(small_model, tmp_path / "m").parent, tmp_path / "out"
     arguments = ["--out", out, "--stages", "generate", "--model", folder]
     run(davis, *arguments, "--steps", 1)
@@ -68,26 +66,26 @@ def test_what_would_mix_is_refused(davis, toy, small_model, tmp_path):
         (["--shard", "0/2"], "shard 0/2 does not exist"),
     ],
 )
-def test_options_that_cannot_be(toy, tmp_path, arguments, message):
+def test_options_that_cannot_be(run, toy, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         run(toy, "--out", tmp_path / "out", *arguments)
 
 
-def test_sizes():
-    assert case_size("480x832") == (480, 832)
+def test_sizes(command):
+    assert size_of("480x832") == (480, 832)
     for text in ("480", "480x0", "480×832", "a"):
-        with pytest.raises(argparse.ArgumentTypeError, match="must look like 480x832"):
-            case_size(text)
+        with pytest.raises(ValueError, match="must look like 480x832"):
+            size_of(text)
 
 
-def test_failures_are_listed_on_stderr(toy, tmp_path, capsys):
+def test_failures_are_listed_on_stderr(run, toy, tmp_path, capsys):
     toy.broken = ("cows",)
     summary = run(toy, "--out", tmp_path, "--baselines", "copy", "--stages", "generate,score")
     assert "failed: copy, cows: inputs: sequence cows is missing" in capsys.readouterr().err
     assert summary["rows"][0]["scores"]["psnr"]["failed"] == 1
 
 
-def test_rows_that_are_there_are_gone_on_with(davis, small_model, tmp_path):
+def test_rows_that_are_there_are_gone_on_with(run, davis, small_model, tmp_path):
     """Without a row, what earlier commands left is scored with all that can run now; a model's attention, too."""
     out, folder = tmp_path / "out", save_model(small_model, tmp_path / "m").parent
     first = ["--out", out, "--stages", "generate,score", "--metrics", "fidelity"]
@@ -102,7 +100,7 @@ def test_rows_that_are_there_are_gone_on_with(davis, small_model, tmp_path):
     assert (out / "page/m" / f"{davis.case_keys()[0]}.mp4").is_file()
 
 
-def test_failures_are_tried_again_by_the_flag_alone(toy, tmp_path, monkeypatch):
+def test_failures_are_tried_again_by_the_flag_alone(run, toy, tmp_path, monkeypatch):
     """Of videos and of scores, in one shard only where one is named."""
     quick = ["--out", tmp_path, "--stages", "generate,score", "--metrics", "fidelity"]
 
@@ -124,7 +122,7 @@ def test_failures_are_tried_again_by_the_flag_alone(toy, tmp_path, monkeypatch):
     assert failures("--retry-failed") == {"copy": 0, "blur": 0}
 
 
-def test_a_row_that_cannot_be_made_again_keeps_its_videos(toy, tmp_path, capsys):
+def test_a_row_that_cannot_be_made_again_keeps_its_videos(run, toy, tmp_path, capsys):
     """It is scored as it is; why a video failed stays said."""
     out, videos = tmp_path / "out", tmp_path / "theirs"
     for key in toy.names[:2]:
@@ -140,7 +138,7 @@ def test_a_row_that_cannot_be_made_again_keeps_its_videos(toy, tmp_path, capsys)
     assert "no video of this case" in next(iter(score["reasons"]))
 
 
-def test_videos_of_another_folder_do_not_replace_a_row_unasked(toy, tmp_path):
+def test_videos_of_another_folder_do_not_replace_a_row_unasked(run, toy, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = ["--out", tmp_path / "out", "--stages", "generate", "--name", "peer", "--videos"]
@@ -151,7 +149,7 @@ def test_videos_of_another_folder_do_not_replace_a_row_unasked(toy, tmp_path):
     run(toy, *first, tmp_path / "b", "--replace")
 
 
-def test_shards_and_a_last_run_leave_the_bytes_of_one_run(toy, tmp_path, contents, capsys):
+def test_shards_and_a_last_run_leave_the_bytes_of_one_run(run, toy, tmp_path, contents, capsys):
     rest = ["--metrics", "fidelity,temporal_flickering", "--baselines", "copy,blur"]
     run(toy, "--out", tmp_path / "whole", *rest)
     for shard in ("2/2", "1/2"):
@@ -181,7 +179,7 @@ def finish(*arguments: object, cwd: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_scripts(davis, iphone, tmp_path):
+def test_the_scripts(run, davis, iphone, tmp_path):
     """Cases and cameras for another program; rows on both benchmarks; a bad folder is one line."""
     out = tmp_path / "out"
     base = ["davis.py", "--data", davis.root, "--size", "24x32", "--num-frames", 5, "--out", out, "--workers", 1]
@@ -202,11 +200,9 @@ def test_the_scripts(davis, iphone, tmp_path):
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_same_bytes(davis, tmp_path, contents):
+def test_worker_processes_give_the_same_bytes(run, davis, tmp_path, contents):
     for name, workers in (("a", 1), ("b", 2)):
-        options = options_of("--baselines", "all", "--out", tmp_path / name)
-        options.workers = workers
-        run_benchmark(davis, methods_of(options), options)
+        run(davis, "--baselines", "all", "--out", tmp_path / name, "--workers", workers)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
@@ -266,7 +262,7 @@ def test_killed_and_run_again(davis, tmp_path, contents):
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(davis, browser, tmp_path):
+def test_the_page_in_a_browser(run, davis, browser, tmp_path):
     """The page opens from the disk, plays its videos together, sorts and finds cases; nothing goes wrong in it."""
     run(davis, "--out", tmp_path, "--baselines", "all")
     view = browser.new_page(viewport={"width": 1300, "height": 900})
@@ -291,10 +287,9 @@ def test_the_page_in_a_browser(davis, browser, tmp_path):
     assert troubles == []
 
 
-def test_a_rerun_starts_no_worker(toy, tmp_path, monkeypatch):
+def test_a_rerun_starts_no_worker(toy, tmp_path):
     """With everything done, a run only reads: no pool, no model, no video is opened."""
-    options = options_of("--baselines", "copy", "--out", tmp_path)
-    plan = Plan(toy, methods_of(options), (), folder=tmp_path)
+    plan = Plan(toy, (Baseline("copy"),), (), folder=tmp_path)
     run_stages(plan)
-    monkeypatch.setattr("mvtrack.evaluation.runner.stages._load", lambda *a: pytest.fail("inputs were read again"))
+    toy.load = lambda key: pytest.fail("inputs were read again")
     assert run_stages(plan, workers=4) == []

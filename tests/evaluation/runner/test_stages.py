@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.evaluation.interface import Column
+from mvtrack.evaluation.interface import BatchMetric, Column
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline
-from mvtrack.evaluation.methods.external_videos import GivenVideos
+from mvtrack.evaluation.methods.external_videos import ExternalVideos
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
@@ -204,20 +204,14 @@ def test_infinite_values_are_counted_apart(toy, told, tmp_path):
     assert (score["mean"], score["count"], score["infinite"], score["failed"]) == (1.5, 2, 1, 0)
 
 
-class Batch:
+class Batch(BatchMetric):
     """Sees several videos at once, and fails on all of them when told."""
 
-    name, version, needs, settings, footnotes = "together", 1, (), {}, ()
+    name = "together"
     columns = (Column("mean", "Mean", "lower"),)
 
     def __init__(self) -> None:
         self.sizes, self.down = [], False
-
-    def missing(self):
-        return None
-
-    def score(self, sample):
-        raise AssertionError("a batch metric is not asked for one video")
 
     def score_batch(self, samples):
         means = [{"mean": float(s.generated.mean())} for s in samples]
@@ -291,11 +285,11 @@ def given(toy, tmp_path) -> Path:
 
 
 def test_videos_of_another_program(toy, told, given, tmp_path):
-    method = GivenVideos("peer", "Peer", given)
+    method = ExternalVideos("peer", "Peer", given)
     plan = Plan(toy, (method,), (told(GOOD),), folder=tmp_path / "out")
     assert run(plan) == [
-        f"peer, cows: {given}/cows.mp4 is 26x34, the benchmark 13x17 (height x width): write it at that size, or pass "
-        "--resize-videos",
+        f"peer, cows: {given}/cows.mp4 is 26x34, the benchmark 13x17 (height x width): write it at that size, or set "
+        "row.resize_videos",
         f"peer, dog: {given}/dog.mp4 has 6 frames, the reference 5: lengths must be equal (or 7, a padded clip)",
     ]
     assert scores_of(plan, "peer")["mean"] == 1.0
@@ -312,7 +306,7 @@ def test_videos_of_another_program(toy, told, given, tmp_path):
 
 def test_a_video_that_was_replaced_is_scored_again(toy, told, given, tmp_path):
     metric = told(GOOD)
-    plan = Plan(toy, (GivenVideos("peer", "Peer", given),), (metric,), folder=tmp_path / "out")
+    plan = Plan(toy, (ExternalVideos("peer", "Peer", given),), (metric,), folder=tmp_path / "out")
     run(plan)
     write_video(given / "bear.mp4", torch.zeros(5, 3, 13, 17), 24.0, lossless=True)
     run(plan)
@@ -376,7 +370,7 @@ def test_a_given_video_that_is_cut_off_fails_alone(toy, told, given, tmp_path):
     whole = (given / "dog.mp4").read_bytes()
     start = whole.index(b"mdat")
     (given / "dog.mp4").write_bytes(whole[: start + 8] + bytes(len(whole) - start - 8 - 600) + whole[-600:])
-    plan = Plan(toy, (GivenVideos("peer", "Peer", given),), (told(GOOD),), folder=tmp_path / "out")
+    plan = Plan(toy, (ExternalVideos("peer", "Peer", given),), (told(GOOD),), folder=tmp_path / "out")
     run(plan)
     score = scores_of(plan, "peer")
     assert (score["count"], score["failed"]) == (2, 1)
@@ -390,7 +384,7 @@ def test_a_given_video_that_may_not_be_read_fails_alone(toy, told, given, tmp_pa
 
     monkeypatch.setattr("mvtrack.evaluation.runner.videos._sha", denied)
     write_video(given / "cows.mp4", toy.load("cows").reference, 24.0, lossless=True)
-    plan = Plan(toy, (GivenVideos("peer", "Peer", given),), (told(GOOD),), folder=tmp_path / "out")
+    plan = Plan(toy, (ExternalVideos("peer", "Peer", given),), (told(GOOD),), folder=tmp_path / "out")
     troubles = run(plan)
     assert any("peer, cows: [Errno 13] Permission denied" in line for line in troubles)
     assert scores_of(plan, "peer")["count"] == 1

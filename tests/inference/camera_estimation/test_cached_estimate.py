@@ -10,7 +10,7 @@ from mvtrack.inference.camera_estimation import cached_estimate as of_video
 from mvtrack.inference.camera_estimation.cached_estimate import cameras_of_video
 from mvtrack.inference.camera_estimation.colmap import ColmapConfig
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, cameras_from_poses
-from mvtrack.inference.camera_estimation.job import WorkerError
+from mvtrack.inference.external_program import WorkerError
 from mvtrack.video.writer import write_video
 
 

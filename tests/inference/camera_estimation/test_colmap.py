@@ -15,7 +15,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.camera_estimation import colmap
 from mvtrack.inference.camera_estimation.colmap import ColmapConfig, colmap_missing, recover_with_colmap
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
-from mvtrack.inference.camera_estimation.job import WorkerError
+from mvtrack.inference.external_program import WorkerError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 
 T, SIZE = 9, (240, 320)
@@ -161,7 +161,7 @@ class Told:
 def choose(exact_matches, monkeypatch):
     def run(true: torch.Tensor, points: int = 23, apart_deg: float = 0.0, **answers) -> EstimatedCameras:
         told = Told(exact_matches(true), answers, points, apart_deg)
-        monkeypatch.setattr(colmap, "run_worker", told)
+        monkeypatch.setattr(colmap.ExternalProgram, "run", told)
         monkeypatch.setattr(colmap, "colmap_missing", lambda: None)
         frames = np.zeros((len(true), 120, 160, 3), np.uint8)
         lens = Camera(torch.eye(4)[None], intrinsics_from_fov(55.0, (120, 160))[None], (120, 160))

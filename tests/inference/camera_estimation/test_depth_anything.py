@@ -12,11 +12,10 @@ import torch
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.camera_estimation.depth_anything import (
     DepthAnythingConfig,
-    depth_anything_missing,
     recover_with_depth_anything,
 )
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
-from mvtrack.inference.camera_estimation.job import WorkerError
+from mvtrack.inference.external_program import WorkerError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 
 T, SIZE = 5, (90, 160)
@@ -120,8 +119,8 @@ def test_failures_are_one_line(python, tmp_path):
         recover(python, "gone")
     with pytest.raises(WorkerError, match="the model mono gives no cameras: take one of the any-view series"):
         recover(python, "mono")
-    assert "pass --da3-python" in depth_anything_missing(DepthAnythingConfig())
+    assert "environments.depth_anything_3: da3/bin/python in --settings" in DepthAnythingConfig().program.missing()
     bare = DepthAnythingConfig(Path(sys.executable))
-    assert f"{sys.executable} -m pip install depth-anything-3" in depth_anything_missing(bare)
-    with pytest.raises(ValueError, match="cameras cannot be measured: missing Depth Anything 3"):
+    assert bare.program.missing() == f"the package depth_anything_3 in {sys.executable}"
+    with pytest.raises(ValueError, match="cameras cannot be measured: missing the package depth_anything_3"):
         recover_with_depth_anything(np.zeros((T, *SIZE, 3), np.uint8), bare)

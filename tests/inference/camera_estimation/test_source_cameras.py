@@ -19,8 +19,8 @@ from mvtrack.inference.camera_estimation.estimated_cameras import (
     EstimatedCameras,
     cameras_from_poses,
 )
-from mvtrack.inference.camera_estimation.job import WorkerError
 from mvtrack.inference.camera_estimation.source_cameras import measure_source
+from mvtrack.inference.external_program import WorkerError
 from mvtrack.metrics.camera_accuracy import camera_accuracy
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.writer import write_video

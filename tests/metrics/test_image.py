@@ -6,7 +6,7 @@ import torch
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.geometry.warp import covisible, depth_warp, sample_bilinear, sample_nearest
-from mvtrack.metrics.image import gaussian_blur, gradient_energy, psnr
+from mvtrack.metrics.image import gaussian_blur, gradient_energy, masked_psnr, masked_ssim, psnr, ssim
 from mvtrack.metrics.motion import measure_turn
 
 T, H, W = 2, 44, 52
@@ -34,6 +34,58 @@ def test_psnr_by_hand():
     assert psnr(a, b, mask) == pytest.approx(40.0, abs=1e-3)
     with pytest.raises(ValueError, match="selects no pixel"):
         psnr(a, b, torch.zeros_like(mask))
+
+
+def test_golden_ssim_of_skimage(image_pair):
+    a, b = (torch.from_numpy(image_pair[f"img{i}_uint8"]).permute(2, 0, 1).double() / 127.5 - 1 for i in (0, 1))
+    assert ssim(a, b) == pytest.approx(float(image_pair["ssim_skimage_gaussian"]), rel=1e-6)
+
+
+def test_ssim_is_a_mean_over_pictures_with_exact_extremes(generator, unchecked):
+    x = 2 * torch.rand(2, 3, 17, 13, generator=generator) - 1
+    assert ssim(x, x) == pytest.approx(1)
+    y = torch.stack([x[0], -x[1]])
+    assert ssim(x, y) == pytest.approx((1 + ssim(x[1], y[1])) / 2)
+    assert ssim(x[1], y[1]) < 0
+    with pytest.raises(ValueError, match=r"at least 11x11 pixels, got \(10, 13\)"):
+        ssim(x[..., :10, :], x[..., :10, :])
+
+
+@pytest.mark.parametrize("mask_name", ["ones", "random70", "half", "block", "tiny"])
+def test_golden_masked_scores_of_dycheck(golden_numbers, mask_name):
+    golden = golden_numbers("dycheck_image")
+    cases = sorted({name.split(".")[0] for name in golden})
+    assert len(cases) >= 2
+    for case in cases:
+        a, b = (torch.from_numpy(golden[f"{case}.img{i}"]).permute(2, 0, 1).double() * 2 - 1 for i in (0, 1))
+        mask = torch.from_numpy(golden[f"{case}.{mask_name}.mask"])[..., 0] > 0
+        for score, name, tolerance in ((masked_psnr, "psnr", 1e-3), (masked_ssim, "ssim", 2e-5)):
+            double, single = (float(golden[f"{case}.{mask_name}.{name}.float{bits}"]) for bits in (64, 32))
+            assert float(score(a, b, mask)) == pytest.approx(double, rel=1e-6)
+            assert float(score(a.float(), b.float(), mask)) == pytest.approx(single, abs=tolerance)
+
+
+@pytest.mark.parametrize("score", [masked_psnr, masked_ssim])
+def test_masked_scores_ignore_what_lies_outside(generator, score, unchecked):
+    a, b = torch.rand(2, 3, 17, 23, generator=generator)
+    mask = torch.zeros(17, 23, dtype=torch.bool)
+    mask[3:15, 5:19] = True
+    torch.testing.assert_close(score(a, b, mask), score(a, torch.where(mask, b, -b), mask))
+    assert float(score(a, b, mask)) < float(score(a, a, mask))
+    with pytest.raises(ValueError, match="the mask selects no pixel"):
+        score(a, a, torch.zeros_like(mask))
+    with pytest.raises(ValueError, match="must have one size"):
+        score(a, a, mask.T)
+
+
+def test_masked_scores_by_hand(unchecked):
+    a = torch.full((3, 13, 17), -0.2)
+    mask = torch.ones(13, 17, dtype=torch.bool)
+    assert float(masked_psnr(a, a + 0.2, mask)) == pytest.approx(20.0, abs=1e-4)
+    c1 = 0.01**2
+    assert float(masked_ssim(a, a + 0.2, mask)) == pytest.approx((2 * 0.4 * 0.5 + c1) / (0.16 + 0.25 + c1), abs=1e-4)
+    with pytest.raises(ValueError, match="at least 11x11"):
+        masked_ssim(a[:, :7], a[:, :7], mask[:7])
 
 
 def test_blur_lowers_and_noise_raises_gradient_energy(generator):

@@ -1,13 +1,13 @@
 """Programs in other environments: what they may do wrong, and how it is said."""
 
 import sys
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
 import pytest
 
-from mvtrack.inference.camera_estimation import job
-from mvtrack.inference.camera_estimation.job import WorkerError, has_module, package_identity, run_worker, write_frames
+from mvtrack.inference.external_program import ExternalProgram, WorkerError, has_module, package_identity, write_frames
 
 SCRIPT = """
 import json, sys, time
@@ -25,15 +25,13 @@ if how == "works":
 
 
 @pytest.fixture
-def worker(tmp_path, monkeypatch):
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts/some_worker.py").write_text(SCRIPT)
-    monkeypatch.setattr(job, "WORKERS", tmp_path / "scripts")
-    return "some_worker.py"
+def worker(tmp_path) -> ExternalProgram:
+    (tmp_path / "some_worker.py").write_text(SCRIPT)
+    return ExternalProgram(tmp_path / "some_worker.py", "numpy", "Some", timeout_s=3.0)
 
 
 def test_a_result_comes_back(worker, tmp_path):
-    assert run_worker(worker, tmp_path, "works", job={"number": [3, 5]})["twice"].tolist() == [6, 10]
+    assert worker.run(tmp_path, "works", job={"number": [3, 5]})["twice"].tolist() == [6, 10]
 
 
 @pytest.mark.parametrize(
@@ -47,16 +45,19 @@ def test_a_result_comes_back(worker, tmp_path):
 def test_what_goes_wrong_is_said(worker, tmp_path, how, message):
     (tmp_path / "result.npz").write_bytes(b"from an earlier run")
     with pytest.raises(WorkerError, match=message):
-        run_worker(worker, tmp_path, how, job={}, timeout_s=3.0)
+        worker.run(tmp_path, how, job={})
 
 
 def test_interpreters_that_cannot_run(worker, tmp_path):
     with pytest.raises(ValueError, match="the Python interpreter nowhere/python does not exist"):
-        run_worker(worker, tmp_path, "works", python="nowhere/python")
+        replace(worker, python="nowhere/python").run(tmp_path, "works")
     (tmp_path / "text").write_text("")
     with pytest.raises(ValueError, match="text is not a program that can be run"):
-        run_worker(worker, tmp_path, "works", python=tmp_path / "text")
+        replace(worker, python=tmp_path / "text").run(tmp_path, "works")
     assert not has_module("nowhere/python", "json")
+    assert worker.missing() is None
+    assert replace(worker, package="no_such").missing() == f"the package no_such in {sys.executable}"
+    assert replace(worker, python=None, how="name it").missing() == "Some: name it"
     assert has_module(sys.executable, "json")
     assert not has_module(sys.executable, "no_such_module_anywhere")
 

@@ -1,0 +1,33 @@
+"""What reports share: means with bootstrap intervals, and tables in Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+def mean_interval(values: list[float], draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean, its 95 % percentile-bootstrap interval and the count. Raises ValueError on no or non-finite values."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"cannot average {array.size} values of which {np.isnan(array).sum()} are NaN")
+    index = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
+    low, high = np.percentile(array[index].mean(1), [2.5, 97.5])
+    return {"mean": float(array.mean()), "low": float(low), "high": float(high), "count": len(array)}
+
+
+def interval_text(figure: dict[str, float], digits: int = 3) -> str:
+    """What `mean_interval` found, as tables show it."""
+    return f"{figure['mean']:.{digits}f} ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; a cell's own bars become slashes."""
+    lines = ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def figures_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Means with intervals by row and column; columns are those of the first row that has them."""
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    rows = [[who, *(interval_text(row[n]) if n in row else "-" for n in names)] for who, row in figures.items()]
+    return markdown_table(["", *names], rows)
