@@ -11,13 +11,18 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from tqdm import tqdm
+
 from mvtrack.config.errors import run_command
+from mvtrack.evaluation import full_resolution as full
 from mvtrack.evaluation import pinned_benchmark as yardstick
 from mvtrack.evaluation.manifest import VERSIONS, check_footage, load_manifest
 from mvtrack.evaluation.pinned_report import steps_table, table, write_sheets
 from mvtrack.files.cache import sha256
+from mvtrack.inference.full_resolution.plan import shipped_refiner
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.models.refiner.files import load_refiner
 from mvtrack.models.reshoot_model import load_model
 
 
@@ -30,6 +35,9 @@ def main() -> int:
     parser.add_argument(
         "--manifest", type=int, choices=VERSIONS, default=VERSIONS[-1], help="version of the pinned set"
     )
+    parser.add_argument("--resolution", type=int, help="score at this size as well, such as 256, by class of path")
+    parser.add_argument("--refiner", default=str(shipped_refiner()), help="for --resolution; default: the shipped one")
+    parser.add_argument("--every", type=int, default=1, help="for --resolution: take every n-th scene")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     options = parser.parse_args()
@@ -37,6 +45,9 @@ def main() -> int:
 
 
 def _score(options: argparse.Namespace) -> None:
+    if options.resolution:
+        _score_full(options)
+        return
     began = time.monotonic()
     manifest, model = load_manifest(options.manifest), load_model(options.model)
     footage = Path(options.footage) if options.footage else None
@@ -72,6 +83,27 @@ def _score(options: argparse.Namespace) -> None:
         "steps": {n: {name: row["value"] for name, row in s.targets.items()} for n, s in by_steps.items()},
     }
     sys.stdout.write(json.dumps(last | {"met": all(row["met"] for row in first.targets.values())}) + "\n")
+
+
+def _score_full(options: argparse.Namespace) -> None:
+    """The rendered scenes at full resolution; the figures at the model's own size are among them."""
+    manifest, model, refiner = load_manifest(options.manifest), load_model(options.model), load_refiner(options.refiner)
+    steps = options.steps[0] if options.steps else SamplerOptions.of(model.config).steps
+    scores = {}
+    for i, spec in enumerate(tqdm(manifest.rendered[:: options.every], desc="full resolution", unit="scene")):
+        case = full.full_case(spec, options.resolution, model, SamplerOptions(steps, seed=options.seed + i))
+        if case is not None:
+            scores[case.clip.key] = (case.kind, full.score(case, refiner))
+    summary = full.summarise_full(scores)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    record = summary | {"steps": steps, "resolution": options.resolution, "manifest": manifest.version, "cases": scores}
+    (out / f"scores_{options.resolution}.json").write_text(json.dumps(record, indent=1))
+    text = full.full_table(summary)
+    (out / f"table_{options.resolution}.md").write_text(text)
+    sys.stdout.write(text + "\n")
+    figures = {name: row["value"] for name, row in summary["targets"].items()}
+    sys.stdout.write(json.dumps({"figures": figures} | {n: summary[n] for n in ("met", "co_visible")}) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ from mvtrack.inference.model_options import (
     read_placement,
     read_sample,
 )
-from mvtrack.inference.shot_options import add_shot_arguments, add_track_arguments, read_shot, told_shot, track_plan
+from mvtrack.inference.shot_options import (
+    add_resolution_argument,
+    add_shot_arguments,
+    add_track_arguments,
+    read_shot,
+    told_shot,
+    track_plan,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_shot_arguments(parser)
     add_track_arguments(parser)
+    add_resolution_argument(parser)
     parser.add_argument("--model", help="folder with model.safetensors or hub id; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/<video>_<path>")
     add_sample_arguments(parser)

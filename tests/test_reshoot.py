@@ -40,13 +40,17 @@ def test_three_lines_of_python(video, small_model, tmp_path):
         video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SamplerOptions(1))
     )
     made = open_video(outputs.video)
-    assert (len(made), made.size) == (T, (24, 32))
+    assert (len(made), made.size) == (T, (90, 120))  # the source's own
     assert made.fps == pytest.approx(12.0)
     panels = open_video(outputs.side_by_side)
     assert len(panels) == T
     assert panels.size[1] > 2 * panels.size[0]
     record = json.loads(outputs.run.read_text())
-    assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0, "notes": []}
+    shown, estimated = record["input"].pop("notes")
+    assert shown.startswith("the result shows 119x90 of the source's 160x90 pixels")
+    assert estimated.startswith("geometry is estimated from the source and the result")
+    assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0}
+    assert record["full_resolution"]["geometry"] == "learned sweep through the result"
     assert record["shot"]["path"]["label"] == "arc_left"
     assert record["fit"]["source"] == [90, 160]
     assert record["audio"] == "none: the input has no sound"

@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": ("mvtrack.cli.prepare", "encode multi-view clips once, for training"),
     "train": ("mvtrack.train", "train or fine-tune a model"),
     "train-decoder": ("mvtrack.cli.train_decoder", "train a decoder that aligns views to the pixel"),
+    "train-refiner": ("mvtrack.cli.train_refiner", "train what brings results to full resolution"),
     "runs": ("mvtrack.cli.runs", "list training runs on disk"),
     "convert": ("mvtrack.cli.convert", "make a model from released weights of any layout"),
     "export": ("mvtrack.cli.export", "write a checkpoint or model as one file of any layout"),

@@ -15,7 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mvtrack preview", description="See a camera path before rendering it.")
     parser.add_argument("video", type=Path, help="video file, GIF, image, or folder of images")
     add_shot_arguments(parser)
-    parser.add_argument("--depth", type=Path, help=".npy or .npz with z-depth; default: flat at the subject's distance")
+    parser.add_argument(
+        "--depth", metavar="FILE|auto|ID|flat",
+        help=".npy or .npz with z-depth; a depth network; flat: all at the subject's distance. Default: learned from "
+        "single frames",
+    )  # fmt: skip
     parser.add_argument("--model", help="model that will render; default: the tiny model that ships")
     parser.add_argument("--out", type=Path, help="folder for the results; default outputs/preview_<video>_<path>")
     parser.add_argument(

@@ -20,7 +20,8 @@ from mvtrack.geometry.keyframes import MAX_KEYS, MIN_KEYS, PathKeys
 from mvtrack.geometry.rotation import rotation_vector
 from mvtrack.geometry.trajectory import CameraMotion
 from mvtrack.inference.pipeline import Shot, shot_cameras
-from mvtrack.inference.preview import Warper
+from mvtrack.inference.preview import FLAT, Warper
+from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit, still_camera
 from mvtrack.video.writer import to_bytes
@@ -42,7 +43,8 @@ class PathPage:
         self.shot, self.save_to = shot, save_to
         self.footage = open_video(video)
         self.fit = plan_fit(self.footage.size, config, shot.fit, shot.size)
-        self.warper = Warper(self.footage, self.fit, depth, shot.path.pivot_m)
+        file = None if depth in (None, FLAT) else DepthFile(Path(depth), self.footage)
+        self.warper = Warper(self.footage, self.fit, file, shot.path.pivot_m)
         self.keys = PathKeys.of(shot.path, 5)
         self._lock = threading.RLock()
         self.server = viser.ViserServer("127.0.0.1", port, label="mvtrack: camera path", verbose=False)

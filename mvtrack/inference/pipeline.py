@@ -28,6 +28,8 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.trajectory import CameraMotion, moved_along
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
 from mvtrack.inference.device import place, placed_config
+from mvtrack.inference.full_resolution.plan import FullPlan, plan_full_resolution
+from mvtrack.inference.full_resolution.region import Resolution, resized
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
@@ -48,6 +50,7 @@ from mvtrack.video.video import Video
 from mvtrack.video.writer import VideoWriter, to_bytes
 
 DEFAULT_FOV_DEG = 50.0
+_SIDE_BY_SIDE_HEIGHT = 480  # at most
 
 
 @config
@@ -59,8 +62,9 @@ class Shot:
     sample: None is what the model is meant for. tracks: points to follow through the source and the result.
     measured: how `source` was measured, or why it was not. caption, negative: see `make_prompts`. window: frames that
     are made at once, 4n + 1; None is the number that the model was trained at. decoder: folder of an aligning decoder,
-    with which the result is decoded a second time; depth: of the source for it, a file; None: it is estimated.
-    source_notes: what was done to make a file's cameras those of the source.
+    with which the result is decoded a second time. depth: of the source, a file, or a depth network's id; None: it is
+    estimated. source_notes: what was done to make a file's cameras those of the source. resolution: of the result, see
+    `plan_region`.
     """
 
     path: CameraMotion
@@ -75,8 +79,9 @@ class Shot:
     negative: str | None = None
     window: int | None = None
     decoder: Path | None = None
-    depth: Path | None = None
+    depth: Path | str | None = None
     source_notes: tuple[str, ...] = ()
+    resolution: Resolution = "source"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -109,6 +114,7 @@ class _Job:
     prompts: list[Prompts]  # of every window
     tracks: GeneratedTracks | None
     again: SecondDecoding | None
+    plan: FullPlan
 
 
 def shipped_model(tracking: bool = False) -> Path:
@@ -154,6 +160,9 @@ def reshoot_file(
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     again = None if shot.decoder is None else second_decoding(shot, config, footage, fit)
+    plan = plan_full_resolution(
+        shot.resolution, shot.depth, footage, fit, cameras, shot.path.pivot_m, shot.source is not None
+    )
     if not isinstance(model, ReshootModel):
         kernel = kernel_of_video(config, fit.model, len(footage), placement)
         if say:
@@ -166,9 +175,12 @@ def reshoot_file(
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)
     model = replace(model, config=config)
-    tracks = shot.tracks and GeneratedTracks(shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts)
+    shown = None if plan.region is None else plan.region.result_fit()
+    tracks = shot.tracks and GeneratedTracks(
+        shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts, shown
+    )
     beyond = range_notes(config, cameras, shot.path.pivot_m)
-    notes = [*footage.notes, *path_notes(shot.path, len(footage)), *shot.notes, *beyond]
+    notes = [*footage.notes, *path_notes(shot.path, len(footage)), *shot.notes, *beyond, *plan.notes]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
@@ -182,7 +194,9 @@ def reshoot_file(
         "shot": shot_record(shot),
         "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
     }  # fmt: skip
-    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, again), record)
+    if plan.full:
+        record["full_resolution"] = {"geometry": plan.geometry, "box": plan.region.box, "size": plan.region.size}
+    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, again, plan), record)
 
 
 def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
@@ -199,9 +213,9 @@ def second_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit) -
     if config.codec.tile is not None:
         raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
     aligner = load_aligner(shot.decoder, config.codec)
-    if shot.depth is None:
+    if shot.depth is None or not Path(shot.depth).is_file():
         return SecondDecoding(aligner)
-    depth = DepthFile(shot.depth, footage)
+    depth = DepthFile(Path(shot.depth), footage)
     return SecondDecoding(aligner, lambda frame: depth.read(frame, fit))
 
 
@@ -249,7 +263,10 @@ def shot_record(shot: Shot) -> dict:
     if shot.measured:
         record["source"] = "measured" if shot.source else record["source"]
         record["measured"] = shot.measured.record
+    record["resolution"] = shot.resolution
     words = {name: getattr(shot, name) for name in ("caption", "negative") if getattr(shot, name) is not None}
+    if shot.depth is not None:
+        record["depth"] = str(shot.depth)
     if shot.decoder:
         record["decoder"] = {
             "folder": str(shot.decoder),
@@ -269,7 +286,8 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
                 for reference, made in _stream(job):
                     for frame in to_bytes(made):
                         single.append(frame)
-                    for frame in side_by_side({"reference": reference, f"re-shot: {job.shot.path.label}": made}):
+                    pair = {"reference": reference, f"re-shot: {job.shot.path.label}": made}
+                    for frame in side_by_side({name: _for_the_eye(video) for name, video in pair.items()}):
                         double.append(frame)
             tracks, track_notes = job.tracks.write(aside, aside / "video.mp4") if job.tracks else ([], [])
         record["input"]["notes"] += track_notes
@@ -277,8 +295,10 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
         record["attention"] = job.model.dit.chosen_kernels
         record["peak_memory_gib"] = round(peak_gib(job.model.device), 3)
         record["seconds"] = round(time.monotonic() - began, 3)
-        record["output"] = {"size": job.fit.content, "encoded_size": single.size, "fps": footage.fps}
-        (aside / "cameras.json").write_text(json.dumps(camera_record(job.cameras, footage.fps), indent=1))
+        size = job.plan.region.size if job.plan.region else job.fit.content
+        record["output"] = {"size": size, "encoded_size": single.size, "fps": footage.fps}
+        cameras = job.plan.region.camera(job.cameras) if job.plan.region else job.cameras
+        (aside / "cameras.json").write_text(json.dumps(camera_record(cameras, footage.fps), indent=1))
         (aside / "run.json").write_text(json.dumps(record, indent=1))
     files = (out / name for name in ("video.mp4", "side_by_side.mp4", "cameras.json", "run.json"))
     return Outputs(out, *files, tuple(record["input"]["notes"]), tuple(out / path.name for path in tracks))
@@ -313,10 +333,21 @@ def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor,
             keep,
             job.again,
         )
+        if job.plan.full:
+            for frame in job.plan.full.stream(pieces):
+                yield frame.source[None], frame.result[None]
+            return
         for made in pieces:
             reference = torch.stack([kept[i] for i in range(at, at + len(made))])
             at += len(made)
             yield fit.undo(reference), fit.undo(made)
+
+
+def _for_the_eye(video: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
+    """A large video at a size at which two of them fit on a screen."""
+    height, width = video.shape[-2:]
+    scale = _SIDE_BY_SIDE_HEIGHT / height
+    return video if scale >= 1 else resized(video, (_SIDE_BY_SIDE_HEIGHT, max(2, round(width * scale))))
 
 
 def _add_audio(video: Path, footage: Video) -> str:

@@ -19,13 +19,19 @@ from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid
 from mvtrack.geometry.frusta import draw_frusta
 from mvtrack.geometry.keyframe_path import warn_of_jumps
 from mvtrack.geometry.splat import splat
+from mvtrack.inference.full_resolution.frame_depth import FrameDepth
+from mvtrack.inference.full_resolution.geometry import LearnedGeometry
+from mvtrack.inference.full_resolution.monocular import monocular_geometry
+from mvtrack.inference.full_resolution.plan import shipped_refiner
 from mvtrack.inference.pipeline import Shot, path_notes, shot_cameras
-from mvtrack.video.depth_file import DepthFile
+from mvtrack.models.refiner.files import load_refiner
+from mvtrack.video.depth_file import DepthFile, is_depth_file
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit, plan_fit
 from mvtrack.video.video import Video
 from mvtrack.video.writer import VideoWriter
 
+FLAT = "flat"  # for --depth
 _HEIGHT = 240  # the preview's least height, whatever the model's
 _CHUNK = 16  # frames held at a time
 
@@ -38,18 +44,17 @@ class Preview:
 
 
 def preview_file(
-    video: Path, shot: Shot, config: ModelConfig, out: Path, depth: Path | None = None, overwrite: bool = False
+    video: Path, shot: Shot, config: ModelConfig, out: Path, depth: Path | str | None = None, overwrite: bool = False
 ) -> Preview:
     """Write preview.mp4 (source and warped source) and frusta.png to a new folder; returns warnings about the path.
 
-    depth: a .npy or .npz file with z-depth (T, H, W) or (H, W) in the path's unit; None warps a flat picture standing
-    at the subject's distance. config: of the model that will render, for the picture's shape.
+    depth: see `depth_of`. config: of the model that will render, for the picture's shape.
     """
     refuse_existing(out, overwrite)
     footage = open_video(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    warper = Warper(footage, fit, depth, shot.path.pivot_m)
+    warper = Warper(footage, fit, depth_of(depth, footage, cameras, shot.path.pivot_m), shot.path.pivot_m)
     with new_folder(out) as aside:
         with VideoWriter(aside / "preview.mp4", footage.fps) as writer:
             for reference, warped in warper.pairs(cameras):
@@ -60,18 +65,35 @@ def preview_file(
     return Preview(out / "preview.mp4", out / "frusta.png", warnings)
 
 
+def depth_of(
+    depth: Path | str | None, footage: Video, cameras: Camera, subject_distance: float
+) -> DepthFile | FrameDepth | None:
+    """What a preview warps with. depth: a .npy or .npz file with z-depth (T, H, W) or (H, W) in the path's unit; `auto`
+    or the id of a depth network; `flat`: None, a picture at the subject's distance; None: learned from single frames.
+    """
+    if depth == FLAT:
+        return None
+    if is_depth_file(depth):
+        return DepthFile(Path(depth), footage)
+    learned = LearnedGeometry(load_refiner(shipped_refiner()).depth, motion_known=False, result=False)
+    geometry = learned if depth is None else monocular_geometry(str(depth), learned)
+    return FrameDepth(geometry, footage, cameras, subject_distance)
+
+
+FrameReader = DepthFile | FrameDepth
+
+
 class Warper:
     """Warps a source's frames to other cameras, magnified to a size that can be looked at.
 
-    depth: see `preview_file`. subject_distance: of the flat picture that stands in for it.
+    depth: what gives the z-depth of a frame; None: a flat picture stands at `subject_distance`.
     """
 
-    def __init__(self, footage: Video, fit: Fit, depth: Path | None, subject_distance: float) -> None:
+    def __init__(self, footage: Video, fit: Fit, depth: FrameReader | None, subject_distance: float) -> None:
         zoom = max(1, -(-_HEIGHT // fit.model[0]))
         parts = (_times(part, zoom) for part in (fit.scaled, fit.cut, fit.content, fit.place, fit.model))
         self.footage, self.fit = footage, Fit(fit.mode, fit.source, *parts)
-        self.depth = None if depth is None else DepthFile(depth, footage)
-        self.subject_distance = subject_distance
+        self.depth, self.subject_distance = depth, subject_distance
 
     def source(self, start: int, stop: int) -> Float[Tensor, "T 3 H W"]:
         """Frames of the source."""

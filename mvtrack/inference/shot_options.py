@@ -16,6 +16,7 @@ from mvtrack.inference.camera_estimation.source_cameras import AUTO, MeasuredSou
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.tracking.generated_tracks import TrackPlan
 from mvtrack.inference.tracking.points import HELP
+from mvtrack.video.depth_file import is_depth_file
 from mvtrack.video.resize import FIT_MODES, still_camera
 
 
@@ -65,20 +66,41 @@ def add_track_arguments(parser: argparse.ArgumentParser, required: bool = False)
     """--tracks and --depth, for the commands that follow points."""
     group = parser.add_argument_group("the points to follow")
     group.add_argument("--tracks", metavar="POINTS", required=required, help=f"follow points of the video: {HELP}")
+    add_depth_argument(group)
+
+
+def add_depth_argument(group) -> None:
+    """--depth, for the commands that look at the scene's geometry."""
     group.add_argument(
-        "--depth", type=Path, metavar="FILE",
-        help="z-depth of the video (.npy or .npz, one map a frame): points are projected into other views with it, "
-        "instead of being found there by attention",
+        "--depth", metavar="FILE|auto|ID",
+        help="z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, "
+        "--tracks and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a depth "
+        "network: estimated by it, picture by picture",
     )  # fmt: skip
 
 
+def add_resolution_argument(group) -> None:
+    """--resolution."""
+    group.add_argument(
+        "--resolution", metavar="source|model|HxW", default="source",
+        help="of the result: the source's own (default), whose pixels are taken where it shows what the new camera "
+        "sees; the model's; or a size",
+    )  # fmt: skip
+
+
+def resolution_of(text: str):
+    """What --resolution says. Raises ValueError for anything else."""
+    return text if text in ("source", "model") else picture_size(text, "--resolution")
+
+
+def depth_file(options: argparse.Namespace) -> Path | None:
+    """The file of --depth, where it names one: what is followed or decoded reads no network's depth."""
+    return Path(options.depth) if is_depth_file(options.depth) else None
+
+
 def track_plan(options: argparse.Namespace) -> TrackPlan | None:
-    """What --tracks and --depth ask for. Raises ValueError for depth that nothing reads."""
-    if options.tracks is None:
-        if options.depth is not None and getattr(options, "decoder", None) is None:
-            raise ValueError("--depth is for the points that --tracks follows, or for --decoder: give one of them too")
-        return None
-    return TrackPlan(options.tracks, options.depth)
+    """What --tracks and --depth ask for."""
+    return None if options.tracks is None else TrackPlan(options.tracks, depth_file(options))
 
 
 def read_shot(options: argparse.Namespace, video: Path, sample: SamplerOptions, tracks: TrackPlan | None = None):
@@ -104,11 +126,19 @@ def told_shot(shot, options: argparse.Namespace):
     """A shot with what else the options of `reshoot` say of it."""
     from mvtrack.inference.pipeline import shipped_decoder
 
-    told = {name: getattr(options, name) for name in ("caption", "negative", "window")}
+    told = {name: getattr(options, name) for name in ("caption", "negative", "window", "depth")}
+    told["resolution"] = resolution_of(options.resolution)
+    if (
+        options.depth is not None
+        and told["resolution"] == "model"
+        and options.tracks is None
+        and options.decoder is None
+    ):
+        raise ValueError("--depth has no effect with --resolution model: leave one of them out")
     if options.decoder is None:
         return replace(shot, **told)
     ships = options.decoder == Path("tiny") and not options.decoder.exists()
-    return replace(shot, **told, decoder=shipped_decoder() if ships else options.decoder, depth=options.depth)
+    return replace(shot, **told, decoder=shipped_decoder() if ships else options.decoder)
 
 
 def fov_of(options: argparse.Namespace) -> float:
@@ -139,13 +169,13 @@ def refuse_unread(options: argparse.Namespace, from_file: bool, reads_poses: boo
         raise ValueError(f"--pose-{shown} has no effect, it is for pose files: give {where} FILE, or leave it out")
 
 
-def picture_size(text: str | None) -> tuple[int, int] | None:
-    """(H, W) of --size."""
+def picture_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
+    """(H, W) of --size, or of another option."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     if not match or "0" in match.groups():
-        raise ValueError(f"--size must look like 480x832 (height x width), got {text!r}")
+        raise ValueError(f"{option} must look like 480x832 (height x width), got {text!r}")
     return int(match[1]), int(match[2])
 
 

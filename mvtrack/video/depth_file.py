@@ -10,6 +10,8 @@ from torch import Tensor
 from mvtrack.video.resize import Fit
 from mvtrack.video.video import Video
 
+_SUFFIXES = (".npy", ".npz")
+
 
 class DepthFile:
     """z-depth maps from a file, one per frame or one for all, at any resolution of the source's aspect."""
@@ -53,3 +55,8 @@ def _load(path: Path) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from error
     raise ValueError(f"{path} holds several arrays ({', '.join(names)}); name one of them `depth`")
+
+
+def is_depth_file(depth: Path | str | None) -> bool:
+    """Whether --depth names a file with depth, not a depth network."""
+    return depth is not None and (Path(depth).is_file() or Path(depth).suffix in _SUFFIXES)

@@ -41,24 +41,25 @@ class TrackPlan:
 class GeneratedTracks(LatentCache):
     """A context manager that keeps latents (`keep`) while a video is generated; `write` then tracks and draws.
 
-    cameras: (2, T) for the model's picture. prompts: of every window. Raises ValueError before anything is generated:
-    for a model without a head, and for points or depth that cannot be used.
+    cameras: (2, T) for the model's picture. prompts: of every window. shown: how the result lies in the model's
+    picture, where it is not that itself. Raises ValueError before anything is generated: for a model without a head,
+    and for points or depth that cannot be used.
     """
 
     def __init__(
         self, plan: TrackPlan, model: ReshootModel, footage: Video, fit: Fit, cameras: Camera, scene_depth: float,
-        prompts: Sequence[Prompts] | None = None,
+        prompts: Sequence[Prompts] | None = None, shown: Fit | None = None,
     ) -> None:  # fmt: skip
         self.tracker = require_head(model)
         self.points = read_points(plan.points, len(footage), fit)
         windows = Windows(tuple(window_spans(model.config, len(footage))))
         self.depth = None if plan.depth is None else DepthFile(plan.depth, footage)
         self.source = latent_source(model, self.read, cameras, windows, scene_depth, prompts)
-        self.footage, self.fit, self.cameras = footage, fit, cameras
+        self.footage, self.fit, self.cameras, self.shown = footage, fit, cameras, shown or generated_fit(fit)
 
     def write(self, folder: Path, video: Path) -> tuple[list[Path], list[str]]:
         """Follow the points through the source and the generated `video`; returns files and notes."""
-        fits, films = [self.fit, generated_fit(self.fit)], [self.footage, open_video(video)]
+        fits, films = [self.fit, self.shown], [self.footage, open_video(video)]
         find = self._find_starts(films, fits)
         with tqdm(desc="tracking", unit="window") as bar:
             tracks = track_points(self.tracker, self.source, self.points, self.footage, fits, find, progress(bar))

@@ -1,0 +1,157 @@
+"""The pinned scenes at full resolution: the model sees them small, the result is scored at the source's own size."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mvtrack.data.clip import Clip, resize_frames
+from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.geometry.warp import covisible
+from mvtrack.inference.full_resolution.geometry import FileGeometry, GeometrySource, LearnedGeometry
+from mvtrack.inference.full_resolution.region import plan_region
+from mvtrack.inference.full_resolution.stream import FullResolution
+from mvtrack.inference.sampler import SamplerOptions, generate
+from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.models.refiner.files import Refiner
+from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.video.resize import fit_to
+from mvtrack.video.writer import to_bytes
+
+CLASSES = ("rotation", "small", "large")
+_ROTATION, _LARGE = 1e-3, 0.15  # largest distance of both cameras, in distances of the subject
+
+
+@dataclass(frozen=True)
+class FullCase:
+    """A case at full size, and what the model made of it small. distance: of the subject."""
+
+    clip: Clip
+    small: Float[Tensor, "T 3 h w"]
+    seen: Bool[Tensor, "T H W"]
+
+    @property
+    def distance(self) -> float:
+        return float(self.clip.depth[0, 0].median())
+
+    @property
+    def kind(self) -> str:
+        """Which class a case belongs to."""
+        centres = self.clip.camera.c2w[..., :3, 3]
+        baseline = float((centres[1] - centres[0]).norm(dim=-1).max()) / self.distance
+        return "rotation" if baseline < _ROTATION else "large" if baseline >= _LARGE else "small"
+
+
+def full_case(spec: CaseSpec, resolution: int, model: ReshootModel, sample: SamplerOptions) -> FullCase | None:
+    """Render a case larger and let the model re-shoot it at its pinned size; None where a camera is below ground."""
+    large = replace(spec, size=(resolution, resolution * spec.size[1] // spec.size[0]))
+    clip = render_case(large).clip
+    if not (clip.depth > 0).all():
+        return None
+    reference = resize_frames(clip.video[0], spec.size)
+    small = generate(model, reference, clip.camera.resized(spec.size), sample, clip.depth[0])
+    return FullCase(clip, small, covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0]))
+
+
+def refine(case: FullCase, refiner: Refiner, geometry: GeometrySource) -> Float[Tensor, "T 3 H W"]:
+    """The case's result at full size."""
+    clip, model_size = case.clip, tuple(case.small.shape[-2:])
+    fit = fit_to(clip.camera.size, model_size)
+    frames = torch.from_numpy(to_bytes(clip.video[0])).movedim(-1, 1)
+    full = FullResolution(
+        refiner.blend, geometry, plan_region(fit, "source"), clip.camera.resized(model_size), case.distance,
+        frames.__getitem__,
+    )  # fmt: skip
+    return torch.stack([frame.result for frame in full.stream([case.small])])
+
+
+def score(case: FullCase, refiner: Refiner) -> dict[str, float]:
+    """PSNR of whole pictures and of what both views see, sharpness and flicker over the truth's, by method."""
+    source, truth = case.clip.video
+    size, small = truth.shape[-2:], tuple(case.small.shape[-2:])
+    learned = LearnedGeometry(refiner.depth, motion_known=True)
+    exact = FileGeometry(lambda t: case.clip.depth[0, t], case.distance, "true depth")
+    videos = {
+        "copy": source,
+        "bicubic": torch.nn.functional.interpolate(case.small, size, mode="bicubic", align_corners=False),
+        "refined": refine(case, refiner, learned),
+        "true_depth": refine(case, refiner, exact),
+    }
+    numbers = {
+        "seen_share": float(case.seen.float().mean()),
+        "model_size_db": psnr(case.small, resize_frames(truth, small)),
+    }
+    for name, video in videos.items():
+        numbers[f"{name}_db"] = psnr(video, truth)
+        numbers[f"{name}_co_visible_db"] = psnr(video, truth, case.seen)
+        numbers[f"{name}_unseen_db"] = psnr(video, truth, ~case.seen) if not case.seen.all() else float("nan")
+        numbers[f"{name}_gradient_energy"] = gradient_energy(video) / gradient_energy(truth)
+        numbers[f"{name}_flicker"] = flicker(video) / flicker(truth)
+    return numbers
+
+
+def flicker(video: Float[Tensor, "T 3 H W"]) -> float:
+    """Mean absolute second difference over time: motion that goes on counts little, what comes and goes counts."""
+    return float(video.clamp(-1, 1).diff(n=2, dim=0).abs().mean())
+
+
+TARGETS = {
+    "rotation": ("refined_co_visible_db", 40.0),
+    "small": ("refined_co_visible_db", 31.0),
+    "large": ("refined_co_visible_db", 26.0),
+}
+
+
+def summarise_full(scores: dict[str, tuple[str, dict[str, float]]]) -> dict:
+    """Means by class and over all, and which targets are met. scores: class and numbers of every case."""
+    groups = {kind: [n for k, n in scores.values() if k == kind] for kind in CLASSES}
+    groups["all"] = [numbers for _, numbers in scores.values()]
+    means = {
+        kind: {"count": len(rows)} | {name: _mean([row[name] for row in rows]) for name in rows[0]}
+        for kind, rows in groups.items()
+        if rows
+    }
+    every = means["all"]
+    reached = {
+        f"{kind}, co-visible dB": (means[kind][name], ">=", least)
+        for kind, (name, least) in TARGETS.items()
+        if kind in means
+    }
+    reached |= {
+        "whole picture, dB": (every["refined_db"], ">=", 25.0),
+        "with true depth, co-visible dB": (every["true_depth_co_visible_db"], ">=", 36.0),
+        "gradient energy over the truth's": (every["refined_gradient_energy"], "in", (0.85, 1.1)),
+        "flicker over the truth's": (every["refined_flicker"], "<=", 1.1),
+    }
+    rows = {
+        name: {"value": value, "target": f"{op} {bound}", "met": _met(value, op, bound)}
+        for name, (value, op, bound) in reached.items()
+    }
+    co_visible = {kind: round(means[kind]["refined_co_visible_db"], 2) for kind in CLASSES if kind in means}
+    return {"means": means, "targets": rows, "met": all(r["met"] for r in rows.values()), "co_visible": co_visible}
+
+
+def full_table(summary: dict) -> str:
+    """Markdown: PSNR by class and method, then the targets."""
+    means, methods = summary["means"], ("copy", "bicubic", "refined", "true_depth")
+    lines = ["| scenes | " + " | ".join(f"{m}: whole / co-visible / unseen" for m in methods) + " |"]
+    lines.append("|---" * (len(methods) + 1) + "|")
+    for kind, row in means.items():
+        cells = [" / ".join(f"{row[f'{m}{part}_db']:.2f}" for part in ("", "_co_visible", "_unseen")) for m in methods]
+        lines.append(f"| {kind} ({row['count']}) | " + " | ".join(cells) + " |")
+    lines += ["", "| target | reached | asked | met |", "|---|---|---|---|"]
+    for name, row in summary["targets"].items():
+        lines.append(f"| {name} | {row['value']:.3f} | {row['target']} | {'yes' if row['met'] else '**no**'} |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if value == value]  # not NaN: cases that hide nothing
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _met(value: float, op: str, bound) -> bool:
+    if op == "in":
+        return bound[0] <= value <= bound[1]
+    return value >= bound if op == ">=" else value <= bound
