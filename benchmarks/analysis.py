@@ -31,6 +31,7 @@ from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.inference.pipeline import shipped_model
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.perturb import perturbed_attention
@@ -120,7 +121,7 @@ def _peak_mib(case: Case, route: str) -> float:
             stack.enter_context(perturbed_attention(dit, layer, "identity"))
         if route == "model, probed":
             stack.enter_context(visiting_layers(dit, lambda _layer, q, k: _probe(case, q, k)))
-        dit(latents, torch.tensor([700.0]), text=text)
+        dit(latents, torch.tensor([700.0]), Conditioning(text=text))
     return _peak_now_mib() - before
 
 

@@ -28,12 +28,12 @@ from mvtrack.config.run import RunConfig
 from mvtrack.inference.memory.codec import codec_bytes, empty_wan_network
 from mvtrack.inference.memory.inference import weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
-from mvtrack.inference.sampler import Given, SamplerOptions, sample_latents
-from mvtrack.models.init_weights import empty_dit
+from mvtrack.inference.sampler import SamplerOptions, sample_latents
+from mvtrack.models.dit import empty_dit
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.models.vae import WanVAECodec
 from mvtrack.training.memory import estimate_training
-from mvtrack.training.objective import losses
+from mvtrack.training.objective import Objective
 
 MIB = 2**20
 TOLERANCE = 0.15
@@ -95,8 +95,8 @@ def sampling(name: str, layers: int, frames: int, precision: str, batched: bool 
         dit = random_weights(empty_dit(config), torch.device("cpu")).to(dtype)
         model = ReshootModel(config, dit, None, batched_guidance=batched)
         step = full_size.random_step(full_size_run(config), SIZE, frames)
-        given = Given(step.rays, step.native, step.text, step.text)
-        sample_latents(model, step.latents[:, :1], given, SamplerOptions.of(config))
+        conditioning = step.conditioning._replace(negative_text=step.conditioning.text)
+        sample_latents(model, step.latents[:, :1], conditioning, SamplerOptions.of(config))
 
     return foretold / MIB, peak_mib(work)
 
@@ -154,7 +154,7 @@ def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, 
         for _ in range(run.train.batch_size):
             gc.collect()
             with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
-                total = losses(engine, step, run)["total"]
+                total = Objective(run)(engine, step)["total"]
             engine.backward(total)
             del total
             engine.step()

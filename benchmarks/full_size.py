@@ -32,18 +32,17 @@ from mvtrack.inference.machine import return_freed_memory
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.attention import attend, kernel_report
-from mvtrack.models.camera_conditioning import ray_maps
+from mvtrack.models.conditioning import Window, encode_conditioning
 from mvtrack.models.diffusion.flow import add_noise
-from mvtrack.models.dit import WanDiT
+from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.models.flops import forward_flops, training_flops
-from mvtrack.models.init_weights import empty_dit
-from mvtrack.models.released_cameras import native_inputs
-from mvtrack.models.reshoot_model import model_cameras
+from mvtrack.models.prompts import Prompts
 from mvtrack.training.activation_memory import training_bytes
-from mvtrack.training.objective import Prepared, losses
+from mvtrack.training.losses.base import TrainingBatch
+from mvtrack.training.losses.tracking import TrackTargets
+from mvtrack.training.objective import Objective
 from mvtrack.training.optimizer import freeze
 from mvtrack.training.telemetry import peak_flops
-from mvtrack.training.track_task import TrackTask
 from tracking_head import HeadConfig, Tracks, track_loss
 
 TRAINED = ("blocks.*.self_attn.*", "ray_encoder.*", "blocks.*.camera_proj.*", "tracking_head.*")
@@ -68,7 +67,8 @@ def main() -> int:
     dit.checkpointing, dit.attention = checkpointing_of(run.train), options.attention
     if options.compile:
         dit.compile_blocks()
-    kernel, figures = dit.attention_kernel(device, step.num_tokens(run)), {"tokens": step.num_tokens(run)}
+    tokens = step.num_tokens(run.model.dit.patch_size)
+    kernel, figures = dit.attention_kernel(device, tokens), {"tokens": tokens}
     sys.stdout.write(
         f"{options.preset}, {device}, attention by {kernel}, {'compiled' if options.compile else 'eager'}\n"
     )
@@ -94,7 +94,7 @@ def warm_up(device: torch.device) -> None:
     options = small(argparse.Namespace(preset="recammaster_1.3b", keep="attention"))
     run = run_config(options)
     step = random_step(run, options.size, options.frames).to(device)
-    losses(random_weights(empty_dit(run.model), device), step, run)["total"].backward()
+    Objective(run)(random_weights(empty_dit(run.model), device), step)["total"].backward()
 
 
 def small(options: argparse.Namespace) -> argparse.Namespace:
@@ -156,7 +156,7 @@ def run_config(options: argparse.Namespace) -> RunConfig:
     )  # fmt: skip
 
 
-def random_step(run: RunConfig, size: tuple[int, int], num_frames: int) -> Prepared:
+def random_step(run: RunConfig, size: tuple[int, int], num_frames: int) -> TrainingBatch:
     """One sample as the loss takes it: random latents, text and points, two real camera paths."""
     model, (height, width), frames = run.model, size, 1 + (num_frames - 1) // 4
     poses = torch.stack([CameraPath(name).poses(num_frames) for name in ("zoom_in", "arc_left")])[None].float()
@@ -173,12 +173,10 @@ def random_step(run: RunConfig, size: tuple[int, int], num_frames: int) -> Prepa
     xy = torch.rand(1, 2, frames, count, 2) * torch.tensor([width, height])
     seen, valid = torch.ones(1, 2, frames, count, dtype=torch.bool), torch.ones(1, 2, count, dtype=torch.bool)
     txy = torch.cat([torch.zeros(1, 2, count, 1), xy[:, :, 0]], -1)
-    return Prepared(
-        latents, torch.randn(latents.shape), torch.tensor([0.8]),
-        ray_maps(model_cameras(camera, model.rays, scene_depth=4.0)[0], model.rays),
-        targets, TrackTask(txy, valid, Tracks(xy, seen, valid)),
-        native=native_inputs(camera, model.dit, model.native_camera, image),
-        text=torch.randn(1, TEXT_TOKENS, model.dit.text_dim),
+    window = Window(camera, 4.0, Prompts(torch.randn(1, TEXT_TOKENS, model.dit.text_dim), image=image))
+    return TrainingBatch(
+        latents, torch.randn(latents.shape), torch.tensor([0.8]), encode_conditioning(model, window),
+        {"correspondence": targets, "tracking": TrackTargets(txy, valid, Tracks(xy, seen, valid))},
     )  # fmt: skip
 
 
@@ -202,21 +200,21 @@ class Masters:
             master.grad = None
 
 
-def our_figures(dit: WanDiT, step: Prepared, run: RunConfig, rounds: int, held: float) -> dict[str, float]:
+def our_figures(dit: WanDiT, step: TrainingBatch, run: RunConfig, rounds: int, held: float) -> dict[str, float]:
     """held: GiB that were held before the model was there."""
     noisy = torch.cat([step.latents[:, :1], add_noise(step.latents, step.noise, step.sigma)[:, 1:]], 1)
 
     @torch.no_grad()
     def forward() -> None:
-        dit(noisy, 1000 * step.sigma, step.rays, step.text, native=step.native)
+        dit(noisy, 1000 * step.sigma, step.conditioning)
 
-    device, tokens = step.latents.device, step.num_tokens(run)
+    device, tokens = step.latents.device, step.num_tokens(run.model.dit.patch_size)
     rounds = rounds if device.type == "cuda" else 1
     figures = measured("forward", forward, device, rounds, held)
     optimizer = Masters(dit, run.optim)
 
     def train() -> None:
-        total = losses(dit, step, run)["total"]
+        total = Objective(run)(dit, step)["total"]
         if not torch.isfinite(total):
             raise ValueError("the loss of random weights is not finite")
         total.backward()
@@ -265,22 +263,22 @@ def foretold_gib(run: RunConfig, scene: InputShape, device: str) -> dict[str, fl
     return {"forward": (weights + forward) / 2**30, "step": (weights + step) / 2**30}
 
 
-def share_figures(dit: WanDiT, step: Prepared, run: RunConfig, step_s: float) -> dict[str, float]:
+def share_figures(dit: WanDiT, step: TrainingBatch, run: RunConfig, step_s: float) -> dict[str, float]:
     """Forward and backward of each further loss alone, on random features of the tapped block, as shares of a step."""
     device, dit_config, frames = step.latents.device, run.model.dit, step.latents.shape[2]
-    shape = (1, 2, frames, *step.targets.grid, dit_config.num_heads, dit_config.dim // dit_config.num_heads)
+    targets, track = step.targets["correspondence"], step.targets["tracking"]
+    shape = (1, 2, frames, *targets.grid, dit_config.num_heads, dit_config.dim // dit_config.num_heads)
     q, k = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
-    track = step.tracking.request(run.model.tap_layer, run.model.rays.token_px)
     trained = (q, k, *dit.tracking_head.parameters())
 
     def follow() -> None:
-        output = dit.tracking_head(q, k, track.txy, track.valid, track.token_px)
+        output = dit.tracking_head(q, k, track.txy, track.valid, run.model.rays.token_px)
         width_px = step.latents.shape[-1] * run.model.codec.stride
-        total = track_loss(output, step.tracking.truth, width_px, run.loss.tracking_options).total
+        total = track_loss(output, track.truth, width_px, run.loss.tracking_options).total
         torch.autograd.grad(total, trained)
 
     def correspond() -> None:
-        loss = correspondence_loss_per_layer([(q, k)], step.targets, run.loss.correspondence_options).mean()
+        loss = correspondence_loss_per_layer([(q, k)], targets, run.loss.correspondence_options).mean()
         torch.autograd.grad(loss, (q, k))
 
     figures = {}

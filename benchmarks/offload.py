@@ -27,6 +27,7 @@ from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.codec import empty_wan_network
 from mvtrack.inference.memory.inference import estimate_inference
 from mvtrack.inference.sampler import SamplerOptions, generate
+from mvtrack.models.conditioning import Window
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel, build_model, load_model, save_model
 
@@ -90,7 +91,7 @@ def video(
     camera = Camera(torch.eye(4).expand(2, frames, 4, 4), intrinsics_from_fov(60.0, size).expand(2, frames, 3, 3), size)
     text = torch.zeros(config.text.length, config.dit.text_dim)
     reference = torch.zeros(frames, 3, *size)
-    return generate(model, reference, camera, sample, scene_depth=4.0, prompts=Prompts(text, text))
+    return generate(model, reference, Window(camera, 4.0, Prompts(text, text)), sample)
 
 
 if __name__ == "__main__":

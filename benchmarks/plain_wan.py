@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mvtrack.config.model import DiTConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.models.activation_checkpointing import checkpointing_of
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.training.optimizer import freeze
 
@@ -118,7 +119,7 @@ def our_plain(config: DiTConfig, options: argparse.Namespace, inputs: Inputs, co
         dit.compile_blocks()
     views = inputs.latents.unflatten(2, (2, -1)).permute(0, 2, 3, 1, 4, 5)  # (B, c, V f, h, w) to (B, V, f, c, h, w)
     return PlainWan(
-        lambda: dit(views, inputs.timestep, text=inputs.text, num_reference=0).prediction,
+        lambda: dit(views, inputs.timestep, Conditioning(text=inputs.text, num_reference=0)).prediction,
         [p for p in dit.parameters() if p.requires_grad],
     )
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.presets import PRESETS, is_new_parameter, preset
-from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.dit import empty_dit
 from mvtrack.models.reshoot_model import load_model, save_model
 from mvtrack.models.weights.convert import load_pretrained, open_released
 

@@ -132,7 +132,7 @@ def _loaded(source, pair, query, options: argparse.Namespace):
     from mvtrack.inference.memory.inference import Work
     from mvtrack.inference.memory.kernel import kernel_of_video
     from mvtrack.inference.pipeline import first_frames, with_window
-    from mvtrack.models.prompts import captions_to_embed, remember_prompts
+    from mvtrack.models.prompts import Captions, remember_prompts
     from mvtrack.models.reshoot_model import load_model, read_config
 
     placement = read_placement(options)
@@ -140,7 +140,7 @@ def _loaded(source, pair, query, options: argparse.Namespace):
     size, frames = pair.fits[0].model, min(len(pair.reference), config.num_frames)
     kernel = kernel_of_video(config, size, frames, placement)
     sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
-    captions = captions_to_embed(pair.caption, pair.negative, pair.guidance)
+    captions = Captions(pair.caption, pair.negative, pair.guidance).texts
     if not options.ignore_memory:
         work = Work(encoders_of(config, captions), decodes=pair.generated is None)
         refuse_inference(config, size, frames, pair.sample, placement, work)

@@ -42,21 +42,23 @@ class LogitHead(nn.Module):
         self.num_heads = num_heads
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.mlp = nn.ModuleDict({"0": _Lender(num_heads, 4 * num_heads), "2": _Lender(4 * num_heads, 1)})
+            self.mlp = nn.ModuleDict(
+                {"0": _WeightReader(num_heads, 4 * num_heads), "2": _WeightReader(4 * num_heads, 1)}
+            )
         with torch.no_grad():
             for layer in self.mlp.values():
                 layer.weight.abs_()  # type: ignore[operator]
 
-    def lend(self) -> Projection:
+    def projection(self) -> Projection:
         """Copies of the weights, with gradients back to them."""
         return Projection(*self.mlp["0"](), *self.mlp["2"]())
 
     def forward(self, logits: Float[Tensor, "*rows H"]) -> Float[Tensor, "*rows"]:
-        return self.lend()(logits)
+        return self.projection()(logits)
 
 
-class _Lender(nn.Linear):
-    """A linear layer whose forward pass hands out its weights: a call, so that ZeRO-3 gathers them first."""
+class _WeightReader(nn.Linear):
+    """A linear layer whose forward pass returns its weights: a call, so that ZeRO-3 gathers them first."""
 
     def forward(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return self.weight.clone(), self.bias.clone()

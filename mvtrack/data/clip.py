@@ -44,6 +44,11 @@ class Clip:
     def num_frames(self) -> int:
         return self.video.shape[1]
 
+    @property
+    def scene_depth(self) -> float | None:
+        """Median z-depth of the reference's first frame, in the camera's unit; None without depth."""
+        return None if self.depth is None else float(self.depth[0, 0].median())
+
     def frames(self, index: slice | Tensor) -> "Clip":
         """The same clip at a selection of frames."""
         return replace(

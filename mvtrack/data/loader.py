@@ -39,6 +39,11 @@ class Batch:
     text: Float[Tensor, "B L t"] | None = None
     image: Float[Tensor, "B M e"] | None = None
 
+    @property
+    def scene_depth(self) -> Float[Tensor, "B"] | None:
+        """Median z-depth of the reference's first frame, in the cameras' unit; None where it is not known."""
+        return self.distance if self.depth is None else self.depth[:, 0, 0].flatten(1).median(-1).values
+
     @staticmethod
     def stack(clips: list[Clip], index: list[int]) -> "Batch":
         return Batch(

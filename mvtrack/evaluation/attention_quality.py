@@ -14,6 +14,7 @@ from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips
+from mvtrack.models.conditioning import Window
 from mvtrack.models.perturb import PERTURBATIONS, Perturbation, perturbed_attention
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.static_validation import StillCase
@@ -61,11 +62,10 @@ def _generate(
     """What the model makes, and the truth."""
     if isinstance(clip, StillCase):
         given, truth = clip.images[: clip.num_given], clip.images[clip.num_given :]
-        return generate_views(model, given, clip.camera, sample, clip.clip.depth[0, 0]), truth
+        return generate_views(model, given, clip.camera, sample, clip.clip.scene_depth), truth
     if len(clip.video) != 2:
         raise ValueError(f"clip {clip.key} has {len(clip.video)} views: a reference and one target are needed")
-    depth = None if clip.depth is None else clip.depth[0]
-    return generate(model, clip.video[0], clip.camera, sample, depth), clip.video[1]
+    return generate(model, clip.video[0], Window(clip.camera, clip.scene_depth), sample), clip.video[1]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_t
 from mvtrack.data.clip import Clip, anchor_frames, num_latent_frames
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.forward_noised import NoisedVideos, noised_videos
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.static_validation import StillCase
 from tracking_head import Tracks
@@ -39,7 +40,7 @@ class ProbedScene:
     def noised(self, model: ReshootModel, seed: int) -> NoisedVideos:
         """The subject as the model sees it at any noise level."""
         clip = self.clip
-        return noised_videos(model, clip.video, clip.camera, clip.depth, seed=seed, reference=self.given)
+        return noised_videos(model, clip.video, Window(clip.camera, clip.scene_depth), seed, self.given)
 
 
 def check_subjects(model: ReshootModel, subjects: list[Subject]) -> tuple[str, ...]:

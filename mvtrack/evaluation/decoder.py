@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from mvtrack.data.clip import Clip
 from mvtrack.geometry.warp import covisible
-from mvtrack.inference.sampler import SamplerOptions, generate
+from mvtrack.inference.sampler import Callbacks, SamplerOptions, generate
 from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.models.conditioning import Window
 from mvtrack.models.decoder.depth import carried_depth, stereo_depth
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.reshoot_model import ReshootModel
@@ -30,8 +31,9 @@ def decode_case(
 ) -> dict[str, Float[Tensor, "T 3 H W"]]:
     """The target of a clip in all `WAYS`. other: a reference of another clip."""
     kept: list[Tensor] = []
-    reference, distance = clip.video[0], float(clip.depth[0, 0].median())
-    first = generate(model, reference, clip.camera, sample, clip.depth[0], on_latents=kept.append)
+    reference, distance = clip.video[0], clip.scene_depth
+    window = Window(clip.camera, distance)
+    first = generate(model, reference, window, sample, callbacks=Callbacks(on_latents=kept.append))
     latents, ideal = kept[0], model.encode(clip.video[None])[0].cpu()
     wrong = torch.stack([model.encode(other[None, None])[0, 0].cpu(), latents[1]])
 

@@ -14,6 +14,7 @@ from mvtrack.inference.full_resolution.region import plan_region
 from mvtrack.inference.full_resolution.stream import FullResolution
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.models.conditioning import Window
 from mvtrack.models.refiner.files import Refiner
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.video.resize import fit_to
@@ -50,7 +51,7 @@ def full_case(spec: CaseSpec, resolution: int, model: ReshootModel, sample: Samp
     if not (clip.depth > 0).all():
         return None
     reference = resize_frames(clip.video[0], spec.size)
-    small = generate(model, reference, clip.camera.resized(spec.size), sample, clip.depth[0])
+    small = generate(model, reference, Window(clip.camera.resized(spec.size), clip.scene_depth), sample)
     return FullCase(clip, small, covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0]))
 
 

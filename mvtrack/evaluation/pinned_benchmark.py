@@ -18,6 +18,7 @@ from mvtrack.geometry.warp import covisible, depth_warp
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.image import gaussian_blur, gradient_energy, psnr
 from mvtrack.metrics.motion import measure_turn
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel
 
 BLUR_SIGMAS_PX = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -83,8 +84,10 @@ def score_footage(model: ReshootModel, manifest: Manifest, folder: Path, sample:
 
 def _score(model: ReshootModel, clip: Clip, mirrored_camera: Camera, sample: SamplerOptions) -> Scored:
     reference, truth = clip.video
-    made = generate(model, reference, clip.camera, sample, clip.depth[0])
-    mirrored = generate(model, reference, mirrored_camera, sample, clip.depth[0])
+    made, mirrored = (
+        generate(model, reference, Window(camera, clip.scene_depth), sample)
+        for camera in (clip.camera, mirrored_camera)
+    )
     seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
     candidates = {
         "model": made,

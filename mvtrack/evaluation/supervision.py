@@ -13,9 +13,10 @@ from mvtrack.evaluation import pinned_benchmark as yardstick
 from mvtrack.evaluation.ablation import Scores
 from mvtrack.evaluation.manifest import Manifest
 from mvtrack.geometry.warp import covisible, depth_warp
-from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import psnr
+from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.reshoot_model import ReshootModel
 from tracking_head import Tracks
@@ -45,7 +46,8 @@ def attention_scores(model: ReshootModel, specs: list[CaseSpec], layer: int) -> 
         clip = render_case(spec, num_points=_QUERIES).clip
         tracks = Tracks.stack([clip.tracks])
         targets = targets_from_tracks(tracks, spec.size, model.config.rays.token_px, _QUERIES, seed=number)
-        for sums in probe_layer(model, clip, targets, layer, sigmas, seed=number):
+        videos = noised_videos(model, clip.video, Window(clip.camera, clip.scene_depth), number)
+        for sums in probe_layer(model, videos, targets, layer, sigmas):
             total = sums if total is None else total + sums
     means = total.means()[KINDS[2]]
     return {"pck": means["pck"], "alignment_error": means["alignment_error"]}

@@ -16,7 +16,7 @@ from mvtrack.inference.tracking.scene import require_head
 from mvtrack.inference.tracking.subpixel_refine import refined_attention
 from mvtrack.inference.tracking.windowed_tracker import FeatureSource, FindStarts, TrackQuery, WindowedTracker
 from mvtrack.inference.tracking.windows import Windows
-from mvtrack.models.head_cameras import head_cameras
+from mvtrack.models.conditioning import Window, head_cameras
 from mvtrack.models.reshoot_model import ReshootModel
 from tracking_head import Cameras, Features, Queries, Tracker, Tracks, queries_from_truth
 
@@ -52,7 +52,7 @@ def track_clip(model: ReshootModel, clip: Clip, seed: int = 0) -> TrackedClip:
     Raises ValueError for a model without a tracking head.
     """
     tracker = require_head(model)
-    features = view_features(model, clip.video, clip.camera, clip.depth, seed=seed)
+    features = view_features(model, clip.video, Window(clip.camera, clip.scene_depth), seed=seed)
     queries = draw_queries(clip.tracks, tuple(clip.video.shape[-2:]), seed)
     cameras = head_cameras(clip.camera[:, ::TEMPORAL_STRIDE], model.config.tracking)
     predicted = tracker(features, queries, cameras, TEMPORAL_STRIDE)

@@ -30,10 +30,11 @@ from mvtrack.data.visualize.attention_overlay import (
 from mvtrack.files.atomic_io import new_folder
 from mvtrack.inference.attention_pair import VIEWS, Pair
 from mvtrack.inference.forward_noised import noised_videos
-from mvtrack.inference.sampler import generate, window_spans
+from mvtrack.inference.sampler import Callbacks, generate, window_spans
+from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.hooks import check_layer, visiting_layers
-from mvtrack.models.prompts import make_prompts
+from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.video.resize import Fit
 from mvtrack.video.video import Video
@@ -189,8 +190,9 @@ def _watch(
     camera = pair.cameras[:, torch.arange(start, start + len(reference)).clamp_max(stop - 1)]
     latents, token_px = (len(reference) - 1) // TEMPORAL_STRIDE + 1, model.config.rays.token_px
     grid = tuple(side // token_px for side in reference.shape[-2:])
-    distance, begin = pair.subject_distance, pair.cameras.c2w[:, 0]
-    told = make_prompts(model.config, reference[0], pair.caption, pair.negative, pair.guidance, model.device)
+    captions = Captions(pair.caption, pair.negative, pair.guidance)
+    prompts = make_prompts(model.config, reference[0], captions, model.device)
+    window = Window(camera, pair.subject_distance, prompts, pair.cameras.c2w[:, 0])
     rows: list[AttentionRow] = []
     done = 0
 
@@ -208,16 +210,11 @@ def _watch(
 
     with visiting_layers(model.dit, visit, (moment.layer,)):
         if pair.generated is None:
-            made = generate(
-                model, reference, camera, pair.sample, scene_depth=distance, prompts=told, on_step=count, start=begin
-            )
+            made = generate(model, reference, window, pair.sample, callbacks=Callbacks(count))
             videos = torch.stack([reference, made])
         else:
             videos = torch.stack([reference, _frames(pair.generated, pair.fits[1], span)])
-            noised = noised_videos(
-                model, videos, camera, scene_depth=distance, seed=pair.sample.seed, prompts=told, start=begin
-            )
-            noised.forward(model, moment.sigma)
+            noised_videos(model, videos, window, pair.sample.seed).forward(model, moment.sigma)
     return rows[0], videos
 
 

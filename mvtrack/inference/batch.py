@@ -26,7 +26,7 @@ from mvtrack.inference.model_options import LESS_MEMORY, read_placement
 from mvtrack.inference.pipeline import first_frames, reshoot_file, shipped_model, shot_record, with_window
 from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.inference.shot_options import picture_size, read_shot, told_shot, track_plan
-from mvtrack.models.prompts import captions_to_embed, remember_prompts
+from mvtrack.models.prompts import Captions, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
 from mvtrack.video.images import IMAGE_SUFFIXES
 from mvtrack.video.reader import VIDEO_SUFFIXES, open_video
@@ -107,7 +107,7 @@ def _check(config: ModelConfig, jobs: list[Job], options: argparse.Namespace, pl
 
 def _captions(jobs: list[Job]) -> list[str | None]:
     """All captions that the videos need."""
-    needed = [captions_to_embed(job.options.caption, job.options.negative, job.sample.guidance) for job in jobs]
+    needed = [Captions(job.options.caption, job.options.negative, job.sample.guidance).texts for job in jobs]
     return [caption for each in needed for caption in each]
 
 

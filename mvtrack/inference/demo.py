@@ -8,7 +8,7 @@ from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.inference.pipeline import shipped_model
-from mvtrack.inference.sampler import SamplerOptions, generate_long
+from mvtrack.inference.sampler import LongVideo, SamplerOptions, generate_long
 from mvtrack.models.reshoot_model import load_model
 from mvtrack.video.writer import write_video
 
@@ -29,8 +29,8 @@ def demonstrate(out: Path, model_folder: Path | str | None, presets: dict[str, f
     for i, (preset, angle) in enumerate(tqdm(presets.items(), desc="demo scenes", unit="scene")):
         spec = CaseSpec(FIRST_SEED + i, preset, angle, start=0.0, size=size, num_frames=_NUM_FRAMES)
         clip = render_case(spec).clip
-        scene_depth = float(clip.depth[0, 0].median())
-        made = generate_long(model, clip.video[0], clip.camera, SamplerOptions(seed=i), scene_depth=scene_depth)
+        video = LongVideo.in_memory(clip.video[0], clip.camera, clip.scene_depth)
+        made = generate_long(model, video, SamplerOptions(seed=i))
         videos = {"reference": clip.video[0], f"model: {preset} {angle:g} deg": made, "truth": clip.video[1]}
         folder = out / preset
         files.append(write_video(folder / "side_by_side.mp4", side_by_side(videos), FPS))

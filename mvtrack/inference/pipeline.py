@@ -35,12 +35,12 @@ from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
-from mvtrack.inference.sampler import SamplerOptions, generate_stream, window_spans
+from mvtrack.inference.sampler import Callbacks, LongVideo, SamplerOptions, generate_stream, window_spans
 from mvtrack.inference.tracking.generated_tracks import GeneratedTracks, TrackPlan
 from mvtrack.inference.trained_range import range_notes
-from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.decoder.files import load_aligner
-from mvtrack.models.prompts import Prompts, captions_to_embed, window_prompts
+from mvtrack.models.prompts import Captions, Prompts, window_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, model_file, read_config
 from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
@@ -84,6 +84,11 @@ class Shot:
     resolution: Resolution = "source"
 
     @property
+    def captions(self) -> Captions:
+        """What the model's text encoder gets; `sample` is known."""
+        return Captions(self.caption, self.negative, self.sample.guidance)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What happened to the source's cameras, in words."""
         return (*self.source_notes, *(self.measured.notes if self.measured else ()))
@@ -113,7 +118,7 @@ class _Job:
     model: ReshootModel
     prompts: list[Prompts]  # of every window
     tracks: GeneratedTracks | None
-    again: SecondDecoding | None
+    aligned: AlignedDecoding | None
     plan: FullPlan
 
 
@@ -159,7 +164,7 @@ def reshoot_file(
     footage = open_video(video)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    again = None if shot.decoder is None else second_decoding(shot, config, footage, fit)
+    aligned = None if shot.decoder is None else aligned_decoding(shot, config, footage, fit)
     plan = plan_full_resolution(
         shot.resolution, shot.depth, footage, fit, cameras, shot.path.pivot_m, shot.source is not None
     )
@@ -168,8 +173,7 @@ def reshoot_file(
         if say:
             say(f"attention kernel: {kernel}")
         if check_memory:
-            captions = captions_to_embed(shot.caption, shot.negative, shot.sample.guidance)
-            work = Work(encoders_of(config, captions))
+            work = Work(encoders_of(config, shot.captions.texts))
             refuse_inference(config, fit.model, len(footage), shot.sample, placement, work)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):
@@ -196,7 +200,7 @@ def reshoot_file(
     }  # fmt: skip
     if plan.full:
         record["full_resolution"] = {"geometry": plan.geometry, "box": plan.region.box, "size": plan.region.size}
-    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, again, plan), record)
+    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, aligned, plan), record)
 
 
 def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
@@ -208,24 +212,24 @@ def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
     return replace(config, num_frames=window)
 
 
-def second_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit) -> SecondDecoding:
+def aligned_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit) -> AlignedDecoding:
     """With the decoder of a shot. Raises ValueError for one of another codec, tiles, or depth that cannot be used."""
     if config.codec.tile is not None:
         raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
     aligner = load_aligner(shot.decoder, config.codec)
     if shot.depth is None or not Path(shot.depth).is_file():
-        return SecondDecoding(aligner)
+        return AlignedDecoding(aligner)
     depth = DepthFile(Path(shot.depth), footage)
-    return SecondDecoding(aligner, lambda frame: depth.read(frame, fit))
+    return AlignedDecoding(aligner, lambda frame: depth.read(frame, fit))
 
 
 def shot_prompts(shot: Shot, config: ModelConfig, footage: Video, fit: Fit, placement: Placement) -> list[Prompts]:
-    """What the model is told of every window of a shot."""
+    """Of every window of a shot."""
     spans, frames = window_spans(config, len(footage)), None
     if config.dit.image_dim:
         frames = torch.stack(list(first_frames(spans, footage, fit)))
-    told = window_prompts(config, frames, shot.caption, shot.negative, shot.sample.guidance, placement.encoder_device)
-    return told if len(told) == len(spans) else told * len(spans)
+    prompts = window_prompts(config, frames, shot.captions, placement.encoder_device)
+    return prompts if len(prompts) == len(spans) else prompts * len(spans)
 
 
 def first_frames(spans: Sequence[tuple[int, int]], footage: Video, fit: Fit) -> Iterator[Float[Tensor, "3 H W"]]:
@@ -321,18 +325,8 @@ def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor,
     at = 0
     with tqdm(total=len(spans) * shot.sample.steps, desc=f"re-shooting, {shot.path.label}", unit="step") as bar:
         keep = job.tracks.keep if job.tracks else None
-        pieces = generate_stream(
-            job.model,
-            read,
-            job.cameras,
-            shot.sample,
-            spans,
-            shot.path.pivot_m,
-            job.prompts,
-            bar.update,
-            keep,
-            job.again,
-        )
+        video = LongVideo(read, job.cameras, shot.path.pivot_m, job.prompts, spans)
+        pieces = generate_stream(job.model, video, shot.sample, job.aligned, Callbacks(bar.update, keep))
         if job.plan.full:
             for frame in job.plan.full.stream(pieces):
                 yield frame.source[None], frame.result[None]

@@ -5,8 +5,8 @@ Everything that makes pictures calls this: `reshoot`, validation during training
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,13 +16,12 @@ from mvtrack.config.checked import config
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import padded_length
 from mvtrack.geometry.camera import Camera
-from mvtrack.models.camera_conditioning import ray_maps
-from mvtrack.models.checkpoint_adapters import NativeInputs
-from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.inference.guidance import check_guidance, guided
+from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.diffusion.flow import euler_steps, velocity_from_x0
-from mvtrack.models.prompts import Prompts, make_prompts
-from mvtrack.models.released_cameras import native_inputs
-from mvtrack.models.reshoot_model import ReshootModel, model_cameras
+from mvtrack.models.prompts import Captions, Prompts, make_prompts
+from mvtrack.models.reshoot_model import ReshootModel
 
 
 @config
@@ -51,91 +50,76 @@ class SamplerOptions:
         )
 
 
-class Given(NamedTuple):
-    """What the transformer is told of one window beside latents and noise level. negative: what guidance steers away
-    from."""
+@dataclass(frozen=True)
+class Callbacks:
+    """on_step: called after every sampling step. on_latents: gets the reference's clean latents and the generated ones
+    (V f c h w), in `generate_stream` after the window's number."""
 
-    rays: Float[Tensor, "B V f r hr wr"]
-    native: NativeInputs | None = None
-    text: Float[Tensor, "B L t"] | None = None
-    negative: Float[Tensor, "B L t"] | None = None
+    on_step: Callable[[], None] | None = None
+    on_latents: Callable[..., None] | None = None
+
+
+@dataclass(frozen=True)
+class LongVideo:
+    """A video of any length that is re-shot window by window.
+
+    read: gives reference frames [start, stop), RGB in [-1, 1]; only one window is held at a time. camera: (2, T).
+    scene_depth: see `Window`. prompts: one for every window, see `window_prompts`. spans: windows; None: see
+    `window_spans`.
+    """
+
+    read: Callable[[int, int], Float[Tensor, "T 3 H W"]]
+    camera: Camera
+    scene_depth: float | None = None
+    prompts: Sequence[Prompts] | None = None
+    spans: Sequence[tuple[int, int]] | None = None
+
+    @staticmethod
+    def in_memory(reference: Float[Tensor, "T 3 H W"], camera: Camera, scene_depth: float | None = None) -> "LongVideo":
+        """Of a video that is one tensor."""
+        return LongVideo(lambda start, stop: reference[start:stop], camera, scene_depth)
 
 
 @torch.no_grad()
 def generate(
     model: ReshootModel,
     reference: Float[Tensor, "T 3 H W"],
-    camera: Camera,
+    window: Window,
     sample: SamplerOptions | None = None,
-    depth: Float[Tensor, "T H W"] | None = None,
-    scene_depth: float | None = None,
-    prompts: Prompts | None = None,
-    on_step: Callable[[], None] | None = None,
-    on_latents: Callable[[Float[Tensor, "V f c h w"]], None] | None = None,
-    start: Float[Tensor, "2 4 4"] | None = None,
-    again: SecondDecoding | None = None,
-    frames: list[int] | None = None,
+    aligned: AlignedDecoding | None = None,
+    callbacks: Callbacks = Callbacks(),
 ) -> Float[Tensor, "T 3 H W"]:
     """Generate the target view of one window.
 
-    reference: RGB in [-1, 1], 4n + 1 frames. camera: (2, T), the reference's cameras, then the target's. sample: None
-    is what the model is meant for. depth: z-depth of the reference where known; scene_depth: else the distance of the
-    subject, in the camera's unit. prompts: see `make_prompts`; None is the empty caption, where the model takes
-    captions. on_step: called after every sampling step. on_latents: gets the reference's clean latents and the
-    generated ones. start: both views' poses at the first frame of the video that this is a window of, see
-    `relative_cameras`. again: decode a second time, with the views aligned; it takes scene_depth, or depth. frames: of
-    these frames in the video, for it; None: they are counted from 0. Raises ValueError on shapes the model cannot take.
+    reference: RGB in [-1, 1], 4n + 1 frames. window: its two views' cameras and what else conditions the model. sample:
+    None is what the model is meant for. aligned: decode a second time, with the views aligned; it needs the window's
+    scene_depth. Raises ValueError on shapes the model cannot take.
     """
-    sample = sample or SamplerOptions.of(model.config)
+    sample, camera = sample or SamplerOptions.of(model.config), window.camera
     if model.config.views is not None:
         raise ValueError("this model makes views of still scenes, it cannot re-shoot videos: use generate_views")
-    check_guidance(model, sample)
+    check_guidance(model.config, sample.guidance, sample.camera_guidance)
     if camera.shape != (2, len(reference)):
         raise ValueError(f"camera must be (2, {len(reference)}): reference and target, got {tuple(camera.shape)}")
     if camera.size != tuple(reference.shape[-2:]):
         raise ValueError(f"camera is for images of {camera.size}, the reference is {tuple(reference.shape[-2:])}")
-    if prompts is None:
-        prompts = make_prompts(model.config, reference[0], guidance=sample.guidance, device=model.device)
+    if window.prompts is None:
+        prompts = make_prompts(model.config, reference[0], Captions(guidance=sample.guidance), model.device)
+        window = replace(window, prompts=prompts)
     clean = model.encode(reference[None, None])
-    given = tell(model.config, camera, prompts, depth, scene_depth, start)
-    latents = sample_latents(model, clean, given, sample, on_step)
+    latents = sample_latents(model, clean, encode_conditioning(model.config, window), sample, callbacks.on_step)
     both = torch.cat([clean, latents], 1)[0].cpu()
-    if on_latents:
-        on_latents(both)
+    if callbacks.on_latents:
+        callbacks.on_latents(both)
     made = model.decode(latents)[0, 0].clamp(-1, 1)
-    if again is None:
-        return made
-    distance = float(depth[0].median()) if scene_depth is None and depth is not None else scene_depth
-    if distance is None:
-        raise ValueError("a second decoding needs the distance of the subject: give scene_depth, or depth")
-    return again.decode(model, both, reference, made, camera, distance, frames or list(range(len(reference))))
-
-
-def tell(
-    config: ModelConfig,
-    camera: Camera,
-    prompts: Prompts,
-    depth: Float[Tensor, "T H W"] | None = None,
-    scene_depth: float | None = None,
-    start: Float[Tensor, "V 4 4"] | None = None,
-) -> Given:
-    """What a model is told of one window (B = 1). camera: (V, T). depth, scene_depth: see `model_cameras`. start: see
-    `relative_cameras`."""
-    scaled, _ = model_cameras(camera, config.rays, None if depth is None else depth[None], scene_depth)
-    text, negative, image = (
-        None if x is None else x[None] for x in (prompts.text, prompts.negative_text, prompts.image)
-    )
-    native = native_inputs(
-        camera[None], config.dit, config.native_camera, image, start=None if start is None else start[None]
-    )
-    return Given(ray_maps(scaled, config.rays)[None], native, text, negative)
+    return made if aligned is None else aligned.decode(model, both, torch.stack([reference, made]), window)
 
 
 @torch.no_grad()
 def sample_latents(
     model: ReshootModel,
     clean: Float[Tensor, "1 R f c h w"],
-    given: Given,
+    conditioning: Conditioning,
     sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "1 R f c h w"]:
@@ -143,61 +127,38 @@ def sample_latents(
 
     Raises ValueError for guidance without its prompts.
     """
-    if sample.guidance != 1 and (given.text is None or given.negative is None):
-        raise ValueError("guidance needs the features of two captions: make the prompts with it, or set it to 1")
-    other = _unguided(given, sample)
-    scale = sample.guidance if sample.guidance != 1 else sample.camera_guidance
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed)).to(model.device)
 
-    def velocity(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
-        if other is None:
-            return _velocity(model, clean, x, sigma, given)
-        if model.batched_guidance:
-            both = _velocity(model, _twice(clean), _twice(x), _twice(sigma), _joined(given, other))
-            predicted, unguided = both.chunk(2)
-        else:
-            predicted, unguided = (_velocity(model, clean, x, sigma, told) for told in (given, other))
-        return unguided + scale * (predicted - unguided)
+    def both_views(x: Tensor) -> Tensor:
+        return torch.cat([clean.expand(len(x), *clean.shape[1:]), x], 1)
 
-    latents = noise
-    for latents in euler_steps(velocity, noise, sample.steps, model.config.flow.shift):  # noqa: B007  (the last is used)
+    return denoise(model, clean.shape, both_views, conditioning, sample, on_step)
+
+
+@torch.no_grad()
+def denoise(
+    model: ReshootModel,
+    shape: Sequence[int],
+    state: Callable[[Tensor], Tensor],
+    conditioning: Conditioning,
+    sample: SamplerOptions,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "1 v f c h w"]:
+    """Euler steps from noise of a shape to a sample. state: what the network sees of x, clean references included; x is
+    its last views."""
+
+    def velocity(x: Tensor, sigma: Float[Tensor, "B"], conditioning: Conditioning) -> Tensor:
+        noisy = state(x)
+        with matmul_precision(model):
+            output = model.run(noisy, sigma, conditioning).prediction
+        output, noisy = output[:, -x.shape[1] :].float(), noisy[:, -x.shape[1] :]
+        return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
+
+    step = guided(velocity, conditioning, sample.guidance, sample.camera_guidance, model.batched_guidance)
+    latents = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(sample.seed)).to(model.device)
+    for latents in euler_steps(step, latents, sample.steps, model.config.flow.shift):  # noqa: B007, B020  (the last is used)
         if on_step:
             on_step()
     return latents
-
-
-def check_guidance(model: ReshootModel, sample: SamplerOptions) -> None:
-    """Raise ValueError for guidance by the camera of a model that never learned to do without."""
-    if sample.camera_guidance != 1 and model.config.rays.drop == 0:
-        raise ValueError(
-            "camera_guidance needs a model that was trained with cameras left out (model.rays.drop): set it to 1"
-        )
-
-
-def _unguided(given: Given, sample: SamplerOptions) -> Given | None:
-    """The same without what guidance strengthens; None without guidance."""
-    if sample.guidance != 1:
-        return given._replace(text=given.negative)
-    return given._replace(rays=torch.zeros_like(given.rays)) if sample.camera_guidance != 1 else None
-
-
-def _twice(x: Tensor) -> Tensor:
-    return torch.cat([x, x])
-
-
-def _joined(one: Given, other: Given) -> Given:
-    """Both as one batch."""
-    rays, text = (None if a is None else torch.cat([a, b]) for a, b in ((one.rays, other.rays), (one.text, other.text)))
-    native = one.native and NativeInputs(*(None if x is None else _twice(x) for x in one.native))
-    return Given(rays, native, text)
-
-
-def _velocity(model: ReshootModel, clean: Tensor, noisy: Tensor, sigma: Float[Tensor, "B"], given: Given) -> Tensor:
-    with matmul_precision(model):
-        state = torch.cat([clean, noisy], 1)
-        output = model.run(state, sigma, given.rays, given.text, given.native).prediction[:, clean.shape[1] :]
-    output = output.float()
-    return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
 
 
 def matmul_precision(model: ReshootModel):
@@ -228,38 +189,29 @@ def window_spans(config: ModelConfig, num_frames: int) -> list[tuple[int, int]]:
 
 def generate_stream(
     model: ReshootModel,
-    read: Callable[[int, int], Float[Tensor, "T 3 H W"]],
-    camera: Camera,
+    video: LongVideo,
     sample: SamplerOptions | None = None,
-    spans: list[tuple[int, int]] | None = None,
-    scene_depth: float | None = None,
-    prompts: Sequence[Prompts] | None = None,
-    on_step: Callable[[], None] | None = None,
-    on_latents: Callable[[int, Float[Tensor, "V f c h w"]], None] | None = None,
-    again: SecondDecoding | None = None,
+    aligned: AlignedDecoding | None = None,
+    callbacks: Callbacks = Callbacks(),
 ) -> Iterator[Float[Tensor, "n 3 H W"]]:
     """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
 
-    read: gives reference frames [start, stop); only one window is held at a time. spans: windows, see `window_spans`.
     Each window sees cameras relative to its own first reference frame, as in training; where a released model takes
     paths to start at the reference's viewpoint, that is the start of the video, not of the window. A video shorter than
-    one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. prompts: one for every window,
-    see `window_prompts`. on_latents, again: see `generate`; on_latents gets the window's number first.
+    one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
     """
-    spans = spans or window_spans(model.config, camera.shape[1])
+    spans = video.spans or window_spans(model.config, video.camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
     for number, ((start, stop), after) in enumerate(zip(spans, [*spans[1:], None], strict=True)):
         length = padded_length(stop - start)
-        reference = read(start, stop)
+        reference = video.read(start, stop)
         reference = torch.cat([reference, reference[-1:].expand(length - len(reference), -1, -1, -1)])
         index = torch.arange(start, start + length).clamp_max(stop - 1)
-        keep = partial(on_latents, number) if on_latents else None
-        told = prompts[number] if prompts else None
-        begin = camera.c2w[:, 0]
-        part = generate(
-            model, reference, camera[:, index], sample, None, scene_depth, told, on_step, keep, begin, again,
-            index.tolist(),
-        )  # fmt: skip
+        prompts = video.prompts[number] if video.prompts else None
+        frames = tuple(index.tolist())
+        window = Window(video.camera[:, index], video.scene_depth, prompts, video.camera.c2w[:, 0], frames)
+        on_latents = callbacks.on_latents and partial(callbacks.on_latents, number)
+        part = generate(model, reference, window, sample, aligned, replace(callbacks, on_latents=on_latents))
         part = part[: stop - start]
         if held is not None:
             part[: len(held)] = part[: len(held)] * _rising(len(held)) + held
@@ -275,17 +227,9 @@ def _rising(count: int) -> Float[Tensor, "T 1 1 1"]:
 
 def generate_long(
     model: ReshootModel,
-    reference: Float[Tensor, "T 3 H W"],
-    camera: Camera,
+    video: LongVideo,
     sample: SamplerOptions | None = None,
-    spans: list[tuple[int, int]] | None = None,
-    scene_depth: float | None = None,
-    prompts: Sequence[Prompts] | None = None,
-    again: SecondDecoding | None = None,
+    aligned: AlignedDecoding | None = None,
 ) -> Float[Tensor, "T 3 H W"]:
-    """`generate_stream` for a video that is in memory, as one tensor."""
-
-    def read(start: int, stop: int) -> Tensor:
-        return reference[start:stop]
-
-    return torch.cat(list(generate_stream(model, read, camera, sample, spans, scene_depth, prompts, again=again)))
+    """`generate_stream` as one tensor."""
+    return torch.cat(list(generate_stream(model, video, sample, aligned)))

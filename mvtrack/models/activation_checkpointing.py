@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from mvtrack.config.training import TrainConfig
 from mvtrack.models.attention import attend
-from mvtrack.models.blocks import Block, Conditions, Heads
+from mvtrack.models.blocks import Block, BlockConditioning, Heads
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,23 @@ def checkpointing_of(config: TrainConfig) -> Checkpointing | None:
 
 
 def run_block(
-    block: Block, x: Tensor, conditions: Conditions, kernel: str, keep: str | None = None, wants_heads: bool = True
+    block: Block,
+    x: Tensor,
+    conditioning: BlockConditioning,
+    kernel: str,
+    keep: str | None = None,
+    wants_heads: bool = True,
 ) -> tuple[Tensor, Heads | None]:
     """One block, recomputed in the backward pass unless `keep` is None. wants_heads: see `Block.forward`.
 
     A compiled model compiles this function, so that the compiler sees what is to be kept.
     """
     if keep is None or not torch.is_grad_enabled():
-        return block(x, conditions, kernel, wants_heads)
+        return block(x, conditioning, kernel, wants_heads)
     if keep == "nothing":
-        return checkpoint(block, x, conditions, kernel, wants_heads, use_reentrant=False)
+        return checkpoint(block, x, conditioning, kernel, wants_heads, use_reentrant=False)
     contexts = partial(create_selective_checkpoint_contexts, _keep_self_attention)
-    return checkpoint(block, x, conditions, kernel, wants_heads, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, x, conditioning, kernel, wants_heads, use_reentrant=False, context_fn=contexts)
 
 
 def keeps_attention(kernel: str, q: Float[Tensor, "B N H d"]) -> bool:

@@ -52,8 +52,8 @@ class Heads(NamedTuple):
         return (self.q, self.k) if self.plain is None else self.plain
 
 
-class Conditions(NamedTuple):
-    """What every block is given beside the tokens; None where the model has no such branch.
+class BlockConditioning(NamedTuple):
+    """What every block gets beside its tokens; None where the model has no such branch.
 
     camera: this project's ray features. poses: ReCamMaster's, one row per view and frame (N is a multiple of M).
     control: ReDirector's camera tokens. image: CLIP's tokens, embedded. views, frames: N is a multiple of V f.
@@ -72,7 +72,7 @@ class Conditions(NamedTuple):
 
 class SelfAttention(nn.Module):
     """phase_pairs > 0 adds ReDirector's rotary camera phases (RoCE): tokens' own rotations of their row and column
-    pairs, one set for query and key, one that is taken from the value and given back to the output. taps_plain: query
+    pairs, one set for query and key, one by which the value is turned back and the output forth. taps_plain: query
     and key before RoPE are returned too. scope: what tokens attend to.
     """
 
@@ -95,25 +95,25 @@ class SelfAttention(nn.Module):
             self.rope_phase_vo = nn.Sequential(nn.SiLU(), nn.Linear(dim, num_heads * phase_pairs, bias=False))
 
     def forward(
-        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str
+        self, x: Float[Tensor, "B N D"], conditioning: BlockConditioning, kernel: str
     ) -> tuple[Float[Tensor, "B N D"], Heads]:
-        rope, control = given.rope, given.control if self.has_phases else None
+        rope, control = conditioning.rope, conditioning.control if self.has_phases else None
         q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)))
         plain = (q.to(v.dtype), k.to(v.dtype)) if self.taps_plain else None
         if control is None:
             q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-            return self.o(self._attend_in_scope(q, k, v, kernel, given)), Heads(q, k, plain)
+            return self.o(self._attend_in_scope(q, k, v, kernel, conditioning)), Heads(q, k, plain)
         phase_qk, phase_vo = (self._split(p(control)).float() for p in (self.rope_phase_qk, self.rope_phase_vo))
         rope = add_phase(*rope, phase_qk)
         q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-        attended = self.o(self._attend_in_scope(q, k, apply_phase(v, -phase_vo), kernel, given))
+        attended = self.o(self._attend_in_scope(q, k, apply_phase(v, -phase_vo), kernel, conditioning))
         return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k, plain)
 
-    def _attend_in_scope(self, q: Tensor, k: Tensor, v: Tensor, kernel: str, given: Conditions) -> Tensor:
+    def _attend_in_scope(self, q: Tensor, k: Tensor, v: Tensor, kernel: str, conditioning: BlockConditioning) -> Tensor:
         if self.scope == "all":
             return self.attend(q, k, v, kernel)
         whole, groups = _GROUPS[self.scope]
-        sizes = {"b": len(q), "v": given.views, "f": given.frames}
+        sizes = {"b": len(q), "v": conditioning.views, "f": conditioning.frames}
         out = self.attend(*(rearrange(x, f"{whole} -> {groups}", **sizes) for x in (q, k, v)), kernel)
         return rearrange(out, f"{groups} -> {whole}".replace("h d", "d"), **sizes)
 
@@ -183,28 +183,28 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         if has_camera:
             self.camera_proj = nn.Linear(dim, dim)
-        self.shows_heads = False  # also to hooks on the block, see visiting.py
+        self.shows_heads = False  # also to hooks on the block, see hooks.py
 
     def forward(
-        self, x: Float[Tensor, "B N D"], given: Conditions, kernel: str, wants_heads: bool = True
+        self, x: Float[Tensor, "B N D"], conditioning: BlockConditioning, kernel: str, wants_heads: bool = True
     ) -> tuple[Float[Tensor, "B N D"], Heads | None]:
         """kernel: how attention is computed, see attention.py. wants_heads: else None comes in their place, and they
         take no memory while the rest of the block runs."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + given.time).chunk(6, dim=1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + conditioning.time).chunk(6, dim=1)
         h = modulate(self.norm1(x), shift1, scale1)
-        if given.camera is not None:
-            h = h + self.camera_proj(given.camera)
-        if given.poses is not None:
-            h = _add_per_frame(h, self.cam_encoder(given.poses))
-        attended, heads = self.self_attn(h, given, kernel)
+        if conditioning.camera is not None:
+            h = h + self.camera_proj(conditioning.camera)
+        if conditioning.poses is not None:
+            h = _add_per_frame(h, self.cam_encoder(conditioning.poses))
+        attended, heads = self.self_attn(h, conditioning, kernel)
         heads = heads if wants_heads or self.shows_heads else None
         del h  # nothing that is done with is held while the widest layer runs
         if self.projector is not None:
             attended = self.projector(attended)
         x = torch.addcmul(x, gate1, attended)
         del attended
-        if given.text is not None:
-            x = x + self.cross_attn(self.norm3(x), given.text, kernel, given.image)
+        if conditioning.text is not None:
+            x = x + self.cross_attn(self.norm3(x), conditioning.text, kernel, conditioning.image)
         return torch.addcmul(x, gate2, self.ffn(modulate(self.norm2(x), shift2, scale2))), heads
 
 

@@ -1,23 +1,24 @@
 """The Wan2.1 diffusion transformer over several views, with Wan's parameter names and this project's camera input."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.config.model import DiTConfig, RayConfig
+from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.config.placement import AttentionKernel
-from mvtrack.correspondence.logit_head import LogitHead, Projection
+from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.models.activation_checkpointing import Checkpointing, run_block
 from mvtrack.models.attention import choose_kernel
-from mvtrack.models.blocks import Block, Conditions, Heads, modulate, scope_of
-from mvtrack.models.camera_conditioning import RayEncoder
-from mvtrack.models.checkpoint_adapters import ADAPTER_STRIDE, ControlAdapter, ImageEmbedding, NativeInputs
+from mvtrack.models.blocks import Block, BlockConditioning, Heads, modulate, scope_of
+from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
-from tracking_head import Cameras, HeadConfig, HeadOutput, TrackingHead
+from tracking_head import HeadConfig, TrackingHead
 
+UNCONDITIONED = Conditioning()
 GRAPHS = 512  # that a compiled block may have
 
 
@@ -31,24 +32,18 @@ class Tap(NamedTuple):
     k: Float[Tensor, "B V f h w heads d"]
 
 
-class TrackRequest(NamedTuple):
-    """What the tracking head is asked: see `TrackingHead.forward`. layer: the block whose features it looks at.
-
-    cameras: at the latent frames, where the head takes any.
-    """
-
-    txy: Float[Tensor, "B V N 3"]
-    valid: Bool[Tensor, "B V N"]
-    layer: int
-    token_px: int
-    cameras: Cameras | None = None
-
-
 class DiTOutput(NamedTuple):
     prediction: Float[Tensor, "B V f c h w"]
     taps: tuple[Tap, ...]
-    tracks: HeadOutput | None = None
-    logit_heads: tuple[Projection, ...] = ()  # of the tapped blocks that have one
+
+
+class TokenGrid(NamedTuple):
+    """How tokens are laid out: N = v f h w, in this order."""
+
+    v: int
+    f: int
+    h: int
+    w: int
 
 
 class WanDiT(nn.Module):
@@ -57,12 +52,12 @@ class WanDiT(nn.Module):
     Wan2.1, ReCamMaster and ReDirector are configs of this one class (presets.py).
 
     Views share one token sequence and one 3D self-attention, or with `attention: factorised` attend in turn within a
-    view and within a moment. The first `num_reference` views are references: clean
-    latents that only lend information. RoPE frames: `shared` gives every view frames 0 .. f-1, `concat` numbers target
-    views first and references after them (ReCamMaster), `by_view` numbers on from view to view, whatever their roles.
+    view and within a moment. The first `num_reference` views are references: clean latents. RoPE frames: `shared` gives
+    every view frames 0 .. f-1, `concat` numbers target views first and references after them (ReCamMaster), `by_view`
+    numbers on from view to view, whatever their roles.
 
-    tracking: sizes of the tracking head that travels with the network; without a request it costs nothing.
-    logit_heads: blocks for which a head of the correspondence loss travels with it.
+    tracking: sizes of the tracking head, logit_heads: blocks with a head of the correspondence loss. Both travel with
+    the network's weights and are called on its taps by whoever wants tracks, or that loss.
     """
 
     def __init__(
@@ -105,69 +100,32 @@ class WanDiT(nn.Module):
         self,
         latents: Float[Tensor, "B V f c h w"],
         timestep: Float[Tensor, "B"],
-        rays: Float[Tensor, "B V f r hr wr"] | None = None,
-        text: Float[Tensor, "B L t"] | None = None,
-        num_reference: int = 1,
+        conditioning: Conditioning = UNCONDITIONED,
         tap_layers: tuple[int, ...] = (),
-        track: TrackRequest | None = None,
-        reference: Bool[Tensor, "B V f"] | None = None,
-        native: NativeInputs | None = None,
     ) -> DiTOutput:
-        """timestep: 1000 sigma, float32, one per sample. rays: packed ray features, see ray_encoder.py.
-
-        tap_layers: blocks (counted from 0) whose q and k are returned, in ascending order. track: points to follow.
-        reference: which latent frames of each sample are references, where these are not the first views.
-        native: inputs of a released checkpoint's own branches; a model that has them cannot do without.
+        """timestep: 1000 sigma, float32, one per sample. tap_layers: blocks (counted from 0) whose q and k are
+        returned, in ascending order. Raises ValueError for conditioning that does not fit the model.
         """
-        if track is not None and self.tracking_head is None:
-            raise ValueError("this model has no tracking head: set model.tracking and train one")
-        views, frames = latents.shape[1:3]
-        if not all(0 <= layer < len(self.blocks) for layer in tap_layers):
-            raise ValueError(f"tap_layers {tap_layers} must lie in [0, {len(self.blocks) - 1}]")
-        grid = self._token_grid(latents)
+        grid = self._token_grid(latents, tap_layers)
         x = self._patchify(latents)
-        if reference is not None and self.config.rope_frames == "concat":
-            raise ValueError("rope_frames concat numbers whole views by role: it cannot take a choice of references")
         if self.role_embedding is not None:
-            x = x + self._roles(views, num_reference, reference, cells=grid[0] * grid[1])
+            x = x + self._roles(conditioning, grid)
         x = rearrange(x, "b v n d -> b (v n) d")
-        camera = None if rays is None else self.ray_encoder(rays)
-        if camera is not None and camera.shape[1] != x.shape[1]:
-            raise ValueError(f"ray maps make {camera.shape[1]} tokens, latents make {x.shape[1]}")
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self.dtype))
-        conditions = Conditions(
-            time=self.time_projection(time).unflatten(-1, (6, -1)),
-            rope=self._rope(views, frames, grid, num_reference, x.device),
-            views=views,
-            frames=frames,
-            text=self._embed_text(text),
-            camera=camera,
-            **self._native_branches(native or NativeInputs(), latents),
-        )
-        x = x if conditions.control is None else x + conditions.control
-        groups = {"all": 1, "view": views, "moment": frames}
-        kernels = {
-            scope: self.attention_kernel(x.device, x.shape[1] // groups[scope])
-            for scope in dict.fromkeys(block.self_attn.scope for block in self.blocks)
-        }
+        inputs = self._block_conditioning(time, conditioning, latents, grid)
+        if inputs.control is not None:
+            x = x + inputs.control
+        kernels = self._kernels_by_scope(x.device, grid)
 
-        taps, projections, tracks = [], [], None
-        for i, block in enumerate(self.blocks):
-            keep = None if self.checkpointing is None else self.checkpointing.kept_by(i)
-            follows = track is not None and i == track.layer
-            wanted = i in tap_layers or follows
-            x, heads = self._run_block(block, x, conditions, kernels[block.self_attn.scope], keep, wanted)
-            if wanted:
-                shape = {"v": views, "f": frames, "h": grid[0], "w": grid[1]}
-                tap = Tap(*(rearrange(t, "b (v f h w) n d -> b v f h w n d", **shape) for t in heads.tapped))
-                if i in tap_layers:
-                    taps.append(tap)
-                    projections += [self.logit_heads[str(i)].lend()] if str(i) in self.logit_heads else []
-                if follows:
-                    tracks = self.tracking_head(*tap, track.txy, track.valid, track.token_px, track.cameras)
+        taps = []
+        for layer, block in enumerate(self.blocks):
+            keep = None if self.checkpointing is None else self.checkpointing.kept_by(layer)
+            x, heads = self._run_block(block, x, inputs, kernels[block.self_attn.scope], keep, layer in tap_layers)
+            if layer in tap_layers:
+                pattern = "b (v f h w) n d -> b v f h w n d"
+                taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in heads.tapped)))
             del heads  # not to be held while the next block runs
-        prediction = self._unpatchify(self.head(x, time), views, frames, grid)
-        return DiTOutput(prediction, tuple(taps), tracks, tuple(projections))
+        return DiTOutput(self._unpatchify(self.head(x, time), grid), tuple(taps))
 
     def attention_kernel(self, device: torch.device, tokens: int) -> str:
         """The kernel for so many tokens that attend to each other: `self.attention`, or what "auto" finds.
@@ -183,6 +141,13 @@ class WanDiT(nn.Module):
             heads, width = self.config.num_heads, self.config.dim // self.config.num_heads
             self._kernels[key] = choose_kernel(self.attention, device, dtype, heads, width, tokens, training)
         return self._kernels[key]
+
+    def _kernels_by_scope(self, device: torch.device, grid: TokenGrid) -> dict[str, str]:
+        """The kernel of every pattern of attention that the blocks have."""
+        tokens = {"all": grid.v * grid.f * grid.h * grid.w, "view": grid.f * grid.h * grid.w}
+        tokens["moment"] = grid.v * grid.h * grid.w
+        scopes = dict.fromkeys(block.self_attn.scope for block in self.blocks)
+        return {scope: self.attention_kernel(device, tokens[scope]) for scope in scopes}
 
     @property
     def chosen_kernels(self) -> dict[str, str]:
@@ -203,55 +168,60 @@ class WanDiT(nn.Module):
 
         self._run_block = run
 
-    def _embed_text(self, text: Tensor | None) -> Tensor | None:
-        if (text is None) != (self.config.text_dim == 0):
-            have = "needs text (of the empty caption, if there is none)" if text is None else "has no text branch"
-            raise ValueError(f"this model {have}: dit.text_dim is {self.config.text_dim}")
-        return None if text is None else self.text_embedding(text.to(self.dtype))
-
-    def _native_branches(self, native: NativeInputs, latents: Tensor) -> dict[str, Tensor | None]:
-        """Fields of `Conditions` from the inputs of a released checkpoint's branches."""
-        config, (views, frames) = self.config, latents.shape[1:3]
-        wanted = {"poses": config.pose_encoder, "maps": config.control_adapter, "image": config.image_dim > 0}
-        for name, has in wanted.items():
-            if has != (getattr(native, name) is not None):
-                raise ValueError(
-                    f"this model {'needs' if has else 'has no use for'} native.{name}: see docs/backbones.md"
-                )
-        control = poses = image = None
-        if config.pose_encoder:
-            if native.poses.shape[1:3] != (views, frames):
-                raise ValueError(f"native.poses must be for {views} x {frames} frames, got {tuple(native.poses.shape)}")
-            poses = native.poses.to(self.dtype).flatten(1, 2)
-        if config.control_adapter:
-            size = tuple(s * ADAPTER_STRIDE for s in latents.shape[-2:])
-            if native.maps.shape[1:3] != (views, frames) or tuple(native.maps.shape[-2:]) != size:
-                expected = (len(latents), views, frames, native.maps.shape[3], *size)
-                raise ValueError(f"native.maps must be {expected}, got {tuple(native.maps.shape)}")
-            control = self.control_adapter(native.maps)
-        if config.image_dim:
-            image = self.img_emb(native.image)
-        return {"poses": poses, "control": control, "image": image}
+    def _block_conditioning(
+        self, time: Tensor, conditioning: Conditioning, latents: Tensor, grid: TokenGrid
+    ) -> BlockConditioning:
+        """Everything that all blocks get beside their tokens."""
+        if conditioning.reference is not None and self.config.rope_frames == "concat":
+            raise ValueError("rope_frames concat numbers whole views by role: it cannot take a choice of references")
+        has = {"text": self.config.text_dim > 0, "image": self.config.image_dim > 0}
+        has |= {"poses": self.config.pose_encoder, "maps": self.config.control_adapter}
+        for name, needed in has.items():
+            if needed != (getattr(conditioning, name) is not None):
+                what = "needs" if needed else "has no use for"
+                raise ValueError(f"this model {what} conditioning.{name}: see docs/backbones.md")
+        camera = None if conditioning.rays is None else self.ray_encoder(conditioning.rays)
+        if camera is not None and camera.shape[1] != grid.v * grid.f * grid.h * grid.w:
+            expected = grid.v * grid.f * grid.h * grid.w
+            raise ValueError(f"ray maps make {camera.shape[1]} tokens, latents make {expected}")
+        poses, maps = conditioning.poses, conditioning.maps
+        if poses is not None and poses.shape[1:3] != (grid.v, grid.f):
+            raise ValueError(f"conditioning.poses must be for {grid.v} x {grid.f} frames, got {tuple(poses.shape)}")
+        if maps is not None:
+            expected = (len(latents), grid.v, grid.f, maps.shape[3], *(s * ADAPTER_STRIDE for s in latents.shape[-2:]))
+            if tuple(maps.shape) != expected:
+                raise ValueError(f"conditioning.maps must be {expected}, got {tuple(maps.shape)}")
+        return BlockConditioning(
+            time=self.time_projection(time).unflatten(-1, (6, -1)),
+            rope=self._rope(grid, conditioning.num_reference, latents.device),
+            views=grid.v,
+            frames=grid.f,
+            text=self.text_embedding(conditioning.text.to(self.dtype)) if has["text"] else None,
+            camera=camera,
+            poses=None if poses is None else poses.to(self.dtype).flatten(1, 2),
+            control=None if maps is None else self.control_adapter(maps),
+            image=self.img_emb(conditioning.image) if has["image"] else None,
+        )
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return self.patch_embedding.weight.dtype
 
-    def _roles(
-        self, views: int, num_reference: int, reference: Bool[Tensor, "B V f"] | None, cells: int
-    ) -> Float[Tensor, "#B V #n D"]:
+    def _roles(self, conditioning: Conditioning, grid: TokenGrid) -> Float[Tensor, "#B V #n D"]:
         """The role embedding of every token."""
-        if reference is None:
-            roles = (torch.arange(views, device=self.role_embedding.device) < num_reference).long()
+        if conditioning.reference is None:
+            roles = (torch.arange(grid.v, device=self.role_embedding.device) < conditioning.num_reference).long()
             return self.role_embedding[roles][None, :, None]
-        return self.role_embedding[reference.long()].repeat_interleave(cells, dim=2)
+        return self.role_embedding[conditioning.reference.long()].repeat_interleave(grid.h * grid.w, dim=2)
 
-    def _token_grid(self, latents: Tensor) -> tuple[int, int]:
+    def _token_grid(self, latents: Tensor, tap_layers: tuple[int, ...]) -> TokenGrid:
+        if not all(0 <= layer < len(self.blocks) for layer in tap_layers):
+            raise ValueError(f"tap_layers {tap_layers} must lie in [0, {len(self.blocks) - 1}]")
         (_, ph, pw), (height, width) = self.config.patch_size, latents.shape[-2:]
         if height % ph or width % pw:
             raise ValueError(f"latent size {height}x{width} is not divisible by the patch size {ph}x{pw}")
-        return height // ph, width // pw
+        return TokenGrid(*latents.shape[1:3], height // ph, width // pw)
 
     def _patchify(self, latents: Float[Tensor, "B V f c h w"]) -> Float[Tensor, "B V n D"]:
         if latents.shape[3] != self.config.out_channels:
@@ -261,19 +231,31 @@ class WanDiT(nn.Module):
         weight = self.patch_embedding.weight.flatten(1)[:, : patches.shape[-1]]  # further channels would be zero
         return nn.functional.linear(patches.to(weight.dtype), weight, self.patch_embedding.bias)
 
-    def _unpatchify(
-        self, x: Float[Tensor, "B N P"], views: int, frames: int, grid: tuple[int, int]
-    ) -> Float[Tensor, "B V f c h w"]:
+    def _unpatchify(self, x: Float[Tensor, "B N P"], grid: TokenGrid) -> Float[Tensor, "B V f c h w"]:
         _, ph, pw = self.config.patch_size
-        pattern = "b (v f h w) (p q c) -> b v f c (h p) (w q)"
-        return rearrange(x, pattern, v=views, f=frames, h=grid[0], w=grid[1], p=ph, q=pw)
+        return rearrange(x, "b (v f h w) (p q c) -> b v f c (h p) (w q)", **grid._asdict(), p=ph, q=pw)
 
-    def _rope(
-        self, views: int, frames: int, grid: tuple[int, int], num_reference: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        positions = frame_positions(self.config.rope_frames, views, frames, num_reference)
-        cos, sin = rope_table(positions, grid, self._rope_frequencies)
+    def _rope(self, grid: TokenGrid, num_reference: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        positions = frame_positions(self.config.rope_frames, grid.v, grid.f, num_reference)
+        cos, sin = rope_table(positions, (grid.h, grid.w), self._rope_frequencies)
         return cos.to(device), sin.to(device)
+
+
+def empty_dit(config: ModelConfig) -> WanDiT:
+    """The architecture without storage (meta tensors)."""
+    with torch.device("meta"):
+        return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads)
+
+
+def parameter_names(config: DiTConfig) -> list[str]:
+    """Names of all parameters that a transformer of this depth could have, with every branch and head."""
+    branches = ("pose_encoder", "projector", "control_adapter", "rope_phases", "role_embedding")
+    widths = {"text_dim": config.text_dim or 1, "image_dim": config.image_dim or 1}
+    full = replace(config, **widths, **dict.fromkeys(branches, True))
+    head = HeadConfig(displacement=True, camera="mean")
+    with torch.device("meta"):
+        dit = WanDiT(full, RayConfig(), head, tuple(range(config.num_layers)))
+    return [name for name, _ in dit.named_parameters()]
 
 
 def frame_positions(mode: str, views: int, frames: int, num_reference: int) -> Float[Tensor, "VF"]:

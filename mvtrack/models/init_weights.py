@@ -11,13 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig
-from mvtrack.models.dit import WanDiT
-
-
-def empty_dit(config: ModelConfig) -> WanDiT:
-    """The architecture without storage (meta tensors)."""
-    with torch.device("meta"):
-        return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads)
+from mvtrack.models.dit import WanDiT, empty_dit
 
 
 def initial_weights(

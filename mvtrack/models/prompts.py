@@ -1,4 +1,4 @@
-"""What a model is told beside video and cameras: features of a caption, and image tokens of the first frame."""
+"""Prompts: features of a caption and of a negative one, and image tokens of the first frame."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,48 +14,60 @@ from mvtrack.models.text_encoder import NEGATIVE_PROMPT, embed_captions
 
 
 @dataclass(frozen=True)
+class Captions:
+    """What to encode. caption: of the video; None is the empty one. negative: what classifier-free guidance steers away
+    from; None is Wan's own list. guidance: its scale; 1 is none, and nothing negative is encoded.
+    """
+
+    caption: str | None = None
+    negative: str | None = None
+    guidance: float = 1.0
+
+    @property
+    def texts(self) -> list[str | None]:
+        """The captions whose features are needed."""
+        if self.guidance == 1:
+            return [self.caption]
+        return [self.caption, NEGATIVE_PROMPT if self.negative is None else self.negative]
+
+
+@dataclass(frozen=True)
 class Prompts:
     """Features of the caption, of what guidance steers away from, and CLIP's tokens of the reference's first frame.
 
-    None: the model has no such branch, or guidance is off.
+    None: the model has no such branch, or guidance is off. A batch axis may lead.
     """
 
-    text: Float[Tensor, "L t"] | None = None
-    negative_text: Float[Tensor, "L t"] | None = None
-    image: Float[Tensor, "M c"] | None = None
+    text: Float[Tensor, "*B L t"] | None = None
+    negative_text: Float[Tensor, "*B L t"] | None = None
+    image: Float[Tensor, "*B M c"] | None = None
 
 
 def make_prompts(
     config: ModelConfig,
     first_frame: Float[Tensor, "3 H W"] | None,
-    caption: str | None = None,
-    negative: str | None = None,
-    guidance: float = 1.0,
+    captions: Captions = Captions(),
     device: torch.device | str = "cpu",
     cache: Path | None = None,
 ) -> Prompts:
     """Prompts for one video. The encoders are read where the config names them, used, and freed.
 
-    first_frame: of the reference, in [-1, 1]; read by models with an image branch only. caption: None is the empty
-    caption. negative: what guidance steers away from; None is Wan's own list, and nothing is encoded where guidance is
-    1. device: where the encoders run. cache: folder of features, see `embed_captions`. Raises ValueError when the model
-    cannot use what is given, or an encoder is missing.
+    first_frame: of the reference, in [-1, 1]; read by models with an image branch only. device: where the encoders run.
+    cache: folder of features, see `embed_captions`. Raises ValueError when the model has no such branch, or an encoder
+    is missing.
     """
-    frames = None if first_frame is None else first_frame[None]
-    return window_prompts(config, frames, caption, negative, guidance, device, cache)[0]
+    return window_prompts(config, None if first_frame is None else first_frame[None], captions, device, cache)[0]
 
 
 def window_prompts(
     config: ModelConfig,
     first_frames: Float[Tensor, "n 3 H W"] | None,
-    caption: str | None = None,
-    negative: str | None = None,
-    guidance: float = 1.0,
+    captions: Captions = Captions(),
     device: torch.device | str = "cpu",
     cache: Path | None = None,
 ) -> list[Prompts]:
-    """The same for the windows of a long video, each with its own first frame; one for all where no frame is given."""
-    text, negative_text = _text(config, caption, negative, guidance, device, cache)
+    """The same for the windows of a long video, each with its own first frame; one for all without frames."""
+    text, negative_text = _text(config, captions, device, cache)
     images = _images(config, first_frames, device) if config.dit.image_dim else [None] * _count(first_frames)
     return [Prompts(text, negative_text, image) for image in images]
 
@@ -78,37 +90,28 @@ def remember_prompts(
         remember_images(first_frames, config.image.weights, device)
 
 
-def captions_to_embed(caption: str | None, negative: str | None, guidance: float) -> list[str | None]:
-    """The captions whose features a video needs: its own, and with guidance what to steer away from."""
-    return [caption] if guidance == 1 else [caption, NEGATIVE_PROMPT if negative is None else negative]
-
-
 def _text(
-    config: ModelConfig,
-    caption: str | None,
-    negative: str | None,
-    guidance: float,
-    device: torch.device | str,
-    cache: Path | None,
+    config: ModelConfig, captions: Captions, device: torch.device | str, cache: Path | None
 ) -> tuple[Tensor | None, Tensor | None]:
+    guided = captions.guidance != 1
     if not config.dit.text_dim:
-        if caption or negative or guidance != 1:
+        if captions.caption or captions.negative or guided:
             raise ValueError(
                 "this model takes no captions (dit.text_dim is 0): leave out caption, negative and guidance"
             )
         return None, None
-    if negative is not None and guidance == 1:
+    if captions.negative is not None and not guided:
         raise ValueError("a negative prompt is for guidance: set guidance above 1, or leave it out")
     if config.text is None:
         raise ValueError(
             "the model's config names no text encoder: set model.text, such as {weights: FOLDER or hub id}"
         )
-    features = embed_captions(captions_to_embed(caption, negative, guidance), config.text, cache, device)
+    features = embed_captions(captions.texts, config.text, cache, device)
     if features.shape[-1] != config.dit.text_dim:
         raise ValueError(
             f"{config.text.weights} gives {features.shape[-1]} values a token, dit.text_dim is {config.dit.text_dim}"
         )
-    return features[0], None if guidance == 1 else features[1]
+    return features[0], features[1] if guided else None
 
 
 def _images(

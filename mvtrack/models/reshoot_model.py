@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mvtrack.config.model import ModelConfig, RayConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree, to_tree
-from mvtrack.geometry.camera import Camera, path_extent
-from mvtrack.models.checkpoint_adapters import NativeInputs
-from mvtrack.models.dit import DiTOutput, WanDiT
-from mvtrack.models.init_weights import empty_dit, fill, initial_weights
+from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.dit import DiTOutput, WanDiT, empty_dit
+from mvtrack.models.init_weights import fill, initial_weights
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.weights.locate import MODEL_FILE as WEIGHTS_FILE
 from mvtrack.models.weights.sources import parse_hub, resolve
@@ -56,18 +55,13 @@ class ReshootModel:
         self,
         latents: Float[Tensor, "B V f c h w"],
         sigma: Float[Tensor, "B"],
-        rays: Float[Tensor, "B V f r hr wr"],
-        text: Float[Tensor, "B L t"] | None = None,
-        native: NativeInputs | None = None,
-        reference: Bool[Tensor, "B V f"] | None = None,
+        conditioning: Conditioning,
         tap_layers: tuple[int, ...] = (),
     ) -> DiTOutput:
         """The transformer at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
         self._bring(self.dit, self.codec)
-        moved = (None if x is None else x.to(self.device) for x in (latents, 1000 * sigma, rays, text, reference))
-        latents, timestep, rays, text, reference = moved
-        native = native and NativeInputs(*(None if x is None else x.to(self.device) for x in native))
-        return self.dit(latents, timestep, rays, text, tap_layers=tap_layers, native=native, reference=reference)
+        latents, timestep = latents.to(self.device), (1000 * sigma).to(self.device)
+        return self.dit(latents, timestep, conditioning.to(self.device), tap_layers)
 
     def _bring(self, needed: nn.Module, other: nn.Module) -> None:
         if self.swapped:
@@ -80,33 +74,6 @@ def build_model(config: ModelConfig, seed: int = 0) -> ReshootModel:
     dit = empty_dit(config).to_empty(device="cpu")
     fill(dit, initial_weights(config, seed))
     return ReshootModel(config, dit, build_codec(config.codec))
-
-
-def model_cameras(
-    camera: Camera,
-    config: RayConfig,
-    depth: Float[Tensor, "*B V T H W"] | None = None,
-    scene_depth: float | Float[Tensor, "*B"] | None = None,
-) -> tuple[Camera, Float[Tensor, "*B"]]:
-    """Cameras (..., V, T) as the model expects them, and the length that became 1.
-
-    Poses become relative to the reference's first frame and are divided by the scene's scale (method §1): the median
-    z-depth of the reference's first frame, from `depth` maps or given as `scene_depth`; or the larger path extent.
-    """
-    relative = camera.relative_to(camera.c2w[..., :1, :1, :, :])
-    lead = camera.shape[:-2]
-    if config.scale == "none":
-        scale = torch.ones(lead)
-    elif config.scale == "path_extent":
-        scale = path_extent(relative.c2w).amax(-1)
-        scale = torch.where(scale > 1e-6, scale, torch.ones_like(scale))
-    elif depth is not None:
-        scale = depth[..., 0, 0, :, :].flatten(-2).median(-1).values
-    elif scene_depth is not None:
-        scale = torch.as_tensor(scene_depth, dtype=torch.float32).expand(lead)
-    else:
-        raise ValueError("rays.scale median_depth needs depth maps or scene_depth")
-    return relative.scaled((1 / scale)[..., None, None].expand(camera.shape)), scale
 
 
 def save_model(model: ReshootModel, folder: Path | str) -> Path:

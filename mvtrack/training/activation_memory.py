@@ -13,8 +13,7 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.inference.memory.transformer import InputShape, run_transformer
 from mvtrack.models.activation_checkpointing import checkpointing_of
-from mvtrack.models.dit import TrackRequest, WanDiT
-from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.dit import Tap, WanDiT, empty_dit
 from mvtrack.training.optimizer import freeze
 from tracking_head import Cameras, HeadOutput, Tracks, track_loss
 from tracking_head.pyramid import axis_table, pyramid_levels
@@ -64,23 +63,27 @@ def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
 def _loss(dit: WanDiT, config: RunConfig, scene: InputShape) -> Tensor:
     model, loss = config.model, config.loss
     layers = (loss.correspondence_layers or (model.tap_layer,)) if loss.correspondence > 0 else ()
-    frames, points = num_latent_frames(scene.num_frames), loss.tracking_points
-    track = None
-    if loss.tracking > 0:
-        shape = (scene.batch, scene.views, points)
-        valid = torch.ones(shape, dtype=torch.bool)
-        at = (scene.batch, scene.views, frames)
-        cameras = None if model.tracking.camera == "none" else Cameras(torch.empty(*at, 4, 4), torch.empty(*at, 3, 3))
-        track = TrackRequest(torch.empty(*shape, 3), valid, model.tap_layer, model.rays.token_px, cameras)
-    output = run_transformer(dit, model, scene, layers, track)
+    followed = (model.tap_layer,) if loss.tracking > 0 else ()
+    taps = tuple(sorted({*layers, *followed}))
+    output = run_transformer(dit, model, scene, taps)
     total = (output.prediction[:, 1:].float() - torch.empty(output.prediction[:, 1:].shape)).square().mean()
-    for tap in output.taps:
+    for layer in layers:
+        tap = output.taps[taps.index(layer)]
         total = total + _StandIn.apply(*tap, loss.correspondence_queries or tap.q[0, ..., 0, 0].numel())
-    if track is not None:
-        shape = (scene.batch, scene.views, frames, points)
-        truth = Tracks(torch.empty(*shape, 2), torch.ones(shape, dtype=torch.bool), track.valid)
-        total = total + track_loss(HeadOutput(*output.tracks), truth, scene.size[1], loss.tracking_options).total
+    if followed:
+        total = total + _tracking_loss(dit, config, scene, output.taps[taps.index(model.tap_layer)])
     return total
+
+
+def _tracking_loss(dit: WanDiT, config: RunConfig, scene: InputShape, tap: Tap) -> Tensor:
+    model, loss, frames = config.model, config.loss, num_latent_frames(scene.num_frames)
+    shape, at = (scene.batch, scene.views, loss.tracking_points), (scene.batch, scene.views, frames)
+    valid = torch.ones(shape, dtype=torch.bool)
+    cameras = None if model.tracking.camera == "none" else Cameras(torch.empty(*at, 4, 4), torch.empty(*at, 3, 3))
+    tracks = dit.tracking_head(*tap, torch.empty(*shape, 3), valid, model.rays.token_px, cameras)
+    shape = (*at, loss.tracking_points)
+    truth = Tracks(torch.empty(*shape, 2), torch.ones(shape, dtype=torch.bool), valid)
+    return track_loss(HeadOutput(*tracks), truth, scene.size[1], loss.tracking_options).total
 
 
 class _StandIn(torch.autograd.Function):

@@ -20,6 +20,7 @@ from mvtrack.config.checked import config
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.bank import Bank
 from mvtrack.inference.forward_noised import noised_latents
+from mvtrack.models.conditioning import Window
 from mvtrack.models.decoder.depth_noise import AMPLITUDES, disturbed
 from mvtrack.models.decoder.files import build_aligner, save_aligner
 from mvtrack.models.decoder.scene import DecoderScene
@@ -66,7 +67,7 @@ class Example:
 def make_example(model: ReshootModel, clip: Clip, sigma: float, seed: int) -> Example:
     """The reference's own latents; the target's as the model restores them from a noise level."""
     latents = model.encode(clip.video[None])[0].cpu()
-    noised = noised_latents(model, latents, clip.camera, clip.depth, seed=seed)
+    noised = noised_latents(model, latents, Window(clip.camera, clip.scene_depth), seed)
     level, restored = torch.tensor([sigma]), noised.forward(model, sigma).prediction[:, _TARGET].float().cpu()
     if model.config.flow.prediction != "x0":
         noisy = add_noise(latents[None, _TARGET], noised.noise[:, _TARGET], level)

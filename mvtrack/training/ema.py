@@ -35,6 +35,7 @@ class EMA:
                 if name in self.shadow:
                     values = self.shadow[name][1]
                     parameter.ds_tensor.data.view(-1)[: values.numel()].copy_(values)
+                _forget_whole(parameter)
             else:
                 kept[name] = parameter.data.clone()
                 parameter.data.copy_(gathered(parameter, name, self.shadow))
@@ -47,3 +48,10 @@ class EMA:
             for name, values in kept.items():
                 parameter = module.get_parameter(name)
                 (parameter.ds_tensor if hasattr(parameter, "ds_id") else parameter).data.copy_(values)
+                _forget_whole(parameter)
+
+
+def _forget_whole(parameter: torch.nn.Parameter) -> None:
+    """ZeRO-3 keeps small parameters gathered between steps: have this one gathered anew from the ranks' fragments."""
+    if hasattr(parameter, "ds_id") and parameter.ds_status.name == "AVAILABLE":
+        parameter.partition()

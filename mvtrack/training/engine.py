@@ -14,8 +14,8 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import return_freed_memory
 from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_attention
 from mvtrack.models.attention import choose_kernel
-from mvtrack.models.dit import WanDiT
-from mvtrack.models.init_weights import empty_dit, fill
+from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.init_weights import fill
 from mvtrack.training import distributed
 from mvtrack.training.optimizer import build_optimizer, freeze
 

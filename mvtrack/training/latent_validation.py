@@ -12,8 +12,9 @@ from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import LatentClip
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.sampler import SamplerOptions, sample_latents, tell
+from mvtrack.inference.sampler import SamplerOptions, sample_latents
 from mvtrack.metrics.image import psnr
+from mvtrack.models.conditioning import Window, encode_conditioning
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
@@ -70,9 +71,9 @@ class LatentValidator:
     def _made(self, model: ReshootModel, case: _Case, camera: Camera) -> Float[Tensor, "T 3 H W"]:
         """The target view by the model, without guidance."""
         clip, prompts = case.clip, Prompts(case.text, image=case.clip.image)
-        given = tell(model.config, camera, prompts, scene_depth=clip.distance)
+        conditioning = encode_conditioning(model.config, Window(camera, clip.distance, prompts))
         clean = clip.latents[None, :1].to(model.device)
-        return model.decode(sample_latents(model, clean, given, SamplerOptions(STEPS)))[0, 0]
+        return model.decode(sample_latents(model, clean, conditioning, SamplerOptions(STEPS)))[0, 0]
 
 
 def _large(video: Float[Tensor, "T 3 H W"]) -> UInt8[np.ndarray, "T h w 3"]:

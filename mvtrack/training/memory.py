@@ -16,8 +16,8 @@ from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases
 from mvtrack.inference.memory.inference import GIB, UTILISATION
 from mvtrack.inference.memory.transformer import TEXT_TOKENS
 from mvtrack.models.activation_checkpointing import checkpointing_of
+from mvtrack.models.dit import empty_dit
 from mvtrack.models.flops import training_flops
-from mvtrack.models.init_weights import empty_dit
 from mvtrack.training import distributed
 from mvtrack.training.activation_memory import training_bytes, training_scene
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage

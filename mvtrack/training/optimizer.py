@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
 from mvtrack.config.training import OptimConfig
+from mvtrack.models.dit import WanDiT, parameter_names
 
 
 class MuonWithAdamW(Optimizer):
@@ -47,12 +48,20 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
 
-def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
-    """Let only parameters whose names match one of the patterns be trained. Raises if a pattern matches none."""
+def freeze(model: WanDiT, trainable: tuple[str, ...]) -> None:
+    """Let only parameters whose names match one of the patterns be trained.
+
+    A pattern of a part that is switched off (a tracking head, ReCamMaster's branches, ...) is harmless. Raises
+    ValueError for one that no model of this kind has, and where nothing is left to train.
+    """
     names = [name for name, _ in model.named_parameters()]
-    for pattern in trainable:
-        if not fnmatch.filter(names, pattern):
+    unmatched = [pattern for pattern in trainable if not fnmatch.filter(names, pattern)]
+    known = parameter_names(model.config) if unmatched else []
+    for pattern in unmatched:
+        if not fnmatch.filter(known, pattern):
             raise ValueError(f"optim.trainable pattern {pattern!r} matches no parameter; names look like {names[0]!r}")
+    if len(unmatched) == len(trainable):
+        raise ValueError(f"optim.trainable {list(trainable)} names switched-off parts only: nothing is left to train")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatch.fnmatch(name, pattern) for pattern in trainable))
 

@@ -21,6 +21,7 @@ from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.files.atomic_io import write_aside
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions, generate
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.video.writer import from_bytes
 
@@ -90,9 +91,8 @@ def make_example(scenes: RefinerScenes, number: int, model: ReshootModel) -> dic
     truth = render(_moments(scene, at), camera[1:, at])
     sample = SamplerOptions(int(rng.choice([1, 1, 2, 2, 4, 8])), seed=number)
     reference = resize_frames(from_bytes(source.video[0]), small)
-    generated = generate(
-        model, reference, camera.resized(small), sample, scene_depth=float(source.depth[0, 0].median())
-    )
+    window = Window(camera.resized(small), float(source.depth[0, 0].median()))
+    generated = generate(model, reference, window, sample)
     tensors = {
         "source": source.video[0],
         "source_depth": source.depth[0].half(),

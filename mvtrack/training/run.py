@@ -15,8 +15,9 @@ from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
+from mvtrack.models.dit import empty_dit
 from mvtrack.models.encoders import run_encoders
-from mvtrack.models.init_weights import empty_dit, initial_weights
+from mvtrack.models.init_weights import initial_weights
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training import distributed
@@ -25,7 +26,7 @@ from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_dit, build_engine, training_kernel, warn_if_nothing_is_kept
 from mvtrack.training.fault_tolerance import FiniteGuard
 from mvtrack.training.latent_validation import LatentValidator
-from mvtrack.training.objective import losses, prepare
+from mvtrack.training.objective import Objective
 from mvtrack.training.run_dir import Heartbeat, record_attempt
 from mvtrack.training.run_log import RunLog
 from mvtrack.training.validation import Validator
@@ -39,6 +40,7 @@ class Run:
     """Everything that lives from the first to the last step of a process."""
 
     config: RunConfig
+    objective: Objective
     dataset: StepDataset
     engine: object
     codec: VideoCodec
@@ -70,9 +72,9 @@ class Run:
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], int]:
         """Loss parts of a micro-batch, and the tokens of one of its samples."""
         device = self.engine.device
-        prepared = prepare(batch, self.codec, self.config, device).to(device)
+        prepared = self.objective.prepare(batch, self.codec, device).to(device)
         with self.autocast():
-            return losses(self.engine, prepared, self.config), prepared.num_tokens(self.config)
+            return self.objective(self.engine, prepared), prepared.num_tokens(self.config.model.dit.patch_size)
 
 
 def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
@@ -116,7 +118,7 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
     ema = EMA(engine, config.train.ema_decay)
     guard = FiniteGuard(config, progress.skipped)
     validator = _validator(config, dataset)
-    run = Run(config, dataset, engine, codec, ema, guard, validator, heartbeat, log, progress)
+    run = Run(config, Objective(config), dataset, engine, codec, ema, guard, validator, heartbeat, log, progress)
     if reader:
         _materialise_optimizer(run)
         reader.restore(engine, ema)

@@ -14,10 +14,11 @@ from mvtrack.correspondence.targets import token_grid
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.test_scenes import render_still_scene
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.image import psnr
+from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.reshoot_model import ReshootModel
 
@@ -83,7 +84,7 @@ def still_cases(views: ViewsConfig, size: tuple[int, int], count: int, first_see
 def score_views(model: ReshootModel, case: StillCase, sample: SamplerOptions) -> StillScore:
     """Generate the missing views with the true cameras and with wrong ones."""
     given, truth = case.images[: case.num_given], case.images[case.num_given :]
-    depth = case.clip.depth[0, 0]
+    depth = case.clip.scene_depth
     made, other = (generate_views(model, given, camera, sample, depth) for camera in (case.camera, case.other_camera))
     return StillScore(made, psnr(made, truth), psnr(other, truth))
 
@@ -94,7 +95,9 @@ def alignment(model: ReshootModel, case: StillCase, layer: int, matches: PointMa
     grid = token_grid(clip.camera.size, model.config.rays.token_px)
     targets = targets_from_points(points_from_depth(clip.depth[None], clip.camera[None]), grid, matches)
     sigmas = sampling_sigmas(_LEVELS, model.config.flow.shift)[:-1]
-    first, *others = probe_layer(model, clip, targets, layer, sigmas, seed, case.reference)
+    window = Window(clip.camera, clip.scene_depth)
+    videos = noised_videos(model, clip.video, window, seed, case.reference)
+    first, *others = probe_layer(model, videos, targets, layer, sigmas)
     for sums in others:
         first = first + sums
     return first

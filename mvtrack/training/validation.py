@@ -11,6 +11,7 @@ from mvtrack.data.synthetic.test_scenes import RenderedCase, case_specs, render_
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras, draw_tracks, rainbow
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.image import gradient_energy, psnr
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
 
@@ -42,9 +43,10 @@ class Validator:
         rows, videos = [], {}
         for i, case in enumerate(self._share()):
             reference, truth = case.clip.video
-            depth, sample = case.clip.depth[0], SamplerOptions(STEPS)
-            made = generate(model, reference, case.clip.camera, sample, depth)
-            opposite = generate(model, reference, case.mirrored_camera, sample, depth)
+            made, opposite = (
+                generate(model, reference, Window(camera, case.clip.scene_depth), SamplerOptions(STEPS))
+                for camera in (case.clip.camera, case.mirrored_camera)
+            )
             true_db = psnr(made, truth)
             rows.append((true_db, true_db - psnr(opposite, truth), gradient_energy(made) / gradient_energy(truth)))
             if distributed.rank() == 0 and i < _VIDEOS:

@@ -31,9 +31,9 @@ def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp
 
     generate_stream = reshooting.generate_stream
 
-    def watch_render(model, read, cameras, *rest):
-        seen["render"] = cameras
-        return generate_stream(model, read, cameras, *rest)
+    def watch_render(model, video, *rest):
+        seen["render"] = video.camera
+        return generate_stream(model, video, *rest)
 
     monkeypatch.setattr(previewing.Warper, "pairs", watch_preview)
     monkeypatch.setattr(reshooting, "generate_stream", watch_render)

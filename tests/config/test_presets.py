@@ -14,8 +14,7 @@ from mvtrack.config.presets import (
     training_preset,
 )
 from mvtrack.config.run import load_config
-from mvtrack.models.dit import WanDiT
-from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.training.optimizer import freeze
 from tracking_head import HeadConfig
 

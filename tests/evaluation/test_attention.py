@@ -25,9 +25,8 @@ from mvtrack.evaluation.attention_report import (
     write_heat_maps,
     write_space,
 )
-from mvtrack.models.camera_conditioning import ray_maps
+from mvtrack.models.conditioning import Conditioning, model_cameras, ray_maps
 from mvtrack.models.diffusion.flow import add_noise, sampling_sigmas
-from mvtrack.models.reshoot_model import model_cameras
 from tracking_head import Tracks
 
 STEPS = 3
@@ -51,9 +50,11 @@ def test_every_layer_and_level_is_probed_as_by_hand(small_model, clips, analysis
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3 + number))
         sigma = sampling_sigmas(STEPS, small_model.config.flow.shift)[level : level + 1]
         noisy = torch.cat([latents[:, :1], add_noise(latents, noise, sigma)[:, 1:]], 1)
-        camera, _ = model_cameras(clip.camera[None], small_model.config.rays, clip.depth[None])
+        camera, _ = model_cameras(clip.camera[None], small_model.config.rays, clip.scene_depth)
         with torch.no_grad():
-            tap = small_model.dit(noisy, 1000 * sigma, ray_maps(camera, small_model.config.rays), tap_layers=(layer,))
+            tap = small_model.dit(
+                noisy, 1000 * sigma, Conditioning(ray_maps(camera, small_model.config.rays)), tap_layers=(layer,)
+            )
         sums = sum_scores(probe_rows(*tap.taps[0], targets, 4), targets, 4.0)
         own = torch.tensor(sums.alignment_error_per_head(), dtype=torch.float64)
         found = torch.tensor(analysis.by_clip[number][layer][level].alignment_error_per_head(), dtype=torch.float64)

@@ -9,6 +9,7 @@ from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips
+from mvtrack.models.conditioning import Window
 from mvtrack.models.perturb import perturbed_attention
 
 SAMPLE = SamplerOptions(steps=2, seed=5)
@@ -22,7 +23,9 @@ def clips():
 def test_pictures_are_scored_as_by_hand(small_model, clips):
     found = picture_quality(small_model, clips, SAMPLE)
     for i, clip in enumerate(clips):
-        made = generate(small_model, clip.video[0], clip.camera, SamplerOptions(2, seed=5 + i), clip.depth[0])
+        made = generate(
+            small_model, clip.video[0], Window(clip.camera, clip.scene_depth), SamplerOptions(2, seed=5 + i)
+        )
         assert found["psnr_db"][i] == pytest.approx(psnr(made, clip.video[1]))
         assert found["ssim"][i] == pytest.approx(ssim(made, clip.video[1]))
 
@@ -32,7 +35,9 @@ def test_lpips_is_measured_where_its_network_is_given(small_model, generator):
     network = Lpips("alex")
     found = picture_quality(small_model, clips, SAMPLE, lpips=network)
     assert list(found) == ["psnr_db", "ssim", "lpips"]
-    made = generate(small_model, clips[1].video[0], clips[1].camera, SamplerOptions(2, seed=6), clips[1].depth[0])
+    made = generate(
+        small_model, clips[1].video[0], Window(clips[1].camera, clips[1].scene_depth), SamplerOptions(2, seed=6)
+    )
     each = [float(network(a[None], b[None])) for a, b in zip(made, clips[1].video[1], strict=True)]
     assert found["lpips"][1] == pytest.approx(sum(each) / len(each), rel=1e-4)
 
@@ -73,7 +78,9 @@ def test_harm_is_the_difference_to_the_same_draw(small_model, clips):
     harm = measure_harm(small_model, clips, SAMPLE, lambda: runs.append(1))
     assert len(runs) == 2 * (1 + 2 * 2)
     with perturbed_attention(small_model.dit, 1, "own_view"):
-        made = generate(small_model, clips[1].video[0], clips[1].camera, SamplerOptions(2, seed=6), clips[1].depth[0])
+        made = generate(
+            small_model, clips[1].video[0], Window(clips[1].camera, clips[1].scene_depth), SamplerOptions(2, seed=6)
+        )
     whole = picture_quality(small_model, clips, SAMPLE)["psnr_db"]
     assert harm.undisturbed_db == pytest.approx(whole)
     assert harm.drop_db("own_view")[1][1] == pytest.approx(whole[1] - psnr(made, clips[1].video[1]))

@@ -18,10 +18,11 @@ from mvtrack.evaluation.attention_overlays import example_sheet
 from mvtrack.evaluation.attention_quality import measure_harm, picture_quality
 from mvtrack.evaluation.attention_scenes import scene_of
 from mvtrack.geometry.camera import project
-from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.image import psnr
+from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.perturb import perturbed_attention
 from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
@@ -62,7 +63,9 @@ def test_every_layer_and_level_agrees_with_the_probe_of_one_layer(model, cases):
         for number, case in enumerate(cases):
             points = points_from_depth(case.clip.depth[None], case.clip.camera[None])
             targets = targets_from_points(points, (6, 8), PointMatchConfig())
-            found = probe_layer(model, case.clip, targets, layer, sigmas, 5 + number, case.reference)
+            window = Window(case.clip.camera, case.clip.scene_depth)
+            videos = noised_videos(model, case.clip.video, window, 5 + number, case.reference)
+            found = probe_layer(model, videos, targets, layer, sigmas)
             for sums, expected in zip(analysis.by_clip[number][layer], found, strict=True):
                 rows = expected.rows.sum()
                 assert sums.rows.tolist() == [0, 0, rows]
@@ -96,7 +99,7 @@ def test_pictures_are_the_missing_views(model, cases):
     sample = SamplerOptions(1, seed=2)
     found = picture_quality(model, cases, sample)
     harm = measure_harm(model, cases[:1], sample)
-    case, depth = cases[0], cases[0].clip.depth[0, 0]
+    case, depth = cases[0], cases[0].clip.scene_depth
 
     def score() -> float:
         made = generate_views(model, case.images[: case.num_given], case.camera, sample, depth)

@@ -8,8 +8,9 @@ from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import AnalysisConfig, analyse
 from mvtrack.evaluation.supervision import TITLES, score, warp_consistency
 from mvtrack.geometry.warp import depth_warp
-from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.models.conditioning import Window
 from tracking_head import Tracks
 
 SPECS = case_specs(2, 5, (24, 32), 5)
@@ -19,7 +20,8 @@ def test_one_layer_alone_scores_as_in_the_analysis_of_all(small_model):
     clip = render_case(SPECS[0], num_points=23).clip
     analysis = analyse(small_model, [clip], AnalysisConfig(steps=3, queries=19, seed=3))
     targets = targets_from_tracks(Tracks.stack([clip.tracks]), (24, 32), 4, 19, 3)
-    probed = probe_layer(small_model, clip, targets, 1, torch.tensor(analysis.sigmas), seed=3)
+    videos = noised_videos(small_model, clip.video, Window(clip.camera, clip.scene_depth), seed=3)
+    probed = probe_layer(small_model, videos, targets, 1, torch.tensor(analysis.sigmas))
     for step, sums in enumerate(probed):
         for score_name in ("pck", "alignment_error"):
             whole = analysis.table("cross_view", score_name)[1, step].item()

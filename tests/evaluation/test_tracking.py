@@ -18,6 +18,7 @@ from mvtrack.evaluation.tracking_pictures import tracking_sheet
 from mvtrack.evaluation.tracking_scores import score_model, score_tracks, target_scores
 from mvtrack.inference.tracking.features import view_features
 from mvtrack.inference.tracking.scene import require_head
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import build_model
 from tracking_head import Tracks
 
@@ -28,9 +29,9 @@ def clip():
 
 
 def test_features_stand_at_the_anchors(tracking_model, clip):
-    features = view_features(tracking_model, clip.video, clip.camera, clip.depth)
+    features = view_features(tracking_model, clip.video, Window(clip.camera, clip.scene_depth))
     assert features.q.shape == features.k.shape == (2, 2, 6, 8, 2, 12)
-    again = view_features(tracking_model, clip.video, clip.camera, clip.depth)
+    again = view_features(tracking_model, clip.video, Window(clip.camera, clip.scene_depth))
     assert torch.equal(features.q, again.q)
 
 

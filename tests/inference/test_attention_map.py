@@ -25,9 +25,10 @@ from mvtrack.inference.attention_pair import noise_levels, pair_of_result, pair_
 from mvtrack.inference.forward_noised import noised_videos
 from mvtrack.inference.pipeline import Shot
 from mvtrack.inference.sampler import SamplerOptions, generate
+from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.hooks import visiting_layers
-from mvtrack.models.prompts import make_prompts
+from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
@@ -69,7 +70,7 @@ def test_a_fresh_reshoot_gives_the_attention_of_its_sampling(video, small_model)
     reference = pair.fits[0].apply(pair.reference.read(0, 5, pair.fits[0].scaled))  # the first window holds frame 3
 
     def run():
-        generate(small_model, reference, pair.cameras[:, :5], SHOT.sample, scene_depth=4.0)
+        generate(small_model, reference, Window(pair.cameras[:, :5], 4.0), SHOT.sample)
 
     x, y = 80.5 / 160 * 43 - 5, 46 / 90 * 24  # scaled to 24x43, five columns cut off
     token = (0 * 2 + 1) * 48 + int(y // 4) * 8 + int(x // 4)
@@ -95,7 +96,7 @@ def test_a_result_is_noised_to_the_same_level(result, small_model):
     fit = pair.fits[0]
     made = open_video(result / "video.mp4").read(2, 7).float() / 127.5 - 1
     videos = torch.stack([fit.apply(pair.reference.read(2, 7, fit.scaled)), made])
-    noised = noised_videos(small_model, videos, pair.cameras[:, 2:7], scene_depth=4.0, seed=4)
+    noised = noised_videos(small_model, videos, Window(pair.cameras[:, 2:7], 4.0), seed=4)
     sigma = sampling_sigmas(3, 3.0)[2].item()
     token = (1 * 2 + 1) * 48 + (9 // 4) * 8 + 17 // 4
     row = row_by_hand(small_model, lambda: noised.forward(small_model, sigma), 1, 0, token)
@@ -124,10 +125,10 @@ def test_a_fresh_reshoot_is_told_what_sampling_is_told(video, told_model):
     shot = replace(SHOT, caption="a red ball", negative="fog", sample=SamplerOptions(3, guidance=4.0, seed=4))
     pair = pair_of_shot(video, shot, told_model.config)
     reference = pair.fits[0].apply(pair.reference.read(2, 7, pair.fits[0].scaled))
-    prompts = make_prompts(told_model.config, reference[0], "a red ball", "fog", 4.0)
+    prompts = make_prompts(told_model.config, reference[0], Captions("a red ball", "fog", 4.0))
 
     def run():
-        generate(told_model, reference, pair.cameras[:, 2:7], shot.sample, scene_depth=4.0, prompts=prompts)
+        generate(told_model, reference, Window(pair.cameras[:, 2:7], 4.0, prompts), shot.sample)
 
     # of the middle step, the guided prediction: the third of six forwards
     row = row_by_hand(told_model, run, 1, 2, 3 * 48 + (9 // 4) * 8 + 17 // 4)

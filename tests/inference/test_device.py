@@ -13,6 +13,7 @@ from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference import sampler as generating
 from mvtrack.inference.device import place
 from mvtrack.inference.sampler import SamplerOptions, generate
+from mvtrack.models.conditioning import Window
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 
@@ -31,7 +32,7 @@ def video(model: ReshootModel, sample: SamplerOptions | None = None, prompts: Pr
     poses = torch.stack([torch.eye(4).double().expand(T, 4, 4), CameraPath("arc_left").poses(T)]).float()
     reference = torch.rand(T, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     sample = sample or SamplerOptions(2)
-    return generate(model, reference, Camera(poses, K, SIZE), sample, scene_depth=4.0, prompts=prompts)
+    return generate(model, reference, Window(Camera(poses, K, SIZE), 4.0, prompts), sample)
 
 
 def test_where_there_is_nothing_to_do_nothing_changes(model):

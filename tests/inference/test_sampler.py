@@ -5,7 +5,16 @@ import torch
 
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
-from mvtrack.inference.sampler import SamplerOptions, generate, generate_long, generate_stream, windows
+from mvtrack.inference.sampler import (
+    Callbacks,
+    LongVideo,
+    SamplerOptions,
+    generate,
+    generate_long,
+    generate_stream,
+    windows,
+)
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 
 T, SIZE = 5, (24, 32)
@@ -20,7 +29,7 @@ def inputs(frames: int = T) -> tuple[torch.Tensor, Camera]:
 
 def test_same_seed_same_video(small_model):
     reference, camera = inputs()
-    runs = [generate(small_model, reference, camera, SamplerOptions(2, seed=s), scene_depth=4.0) for s in (1, 1, 2)]
+    runs = [generate(small_model, reference, Window(camera, 4.0), SamplerOptions(2, seed=s)) for s in (1, 1, 2)]
     assert runs[0].shape == reference.shape
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -30,10 +39,10 @@ def test_same_seed_same_video(small_model):
 def test_the_world_may_be_moved_and_scaled(small_model):
     """Only relative poses over the scene's depth matter."""
     reference, camera = inputs()
-    plain = generate(small_model, reference, camera, SamplerOptions(2), scene_depth=4.0)
+    plain = generate(small_model, reference, Window(camera, 4.0), SamplerOptions(2))
     world = CameraPath("pan_left").poses(3)[-1].float()
     moved = replace(camera, c2w=world @ camera.c2w).scaled(torch.tensor([3.0]))
-    again = generate(small_model, reference, moved, SamplerOptions(2), scene_depth=12.0)
+    again = generate(small_model, reference, Window(moved, 12.0), SamplerOptions(2))
     torch.testing.assert_close(again, plain, atol=2e-2, rtol=0)  # bfloat16 products
 
 
@@ -55,40 +64,46 @@ def test_a_recammaster_model_follows_its_own_pose_input(small_model):
             moved = camera.c2w.clone()
             moved[1, :, 0, 3] += shift
             shot = replace(camera, c2w=moved)
-            outputs[origin, shift] = generate(model, reference, shot, SamplerOptions(1), scene_depth=4.0)
+            outputs[origin, shift] = generate(model, reference, Window(shot, 4.0), SamplerOptions(1))
     assert torch.equal(outputs["own", 0.0], outputs["own", 1.0])
     assert not torch.equal(outputs["reference", 0.0], outputs["reference", 1.0])
 
 
 @pytest.mark.parametrize("origin", ["own", "reference"])
 def test_windows_of_a_released_model_follow_one_path(small_model, monkeypatch, origin):
-    """The source stands still: what the model is told of a frame does not depend on the window it is in."""
+    """The source stands still: what conditions a frame does not depend on the window it is in."""
     import mvtrack.inference.sampler as module
 
     reference, camera = inputs(13)
     config = replace(small_model.config, dit=replace(small_model.config.dit, pose_encoder=True))
     config = replace(config, native_camera=replace(config.native_camera, origin=origin))
     model = replace(build_model(config), codec=small_model.codec)
-    told = []
-    make = module.native_inputs
+    encoded = []
+    make = module.encode_conditioning
 
     def note(*arguments, **named):
-        told.append(make(*arguments, **named))
-        return told[-1]
+        encoded.append(make(*arguments, **named))
+        return encoded[-1]
 
-    monkeypatch.setattr(module, "native_inputs", note)
+    monkeypatch.setattr(module, "encode_conditioning", note)
     spans = windows(13, 5, 1)
-    generate_long(model, reference, camera, SamplerOptions(1), spans, scene_depth=4.0)
+    generate_long(model, replace(LongVideo.in_memory(reference, camera, 4.0), spans=spans), SamplerOptions(1))
     truth = camera.c2w[1, :, :3].flatten(1)
-    assert len(told) == len(spans) == 3
-    for (start, stop), given in zip(spans, told, strict=True):
+    assert len(encoded) == len(spans) == 3
+    for (start, stop), given in zip(spans, encoded, strict=True):
         torch.testing.assert_close(given.poses[0, 1], truth[start:stop:4])
 
 
 def test_steps_are_announced(small_model):
     reference, camera = inputs()
     calls = []
-    generate(small_model, reference, camera, SamplerOptions(3), scene_depth=4.0, on_step=lambda: calls.append(1))
+    generate(
+        small_model,
+        reference,
+        Window(camera, 4.0),
+        SamplerOptions(3),
+        callbacks=Callbacks(on_step=lambda: calls.append(1)),
+    )
     assert len(calls) == 3
 
 
@@ -109,15 +124,19 @@ def test_windows_cover_every_frame(length, window, overlap, expected):
 @pytest.mark.parametrize("frames", [1, 3, 5, 6, 13])
 def test_any_length_comes_back_whole(small_model, frames):
     reference, camera = inputs(frames)
-    made = generate_long(small_model, reference, camera, SamplerOptions(1), windows(frames, 5, 2), scene_depth=4.0)
+    made = generate_long(
+        small_model,
+        replace(LongVideo.in_memory(reference, camera, 4.0), spans=windows(frames, 5, 2)),
+        SamplerOptions(1),
+    )
     assert made.shape == reference.shape
     assert made.isfinite().all()
 
 
 def test_one_window_is_plain_generation(small_model):
     reference, camera = inputs()
-    long = generate_long(small_model, reference, camera, SamplerOptions(2), scene_depth=4.0)
-    torch.testing.assert_close(long, generate(small_model, reference, camera, SamplerOptions(2), scene_depth=4.0))
+    long = generate_long(small_model, LongVideo.in_memory(reference, camera, 4.0), SamplerOptions(2))
+    torch.testing.assert_close(long, generate(small_model, reference, Window(camera, 4.0), SamplerOptions(2)))
 
 
 def test_latents_are_handed_out_before_they_are_decoded(small_model):
@@ -126,7 +145,10 @@ def test_latents_are_handed_out_before_they_are_decoded(small_model):
     kept: dict[int, torch.Tensor] = {}
     spans = [(0, 5), (4, 8)]
     pieces = generate_stream(
-        small_model, lambda a, b: reference[a:b], camera, SamplerOptions(1), spans, 4.0, on_latents=kept.__setitem__
+        small_model,
+        LongVideo(lambda a, b: reference[a:b], camera, 4.0, spans=spans),
+        SamplerOptions(1),
+        callbacks=Callbacks(on_latents=kept.__setitem__),
     )
     made = torch.cat(list(pieces))
     assert list(kept) == [0, 1]
@@ -153,7 +175,7 @@ def test_windows_are_cross_faded(small_model, monkeypatch, spans, expected):
 
     monkeypatch.setattr(module, "generate", answer)
     reference, camera = inputs(len(expected))
-    made = generate_long(small_model, reference, camera, spans=spans)[:, 0, 0, 0]
+    made = generate_long(small_model, replace(LongVideo.in_memory(reference, camera), spans=spans))[:, 0, 0, 0]
     torch.testing.assert_close(made, torch.tensor(expected))
 
 
@@ -173,7 +195,7 @@ def test_a_stream_holds_one_window_at_a_time(small_model, monkeypatch):
         return reference[start:stop]
 
     given = []
-    for part in generate_stream(small_model, read, camera, spans=windows(20, 5, 2)):
+    for part in generate_stream(small_model, LongVideo(read, camera, spans=windows(20, 5, 2))):
         given.append(part)
         assert asked[-1][1] - sum(map(len, given)) <= 2
     assert asked == windows(20, 5, 2)
@@ -184,13 +206,13 @@ def test_a_stream_holds_one_window_at_a_time(small_model, monkeypatch):
 def test_wrong_inputs_are_refused(small_model):
     reference, camera = inputs()
     with pytest.raises(ValueError, match=r"camera must be \(2, 5\)"):
-        generate(small_model, reference, camera[:1], scene_depth=4.0)
+        generate(small_model, reference, Window(camera[:1], 4.0))
     with pytest.raises(ValueError, match=r"camera is for images of \(24, 32\), the reference is \(24, 28\)"):
-        generate(small_model, reference[..., :28], camera, scene_depth=4.0)
+        generate(small_model, reference[..., :28], Window(camera, 4.0))
     with pytest.raises(ValueError, match="takes no captions"):
-        generate(small_model, reference, camera, SamplerOptions(2, guidance=3.0), scene_depth=4.0)
+        generate(small_model, reference, Window(camera, 4.0), SamplerOptions(2, guidance=3.0))
     with pytest.raises(ValueError, match=r"4n \+ 1 frames, got 4"):
-        generate(small_model, reference[:4], camera[:, :4], scene_depth=4.0)
+        generate(small_model, reference[:4], Window(camera[:, :4], 4.0))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SamplerOptions(0)
 
@@ -200,7 +222,7 @@ def test_a_saved_model_generates_the_same(small_model, tmp_path):
     save_model(small_model, tmp_path / "m")
     loaded = load_model(tmp_path / "m")
     assert loaded.config == small_model.config
-    before, after = (generate(m, reference, camera, SamplerOptions(2), scene_depth=4.0) for m in (small_model, loaded))
+    before, after = (generate(m, reference, Window(camera, 4.0), SamplerOptions(2)) for m in (small_model, loaded))
     assert torch.equal(before, after)
 
 

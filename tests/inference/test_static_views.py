@@ -9,6 +9,7 @@ from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 from mvtrack.training.static_validation import alignment, score_views, still_cases
 
@@ -43,7 +44,7 @@ def cases(model):
 def test_the_missing_views_come_back(model, cases):
     for case, missing in zip(cases, (2, 1) if model.config.views.encoding == "images" else (8, 4), strict=True):
         assert len(case.images) - case.num_given == missing
-        given, depth = case.images[: case.num_given], case.clip.depth[0, 0]
+        given, depth = case.images[: case.num_given], case.clip.scene_depth
         runs = [generate_views(model, given, case.camera, SamplerOptions(2, seed=s), depth) for s in (1, 1, 2)]
         assert runs[0].shape == (missing, 3, *SIZE)
         assert torch.equal(runs[0], runs[1])
@@ -88,16 +89,16 @@ def test_a_model_that_always_saw_cameras_cannot_be_guided(small_model, cases):
 def test_each_kind_of_model_names_the_other_function(model, cases, small_model):
     case = cases[0]
     with pytest.raises(ValueError, match="cannot re-shoot videos: use generate_views"):
-        generate(model, case.images[:1], Camera.stack([case.camera[:1]] * 2), scene_depth=4.0)
+        generate(model, case.images[:1], Window(Camera.stack([case.camera[:1]] * 2), 4.0))
     with pytest.raises(ValueError, match="no views of still scenes: use generate"):
         generate_views(small_model, case.images[:1], case.camera, scene_depth=4.0)
 
 
 def test_other_numbers_of_views_are_refused(model, cases):
     case = cases[0]
-    with pytest.raises(ValueError, match=r"needs \d cameras and fewer given views, got \(2,\) and 1"):
+    with pytest.raises(ValueError, match=r"needs \d cameras and fewer references, got \(2,\) and 1"):
         generate_views(model, case.images[:1], case.camera[:2], scene_depth=4.0)
-    with pytest.raises(ValueError, match=r"and fewer given views, got"):
+    with pytest.raises(ValueError, match=r"and fewer references, got"):
         generate_views(model, case.images, case.camera, scene_depth=4.0)
     if model.config.views.encoding == "path":
         with pytest.raises(ValueError, match=r"must have 4n \+ 1 frames, got 3"):

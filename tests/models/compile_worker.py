@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mvtrack.config.model import DiTConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 
 KERNELS = {None: "auto", "nothing": "auto", "attention": "flash"}  # one of them is chosen by a context manager
@@ -28,8 +29,8 @@ def step(keep: str | None, compiled: bool) -> tuple[list[torch.Tensor], int]:
     if compiled:
         dit.compile_blocks()
     given = (
-        torch.randn(2, 2, 3, 5, 4, 6), torch.tensor([300.0, 700.0]), torch.randn(2, 2, 3, 24, 4, 6),
-        torch.randn(2, 7, 11),
+        torch.randn(2, 2, 3, 5, 4, 6), torch.tensor([300.0, 700.0]),
+        Conditioning(torch.randn(2, 2, 3, 24, 4, 6), torch.randn(2, 7, 11)),
     )  # fmt: skip
     dit(*given, tap_layers=(0, 2)).prediction.sum().backward()  # tries kernels, compiles both ways
     dit.zero_grad()
@@ -55,7 +56,7 @@ def graphs_of_many_sizes() -> tuple[int, int]:
     sizes = [(frames, side) for frames in (1, 2, 3) for side in (4, 6, 8)]
     for frames, side in sizes * 2:  # the second time they are there
         latents, rays = torch.randn(1, 2, frames, 5, side, side), torch.randn(1, 2, frames, 24, side, side)
-        given = latents, torch.tensor([300.0]), rays, torch.randn(1, 7, 11)
+        given = latents, torch.tensor([300.0]), Conditioning(rays, torch.randn(1, 7, 11))
         dit(*given).prediction.sum().backward()
         with torch.no_grad():
             dit(*given)

@@ -18,6 +18,7 @@ from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.models import attention
 from mvtrack.models.activation_checkpointing import Checkpointing, keeps_attention
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.training.engine import warn_if_nothing_is_kept
 
@@ -39,7 +40,7 @@ def inputs():
     g = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 2, 3, 5, 4, 6, generator=g)
     rays = torch.randn(2, 2, 3, 24, 4, 6, generator=g)
-    return latents, torch.tensor([300.0, 700.0]), rays, torch.randn(2, 7, 11, generator=g)
+    return latents, torch.tensor([300.0, 700.0]), Conditioning(rays, torch.randn(2, 7, 11, generator=g))
 
 
 class AttentionCounter(TorchDispatchMode):
@@ -99,7 +100,7 @@ def kept_bytes(checkpointing) -> int:
     """Bytes that the graph holds between forward and backward, parameters and inputs left out."""
     dit, given = model(), inputs()
     dit.checkpointing = checkpointing
-    own = {p.untyped_storage().data_ptr() for p in [*dit.parameters(), *given]}
+    own = {p.untyped_storage().data_ptr() for p in [*dit.parameters(), *given[:2], *given[2][:2]]}
     held = {}
 
     def pack(x):

@@ -6,8 +6,7 @@ import torch
 from mvtrack.config.model import RayConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov, plucker_rays
 from mvtrack.geometry.trajectory import CameraPath
-from mvtrack.models.camera_conditioning import RayEncoder, ray_maps
-from mvtrack.models.reshoot_model import model_cameras
+from mvtrack.models.conditioning import RayEncoder, model_cameras, ray_maps
 
 V, T, H, W = 2, 9, 24, 32
 
@@ -66,14 +65,14 @@ def test_ray_tokens_keep_their_place():
 
 
 def test_model_cameras_are_invariant_to_world_and_scale():
-    camera, depth = cameras(), torch.full((V, T, H, W), 2.0)
-    scaled, unit = model_cameras(camera, RayConfig(), depth)
+    camera = cameras()
+    scaled, unit = model_cameras(camera, RayConfig(), 2.0)
     assert unit.item() == 2
     torch.testing.assert_close(scaled.c2w[0, 0], torch.eye(4))
     rotation = CameraPath("pan_left").poses(3)[-1].float()
     rotation[:3, 3] = torch.tensor([3.0, 1.0, -2.0])
     moved = Camera(rotation @ camera.c2w, camera.K, camera.size).scaled(torch.tensor([5.0]))
-    again, unit = model_cameras(moved, RayConfig(), 5 * depth)
+    again, unit = model_cameras(moved, RayConfig(), 10.0)
     torch.testing.assert_close(again.c2w, scaled.c2w, atol=1e-5, rtol=0)
     assert unit.item() == 10
 
@@ -86,7 +85,7 @@ def test_scale_policies_divide_by_their_length():
     assert model_cameras(camera, RayConfig(scale="none"))[1].item() == 1
     still = Camera(torch.eye(4).expand(V, T, 4, 4), camera.K, camera.size)
     assert model_cameras(still, RayConfig(scale="path_extent"))[1].item() == 1
-    with pytest.raises(ValueError, match="needs depth maps or scene_depth"):
+    with pytest.raises(ValueError, match="needs scene_depth"):
         model_cameras(camera, RayConfig())
 
 

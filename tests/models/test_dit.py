@@ -5,7 +5,8 @@ import torch
 
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
-from mvtrack.models.dit import WanDiT, frame_positions
+from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.dit import TokenGrid, WanDiT, frame_positions
 from mvtrack.models.flops import forward_flops, training_flops
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.rope import apply_rope, axis_frequencies, default_pairs, rope_table
@@ -42,7 +43,9 @@ def test_golden_wan_forward(wan_numbers):
     for block in dit.blocks:
         block.register_forward_hook(lambda _block, _given, out: seen.append(out[0]))
     with torch.no_grad():
-        out = dit(latents, numbers["in.timestep"], text=numbers["in.context"], num_reference=0, tap_layers=(1,))
+        out = dit(
+            latents, numbers["in.timestep"], Conditioning(text=numbers["in.context"], num_reference=0), tap_layers=(1,)
+        )
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), numbers["out.velocity"], atol=1e-5, rtol=0)
     assert len(seen) == 3
     for i, tokens in enumerate(seen):
@@ -60,10 +63,10 @@ def test_pre_rope_taps_become_usual_taps_through_rope(checkpointing):
     plain.checkpointing = checkpointing
     seen = []
     with visiting_layers(plain, lambda _layer, q, k: seen.append((q, k)), (1,)):
-        bare = plain(latents, timestep, rays, text, tap_layers=(1,))
-    out = usual(latents, timestep, rays, text, tap_layers=(1,))
+        bare = plain(latents, timestep, Conditioning(rays, text), tap_layers=(1,))
+    out = usual(latents, timestep, Conditioning(rays, text), tap_layers=(1,))
     assert torch.equal(bare.prediction, out.prediction)
-    rope = usual._rope(V, F, (GH, GW), 1, latents.device)
+    rope = usual._rope(TokenGrid(V, F, GH, GW), 1, latents.device)
     for unturned, turned, attended in zip(bare.taps[0], out.taps[0], seen[0], strict=True):
         assert (unturned - turned).abs().max() > 1e-2
         flat = apply_rope(unturned.flatten(1, 4), *rope)
@@ -83,7 +86,7 @@ def test_prediction_has_latents_shape_for_any_views():
     dit = model()
     for views in (1, 2, 5):
         latents, time, rays, text = inputs(views=views)
-        out = dit(latents, time, rays, text, num_reference=min(1, views - 1), tap_layers=(0, 2))
+        out = dit(latents, time, Conditioning(rays, text, num_reference=min(1, views - 1)), tap_layers=(0, 2))
         assert out.prediction.shape == latents.shape
         assert [tuple(t.q.shape) for t in out.taps] == [(B, views, F, GH, GW, 2, 12)] * 2
 
@@ -91,8 +94,8 @@ def test_prediction_has_latents_shape_for_any_views():
 def test_samples_of_a_batch_stay_apart():
     dit = model()
     latents, time, rays, text = inputs()
-    together = dit(latents, time, rays, text).prediction
-    alone = dit(latents[1:], time[1:], rays[1:], text[1:]).prediction
+    together = dit(latents, time, Conditioning(rays, text)).prediction
+    alone = dit(latents[1:], time[1:], Conditioning(rays[1:], text[1:])).prediction
     torch.testing.assert_close(together[1:], alone)
 
 
@@ -101,14 +104,14 @@ def test_reference_mask_works_per_frame_and_sample(rope_frames):
     dit = model(replace(TINY, rope_frames=rope_frames))
     latents, time, rays, text = inputs()
     first = (torch.arange(V) < 2)[:, None].expand(B, V, F)
-    plain = dit(latents, time, rays, text, num_reference=2).prediction
-    torch.testing.assert_close(dit(latents, time, rays, text, reference=first).prediction, plain)
+    plain = dit(latents, time, Conditioning(rays, text, num_reference=2)).prediction
+    torch.testing.assert_close(dit(latents, time, Conditioning(rays, text, reference=first)).prediction, plain)
     mixed = first.clone()
     mixed[1] = torch.tensor([[True, False], [False, True], [False, False]])
-    out = dit(latents, time, rays, text, reference=mixed).prediction
+    out = dit(latents, time, Conditioning(rays, text, reference=mixed)).prediction
     torch.testing.assert_close(out[0], plain[0])
     assert (out[1] - plain[1]).abs().max() > 1e-3
-    alone = dit(latents[1:], time[1:], rays[1:], text[1:], reference=mixed[1:]).prediction
+    alone = dit(latents[1:], time[1:], Conditioning(rays[1:], text[1:], reference=mixed[1:])).prediction
     torch.testing.assert_close(out[1:], alone)
 
 
@@ -117,9 +120,9 @@ def test_by_view_frames_ignore_roles():
     dit = model(replace(TINY, rope_frames="by_view"))
     latents, time, rays, text = inputs()
     given = torch.tensor([[True, True, True], [True, False, False]])[..., None].expand(B, V, F)
-    views = dit(latents, time, rays, text, reference=given).prediction
+    views = dit(latents, time, Conditioning(rays, text, reference=given)).prediction
     one = [x.flatten(1, 2)[:, None] for x in (latents, rays, given)]
-    joined = dit(one[0], time, one[1], text, reference=one[2]).prediction
+    joined = dit(one[0], time, Conditioning(one[1], text, reference=one[2])).prediction
     torch.testing.assert_close(joined[:, 0], views.flatten(1, 2))
 
 
@@ -127,22 +130,17 @@ def test_reference_mask_with_role_frames_raises():
     dit = model(replace(TINY, rope_frames="concat"))
     latents, time, rays, text = inputs()
     with pytest.raises(ValueError, match="concat numbers whole views by role"):
-        dit(latents, time, rays, text, reference=torch.ones(B, V, F, dtype=torch.bool))
+        dit(latents, time, Conditioning(rays, text, reference=torch.ones(B, V, F, dtype=torch.bool)))
 
 
-def test_tapped_logit_heads_are_returned(generator):
+def test_logit_heads_give_their_weights_with_gradients(generator):
     torch.manual_seed(0)
-    dit = WanDiT(TINY, RAYS, logit_heads=(0, 2))
-    latents, time, rays, text = inputs()
-    out = dit(latents, time, rays, text, tap_layers=(1, 2))
-    assert len(out.taps) == 2
-    assert len(out.logit_heads) == 1
-    logits = torch.randn(7, 2, generator=generator)
-    torch.testing.assert_close(out.logit_heads[0](logits), dit.logit_heads["2"](logits))
-    out.logit_heads[0](logits).square().sum().backward()
+    dit, logits = WanDiT(TINY, RAYS, logit_heads=(0, 2)), torch.randn(7, 2, generator=generator)
+    projection = dit.logit_heads["2"].projection()
+    torch.testing.assert_close(projection(logits), dit.logit_heads["2"](logits))
+    projection(logits).square().sum().backward()
     assert dit.logit_heads["2"].mlp["0"].weight.grad.abs().sum() > 0
     assert dit.logit_heads["0"].mlp["0"].weight.grad is None
-    assert dit(latents, time, rays, text).logit_heads == ()
 
 
 @pytest.mark.parametrize("rope_frames", ["shared", "concat"])
@@ -151,8 +149,8 @@ def test_shared_frames_make_target_views_interchangeable(rope_frames):
     dit = model(replace(TINY, rope_frames=rope_frames))
     latents, time, rays, text = inputs()
     order = [0, 2, 1]
-    out = dit(latents, time, rays, text).prediction
-    swapped = dit(latents[:, order], time, rays[:, order], text).prediction[:, order]
+    out = dit(latents, time, Conditioning(rays, text)).prediction
+    swapped = dit(latents[:, order], time, Conditioning(rays[:, order], text)).prediction[:, order]
     assert torch.allclose(out, swapped, atol=1e-5) == (rope_frames == "shared")
 
 
@@ -160,7 +158,7 @@ def test_shared_frames_make_target_views_interchangeable(rope_frames):
 def test_every_input_reaches_prediction(part):
     dit = model()
     latents, time, rays, text = inputs()
-    before = dit(latents, time, rays, text).prediction[:, 1]
+    before = dit(latents, time, Conditioning(rays, text)).prediction[:, 1]
     if part == "reference":
         latents = latents + torch.zeros_like(latents).index_fill_(1, torch.tensor([0]), 1.0)
     elif part == "camera":
@@ -169,7 +167,7 @@ def test_every_input_reaches_prediction(part):
         text = text + 1
     else:
         time = time + 40
-    assert (dit(latents, time, rays, text).prediction[:, 1] - before).abs().max() > 1e-3
+    assert (dit(latents, time, Conditioning(rays, text)).prediction[:, 1] - before).abs().max() > 1e-3
 
 
 def test_checkpointing_changes_nothing():
@@ -178,7 +176,7 @@ def test_checkpointing_changes_nothing():
     for checkpointing in (False, True):
         dit = model()
         dit.checkpointing = Checkpointing() if checkpointing else None
-        out = dit(latents, time, rays, text, tap_layers=(1,))
+        out = dit(latents, time, Conditioning(rays, text), tap_layers=(1,))
         (out.prediction.square().mean() + out.taps[0].q.square().mean()).backward()
         grads.append({n: p.grad for n, p in dit.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
@@ -224,7 +222,7 @@ def test_invalid_sizes_raise():
         DiTConfig(dim=24, num_heads=2, rope_pairs=(1, 2, 2))
     latents, time, rays, text = inputs()
     with pytest.raises(ValueError, match="latents make 72"):
-        model()(latents, time, rays[..., : GH * 2 - 2, :], text)
+        model()(latents, time, Conditioning(rays[..., : GH * 2 - 2, :], text))
 
 
 def masked_softmax(scope: str):
@@ -242,12 +240,12 @@ def masked_softmax(scope: str):
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, role_embedding=False, rope_frames="concat")])
 def test_factorised_attention_equals_full_attention_with_masks(config):
-    given = inputs()
+    latents, time, rays, text = inputs()
     full, factorised = model(config), model(replace(config, attention="factorised"))
     factorised.load_state_dict(full.state_dict(), strict=True)
     for i, block in enumerate(full.blocks):
         block.self_attn.attend = masked_softmax(("view", "moment")[i % 2])
-    one, two = (dit(*given, tap_layers=(1, 2)) for dit in (full, factorised))
+    one, two = (dit(latents, time, Conditioning(rays, text), tap_layers=(1, 2)) for dit in (full, factorised))
     torch.testing.assert_close(two.prediction, one.prediction, atol=1e-5, rtol=1e-5)
     for a, b in zip(one.taps, two.taps, strict=True):
         for x, y in zip(a, b, strict=True):

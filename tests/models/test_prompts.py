@@ -6,7 +6,7 @@ import torch
 from mvtrack.config.encoders import CodecConfig, ImageConfig, TextConfig
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.models import prompts
-from mvtrack.models.prompts import make_prompts
+from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT
 
 FRAME = torch.zeros(3, 5, 7)
@@ -40,12 +40,12 @@ def asked(monkeypatch) -> list:
 
 
 def test_guidance_encodes_negative_prompt(asked):
-    made = make_prompts(CONFIG, FRAME, "a ball", guidance=5.0)
+    made = make_prompts(CONFIG, FRAME, Captions("a ball", guidance=5.0))
     assert asked == [(["a ball", NEGATIVE_PROMPT], "umt5"), ((1, 3, 5, 7), "clip")]
     assert made.text.shape == made.negative_text.shape == (5, 3)
     assert made.negative_text[0, 0] == 1
     assert made.image.shape == (13, 11)
-    make_prompts(CONFIG, FRAME, "a ball", negative="", guidance=5.0)
+    make_prompts(CONFIG, FRAME, Captions("a ball", negative="", guidance=5.0))
     assert asked[2] == (["a ball", ""], "umt5")
 
 
@@ -73,7 +73,7 @@ def test_branchless_model_needs_no_prompts(asked):
 )
 def test_mismatched_prompts_raise(asked, config, given, message):
     with pytest.raises(ValueError, match=message):
-        make_prompts(config, FRAME, **given)
+        make_prompts(config, FRAME, Captions(**given))
 
 
 def test_encoder_without_branch_raises():

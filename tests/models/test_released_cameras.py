@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.config.model import DiTConfig, NativeCameraConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
-from mvtrack.models.released_cameras import native_inputs, plucker_maps, pose_rows, relative_cameras
+from mvtrack.models.conditioning import Window, plucker_maps, pose_rows, relative_cameras, released_cameras
 
 SYNTHETIC = Path(__file__).parents[1] / "golden/cameras_synthetic.json"
 LENS = {"size": (720, 1280), "focal_mm": 24}
@@ -109,17 +110,19 @@ def moving(views, frames=9, size=(32, 48)) -> Camera:
     return Camera(c2w, K, size)
 
 
-def test_native_inputs_follow_branches():
-    camera = moving(2)
-    assert native_inputs(camera, DiTConfig(), NativeCameraConfig()) is None
-    given = native_inputs(camera, DiTConfig(pose_encoder=True), NativeCameraConfig())
-    assert given.poses.shape == (1, 2, 3, 12)
-    assert given.maps is None
-    image = torch.randn(1, 5, 7)
-    given = native_inputs(camera, DiTConfig(control_adapter=True, image_dim=7), NativeCameraConfig(), image)
-    assert given.maps.shape == (1, 2, 3, 24, 32, 48)
-    assert given.image is image
-    assert given.poses is None
+def with_branches(**switches) -> ModelConfig:
+    return ModelConfig(dit=DiTConfig(**switches), codec=CodecConfig(channels=16, stride=8))
+
+
+def test_released_inputs_follow_branches():
+    window = Window(moving(2))
+    assert released_cameras(window, with_branches()) == (None, None)
+    poses, maps = released_cameras(window, with_branches(pose_encoder=True))
+    assert poses.shape == (1, 2, 3, 12)
+    assert maps is None
+    poses, maps = released_cameras(window, with_branches(control_adapter=True))
+    assert maps.shape == (1, 2, 3, 24, 32, 48)
+    assert poses is None
 
 
 def test_target_views_keep_own_poses():
@@ -168,6 +171,6 @@ def test_native_poses_ignore_path_start():
 
 def test_invalid_cameras_raise():
     with pytest.raises(ValueError, match=r"with a target after 2 references, got \(1, 2, 9\)"):
-        native_inputs(moving(2), DiTConfig(pose_encoder=True), NativeCameraConfig(), num_reference=2)
+        released_cameras(Window(moving(2)), with_branches(pose_encoder=True), num_reference=2)
     with pytest.raises(ValueError, match=r"4n \+ 1"):
-        native_inputs(moving(2, frames=8), DiTConfig(pose_encoder=True), NativeCameraConfig())
+        released_cameras(Window(moving(2, frames=8)), with_branches(pose_encoder=True))

@@ -9,7 +9,7 @@ from einops import rearrange
 
 from mvtrack.config.model import DiTConfig, RayConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
-from mvtrack.models.checkpoint_adapters import NativeInputs
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
@@ -78,9 +78,9 @@ def redirector(golden_numbers):
 def test_golden_recammaster_forward(recammaster):
     golden = recammaster
     latents = golden.views("in.latents_source", "in.latents_target", "b c f h w -> b f c h w")
-    native = NativeInputs(poses=golden["in.cam"][:, None].expand(-1, 2, -1, -1))
+    conditioning = Conditioning(text=golden["in.context"], poses=golden["in.cam"][:, None].expand(-1, 2, -1, -1))
     tap = golden.given["qk_block"]
-    out, seen = golden.run(latents, golden["in.timestep"], text=golden["in.context"], tap_layers=(tap,), native=native)
+    out, seen = golden.run(latents, golden["in.timestep"], conditioning, tap_layers=(tap,))
     velocity = rearrange(out.prediction.flip(1), "b v f c h w -> b c (v f) h w")
     torch.testing.assert_close(velocity, golden["out.velocity_all"], **TOLERANCE)
     golden.check_tap(out.taps[0])
@@ -95,18 +95,18 @@ def redirector_inputs(golden):
         frames = rearrange(golden[f"in.plucker_{view}"], "b t h w c -> b t c h w")
         groups = torch.cat([frames[:, :1].expand(-1, 3, -1, -1, -1), frames], 1)
         maps.append(rearrange(groups, "b (f k) c h w -> b f (c k) h w", k=4))
-    native = NativeInputs(maps=torch.stack(maps, 1), image=golden["in.clip_feature"])
-    return latents, golden["in.timestep"], golden["in.context"], native
+    conditioning = Conditioning(text=golden["in.context"], maps=torch.stack(maps, 1), image=golden["in.clip_feature"])
+    return latents, golden["in.timestep"], conditioning
 
 
 def test_golden_redirector_forward(redirector):
     golden = redirector
-    latents, timestep, text, native = redirector_inputs(golden)
+    latents, timestep, conditioning = redirector_inputs(golden)
     inner = golden.given["inner_block"]
     attention, values = golden.dit.blocks[inner].self_attn, []
     attend = attention.attend
     attention.attend = lambda q, k, v, kernel: values.append(v) or attend(q, k, v, kernel)
-    out, seen = golden.run(latents, timestep, text=text, tap_layers=(inner,), native=native)
+    out, seen = golden.run(latents, timestep, conditioning, tap_layers=(inner,))
     torch.testing.assert_close(golden.ours_to_theirs(values[0].flatten(2)), golden["out.v"], **TOLERANCE)
     velocity = rearrange(out.prediction[:, 1], "b f c h w -> b c f h w")
     torch.testing.assert_close(velocity, golden["out.velocity"], **TOLERANCE)
@@ -121,10 +121,10 @@ def test_golden_redirector_forward(redirector):
 
 def test_golden_redirector_camera_tokens_and_phases(redirector):
     golden = redirector
-    *_, native = redirector_inputs(golden)
+    *_, conditioning = redirector_inputs(golden)
     attention = golden.dit.blocks[golden.given["inner_block"]].self_attn
     with torch.no_grad():
-        tokens = golden.dit.control_adapter(native.maps)
+        tokens = golden.dit.control_adapter(conditioning.maps)
         torch.testing.assert_close(golden.ours_to_theirs(tokens), golden["out.cam_emb"], **TOLERANCE)
         for name in ("qk", "vo"):
             phase = golden.ours_to_theirs(getattr(attention, f"rope_phase_{name}")(tokens))
@@ -153,7 +153,9 @@ def small(name, seed=0):
     dit = WanDiT(config, RayConfig(token_px=16, stride=8))
     for parameter in dit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    native = NativeInputs(
+    conditioning = Conditioning(
+        torch.randn(B, V, F, 24, 2 * GH, 2 * GW, generator=g),
+        torch.randn(B, 11, 11, generator=g),
         torch.randn(B, V, F, 12, generator=g) if config.pose_encoder else None,
         torch.randn(B, V, F, 24, 16 * GH, 16 * GW, generator=g) / 8 if config.control_adapter else None,
         torch.randn(B, 17, 13, generator=g) if config.image_dim else None,
@@ -161,9 +163,7 @@ def small(name, seed=0):
     inputs = {
         "latents": torch.randn(B, V, F, 5, 2 * GH, 2 * GW, generator=g),
         "timestep": torch.tensor([300.0, 700.0]),
-        "rays": torch.randn(B, V, F, 24, 2 * GH, 2 * GW, generator=g),
-        "text": torch.randn(B, 11, 11, generator=g),
-        "native": native,
+        "conditioning": conditioning,
     }
     return dit, inputs
 
@@ -173,19 +173,18 @@ def test_samples_stay_apart_and_taps_are_returned(name):
     dit, inputs = small(name)
     out = dit(**inputs, tap_layers=(0, 2))
     assert [tuple(tap.k.shape) for tap in out.taps] == [(B, V, F, GH, GW, 2, 12)] * 2
-    native = NativeInputs(*(None if x is None else x[1:] for x in inputs["native"]))
-    alone = dit(**{k: v[1:] for k, v in inputs.items() if k != "native"}, native=native)
+    second = Conditioning(*(x[1:] if isinstance(x, torch.Tensor) else x for x in inputs["conditioning"]))
+    alone = dit(inputs["latents"][1:], inputs["timestep"][1:], second)
     torch.testing.assert_close(out.prediction[1:], alone.prediction)
 
 
-@pytest.mark.parametrize(("name", "field"), [("recammaster", 0), ("redirector", 1), ("redirector", 2)])
+@pytest.mark.parametrize(("name", "field"), [("recammaster", "poses"), ("redirector", "maps"), ("redirector", "image")])
 def test_every_branch_reaches_prediction(name, field):
     dit, inputs = small(name)
     before = dit(**inputs).prediction
-    changed = list(inputs["native"])
-    changed[field] = changed[field].clone()
-    changed[field][:, 0] *= -1  # the reference's poses or maps, or an image token
-    after = dit(**inputs | {"native": NativeInputs(*changed)}).prediction
+    changed = getattr(inputs["conditioning"], field).clone()
+    changed[:, 0] *= -1  # the reference's poses or maps, or an image token
+    after = dit(**inputs | {"conditioning": inputs["conditioning"]._replace(**{field: changed})}).prediction
     assert (after - before)[:, 1:].abs().max() > 1e-3
 
 
@@ -202,9 +201,11 @@ def test_fresh_branch_changes_nothing():
         config = ModelConfig(replace(SMALL, **switches), RayConfig(stride=8), codec=codec, tap_layer=1)
         dit = WanDiT(config.dit, config.rays)
         fill(dit, initial_weights(config, 3))
-        native = inputs["native"] if "projector" in switches else None
-        for rays in (inputs["rays"], -inputs["rays"]):
-            outputs.append(dit(**inputs | {"native": native, "rays": rays}).prediction)
+        conditioning = inputs["conditioning"]
+        if "projector" not in switches:
+            conditioning = conditioning._replace(poses=None)
+        for rays in (conditioning.rays, -conditioning.rays):
+            outputs.append(dit(**inputs | {"conditioning": conditioning._replace(rays=rays)}).prediction)
     for other in outputs[1:]:
         torch.testing.assert_close(other, outputs[0])
 
@@ -227,19 +228,21 @@ def test_checkpointing_changes_nothing(name, keep):
 
 def test_missing_and_unused_inputs_raise(unchecked):
     dit, inputs = small("recammaster")
-    with pytest.raises(ValueError, match=r"needs native\.poses"):
-        dit(**inputs | {"native": None})
-    with pytest.raises(ValueError, match=r"no use for native\.maps"):
-        dit(**inputs | {"native": inputs["native"]._replace(maps=torch.zeros(1))})
-    with pytest.raises(ValueError, match="must be for 3 x 2 frames"):
-        dit(**inputs | {"native": NativeInputs(poses=inputs["native"].poses[:, :2])})
-    with pytest.raises(ValueError, match="needs text"):
-        dit(**inputs | {"text": None})
+    conditioning = inputs["conditioning"]
+    for changes, message in (
+        ({"poses": None}, r"needs conditioning\.poses"),
+        ({"maps": torch.zeros(1)}, r"no use for conditioning\.maps"),
+        ({"poses": conditioning.poses[:, :2]}, "must be for 3 x 2 frames"),
+        ({"text": None}, r"needs conditioning\.text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dit(**inputs | {"conditioning": conditioning._replace(**changes)})
     with pytest.raises(ValueError, match="must have 5 channels, got 7"):
         dit(**inputs | {"latents": torch.zeros(B, V, F, 7, 2 * GH, 2 * GW)})
     dit, inputs = small("redirector")
-    with pytest.raises(ValueError, match=r"native\.maps must be \(2, 3, 2, 24, 48, 80\), got \(2, 3, 2, 24, 40, 80\)"):
-        dit(**inputs | {"native": inputs["native"]._replace(maps=inputs["native"].maps[..., :40, :])})
+    small_maps = inputs["conditioning"]._replace(maps=inputs["conditioning"].maps[..., :40, :])
+    with pytest.raises(ValueError, match=r"maps must be \(2, 3, 2, 24, 48, 80\), got \(2, 3, 2, 24, 40, 80\)"):
+        dit(**inputs | {"conditioning": small_maps})
     with pytest.raises(ValueError, match="set dit.control_adapter: true"):
         replace(SMALL, rope_phases=True)
     with pytest.raises(ValueError, match="needs dit.text_dim"):

@@ -25,9 +25,10 @@ from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models import image_encoder
 from mvtrack.models import reshoot_model as backbone_model
 from mvtrack.models import vae as wan_vae
+from mvtrack.models.conditioning import Window
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.encoder_sources import with_sources
-from mvtrack.models.prompts import make_prompts
+from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.training.aligner import AlignerRun, train_aligner
 from mvtrack.video.reader import open_video
@@ -65,9 +66,9 @@ def test_converted_model_generates_video(config, tmp_path):
     camera = Camera(torch.eye(4).expand(2, T, 4, 4), intrinsics_from_fov(60.0, (H, W)).expand(2, T, 3, 3), (H, W))
 
     def video(caption: str, guidance: float) -> torch.Tensor:
-        told = make_prompts(model.config, reference[0], caption, guidance=guidance)
+        told = make_prompts(model.config, reference[0], Captions(caption, guidance=guidance))
         sample = SamplerOptions(steps=2, guidance=guidance)
-        return generate(model, reference, camera, sample, scene_depth=4.0, prompts=told)
+        return generate(model, reference, Window(camera, 4.0, told), sample)
 
     first = video("a red ball", 5.0)
     assert first.shape == reference.shape
@@ -75,11 +76,11 @@ def test_converted_model_generates_video(config, tmp_path):
     assert torch.equal(video("a red ball", 5.0), first)
     assert not torch.equal(video("down the hill", 5.0), first)
     assert not torch.equal(video("a red ball", 1.0), first)
-    empty = generate(model, reference, camera, SamplerOptions(steps=2), scene_depth=4.0)
+    empty = generate(model, reference, Window(camera, 4.0), SamplerOptions(steps=2))
     assert torch.equal(video("", 1.0), empty)
-    unguided = make_prompts(model.config, reference[0], "a red ball")
+    unguided = make_prompts(model.config, reference[0], Captions("a red ball"))
     with pytest.raises(ValueError, match="guidance needs the features of two captions"):
-        generate(model, reference, camera, SamplerOptions(2, guidance=5.0), scene_depth=4.0, prompts=unguided)
+        generate(model, reference, Window(camera, 4.0, unguided), SamplerOptions(2, guidance=5.0))
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from mvtrack.config.losses import CorrespondenceLossConfig, LossConfig, PointMatchConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
-from mvtrack.correspondence.targets import targets_from_depth, targets_from_tracks
-from mvtrack.data.loader import BatchDataset
-from mvtrack.training.objective import correspondence_targets, losses, prepare
+from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks
+from mvtrack.data.loader import Batch, BatchDataset
+from mvtrack.training.objective import Objective
 
 
 @pytest.fixture
@@ -22,17 +22,25 @@ def with_loss(config: RunConfig, **changes) -> RunConfig:
     return replace(config, loss=replace(config.loss, **changes))
 
 
+@pytest.fixture
+def correspondence_targets(small_model):
+    def targets(batch: Batch, config: RunConfig) -> CorrespondenceTargets:
+        return Objective(config).prepare(batch, small_model.codec).targets["correspondence"]
+
+    return targets
+
+
 def test_plain_weight_sets_correspondence_weight(config, small_model):
     assert config.loss == LossConfig(correspondence=0.1)
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
-    step = prepare(batch, small_model.codec, config)
+    step = Objective(config).prepare(batch, small_model.codec)
     old = targets_from_depth(batch.depth, batch.camera, 4)
-    assert torch.equal(step.targets.label, old.label)
-    assert torch.equal(step.targets.weight, old.weight)
+    assert torch.equal(step.targets["correspondence"].label, old.label)
+    assert torch.equal(step.targets["correspondence"].weight, old.weight)
 
 
 @pytest.mark.parametrize("source", ["tracks", "points"])
-def test_targets_depend_on_sample_alone(config, source):
+def test_targets_depend_on_sample_alone(config, correspondence_targets, source):
     settings = with_loss(config, correspondence_targets=source, correspondence_queries=13)
     together = correspondence_targets(BatchDataset(config.data, 0, 4, 4)[1][0], settings)
     alone = [correspondence_targets(batch, settings) for batch in BatchDataset(config.data, 0, 4, 1)[1]]
@@ -44,7 +52,7 @@ def test_targets_depend_on_sample_alone(config, source):
     assert len({tuple(row) for row in together.query.tolist()}) == 4
 
 
-def test_track_targets_cover_all_views_and_frames(config):
+def test_track_targets_cover_all_views_and_frames(config, correspondence_targets):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     every = correspondence_targets(
         batch, with_loss(config, correspondence_targets="tracks", correspondence_queries=None)
@@ -55,7 +63,7 @@ def test_track_targets_cover_all_views_and_frames(config):
     assert (every.weight.sum((0, 1)) > 0).all()
 
 
-def test_point_targets_match_across_time_on_request(config):
+def test_point_targets_match_across_time_on_request(config, correspondence_targets):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     settings = with_loss(
         config, correspondence_targets="points", correspondence_matches=PointMatchConfig(pairs="same_time")
@@ -69,24 +77,25 @@ def test_point_targets_match_across_time_on_request(config):
 def test_layers_average_and_log_apart(config, small_model):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
     both = with_loss(config, correspondence_layers=(0, 1))
-    step = prepare(batch, small_model.codec, config)
-    parts = losses(small_model.dit, step, both)
+    step = Objective(config).prepare(batch, small_model.codec)
+    parts = Objective(both)(small_model.dit, step)
     single = [
-        losses(small_model.dit, step, with_loss(config, correspondence_layers=(i,)))["correspondence"] for i in (0, 1)
+        Objective(with_loss(config, correspondence_layers=(i,)))(small_model.dit, step)["correspondence"]
+        for i in (0, 1)
     ]
     torch.testing.assert_close(parts["correspondence"], (single[0] + single[1]) / 2)
     torch.testing.assert_close(parts["correspondence_0"], single[0].detach())
     torch.testing.assert_close(parts["correspondence_1"], single[1].detach())
     torch.testing.assert_close(parts["total"], parts["flow"] + 0.1 * parts["correspondence"])
-    assert "correspondence_1" not in losses(small_model.dit, step, config)
+    assert "correspondence_1" not in Objective(config)(small_model.dit, step)
 
 
 def test_config_options_reach_loss(config, small_model):
     batch = BatchDataset(config.data, 0, 2, 2)[0][0]
-    step = prepare(batch, small_model.codec, config)
-    default = losses(small_model.dit, step, config)["correspondence"]
+    step = Objective(config).prepare(batch, small_model.codec)
+    default = Objective(config)(small_model.dit, step)["correspondence"]
     options = CorrespondenceLossConfig(heads="logit_mean")
-    other = losses(small_model.dit, step, with_loss(config, correspondence_options=options))["correspondence"]
+    other = Objective(with_loss(config, correspondence_options=options))(small_model.dit, step)["correspondence"]
     assert other != default
 
 

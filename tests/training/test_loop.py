@@ -19,7 +19,7 @@ from mvtrack.data.loader import BatchDataset
 from mvtrack.geometry.camera import relative_pose
 from mvtrack.models.reshoot_model import build_model, load_model
 from mvtrack.training.ema import EMA
-from mvtrack.training.objective import hash_seed, losses, prepare
+from mvtrack.training.objective import Objective, hash_seed
 from mvtrack.training.optimizer import build_optimizer, freeze, learning_rate_factor, refuse_left_lock
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def fitted_model(config: RunConfig, dataset: BatchDataset):
 def one_step(config):
     dataset = BatchDataset(config.data, 0, 2, 2)
     model = fitted_model(config, dataset)
-    return config, model, prepare(dataset[0][0], model.codec, config)
+    return config, model, Objective(config).prepare(dataset[0][0], model.codec)
 
 
 @pytest.mark.parametrize("prediction", ["x0", "velocity"])
@@ -50,33 +50,33 @@ def test_perfect_prediction_has_no_flow_loss(one_step, prediction):
     config = replace(config, model=replace(config.model, flow=flow))
     answer = step.latents if prediction == "x0" else step.noise - step.latents
 
-    def perfect(noisy, timestep, rays, text, tap_layers, **_):
+    def perfect(noisy, timestep, conditioning, tap_layers):
         torch.testing.assert_close(noisy[:, 0], step.latents[:, 0])  # the reference stays clean
         torch.testing.assert_close(timestep, 1000 * step.sigma)
-        return model.dit(noisy, timestep, rays, tap_layers=tap_layers)._replace(prediction=answer)
+        return model.dit(noisy, timestep, conditioning, tap_layers)._replace(prediction=answer)
 
-    assert losses(perfect, step, config)["flow"].item() < 1e-10
+    assert Objective(config)(perfect, step)["flow"].item() < 1e-10
 
 
 def test_reference_outputs_get_no_gradient(one_step):
     config, model, step = one_step
     step.latents.requires_grad_(False)
 
-    def zero_target(noisy, timestep, rays, text, tap_layers, **_):
-        out = model.dit(noisy, timestep, rays, tap_layers=tap_layers)
+    def zero_target(noisy, timestep, conditioning, tap_layers):
+        out = model.dit(noisy, timestep, conditioning, tap_layers)
         prediction = torch.cat([out.prediction[:, :1] + 100, step.latents[:, 1:]], 1)
         return out._replace(prediction=prediction)
 
-    assert losses(zero_target, step, config)["flow"].item() < 1e-10
+    assert Objective(config)(zero_target, step)["flow"].item() < 1e-10
 
 
 def test_objective_is_weighted_sum(one_step):
     config, model, step = one_step
-    parts = losses(model.dit, step, config)
+    parts = Objective(config)(model.dit, step)
     expected = parts["flow"] + config.loss.correspondence * parts["correspondence"]
     torch.testing.assert_close(parts["total"], expected)
     off = replace(config, loss=replace(config.loss, correspondence=0.0))
-    assert "correspondence" not in losses(model.dit, replace(step, targets=None), off)
+    assert "correspondence" not in Objective(off)(model.dit, step)
 
 
 def test_native_cameras_reach_loss(config):
@@ -85,11 +85,11 @@ def test_native_cameras_reach_loss(config):
     config = replace(config, model=replace(config.model, dit=dit))
     dataset = BatchDataset(config.data, 0, 2, 2)
     model, batch = fitted_model(config, dataset), dataset[0][0]
-    step = prepare(batch, model.codec, config)
+    step = Objective(config).prepare(batch, model.codec)
     expected = relative_pose(batch.camera.c2w[:, 0, 0], batch.camera.c2w[:, 1, 4])[:, :3].flatten(1)
-    torch.testing.assert_close(step.native.poses[:, 1, 1], expected.float(), atol=1e-5, rtol=0)
-    assert torch.equal(step.to(torch.device("cpu")).native.poses, step.native.poses)
-    losses(model.dit, step, config)["total"].backward()
+    torch.testing.assert_close(step.conditioning.poses[:, 1, 1], expected.float(), atol=1e-5, rtol=0)
+    assert torch.equal(step.to(torch.device("cpu")).conditioning.poses, step.conditioning.poses)
+    Objective(config)(model.dit, step)["total"].backward()
     assert all(block.cam_encoder.weight.grad.abs().sum() > 0 for block in model.dit.blocks)
 
 
@@ -98,8 +98,8 @@ def test_noise_depends_on_sample_alone(config):
     whole = BatchDataset(config.data, 0, 4, 4)
     parts = BatchDataset(config.data, 0, 4, 1)
     model = fitted_model(config, whole)
-    together = prepare(whole[1][0], model.codec, config)
-    alone = [prepare(micro, model.codec, config) for micro in parts[1]]
+    together = Objective(config).prepare(whole[1][0], model.codec)
+    alone = [Objective(config).prepare(micro, model.codec) for micro in parts[1]]
     assert torch.equal(together.noise, torch.cat([p.noise for p in alone]))
     assert torch.equal(together.sigma, torch.cat([p.sigma for p in alone]))
     assert len(set(together.sigma.tolist())) > 1
@@ -122,8 +122,12 @@ def test_freezing_follows_patterns(config):
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == sum(
         p.numel() for p in model.parameters() if p.requires_grad
     )
+    freeze(model, ("blocks.*.ffn.*", "tracking_head.*", "blocks.*.cam_encoder.*", "logit_heads.1.*"))  # switched off
+    assert all("ffn" in n for n, p in model.named_parameters() if p.requires_grad)
     with pytest.raises(ValueError, match=r"'blocks.\*.attn.\*' matches no parameter"):
         freeze(model, ("blocks.*.attn.*",))
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        freeze(model, ("tracking_head.*",))
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -134,7 +138,7 @@ def test_optimizers_lower_loss_and_resume(one_step, name):
     def run(dit, optimizer, steps: int) -> list[float]:
         values = []
         for _ in range(steps):
-            total = losses(dit, step, config)["total"]
+            total = Objective(config)(dit, step)["total"]
             optimizer.zero_grad()
             total.backward()
             optimizer.step()

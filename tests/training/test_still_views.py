@@ -14,7 +14,7 @@ from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.models.reshoot_model import build_model, load_model
-from mvtrack.training.objective import draw_references, keeps_camera, losses, prepare
+from mvtrack.training.objective import Objective
 
 COUNT = 3
 CAMEO_LOSS = {
@@ -58,9 +58,9 @@ def test_sample_holds_views_of_one_still_scene(still):
     _, config, model, batch = still
     images = config.model.views.encoding == "images"
     assert batch.video.shape[1:3] == ((COUNT, 1) if images else (1, 9))
-    step = prepare(batch, model.codec, config)
-    assert step.latents.shape[1:3] == step.reference.shape[1:] == ((COUNT, 1) if images else (1, COUNT))
-    assert step.num_tokens(config) == COUNT * 6 * 8
+    step = Objective(config).prepare(batch, model.codec)
+    assert step.latents.shape[1:3] == step.conditioning.reference.shape[1:] == ((COUNT, 1) if images else (1, COUNT))
+    assert step.num_tokens((1, 1, 1)) == COUNT * 6 * 8
     centres = batch.camera.c2w[..., :3].flatten(1, 2)
     apart = (centres[:, :1] - centres[:, 1:]).flatten(2).norm(dim=-1)
     assert (apart > 1e-3).any(1).all()
@@ -69,25 +69,25 @@ def test_sample_holds_views_of_one_still_scene(still):
 def test_number_of_references_is_drawn_per_sample(still):
     _, config, _, _ = still
     shape = (COUNT, 1) if config.model.views.encoding == "images" else (1, COUNT)
-    given = draw_references(torch.arange(400), shape, config).flatten(1)
+    given = Objective(config).draw_references(torch.arange(400), shape).flatten(1)
     assert given[:, 0].all()
     assert (given.int().diff(dim=1) <= 0).all()  # the given ones come first
     shares = [(given.sum(1) == n).float().mean().item() for n in (1, 2)]
     assert sum(shares) == pytest.approx(1)
     assert 0.4 < shares[0] < 0.6
-    assert torch.equal(draw_references(torch.arange(7, 9), shape, config).flatten(1), given[7:9])
+    assert torch.equal(Objective(config).draw_references(torch.arange(7, 9), shape).flatten(1), given[7:9])
 
 
 def test_cameras_drop_out_of_their_share(still):
     _, config, model, batch = still
-    kept = keeps_camera(torch.arange(400), config)
+    kept = Objective(config).keeps_camera(torch.arange(400))
     assert 0.23 < 1 - kept.float().mean() < 0.37
-    step = prepare(batch, model.codec, config)
-    own = keeps_camera(batch.index, config)
-    assert torch.equal(step.rays.flatten(1).any(1), own)
+    step = Objective(config).prepare(batch, model.codec)
+    own = Objective(config).keeps_camera(batch.index)
+    assert torch.equal(step.conditioning.rays.flatten(1).any(1), own)
     assert 0 < own.sum() < len(own)
-    without = prepare(batch, model.codec, replace(config, model=without_drop(config)))
-    assert torch.equal(without.rays[own], step.rays[own])
+    without = Objective(replace(config, model=without_drop(config))).prepare(batch, model.codec)
+    assert torch.equal(without.conditioning.rays[own], step.conditioning.rays[own])
     assert torch.equal(without.noise, step.noise)
 
 
@@ -97,25 +97,27 @@ def without_drop(config: RunConfig):
 
 def test_references_stay_clean_and_unsupervised(still):
     _, config, model, batch = still
-    step = prepare(batch, model.codec, config)
+    step = Objective(config).prepare(batch, model.codec)
 
-    def perfect(noisy, timestep, rays, text, tap_layers, reference, **_):
-        assert torch.equal(reference, step.reference)
+    def perfect(noisy, timestep, conditioning, tap_layers):
+        reference = conditioning.reference
+        assert torch.equal(reference, step.conditioning.reference)
         torch.testing.assert_close(noisy[reference], step.latents[reference])
         assert not torch.isclose(noisy[~reference], step.latents[~reference]).all(-1).any()
-        out = model.dit(noisy, timestep, rays, tap_layers=tap_layers, reference=reference)
+        out = model.dit(noisy, timestep, conditioning, tap_layers)
         wrong = step.latents + 100 * reference[..., None, None, None]
         return out._replace(prediction=wrong)
 
-    assert losses(perfect, step, config)["flow"].item() < 1e-10
+    perfect.logit_heads = model.dit.logit_heads
+    assert Objective(config)(perfect, step)["flow"].item() < 1e-10
 
 
 def test_split_batch_equals_whole(still):
     _, config, model, _ = still
     [together] = dataset(config, 4, 4)[3]
     split = dataset(config, 4, 1)[3]
-    whole = losses(model.dit, prepare(together, model.codec, config), config)
-    alone = [losses(model.dit, prepare(batch, model.codec, config), config) for batch in split]
+    whole = Objective(config)(model.dit, Objective(config).prepare(together, model.codec))
+    alone = [Objective(config)(model.dit, Objective(config).prepare(batch, model.codec)) for batch in split]
     for name in whole:
         mean = torch.stack([part[name] for part in alone]).mean()
         torch.testing.assert_close(whole[name], mean, atol=1e-5, rtol=1e-5)
@@ -123,7 +125,7 @@ def test_split_batch_equals_whole(still):
 
 def test_logit_head_and_blocks_before_tap_learn(still):
     _, config, model, batch = still
-    parts = losses(model.dit, prepare(batch, model.codec, config), config)
+    parts = Objective(config)(model.dit, Objective(config).prepare(batch, model.codec))
     model.dit.zero_grad()
     parts["correspondence"].backward()
     reached = {name for name, p in model.dit.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}

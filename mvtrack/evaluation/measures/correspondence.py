@@ -14,8 +14,9 @@ from mvtrack.evaluation.interface import Column, Inputs, Metric, Sample, Scores,
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.tracking import track_clip
 from mvtrack.evaluation.tracking_scores import score_tracks
-from mvtrack.inference.probe import probe_layer
+from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.tracking.features import FEATURE_SIGMA
+from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel
 
 _QUERIES, _SEED = 256, 0
@@ -58,7 +59,8 @@ class Correspondence(Metric):
 
     def _attention(self, model: ReshootModel, clip: Clip) -> Scores:
         targets = clip_targets(clip, model.config.rays.token_px, _QUERIES, _SEED)
-        [sums] = probe_layer(model, clip, targets, model.config.tap_layer, torch.tensor([FEATURE_SIGMA]), _SEED)
+        videos = noised_videos(model, clip.video, Window(clip.camera, clip.scene_depth), _SEED)
+        [sums] = probe_layer(model, videos, targets, model.config.tap_layer, torch.tensor([FEATURE_SIGMA]))
         means = sums.means().get("cross_view")
         return {"attention_pck": means["pck"] if means else skipped("no true track is seen by both views at once")}
 

@@ -18,10 +18,10 @@ from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
-from mvtrack.inference.sampler import SamplerOptions, generate_long, window_spans
-from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.inference.sampler import LongVideo, SamplerOptions, generate_long, window_spans
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.decoder.files import decoder_file, load_aligner
-from mvtrack.models.prompts import Prompts, captions_to_embed, remember_prompts, window_prompts
+from mvtrack.models.prompts import Captions, Prompts, remember_prompts, window_prompts
 from mvtrack.models.reshoot_model import WEIGHTS_FILE, ReshootModel, load_model, read_config
 
 
@@ -114,9 +114,9 @@ class ModelMethod(Method):
         sample = replace(self.sampling, seed=crc32(f"{self.sampling.seed} {inputs.key}".encode()))
         prompts = self._prompts(inputs, sample)  # first, so that the encoders are gone when the model loads
         model = self.placed()
-        aligned = self.decoder and SecondDecoding(load_aligner(self.decoder, self.config.codec))
-        conditioning = inputs.reference, inputs.camera, sample, None, inputs.subject_distance, prompts, aligned
-        return generate_long(model, *conditioning)
+        aligned = self.decoder and AlignedDecoding(load_aligner(self.decoder, self.config.codec))
+        video = LongVideo.in_memory(inputs.reference, inputs.camera, inputs.subject_distance)
+        return generate_long(model, replace(video, prompts=prompts), sample, aligned)
 
     def placed(self) -> ReshootModel:
         """The model, where it is to work; kept for the next call."""
@@ -126,11 +126,12 @@ class ModelMethod(Method):
         """The case's caption, where the model takes any, and each window's first frame."""
         config, device = self.config, self.placement.encoder_device
         caption = inputs.caption if config.dit.text_dim else None
-        return window_prompts(config, self._first_frames(inputs), caption, self.negative, sample.guidance, device)
+        captions = Captions(caption, self.negative, sample.guidance)
+        return window_prompts(config, self._first_frames(inputs), captions, device)
 
     def _captions(self, inputs: Inputs) -> list[str | None]:
         """All that have to be encoded for a case."""
-        return captions_to_embed(inputs.caption, self.negative, self.sampling.guidance)
+        return Captions(inputs.caption, self.negative, self.sampling.guidance).texts
 
     def _first_frames(self, inputs: Inputs) -> Float[Tensor, "n 3 H W"]:
         """Of every window."""

@@ -12,8 +12,8 @@ from mvtrack.inference.memory.codec import codec_bytes
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, window_spans
+from mvtrack.models.dit import empty_dit
 from mvtrack.models.flops import forward_flops
-from mvtrack.models.init_weights import empty_dit
 
 GIB = 2**30
 UTILISATION = 0.45  # of a processor's best, that such models reach as a rule

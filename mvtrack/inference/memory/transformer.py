@@ -8,9 +8,8 @@ import torch
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
-from mvtrack.models.checkpoint_adapters import ADAPTER_CHANNELS, NativeInputs
-from mvtrack.models.dit import WanDiT
-from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.conditioning import ADAPTER_CHANNELS, Conditioning
+from mvtrack.models.dit import DiTOutput, WanDiT, empty_dit
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
 
@@ -43,19 +42,18 @@ def forward_bytes(config: ModelConfig, scene: InputShape, dtype: torch.dtype, au
     return counter.peak
 
 
-def run_transformer(dit: WanDiT, config: ModelConfig, scene: InputShape, layers: tuple[int, ...] = (), track=None):
+def run_transformer(dit: WanDiT, config: ModelConfig, scene: InputShape, layers: tuple[int, ...] = ()) -> DiTOutput:
     """A pass on tensors of the right shapes."""
-    frames, (height, width), dit_config = num_latent_frames(scene.num_frames), scene.size, config.dit
+    frames, (height, width), sizes = num_latent_frames(scene.num_frames), scene.size, config.dit
     lead, stride = (scene.batch, scene.views, frames), config.codec.stride
     latents = torch.empty(*lead, config.codec.channels, height // stride, width // stride)
-    rays = torch.empty(*lead, config.rays.channels, height // config.rays.stride, width // config.rays.stride)
     length = config.text.length if config.text else TEXT_TOKENS
-    text = torch.empty(scene.batch, length, dit_config.text_dim) if dit_config.text_dim else None
-    native = NativeInputs(
-        torch.empty(*lead, 12) if dit_config.pose_encoder else None,
-        torch.empty(*lead, ADAPTER_CHANNELS, height, width) if dit_config.control_adapter else None,
-        torch.empty(scene.batch, IMAGE_TOKENS, dit_config.image_dim) if dit_config.image_dim else None,
+    conditioning = Conditioning(
+        rays=torch.empty(*lead, config.rays.channels, height // config.rays.stride, width // config.rays.stride),
+        text=torch.empty(scene.batch, length, sizes.text_dim) if sizes.text_dim else None,
+        poses=torch.empty(*lead, 12) if sizes.pose_encoder else None,
+        maps=torch.empty(*lead, ADAPTER_CHANNELS, height, width) if sizes.control_adapter else None,
+        image=torch.empty(scene.batch, IMAGE_TOKENS, sizes.image_dim) if sizes.image_dim else None,
     )
     dit.attention_kernel = lambda device, tokens: "flash"  # a fused kernel; none is tried here
-    timestep = torch.empty(scene.batch)
-    return dit(latents, timestep, rays, text, tap_layers=layers, track=track, native=native)
+    return dit(latents, torch.empty(scene.batch), conditioning, layers)

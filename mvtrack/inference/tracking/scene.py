@@ -15,8 +15,8 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.tracking.features import latent_features, view_features
 from mvtrack.inference.tracking.windowed_tracker import FeatureSource
 from mvtrack.inference.tracking.windows import Windows
-from mvtrack.models.head_cameras import head_cameras
-from mvtrack.models.prompts import Prompts, make_prompts
+from mvtrack.models.conditioning import Window, head_cameras
+from mvtrack.models.prompts import Captions, Prompts, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.video.resize import Fit
 from mvtrack.video.video import Video
@@ -54,8 +54,8 @@ def footage_source(
         missing = padded_length(stop - start) - (stop - start)
         video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
         part = _window_camera(camera, start, stop)
-        told = make_prompts(model.config, video[0, 0], caption, device=model.device)
-        features = view_features(model, video, part, scene_depth=scene_depth, prompts=told, start=camera.c2w[:, 0])
+        prompts = make_prompts(model.config, video[0, 0], Captions(caption), model.device)
+        features = view_features(model, video, Window(part, scene_depth, prompts, camera.c2w[:, 0]))
         return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, len(footage), camera.size, read)
@@ -112,9 +112,8 @@ def latent_source(
 
     def read(window: int) -> tuple:
         part = _window_camera(camera, *windows.spans[window])
-        told = prompts[window] if prompts else None
-        begin = camera.c2w[:, 0]
-        features = latent_features(model, latents(window), part, scene_depth=scene_depth, prompts=told, start=begin)
+        own_prompts = prompts[window] if prompts else None
+        features = latent_features(model, latents(window), Window(part, scene_depth, own_prompts, camera.c2w[:, 0]))
         return features, head_cameras(camera[:, windows.anchors(window)], model.config.tracking)
 
     return FeatureSource(windows, camera.shape[0], camera.size, read)

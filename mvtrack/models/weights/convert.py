@@ -11,7 +11,8 @@ import torch
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.presets import OURS, PRESETS, is_new_parameter
 from mvtrack.config.tree import from_tree
-from mvtrack.models.init_weights import empty_dit, initial_weights
+from mvtrack.models.dit import empty_dit
+from mvtrack.models.init_weights import initial_weights
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import FORMAT, ReshootModel
 from mvtrack.models.weights.checkpoint import Checkpoint, open_checkpoint

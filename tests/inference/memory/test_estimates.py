@@ -18,7 +18,7 @@ from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, Work, estimate_inference, weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.models.init_weights import empty_dit
+from mvtrack.models.dit import empty_dit
 from mvtrack.training.memory import estimate_training, judge_training, overrides, refuse_training
 
 CPU = Placement("cpu")

@@ -1,6 +1,7 @@
 """The second decoding inside of re-shooting: through the library, a long video, and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.geometry.warp import covisible
 from mvtrack.inference.pipeline import shipped_decoder, shipped_model
-from mvtrack.inference.sampler import SamplerOptions, generate, generate_stream
+from mvtrack.inference.sampler import LongVideo, SamplerOptions, generate, generate_stream
 from mvtrack.metrics.image import psnr
-from mvtrack.models.decoder.decode_aligned import SecondDecoding
+from mvtrack.models.conditioning import Window
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.decoder.files import load_aligner, save_aligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.reshoot_model import load_model, save_model
@@ -41,10 +43,10 @@ def shot(num_frames: int) -> tuple[torch.Tensor, Camera]:
 
 def test_fresh_decoder_changes_nothing(small_model):
     reference, camera = shot(5)
-    plain = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0)
+    plain = generate(small_model, reference, Window(camera, 4.0), SamplerOptions(1))
     for depth in (None, lambda _: torch.full(SIZE, 4.0)):
-        again = SecondDecoding(SmallAligner(8), depth)
-        found = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0, again=again)
+        aligned = AlignedDecoding(SmallAligner(8), depth)
+        found = generate(small_model, reference, Window(camera, 4.0), SamplerOptions(1), aligned=aligned)
         torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
 
 
@@ -57,21 +59,21 @@ def test_depth_frames_follow_video_frames(small_model, aligner):
         asked.append(frame)
         return torch.full(SIZE, 4.0)
 
-    again = SecondDecoding(aligner, depth)
+    aligned = AlignedDecoding(aligner, depth)
     read = lambda start, stop: reference[start:stop]  # noqa: E731
-    pieces = generate_stream(small_model, read, camera, SamplerOptions(1), scene_depth=4.0, again=again)
+    pieces = generate_stream(small_model, LongVideo(read, camera, 4.0), SamplerOptions(1), aligned=aligned)
     video = torch.cat(list(pieces))
     assert asked == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
-    plain = torch.cat(list(generate_stream(small_model, read, camera, SamplerOptions(1), scene_depth=4.0)))
+    plain = torch.cat(list(generate_stream(small_model, LongVideo(read, camera, 4.0), SamplerOptions(1))))
     assert (video - plain).abs().max() > 1e-3
 
 
-def test_scale_comes_from_distance_or_depth(small_model, aligner):
+def test_aligned_decoding_needs_the_subjects_distance(small_model, aligner):
     reference, camera = shot(5)
-    depth = torch.full((5, *SIZE), 4.0)
-    from_depth = generate(small_model, reference, camera, SamplerOptions(1), depth, again=SecondDecoding(aligner))
-    given = generate(small_model, reference, camera, SamplerOptions(1), scene_depth=4.0, again=SecondDecoding(aligner))
-    torch.testing.assert_close(from_depth, given)
+    config = replace(small_model.config, rays=replace(small_model.config.rays, scale="none"))
+    model, decoding = replace(small_model, config=config), AlignedDecoding(aligner)
+    with pytest.raises(ValueError, match="give scene_depth"):
+        generate(model, reference, Window(camera), SamplerOptions(1), aligned=decoding)
 
 
 def run(capsys, *arguments) -> tuple[int, str]:
@@ -113,11 +115,11 @@ def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
 def test_shipped_decoder_improves_shipped_model():
     """Where the reference sees the target's surface, with the reference's true depth: one rendered case."""
     model, clip = load_model(shipped_model()), render_case(CaseSpec(40_001, "arc_left", 15.0, 0.0, num_frames=9)).clip
-    again = SecondDecoding(load_aligner(shipped_decoder(), model.config.codec), lambda frame: clip.depth[0, frame])
+    decoding = AlignedDecoding(load_aligner(shipped_decoder(), model.config.codec), lambda frame: clip.depth[0, frame])
     seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
     plain, aligned = (
-        generate(model, clip.video[0], clip.camera, SamplerOptions(4), clip.depth[0], again=how)
-        for how in (None, again)
+        generate(model, clip.video[0], Window(clip.camera, clip.scene_depth), SamplerOptions(4), aligned=how)
+        for how in (None, decoding)
     )
     assert psnr(aligned, clip.video[1], seen) > psnr(plain, clip.video[1], seen) + 0.5
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.weights.convert import load_pretrained, open_released, recognise
 from mvtrack.models.weights.naming import DIT_DIFFUSERS
 
@@ -63,7 +64,9 @@ def test_golden_forward_from_every_layout(wan, tmp_path, write):
     latents = numbers["in.latents"].transpose(1, 2)[:, None]
     rays = torch.randn(2, 1, latents.shape[2], RAYS.channels, 16, 24)
     with torch.no_grad():
-        out = loaded.model.dit(latents, numbers["in.timestep"], rays, text=numbers["in.context"], num_reference=0)
+        out = loaded.model.dit(
+            latents, numbers["in.timestep"], Conditioning(rays, text=numbers["in.context"], num_reference=0)
+        )
     velocity = numbers["out.velocity"]
     torch.testing.assert_close(out.prediction[:, 0].transpose(1, 2), velocity, atol=1e-5, rtol=0)
 

@@ -13,6 +13,7 @@ from mvtrack.config.encoders import CodecConfig, TextConfig
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.config.placement import EncoderSources
 from mvtrack.config.presets import preset
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.reshoot_model import build_model, load_model, read_config, save_model
 from mvtrack.models.weights.export_formats import diffusers_config, write_diffusers, write_official
@@ -93,16 +94,10 @@ def test_exported_model_equals_diffusers(diffusers, tmp_path, config):
     given = {} if image is None else {"encoder_hidden_states_image": image}
     with torch.no_grad():
         expected = theirs(latents, time, text, **given).sample
-        native = None if image is None else native_inputs(image)
-        ours = model.dit(latents.transpose(1, 2)[:, None], time, text=text, num_reference=0, native=native).prediction
+        conditioning = Conditioning(text=text, image=image, num_reference=0)
+        ours = model.dit(latents.transpose(1, 2)[:, None], time, conditioning).prediction
     torch.testing.assert_close(ours[:, 0].transpose(1, 2), expected, atol=2e-5, rtol=0)
     assert expected.std() > 0.1
-
-
-def native_inputs(image):
-    from mvtrack.models.checkpoint_adapters import NativeInputs
-
-    return NativeInputs(image=image)
 
 
 def test_export_beyond_diffusers_raises(tmp_path, small_model):
