@@ -98,15 +98,6 @@ def test_tracking_head_stands_alone():
         assert foreign <= allowed, f"{path} imports {foreign}"
 
 
-def test_no_two_public_classes_have_one_name():
-    owners: dict[str, list[str]] = {}
-    for path in [*library_files(), *(ROOT / "tracking_head").rglob("*.py")]:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                owners.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
-    assert not {name: files for name, files in owners.items() if len(files) > 1}
-
-
 def test_scripts_are_never_imported():
     for folder in ("datasets", "eval"):
         assert not (ROOT / folder / "__init__.py").exists()
