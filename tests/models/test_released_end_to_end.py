@@ -229,23 +229,23 @@ def test_windows_see_own_first_frame_and_clip_loads_once(video, seeing, tmp_path
     load_clip, load_dit = image_encoder.load_encoder, batch.load_model
     monkeypatch.setattr(image_encoder, "load_encoder", lambda *a, **k: read.append("clip") or load_clip(*a, **k))
     monkeypatch.setattr(batch, "load_model", lambda *a: read.append("transformer") or load_dit(*a))
-    told = []
-    velocity = generating._velocity
+    images = []
+    encode = generating.encode_conditioning
 
-    def note(model, clean, x, sigma, given):
-        told.append(given.native.image)
-        return velocity(model, clean, x, sigma, given)
+    def note(*arguments):
+        images.append(encode(*arguments).image)
+        return encode(*arguments)
 
-    monkeypatch.setattr(generating, "_velocity", note)
+    monkeypatch.setattr(generating, "encode_conditioning", note)
     table = tmp_path / "jobs.csv"
     table.write_text(f"video,camera,out,guidance,steps\n{video},pan_left,a,1,1\n{video},pan_right,b,1,1\n")
     arguments = [table, "--camera", "pan_left", "--model", seeing, "--out", tmp_path / "o"]
     code, error = run(capsys, *arguments)
     assert code == 0, error
     assert read == ["clip", "transformer"]
-    assert len(told) == 4  # seven frames in windows of five
-    assert torch.equal(told[0], told[2])
-    assert not torch.equal(told[0], told[1])
+    assert len(images) == 4  # seven frames in windows of five
+    assert torch.equal(images[0], images[2])
+    assert not torch.equal(images[0], images[1])
 
 
 def test_clip_is_freed_before_transformer_loads(video, seeing, tmp_path, capsys, monkeypatch):

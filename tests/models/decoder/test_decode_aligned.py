@@ -107,9 +107,10 @@ def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
     code, error = run(capsys, *common, "--out", tmp_path / "o", "--decoder", tmp_path / "nowhere")
     assert code == 2
     assert f"no decoder at {tmp_path / 'nowhere'}" in error[0]
-    code, error = run(capsys, *common, "--out", tmp_path / "o", "--depth", tmp_path / "depth.npy")
+    unread = ["--resolution", "model", "--depth", tmp_path / "depth.npy"]
+    code, error = run(capsys, *common, "--out", tmp_path / "o", *unread)
     assert code == 2
-    assert "--depth is for the points that --tracks follows, or for --decoder" in error[0]
+    assert "--depth has no effect with --resolution model" in error[0]
 
 
 def test_shipped_decoder_improves_shipped_model():
