@@ -29,7 +29,7 @@ from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
-from mvtrack.evaluation.attention import AnalysisConfig, analyse
+from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT

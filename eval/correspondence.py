@@ -21,12 +21,12 @@ from tqdm import tqdm
 from mvtrack.config.errors import run_command
 from mvtrack.config.views import ViewsConfig
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
-from mvtrack.evaluation import attention_report as report
-from mvtrack.evaluation.attention import Analysis, AnalysisConfig, analyse
-from mvtrack.evaluation.attention_growth import Stage, check_comparable, growth_record, growth_table, write_growth
-from mvtrack.evaluation.attention_overlays import example_sheet
-from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
-from mvtrack.evaluation.attention_scenes import Subject
+from mvtrack.evaluation.attention import report
+from mvtrack.evaluation.attention.analysis import Analysis, AnalysisConfig, analyse
+from mvtrack.evaluation.attention.growth import Stage, check_comparable, growth_record, growth_table, write_growth
+from mvtrack.evaluation.attention.overlays import example_sheet
+from mvtrack.evaluation.attention.quality import correlate, measure_harm, picture_quality
+from mvtrack.evaluation.attention.scenes import Subject
 from mvtrack.evaluation.measures.perceptual import PerceptualDistance
 from mvtrack.evaluation.measures.weight_files import VARIABLE
 from mvtrack.files.cache import sha256

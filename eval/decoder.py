@@ -21,7 +21,7 @@ from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
 from mvtrack.evaluation.manifest import load_manifest
-from mvtrack.evaluation.tables import mean_interval
+from mvtrack.evaluation.tables import figures_table, mean_interval
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import load_aligner
@@ -77,12 +77,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _table(summary: dict) -> str:
-    names = list(next(iter(summary.values())))
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for way, scores in summary.items():
-        values = [f"{s['mean']:.3f} ({s['low']:.3f} to {s['high']:.3f})" for s in scores.values()]
-        lines.append(f"| {WAYS[way]} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+    return figures_table({WAYS[way]: scores for way, scores in summary.items()})
 
 
 if __name__ == "__main__":

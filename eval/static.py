@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mvtrack.config.errors import run_command
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.data.visualize.contact_sheet import contact_sheet
-from mvtrack.evaluation.tables import mean_interval
+from mvtrack.evaluation.tables import interval_text, markdown_table, mean_interval
 from mvtrack.files.cache import sha256
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import gradient_energy, psnr
@@ -109,11 +109,11 @@ def _summary(rows: list[dict]) -> dict[str, dict]:
 
 def _table(summary: dict[str, dict]) -> str:
     names = list(summary["all"])
-    lines = ["| | " + " | ".join([*names, "scenes"]) + " |", "|" + "---|" * (len(names) + 2)]
-    for group, figures in summary.items():
-        cells = [f"{figures[n]['mean']:.3f} ({figures[n]['low']:.3f} to {figures[n]['high']:.3f})" for n in names]
-        lines.append("| " + " | ".join([group, *cells, str(figures[names[0]]["count"])]) + " |")
-    return "\n".join(lines)
+    rows = [
+        [group, *(interval_text(figures[n]) for n in names), str(figures[names[0]]["count"])]
+        for group, figures in summary.items()
+    ]
+    return markdown_table(["", *names, "scenes"], rows)
 
 
 if __name__ == "__main__":

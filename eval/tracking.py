@@ -21,10 +21,10 @@ from tqdm import tqdm
 from mvtrack.config.errors import run_command
 from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.evaluation.manifest import load_tracking_cases
-from mvtrack.evaluation.tracking import attention_starts_of, follow_reference
-from mvtrack.evaluation.tracking_pictures import tracking_sheet
-from mvtrack.evaluation.tracking_report import paired, pooled_hidden, summarise, tables, verdict, write_report
-from mvtrack.evaluation.tracking_scores import score_model
+from mvtrack.evaluation.tracking.pictures import tracking_sheet
+from mvtrack.evaluation.tracking.report import paired, pooled_hidden, summarise, tables, verdict, write_report
+from mvtrack.evaluation.tracking.scores import score_model
+from mvtrack.evaluation.tracking.tracked_clips import attention_starts_of, follow_reference
 from mvtrack.files.cache import sha256
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.tracking.scene import require_head

@@ -13,7 +13,7 @@ import yaml
 import mvtrack
 from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import to_tree
-from mvtrack.evaluation.tables import mean_interval
+from mvtrack.evaluation.tables import markdown_table, mean_interval
 
 Scores = dict[str, float]
 
@@ -69,15 +69,15 @@ def spread(values: list[float]) -> dict:
 def table(comparison: dict[str, dict], titles: dict[str, tuple[str, float, str]], base: Scores | None = None) -> str:
     """Markdown, one score a line. titles: per score what it is called, a factor, and how its numbers are written."""
     head = ["", *(["before"] if base else []), "without", "with", "difference"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for name, (title, factor, form) in titles.items():
         cells = [] if base is None else [format(base[name] * factor, form)]
         for arm in ("without", "with", "difference"):
             mean, deviation = (comparison[name][arm][part] for part in ("mean", "sd"))
             spreads = "" if deviation is None else f" ± {deviation * factor:{form}}"
             cells.append(f"{mean * factor:{'+' if arm == 'difference' else ''}{form}}{spreads}")
-        lines.append("| " + " | ".join([title, *cells]) + " |")
-    return "\n".join(lines)
+        rows.append([title, *cells])
+    return markdown_table(head, rows)
 
 
 def plot_pairs(
@@ -115,15 +115,15 @@ def read_curves(metrics: Path, names: list[str]) -> dict[str, list[float]]:
 def curve_table(runs: dict[str, list[dict[str, list[float]]]], titles: dict[str, tuple[str, str]]) -> str:
     """Markdown: each score by step, mean ± standard deviation over the runs (seeds) of each arm."""
     steps = next(iter(runs.values()))[0]["step"]
-    lines = ["| | " + " | ".join(f"step {step}" for step in steps) + " |", "|" + "---|" * (len(steps) + 1)]
+    rows = []
     for name, (title, form) in titles.items():
         for arm, curves in runs.items():
             cells = []
             for values in zip(*(curve[name] for curve in curves), strict=True):
                 figure = spread(list(values))
                 cells.append(format(figure["mean"], form) + ("" if len(values) < 2 else f" ± {figure['sd']:{form}}"))
-            lines.append("| " + " | ".join([f"{title}, {arm}", *cells]) + " |")
-    return "\n".join(lines)
+            rows.append([f"{title}, {arm}", *cells])
+    return markdown_table(["", *(f"step {step}" for step in steps)], rows)
 
 
 def plot_curves(path: Path, runs: dict[str, list[dict[str, list[float]]]], titles: dict[str, tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.evaluation.pinned_benchmark import Scored
+from mvtrack.evaluation.tables import markdown_table
 
 CASES_PER_SHEET = 16
 _ROWS = {
@@ -21,14 +22,15 @@ def table(summary: dict, targets: dict, skipped: str | None) -> str:
     """Markdown: PSNR of model and baselines per set with 95 % intervals, then every target and whether it is met."""
     sets = [name for name in ("rendered", "footage") if name in summary]
     head = ["PSNR, dB (95 % interval)"] + [f"{s}, {part}" for s in sets for part in ("co-visible", "whole picture")]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name, label in _ROWS.items():
-        cells = [_cell(summary[s][f"{name}{suffix}"]) for s in sets for suffix in ("_covisible_db", "_db")]
-        lines.append("| " + " | ".join([label, *cells]) + " |")
-    lines += ["", "| target | reached | asked | met |", "|---|---|---|---|"]
-    for name, row in targets.items():
-        lines.append(f"| {name} | {row['value']:.3f} | {row['target']} | {'yes' if row['met'] else '**no**'} |")
-    return "\n".join(lines + (["", skipped] if skipped else []))
+    suffixes = ("_covisible_db", "_db")
+    rows = [
+        [label, *(_cell(summary[s][name + end]) for s in sets for end in suffixes)] for name, label in _ROWS.items()
+    ]
+    reached = [
+        [name, f"{row['value']:.3f}", row["target"], "yes" if row["met"] else "**no**"] for name, row in targets.items()
+    ]
+    parts = [markdown_table(head, rows), markdown_table(["target", "reached", "asked", "met"], reached), skipped]
+    return "\n\n".join(part for part in parts if part)
 
 
 def steps_table(by_steps: dict[int, dict]) -> str:
@@ -36,11 +38,11 @@ def steps_table(by_steps: dict[int, dict]) -> str:
     sets = [name for name in ("rendered", "footage") if name in next(iter(by_steps.values()))]
     columns = {"model_covisible_db": "co-visible dB", "model_db": "whole dB", "gradient_energy": "gradient energy"}
     head = ["sampling steps"] + [f"{s}, {label}" for s in sets for label in columns.values()]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for steps, summary in by_steps.items():
-        cells = [f"{summary[s][name]['mean']:.2f}" for s in sets for name in columns]
-        lines.append("| " + " | ".join([str(steps), *cells]) + " |")
-    return "\n".join(lines)
+    rows = [
+        [str(steps), *(f"{summary[s][name]['mean']:.2f}" for s in sets for name in columns)]
+        for steps, summary in by_steps.items()
+    ]
+    return markdown_table(head, rows)
 
 
 def _cell(figure: dict) -> str:

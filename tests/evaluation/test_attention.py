@@ -10,10 +10,10 @@ from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
-from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.evaluation.attention_overlays import best_shown, example_sheet
-from mvtrack.evaluation.attention_quality import Correlation, Harm
-from mvtrack.evaluation.attention_report import (
+from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
+from mvtrack.evaluation.attention.overlays import best_shown, example_sheet
+from mvtrack.evaluation.attention.quality import Correlation, Harm
+from mvtrack.evaluation.attention.report import (
     as_record,
     correlation_record,
     harm_record,

@@ -7,8 +7,8 @@ import torch
 
 from mvtrack.config.views import ViewsConfig
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
-from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.evaluation.attention_growth import (
+from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
+from mvtrack.evaluation.attention.growth import (
     Stage,
     check_comparable,
     growth_record,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
-from mvtrack.evaluation.attention_quality import correlate, measure_harm, picture_quality
+from mvtrack.evaluation.attention.quality import correlate, measure_harm, picture_quality
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr, ssim

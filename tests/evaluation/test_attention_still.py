@@ -13,10 +13,10 @@ import torch
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points, token_points
-from mvtrack.evaluation.attention import AnalysisConfig, analyse
-from mvtrack.evaluation.attention_overlays import example_sheet
-from mvtrack.evaluation.attention_quality import measure_harm, picture_quality
-from mvtrack.evaluation.attention_scenes import scene_of
+from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
+from mvtrack.evaluation.attention.overlays import example_sheet
+from mvtrack.evaluation.attention.quality import measure_harm, picture_quality
+from mvtrack.evaluation.attention.scenes import scene_of
 from mvtrack.geometry.camera import project
 from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions

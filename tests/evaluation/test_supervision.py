@@ -5,7 +5,7 @@ import torch
 
 from mvtrack.correspondence.targets import targets_from_tracks
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
-from mvtrack.evaluation.attention import AnalysisConfig, analyse
+from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
 from mvtrack.evaluation.supervision import TITLES, score, warp_consistency
 from mvtrack.geometry.warp import depth_warp
 from mvtrack.inference.forward_noised import noised_videos, probe_layer

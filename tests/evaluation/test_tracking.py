@@ -6,7 +6,9 @@ import torch
 
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.manifest import load_tracking_cases, still_delta
-from mvtrack.evaluation.tracking import (
+from mvtrack.evaluation.tracking.pictures import tracking_sheet
+from mvtrack.evaluation.tracking.scores import score_model, score_tracks, target_scores
+from mvtrack.evaluation.tracking.tracked_clips import (
     draw_queries,
     follow_reference,
     still,
@@ -14,8 +16,6 @@ from mvtrack.evaluation.tracking import (
     track_shuffled,
     true_depth_starts,
 )
-from mvtrack.evaluation.tracking_pictures import tracking_sheet
-from mvtrack.evaluation.tracking_scores import score_model, score_tracks, target_scores
 from mvtrack.inference.tracking.features import view_features
 from mvtrack.inference.tracking.scene import require_head
 from mvtrack.models.conditioning import Window

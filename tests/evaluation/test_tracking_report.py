@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mvtrack.evaluation.tracking_report import HIDDEN, paired, pooled_hidden, summarise, tables, verdict, write_report
+from mvtrack.evaluation.tracking.report import HIDDEN, paired, pooled_hidden, summarise, tables, verdict, write_report
 from mvtrack.models.reshoot_model import save_model
 
 NAN = float("nan")

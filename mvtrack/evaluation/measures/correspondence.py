@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, Clip
-from mvtrack.evaluation.attention_scenes import clip_targets
+from mvtrack.evaluation.attention.scenes import clip_targets
 from mvtrack.evaluation.interface import Column, Inputs, Metric, Sample, Scores, Skipped, failed, skipped
 from mvtrack.evaluation.methods.model import ModelMethod
-from mvtrack.evaluation.tracking import track_clip
-from mvtrack.evaluation.tracking_scores import score_tracks
+from mvtrack.evaluation.tracking.scores import score_tracks
+from mvtrack.evaluation.tracking.tracked_clips import track_clip
 from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.tracking.features import FEATURE_SIGMA
 from mvtrack.models.conditioning import Window

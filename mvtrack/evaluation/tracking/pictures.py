@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.data.visualize.drawing import as_unit_video, draw_tracks, rainbow
-from mvtrack.evaluation.tracking import TrackedClip
+from mvtrack.evaluation.tracking.tracked_clips import TrackedClip
 
 _POINTS = 20  # those asked for first; more hide each other
 _LEAST_WIDTH = 320

@@ -19,7 +19,7 @@ from mvtrack.correspondence.nearest_neighbours import points_from_depth, token_p
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums, kinds_of_rows, sum_scores
 from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_truth, sum_space
-from mvtrack.evaluation.attention_scenes import ProbedScene, Subject, check_subjects, scene_of
+from mvtrack.evaluation.attention.scenes import ProbedScene, Subject, check_subjects, scene_of
 from mvtrack.inference.forward_noised import NoisedVideos
 from mvtrack.metrics.correspondence import harmonic_mean
 from mvtrack.models.diffusion.flow import sampling_sigmas

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from mvtrack.config.model import ModelConfig
-from mvtrack.evaluation.attention import Analysis
-from mvtrack.evaluation.attention_quality import Correlation, correlate
-from mvtrack.evaluation.attention_report import correlation_record
+from mvtrack.evaluation.attention.analysis import Analysis
+from mvtrack.evaluation.attention.quality import Correlation, correlate
+from mvtrack.evaluation.attention.report import correlation_record
 from mvtrack.evaluation.plots import Curves, draw_curves
+from mvtrack.evaluation.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def growth_record(stages: list[Stage]) -> dict:
 def growth_table(stages: list[Stage]) -> str:
     """A Markdown table: cross-view alignment error (nats) and PCK of every layer, one row a model."""
     layers = range(len(stages[0].errors))
-    lines = ["| model | step | " + " | ".join(f"layer {i}" for i in layers) + " |", "|---" * (len(layers) + 2) + "|"]
+    rows = []
     for stage in stages:
         cells = [f"{e:.3f} / {100 * p:.1f} %" for e, p in zip(stage.errors, stage.pck, strict=True)]
-        lines.append(f"| {stage.name} | {'' if stage.step is None else stage.step} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([stage.name, "" if stage.step is None else str(stage.step), *cells])
+    return markdown_table(["model", "step", *(f"layer {i}" for i in layers)], rows)
 
 
 def write_growth(path: Path, stages: list[Stage]) -> None:

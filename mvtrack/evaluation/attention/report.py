@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from mvtrack.correspondence.space_scores import ANGLE_EDGES_DEG
-from mvtrack.evaluation.attention import SCORES, Analysis
-from mvtrack.evaluation.attention_quality import Correlation, Harm
+from mvtrack.evaluation.attention.analysis import SCORES, Analysis
+from mvtrack.evaluation.attention.quality import Correlation, Harm
 from mvtrack.evaluation.plots import (
     ByLayer,
     Curves,
@@ -17,7 +17,7 @@ from mvtrack.evaluation.plots import (
     draw_curves,
     draw_heat_maps,
 )
-from mvtrack.evaluation.tables import mean_interval
+from mvtrack.evaluation.tables import markdown_table, mean_interval
 
 SHOWN = (*SCORES, "harmonic_mean", "alignment_error")
 _KIND_TITLES = {
@@ -104,9 +104,8 @@ def summary(
     if harm is not None:
         for kind in harm.perturbed_db:
             columns[f"dB lost, {_HARM_TITLES[kind]}"] = [f"{np.mean(row):+.2f}" for row in harm.drop_db(kind)]
-    lines = ["| layer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for i in range(len(analysis.sums)):
-        lines.append(f"| {i} | " + " | ".join(values[i] for values in columns.values()) + " |")
+    rows = [[str(i), *(values[i] for values in columns.values())] for i in range(len(analysis.sums))]
+    lines = [markdown_table(["layer", *columns], rows)]
     lines.append(f"\nPCK of matching each point with its own place: {analysis.unmoved_pck['cross_view']:.4f}.")
     lines.append(f"Layer to tap (best harmonic mean, cross-view): {analysis.layer_to_tap()}.")
     return "\n".join(lines)

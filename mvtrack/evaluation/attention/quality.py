@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.attention_scenes import Subject, check_subjects
+from mvtrack.evaluation.attention.scenes import Subject, check_subjects
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson

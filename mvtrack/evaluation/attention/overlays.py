@@ -17,7 +17,7 @@ from mvtrack.data.visualize.attention_overlay import (
     token_centres,
     token_heat,
 )
-from mvtrack.evaluation.attention_scenes import Subject, scene_of
+from mvtrack.evaluation.attention.scenes import Subject, scene_of
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.reshoot_model import ReshootModel
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, Clip
-from mvtrack.evaluation.tracking import (
+from mvtrack.evaluation.tracking.tracked_clips import (
     TrackedClip,
     asked_in_reference,
     attention_starts_of,

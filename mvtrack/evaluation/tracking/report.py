@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from mvtrack.evaluation.tables import mean_interval
+from mvtrack.evaluation.tables import interval_text, markdown_table, mean_interval
 
 HIDDEN = "hidden_here_mean_px_of_256"
 _MODEL, _STILL, _TRUE_STARTS = "model", "points stay where they were", "target view, true starts"
@@ -126,15 +126,11 @@ def _turned(summary: Summary) -> Summary:
 
 
 def _table(summary: Summary) -> str:
-    names = dict.fromkeys(name for scores in summary.values() for name in scores)
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for who, scores in summary.items():
-        lines.append(f"| {who} | " + " | ".join(_cell(scores.get(name)) for name in names) + " |")
-    return "\n".join(lines)
+    names = list(dict.fromkeys(name for scores in summary.values() for name in scores))
+    return markdown_table(["", *names], [[who, *(_cell(row.get(n)) for n in names)] for who, row in summary.items()])
 
 
 def _cell(score: dict[str, float | int] | None) -> str:
     if score is None:
         return "-"
-    text = f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
-    return text + (f", {score['higher']} of {score['count']}" if "higher" in score else "")
+    return interval_text(score) + (f", {score['higher']} of {score['count']}" if "higher" in score else "")
