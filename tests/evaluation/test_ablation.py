@@ -53,7 +53,7 @@ def test_curves_come_from_the_log(tmp_path):
     titles = {"a": ("error", ".2f"), "b": ("PSNR, dB", ".1f")}
     runs = {"without": [curve, higher], "with": [curve]}
     rows = curve_table(runs, titles).splitlines()
-    assert rows[0] == "| | step 4 | step 8 |"
+    assert rows[0] == "|  | step 4 | step 8 |"
     assert rows[2] == "| error, without | 3.50 ± 0.71 | 2.50 ± 0.71 |"
     assert rows[5] == "| PSNR, dB, with | 1.0 | 5.0 |"
     plot_curves(tmp_path / "curves.png", runs, titles)

@@ -84,8 +84,8 @@ def test_an_oracle_meets_every_target(manifest, footage, monkeypatch, small_mode
     """`generate` replaced by one that looks the truth up (and is a little too bright): all figures must be met."""
     truth = {}
 
-    def oracle(model, reference, camera, sample, depth):
-        return truth.get(camera.c2w.sum().item(), -reference) * 0.98 + 0.01
+    def oracle(model, reference, window, sample):
+        return truth.get(window.camera.c2w.sum().item(), -reference) * 0.98 + 0.01
 
     score = yardstick._score
 
