@@ -1,4 +1,4 @@
-"""The project's one yardstick: a model on the pinned set, every baseline beside it (docs/evaluation.md)."""
+"""The pinned benchmark: a model on the pinned set, every baseline beside it (docs/evaluation.md)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The yardstick's table in Markdown, and its contact sheets."""
+"""The pinned benchmark's table in Markdown, and its contact sheets."""
 
 from pathlib import Path
 

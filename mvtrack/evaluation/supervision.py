@@ -9,9 +9,9 @@ from mvtrack.correspondence.probe_scores import KINDS, ProbeSums
 from mvtrack.correspondence.targets import targets_from_tracks
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
-from mvtrack.evaluation import pinned_benchmark as yardstick
 from mvtrack.evaluation.ablation import Scores
 from mvtrack.evaluation.manifest import Manifest
+from mvtrack.evaluation.pinned_benchmark import score_rendered
 from mvtrack.geometry.warp import covisible, depth_warp
 from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
@@ -54,13 +54,13 @@ def attention_scores(model: ReshootModel, specs: list[CaseSpec], layer: int) -> 
 
 
 def picture_scores(model: ReshootModel, specs: list[CaseSpec], sample: SamplerOptions) -> Scores:
-    """The yardstick's scores of generated videos, and how well they repeat what the reference shows.
+    """The pinned benchmark's scores of generated videos, and how well they repeat what the reference shows.
 
     Warp consistency: PSNR against the reference carried over by exact depth, where both views see.
     """
     manifest = Manifest(version=0, rendered=tuple(specs), footage=())
     rows = []
-    for case in yardstick.score_rendered(model, manifest, sample):
+    for case in score_rendered(model, manifest, sample):
         n = case.numbers
         rows.append(
             {

@@ -1,4 +1,4 @@
-"""How near estimated cameras are to the ones asked for: rotation, translation and both, per frame (CamI2V's measures).
+"""How near estimated cameras are to the target path's: rotation, translation and both, per frame (CamI2V's measures).
 
 Both paths are taken relative to their first frame, because an estimator chooses its own world; a monocular one chooses
 its unit too, which is what `ScaleRule` settles. A path that only turns has no translation to compare: its translation
@@ -18,13 +18,13 @@ from mvtrack.geometry.similarity import Similarity
 
 ScaleRule = Literal["self_max", "gt_lsq", "gt_max", "umeyama"]
 SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
-LEAST_EXTENT = 1e-3  # of a path that moves, in the unit of the asked-for cameras: a millimetre
+LEAST_EXTENT = 1e-3  # of a path that moves, in the unit of the target cameras: a millimetre
 _SELF_EPSILON, _PAIR_EPSILON = 1e-9, 1e-6  # CamI2V's and ReDirector's guards against a division by zero
 
 
 @dataclass(frozen=True)
 class CameraAccuracy:
-    """Errors per compared frame. Translations are shares of the path's size; NaN where the asked-for path only turns.
+    """Errors per compared frame. Translations are shares of the path's size; NaN where the target path only turns.
 
     coverage: share of the frames to compare that the estimator found; the errors are of these.
     """
@@ -54,7 +54,7 @@ def camera_accuracy(
     least_extent: float = LEAST_EXTENT,
     compared: Bool[Tensor, "T"] | None = None,
 ) -> CameraAccuracy:
-    """Errors of estimated cameras against those asked for; both in any world, the estimate in any unit.
+    """Errors of estimated cameras against the target path's; both in any world, the estimate in any unit.
 
     scale: `self_max` divides each path by its own largest distance from its first frame (CamI2V's relative measure);
     `gt_max` both by the true path's (CamI2V's absolute one, for estimates in metres); `gt_lsq` brings the estimate to

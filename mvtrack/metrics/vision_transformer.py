@@ -36,22 +36,30 @@ CLIP_B32 = VitConfig(768, 12, 12, 32, 7, True, 512)
 CLIP_L14 = VitConfig(1024, 24, 16, 14, 16, True, 768)
 
 
+# openai-clip's names where they differ from DINO's, which are this network's own
+_CLIP_NAMES = {
+    "class_embedding": "cls_token", "positional_embedding": "pos_embed", "conv1": "patch_embed.proj",
+    "ln_pre": "norm_pre", "ln_post": "norm", "transformer.resblocks": "blocks", "ln_": "norm",
+    "in_proj_weight": "qkv.weight", "in_proj_bias": "qkv.bias", "out_proj": "proj", "c_fc": "fc1", "c_proj": "fc2",
+}  # fmt: skip
+
+
 class ViTBlock(nn.Module):
     """Pre-norm attention and MLP."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        eps = 1e-5 if config.clip else 1e-6
+        eps, dim = 1e-5 if config.clip else 1e-6, config.dim
         self.heads, self.clip = config.heads, config.clip
-        self.norm1, self.norm2 = (nn.LayerNorm(config.dim, eps=eps) for _ in range(2))
-        self.qkv, self.proj = nn.Linear(config.dim, 3 * config.dim), nn.Linear(config.dim, config.dim)
-        self.up, self.down = nn.Linear(config.dim, 4 * config.dim), nn.Linear(4 * config.dim, config.dim)
+        self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=eps) for _ in range(2))
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, 4 * dim), "fc2": nn.Linear(4 * dim, dim)})
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        q, k, v = rearrange(self.qkv(self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        x = x + self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
-        hidden = self.up(self.norm2(x))
-        return x + self.down(hidden * torch.sigmoid(1.702 * hidden) if self.clip else F.gelu(hidden))
+        q, k, v = rearrange(self.attn["qkv"](self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        x = x + self.attn["proj"](rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        hidden = self.mlp["fc1"](self.norm2(x))
+        return x + self.mlp["fc2"](hidden * torch.sigmoid(1.702 * hidden) if self.clip else F.gelu(hidden))
 
 
 class VisionTransformer(nn.Module):
@@ -59,89 +67,64 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.config = config
-        self.patches = nn.Conv2d(3, config.dim, config.patch, config.patch, bias=not config.clip)
-        self.class_token = nn.Parameter(torch.zeros(config.dim))
-        self.positions = nn.Parameter(torch.zeros(1 + config.grid**2, config.dim))
-        self.norm_in = nn.LayerNorm(config.dim) if config.clip else nn.Identity()
+        self.config, dim = config, config.dim
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, config.patch, config.patch, bias=not config.clip)})
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, dim))
+        self.norm_pre = nn.LayerNorm(dim) if config.clip else nn.Identity()
         self.blocks = nn.ModuleList(ViTBlock(config) for _ in range(config.layers))
-        self.norm_out = nn.LayerNorm(config.dim, eps=1e-5 if config.clip else 1e-6)
-        self.projection = nn.Parameter(torch.zeros(config.dim, config.out_dim)) if config.clip else None
+        self.norm = nn.LayerNorm(dim, eps=1e-5 if config.clip else 1e-6)
+        self.proj = nn.Parameter(torch.zeros(dim, config.out_dim)) if config.clip else None
         self.requires_grad_(False)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        feature = self.norm_out(self._tokens(image)[:, 0])
-        return feature if self.projection is None else feature @ self.projection
+        feature = self.norm(self._tokens(image)[:, 0])
+        return feature if self.proj is None else feature @ self.proj
 
     def feature_map(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Normalised features of the patches, as a picture of H / patch by W / patch."""
         rows = image.shape[-2] // self.config.patch
-        return rearrange(self.norm_out(self._tokens(image)[:, 1:]), "b (h w) c -> b c h w", h=rows)
+        return rearrange(self.norm(self._tokens(image)[:, 1:]), "b (h w) c -> b c h w", h=rows)
 
     def _tokens(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N C"]:
-        grid = self.patches(image)  # (B, C, h, w)
-        first, others = self.positions[:1], self._positions_for(image)
-        x = torch.cat([self.class_token.expand(len(image), 1, -1), rearrange(grid, "b c h w -> b (h w) c")], 1)
-        x = self.norm_in(x + torch.cat([first, others]))
+        patches = rearrange(self.patch_embed["proj"](image), "b c h w -> b (h w) c")
+        positions = torch.cat([self.pos_embed[:, :1], self._positions_for(image)], 1)
+        x = self.norm_pre(torch.cat([self.cls_token.expand(len(image), 1, -1), patches], 1) + positions)
         for block in self.blocks:
             x = block(x)
         return x
 
-    def _positions_for(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "N C"]:
+    def _positions_for(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "1 N C"]:
         """Position embeddings of an image's patches. DINO stretches its own bicubically to anything but a square of its
         own size, by factors a tenth of a token too large."""
         side, (height, width) = self.config.grid, image.shape[-2:]
         rows, columns = height // self.config.patch, width // self.config.patch
         if height == width and rows == side:
-            return self.positions[1:]
+            return self.pos_embed[:, 1:]
         if self.config.clip:
             raise ValueError(f"CLIP takes pictures of {side * self.config.patch} pixels a side, got {height}x{width}")
-        own = rearrange(self.positions[1:], "(h w) c -> 1 c h w", h=side)
+        own = rearrange(self.pos_embed[:, 1:], "1 (h w) c -> 1 c h w", h=side)
         factors = ((rows + 0.1) / side, (columns + 0.1) / side)
-        return rearrange(F.interpolate(own, scale_factor=factors, mode="bicubic"), "1 c h w -> (h w) c")
+        return rearrange(F.interpolate(own, scale_factor=factors, mode="bicubic"), "1 c h w -> 1 (h w) c")
 
 
 def load_dino(file: Path, config: VitConfig = DINO_B16) -> VisionTransformer:
     """DINO's published backbone file. Raises ValueError that names the file when it is another."""
-    names = {"cls_token": "class_token", "pos_embed": "positions", "patch_embed.proj": "patches", "norm": "norm_out"}
-    inner = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "up", "mlp.fc2": "down"}
-    state = _renamed(_read(file), names, "blocks.", inner)
-    state |= {name: state[name].reshape(-1, state[name].shape[-1]) for name in ("positions",) if name in state}
-    state |= {name: state[name].reshape(-1) for name in ("class_token",) if name in state}
-    return _load(VisionTransformer(config), state, file)
+    return _load(VisionTransformer(config), _read(file), file)
 
 
 def load_clip(file: Path, config: VitConfig) -> VisionTransformer:
     """The image half of OpenAI's CLIP, from its published archive or a state file of it; in float32."""
-    names = {
-        "class_embedding": "class_token", "positional_embedding": "positions", "conv1": "patches", "ln_pre": "norm_in",
-        "ln_post": "norm_out", "proj": "projection",
-    }  # fmt: skip
-    inner = {
-        "ln_1": "norm1", "ln_2": "norm2", "attn.in_proj_weight": "qkv.weight", "attn.in_proj_bias": "qkv.bias",
-        "attn.out_proj": "proj", "mlp.c_fc": "up", "mlp.c_proj": "down",
-    }  # fmt: skip
-    visual = {name.removeprefix("visual."): value for name, value in _read(file).items() if name.startswith("visual.")}
-    return _load(VisionTransformer(config), _renamed(visual, names, "transformer.resblocks.", inner), file)
-
-
-def _renamed(state: dict[str, Tensor], names: dict[str, str], blocks: str, inner: dict[str, str]) -> dict[str, Tensor]:
-    """Parameters under our names: `names` outside the blocks, `inner` within them."""
-    out = {}
-    for name, value in state.items():
-        if name.startswith(blocks):
-            number, rest = name.removeprefix(blocks).split(".", 1)
-            out[f"blocks.{number}.{_with_new_start(rest, inner)}"] = value.float()
-        else:
-            out[_with_new_start(name, names)] = value.float()
-    return out
-
-
-def _with_new_start(name: str, starts: dict[str, str]) -> str:
-    for old, new in starts.items():
-        if name == old or name.startswith(f"{old}."):
-            return new + name[len(old) :]
-    return name
+    state = {}
+    for name, value in _read(file).items():
+        if name.startswith("visual."):
+            name = name.removeprefix("visual.")
+            for theirs, ours in _CLIP_NAMES.items():
+                name = name.replace(theirs, ours)
+            state[name] = rearrange(value, "... c -> 1 ... c") if name in ("cls_token", "pos_embed") else value
+    if "cls_token" in state:
+        state["cls_token"] = state["cls_token"][None]
+    return _load(VisionTransformer(config), state, file)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -171,7 +154,7 @@ def _load(model: VisionTransformer, state: dict[str, Tensor], file: Path) -> Vis
     wrong += sorted(set(state) - set(expected))
     if wrong:
         raise ValueError(f"{file} is not the expected network: {wrong[0]} is missing, unknown or of another size")
-    model.load_state_dict(state)
+    model.load_state_dict({name: value.float() for name, value in state.items()})
     return model.eval()
 
 

@@ -22,7 +22,7 @@ class TruePoses(Estimator):
     needs = ("source_camera",)
     footnotes = (
         "Poses: not estimated but known, of copies of the reference (its own), and of the truth and warps to it by "
-        "true depth (those asked for); no other row has any.",
+        "true depth (the target path's); no other row has any.",
     )
 
     def of_row(self, row: str) -> "TruePoses":
@@ -30,7 +30,7 @@ class TruePoses(Estimator):
 
     def estimate(self, inputs: Inputs, video: Float[Tensor, "N 3 H W"], subject: Subject) -> Estimate | Skipped:
         if self.row not in _SHOWN:
-            return skipped("a generated video has no true cameras, only those asked for: estimate them (--poses)")
+            return skipped("a generated video has no true cameras, only those of the target path: set poses.estimator")
         views = [0, _SHOWN[self.row]] if subject == "joint" else [_SHOWN[self.row]]
         c2w, K = (part[views].flatten(0, 1) for part in (inputs.camera.c2w, inputs.camera.K))
         found = torch.ones(len(c2w), dtype=torch.bool)

@@ -82,7 +82,7 @@ class EstimatedDepth(PairSource):
     name = "estimated_depth"
     needs = ("camera", "source_camera", "reference.depth", "generated.depth")
     footnote = (
-        "estimated depth of both videos, the reference's cameras and those asked for; claims no order between "
+        "estimated depth of both videos, the reference's and the target path's cameras; claims no order between "
         "models, as it often puts known qualities in the wrong one"
     )
 
@@ -99,7 +99,7 @@ class DepthFiles(PairSource):
     folder: Path | None = None
     name = "depth_files"
     needs = ("camera", "source_camera")
-    footnote = "depth files of both videos, the reference's cameras and those asked for"
+    footnote = "depth files of both videos, the reference's and the target path's cameras"
 
     def missing(self) -> str | None:
         if self.folder is None:
@@ -122,7 +122,7 @@ class DepthFiles(PairSource):
 class PairNetwork(PairSource):
     """A network in an environment of its own. python: its interpreter. model: a hub id or path that its loader takes;
     "": the published one. non_commercial: whether what may not be used commercially, or nobody knows the licence of,
-    may run. Each pair is given to the network alone, its pictures scaled, not cropped."""
+    may run. The network sees each pair alone, its pictures scaled, not cropped."""
 
     name: NetworkKind
     python: Path | None = None

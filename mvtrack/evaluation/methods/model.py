@@ -57,7 +57,7 @@ class ModelMethod(Method):
 
     @property
     def precision(self) -> str:
-        """Of the transformer's weights: what was asked for, or what the model's file says."""
+        """Of the transformer's weights: the placement's, or what the model's file says."""
         return self.placement.precision or self.config.sampling.precision
 
     @property

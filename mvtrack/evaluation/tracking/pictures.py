@@ -11,7 +11,7 @@ from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.data.visualize.drawing import as_unit_video, draw_tracks, rainbow
 from mvtrack.evaluation.tracking.tracked_clips import TrackedClip
 
-_POINTS = 20  # those asked for first; more hide each other
+_POINTS = 20  # those queried first; more hide each other
 _LEAST_WIDTH = 320
 
 

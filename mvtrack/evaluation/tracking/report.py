@@ -1,4 +1,4 @@
-"""What the scores of tracked clips add up to: means, differences paired by clip, the tables, and what was asked for."""
+"""What the scores of tracked clips add up to: means, differences paired by clip, the tables, and the aims."""
 
 import csv
 import json

@@ -23,7 +23,7 @@ from tracking_head import Cameras, Features, Queries, Tracker, Tracks, queries_f
 
 @dataclass(frozen=True)
 class TrackedClip:
-    """A clip's predicted and true tracks at video rate, and at which video frame each point was asked for.
+    """A clip's predicted and true tracks at video rate, and at which video frame each point was queried.
 
     start: video frame, x, y from which each point was followed in each view; frame -1 where none was found. features,
     queries, cameras: what the head was given.
@@ -128,14 +128,14 @@ def attention_starts_of(clip: Clip) -> FindStarts:
 
 
 def still(tracked: TrackedClip) -> Tracks:
-    """The baseline that leaves every point where it was asked for, always visible."""
+    """The baseline that leaves every point where it was queried, always visible."""
     frame = tracked.query_frame.long()[:, None, :, None].expand(-1, 1, -1, 2)
     xy = tracked.truth.xy.gather(1, frame).expand_as(tracked.truth.xy)
     return Tracks(xy, torch.ones_like(tracked.truth.visible), tracked.truth.valid)
 
 
 def asked_in_reference(tracked: TrackedClip) -> TrackedClip:
-    """The points that the reference asked for, as they were followed with a true start in every view."""
+    """The points queried in the reference, as they were followed with a true start in every view."""
     asked = tracked.queries.valid[0]
     truth = tracked.clip.tracks
     part = Tracks(truth.xy[:, :, asked], truth.visible[:, :, asked], truth.valid[:, asked])
