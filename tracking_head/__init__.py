@@ -1,5 +1,5 @@
-"""Multi-view point tracking from query/key features of any backbone. Needs torch, einops and
-jaxtyping only; files of its own are read and written with safetensors."""
+"""Multi-view point tracking from query/key features of any backbone. Needs torch and einops
+only; its own files are read and written with safetensors."""
 
 from tracking_head.config import HeadConfig
 from tracking_head.correlation import correlate, prepare

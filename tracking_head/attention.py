@@ -2,8 +2,9 @@
 
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from tracking_head.shapes import Bool, Float
 
 
 class Attention(nn.Module):

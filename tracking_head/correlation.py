@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tracking_head.pyramid import CorrelationConfig, Level, level_maps, patch_weights, pyramid_levels
+from tracking_head.shapes import Float, Int
 
 _CPU_CHUNK_BYTES = 6 * 2**20  # the gathered keys of a chunk stay in the cache
 _GPU_CHUNK_BYTES = 512 * 2**20

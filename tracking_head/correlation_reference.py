@@ -5,10 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
-from jaxtyping import Float
 from torch import Tensor
 
 from tracking_head.pyramid import CorrelationConfig
+from tracking_head.shapes import Float
 
 
 def reference_volume(

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
+
+from tracking_head.shapes import Float
 
 _DEGREES = 10  # octaves of sines and cosines, as MV-TAP
 

@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
+
+from tracking_head.shapes import Float, Int
 
 
 def anchor_queries(

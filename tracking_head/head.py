@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint
@@ -15,6 +14,7 @@ from tracking_head.config import HeadConfig
 from tracking_head.correlation import CorrelationFeatures, correlate, prepare
 from tracking_head.encodings import common_frame, displacement_features, estimate_rays, time_embedding
 from tracking_head.queries import refuse_outside
+from tracking_head.shapes import Bool, Float
 from tracking_head.transformer import UpdateTransformer
 
 _VOLUME_BYTES = 256 * 2**20  # volumes of one level that exist at once; more points come in parts

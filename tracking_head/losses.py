@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from tracking_head.checks import check_fields
 from tracking_head.head import HeadOutput
+from tracking_head.shapes import Float
 from tracking_head.tracks import Tracks
 
 

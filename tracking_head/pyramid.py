@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracking_head.checks import check_fields
+from tracking_head.shapes import Float, Int
 
 
 @dataclass(frozen=True)

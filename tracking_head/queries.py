@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tracking_head.shapes import Bool, Float
 from tracking_head.tracks import Tracks
 
 

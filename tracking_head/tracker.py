@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from tracking_head.frames import to_video_rate
 from tracking_head.head import Cameras, HeadOutput, TrackingHead
 from tracking_head.queries import Features, Queries
+from tracking_head.shapes import Float
 from tracking_head.tracks import Tracks
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
+
+from tracking_head.shapes import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Tracks:
             raise ValueError(f"xy must be (..., V, T, N, 2), got {tuple(self.xy.shape)}")
         if self.visible.shape != self.xy.shape[:-1]:
             raise ValueError(f"visible must be {tuple(self.xy.shape[:-1])} like xy, got {tuple(self.visible.shape)}")
+        for name in ("visible", "valid"):
+            if getattr(self, name).dtype != torch.bool:
+                raise ValueError(
+                    f"{name} must be a mask of torch.bool, got {getattr(self, name).dtype}: use {name} > 0.5"
+                )
         expected = (*self.xy.shape[:-3], self.xy.shape[-2])
         if self.valid.shape != expected:
             raise ValueError(f"valid must be {tuple(expected)} (views, points), got {tuple(self.valid.shape)}")

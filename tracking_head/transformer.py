@@ -2,12 +2,12 @@
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tracking_head.attention import AttentionBlock
 from tracking_head.config import HeadConfig
+from tracking_head.shapes import Bool, Float
 
 _SMALL = 1e-3  # standard deviation of the output layers, so that a fresh head hardly moves points
 

@@ -42,12 +42,12 @@ class CodecConfig:
 class TextConfig:
     """umT5, which turns captions into text features. weights, tokenizer: a file, folder or hub id.
 
-    length: Count
+    length: tokens of a caption; longer ones are cut, shorter ones padded with zeros.
     """
 
     weights: str = WAN_REPOSITORY
     tokenizer: str | None = None  # null: it lies with the weights
-    length: int = 512
+    length: Count = 512
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Literal
 
-from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, config
+from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, Positive, config
 from tracking_head import TrackLossConfig
 
 
@@ -35,18 +35,18 @@ class PointMatchConfig:
 
     resize: how point maps come to the token grid: bilinear (CAMEO), or the pixel at the token's centre.
     pairs: match all views and frames (a static scene), or views at the same time only (things move).
-    cycle_cells: Positive | None
-    max_distance: Positive | None
-    max_spacings: Positive | None
+    cycle_cells: matching forward and back must end less than this many token cells from the start; None: no check.
+    max_distance: largest 3D distance of a match, in the points' unit; None: no gate.
+    max_spacings: the same as a multiple of the distance between neighbouring tokens' points, free of units; null: no
     gate, as in CAMEO's released code, and border cells of views that share nothing match.
     min_confidence: points below it are left out; needs a confidence map.
     """
 
     resize: Literal["bilinear", "nearest"] = "bilinear"
     pairs: Literal["all", "same_time"] = "all"
-    cycle_cells: float | None = 1.5
-    max_distance: float | None = None
-    max_spacings: float | None = 2.0
+    cycle_cells: Positive | None = 1.5
+    max_distance: Positive | None = None
+    max_spacings: Positive | None = 2.0
     min_confidence: float | None = None
 
 
@@ -57,7 +57,7 @@ class LossConfig:
     correspondence_targets: target tokens' cells in the reference at the same time by exact depth, visible track points
     in all views and frames (MVTrack4Gen), or nearest 3D points (CAMEO). correspondence_queries: drawn per sample from
     the latter two; null: all.
-    tracking: NonNegative
+    tracking: weight of the tracking head's loss, 0 is off; tracking_points: points followed per sample.
     """
 
     correspondence: NonNegative = 0.0
@@ -66,7 +66,7 @@ class LossConfig:
     correspondence_queries: Count | None = 1024
     correspondence_options: CorrespondenceLossConfig = field(default_factory=CorrespondenceLossConfig)
     correspondence_matches: PointMatchConfig = field(default_factory=PointMatchConfig)
-    tracking: float = 0.0
+    tracking: NonNegative = 0.0
     tracking_points: Count = 64
     tracking_options: TrackLossConfig = field(default_factory=TrackLossConfig)
 

@@ -9,12 +9,12 @@ from mvtrack.config.checked import Count, config
 class ViewsConfig:
     """The static case, CAMEO's: some views of a still scene are given, the model makes the others (method §7).
 
-    count: Count
+    count: views of a sample. references: how many of them are given; one of these numbers is drawn per sample.
     encoding: each view is a one-frame video of its own (`images`, as CAMEO's), or the views are the latent frames of
     one camera path of 4 (count - 1) + 1 frames, of which the first are given (`path`).
     """
 
-    count: int = 4
+    count: Count = 4
     references: tuple[Count, ...] = (1, 2, 3)
     encoding: Literal["images", "path"] = "images"
 

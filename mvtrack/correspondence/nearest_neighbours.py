@@ -1,6 +1,7 @@
 """Targets from 3D: tokens of two views correspond where their points are each other's nearest (CAMEO §3.3)."""
 
 import logging
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mvtrack.config.losses import PointMatchConfig
-from mvtrack.correspondence.counted import CountedWarning
-from mvtrack.correspondence.targets import CorrespondenceTargets, draw, warn_if_nothing_shared
-from mvtrack.data.clip import anchor_frames, num_latent_frames
+from mvtrack.correspondence.targets import (
+    CorrespondenceTargets,
+    CountedWarning,
+    draw,
+    latent_anchors,
+    warn_if_nothing_shared,
+)
+from mvtrack.data.clip import TEMPORAL_STRIDE
 from mvtrack.geometry.camera import Camera, pixel_grid, unproject
 
 _PAIRS = 1 << 22  # distances that exist at a time
@@ -31,37 +37,50 @@ def points_from_depth(depth: Float[Tensor, "B V T H W"], camera: Camera) -> Floa
     return points.mT.unflatten(-1, camera.size)
 
 
+@dataclass(frozen=True)
+class PointMaps:
+    """points: world coordinates of pixels; those that are not finite are left out. confidence: of an estimator, for
+    `PointMatchConfig.min_confidence`. camera: (B, V, T), leaves out points behind their own camera.
+    """
+
+    points: Float[Tensor, "B V T 3 H W"]
+    confidence: Float[Tensor, "B V T H W"] | None = None
+    camera: Camera | None = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 6 or self.points.shape[3] != 3:
+            raise ValueError(f"points must be (B, V, T, 3, H, W), got {tuple(self.points.shape)}")
+
+    def usable(self, min_confidence: float | None) -> Bool[Tensor, "B V T H W"]:
+        """Whether a pixel's point counts. Raises ValueError for a threshold without a map (or the reverse)."""
+        if (min_confidence is None) != (self.confidence is None):
+            raise ValueError("min_confidence and a confidence map go together: give both or neither")
+        usable = self.points.isfinite().all(3)
+        if self.camera is not None:
+            usable = usable & (_own_depth(self.points, self.camera) > 0)
+        _UNUSABLE.count(int((~usable).sum()), usable.numel())
+        return usable if self.confidence is None else usable & (self.confidence >= min_confidence)
+
+
 def targets_from_points(
-    points: Float[Tensor, "B V T 3 H W"],
+    maps: PointMaps,
     grid: tuple[int, int],
     config: PointMatchConfig | None = None,
-    confidence: Float[Tensor, "B V T H W"] | None = None,
-    camera: Camera | None = None,
     num_queries: int | None = None,
     seed: int = 0,
+    frame_stride: int = TEMPORAL_STRIDE,
 ) -> CorrespondenceTargets:
     """Every token asks, in every other (view, frame), for the token whose 3D point is nearest to its own.
 
-    points: world coordinates of pixels, T = 4n + 1 frames read at the latent anchors (T = 1: one photograph a view).
-    grid: (h, w) of the tokens. camera: (B, V, T), leaves out points behind their own camera. num_queries: how many
-    tokens are drawn per sample from `seed` among those that have a point; None: every token. Points that are not finite
-    are left out and counted in a warning, as are samples in which nothing matches. Moving things match themselves only
-    at the same time: `pairs: same_time`.
+    maps: T = stride n + 1 frames, read at the latent anchors (T = 1: one photograph a view). grid: (h, w) of the
+    tokens. num_queries: how many tokens are drawn per sample from `seed` among those that have a point; None: every
+    token. frame_stride: see `targets_from_tracks`. Points that are left out are counted in a warning, as are samples in
+    which nothing matches. Moving things match themselves only at the same time: `pairs: same_time`.
 
-    Raises ValueError for shapes that do not fit, or for a confidence threshold without a map (or the reverse).
+    Raises ValueError for shapes that do not fit.
     """
-    config = config or PointMatchConfig()
-    if points.ndim != 6 or points.shape[3] != 3:
-        raise ValueError(f"points must be (B, V, T, 3, H, W), got {tuple(points.shape)}")
-    if (config.min_confidence is None) != (confidence is None):
-        raise ValueError("min_confidence and a confidence map go together: give both or neither")
-    anchors = anchor_frames(num_latent_frames(points.shape[2]))
-    usable = points.isfinite().all(3)
-    if camera is not None:
-        usable = usable & (_own_depth(points, camera) > 0)
-    _UNUSABLE.count(int((~usable).sum()), usable.numel())
-    if confidence is not None and config.min_confidence is not None:
-        usable = usable & (confidence >= config.min_confidence)
+    config, points = config or PointMatchConfig(), maps.points
+    anchors, usable = latent_anchors(points.shape[2], frame_stride), maps.usable(config.min_confidence)
     place, valid = token_points(points[:, :, anchors], usable[:, :, anchors], grid, config.resize)
     samples = [
         _match(p, v, grid, config, num_queries, seed + b) for b, (p, v) in enumerate(zip(place, valid, strict=True))

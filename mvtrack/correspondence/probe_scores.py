@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mvtrack.correspondence.loss import in_reference
 from mvtrack.correspondence.probe import ProbedRows
-from mvtrack.correspondence.rows import in_reference
 from mvtrack.correspondence.targets import CorrespondenceTargets
 
 KINDS = ("reference_temporal", "target_temporal", "cross_view")
@@ -58,14 +58,14 @@ class ProbeSums:
 
 
 def kinds_of_rows(
-    targets: CorrespondenceTargets, num_reference: int = 1, reference: Bool[Tensor, "B V f"] | None = None
+    targets: CorrespondenceTargets, reference: int | Bool[Tensor, "B V f"] = 1
 ) -> Bool[Tensor, "3 B Q V f"]:
     """Which rows stay in a reference view, which in a target view, and which cross views, in the order of KINDS."""
     views, frames = targets.label.shape[2:]
     query_view = (targets.own_frame // frames)[..., None, None]
     key_view = torch.arange(views, device=query_view.device)[:, None]
     inside = (key_view == query_view).expand(targets.label.shape)
-    of_reference = in_reference(targets, num_reference, reference)[..., None, None].expand(targets.label.shape)
+    of_reference = in_reference(targets, reference)[..., None, None].expand(targets.label.shape)
     return torch.stack([inside & of_reference, inside & ~of_reference, ~inside])
 
 
@@ -73,15 +73,14 @@ def sum_scores(
     rows: ProbedRows,
     targets: CorrespondenceTargets,
     threshold_px: float,
-    num_reference: int = 1,
-    reference: Bool[Tensor, "B V f"] | None = None,
+    reference: int | Bool[Tensor, "B V f"] = 1,
 ) -> ProbeSums:
     """PCK with cycle check, attention and confidence score (MVTrack4Gen A.2), alignment error (CAMEO §3.2), summed.
 
     threshold_px: how far a match may lie from the truth, and matching back from the query (inclusive); the paper's 16
-    pixels are one token. reference: the frames that are references, where these are not the first views.
+    pixels are one token. reference: so many first views, or a mask of the frames that are references.
     """
-    kinds = (kinds_of_rows(targets, num_reference, reference) & rows.asked).flatten(1).double()
+    kinds = (kinds_of_rows(targets, reference) & rows.asked).flatten(1).double()
     correct = (rows.error_px <= threshold_px) & (rows.cycle_px <= threshold_px)
     hits, attention, confidence = (kinds @ x.double().flatten() for x in (correct, rows.attention, rows.confidence))
     return ProbeSums(kinds.sum(1), hits, attention, confidence, rows.nll.double().flatten(1) @ kinds.mT)

@@ -9,12 +9,35 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mvtrack.correspondence.counted import CountedWarning
-from mvtrack.data.clip import anchor_frames, num_latent_frames
+from mvtrack.data.clip import TEMPORAL_STRIDE
 from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 from tracking_head import Tracks
 
 _DEPTH_TOLERANCE = 0.03  # relative z difference below which two views see the same surface
+
+
+class CountedWarning:
+    """Of data that are merely poor, every case is counted and few are logged.
+
+    Logs the 1st, 2nd, 4th, 8th, ... batch in which something was wrong, with the running total.
+
+    message: takes (cases in this batch, out of how many, cases so far) as %d.
+    """
+
+    def __init__(self, logger: logging.Logger, message: str) -> None:
+        self.logger, self.message = logger, message
+        self.cases = 0
+        self.batches = 0
+
+    def count(self, cases: int, total: int) -> None:
+        if cases == 0:
+            return
+        self.cases += cases
+        self.batches += 1
+        if self.batches & (self.batches - 1) == 0:
+            self.logger.warning(self.message, cases, total, self.cases)
+
+
 _NOTHING_SHARED = CountedWarning(
     logging.getLogger(__name__), "%d of %d samples have no co-visible point: they teach no correspondence (%d so far)"
 )
@@ -44,6 +67,8 @@ class CorrespondenceTargets:
         query, label, weight = tuple(self.query.shape), tuple(self.label.shape), tuple(self.weight.shape)
         if len(query) != 2 or len(label) != 4 or label[:2] != query or weight != label:
             raise ValueError(f"query, label, weight must be (B, Q), (B, Q, V, f) twice, got {query}, {label}, {weight}")
+        if self.query.is_floating_point() or self.label.is_floating_point():
+            raise ValueError(f"query and label must be integers, got {self.query.dtype} and {self.label.dtype}")
         if self.query.device.type != "cpu" or self.label.numel() == 0:
             return
         cells = self.grid[0] * self.grid[1]
@@ -77,6 +102,18 @@ class CorrespondenceTargets:
         return replace(items[0], **joined)
 
 
+def latent_anchors(num_frames: int, frame_stride: int = TEMPORAL_STRIDE) -> Int[Tensor, "f"]:
+    """The video frames at which ground truth of latent frames is read: 0, stride, 2 stride, ..., the last one.
+
+    Raises ValueError for a number of frames that the stride does not reach.
+    """
+    if frame_stride < 1:
+        raise ValueError(f"frame_stride must be at least 1, got {frame_stride}")
+    if num_frames < 1 or (num_frames - 1) % frame_stride:
+        raise ValueError(f"with frame_stride {frame_stride} there must be {frame_stride}n + 1 frames, got {num_frames}")
+    return torch.arange(0, num_frames, frame_stride)
+
+
 def token_grid(size: tuple[int, int], token_px: int) -> tuple[int, int]:
     """(h, w) of the tokens of an image of `size` (H, W). Raises ValueError when tokens do not tile it."""
     if size[0] % token_px or size[1] % token_px:
@@ -101,20 +138,27 @@ def warn_if_nothing_shared(targets: CorrespondenceTargets) -> CorrespondenceTarg
 
 
 def targets_from_tracks(
-    tracks: Tracks, size: tuple[int, int], token_px: int, num_queries: int | None = 1024, seed: int = 0
+    tracks: Tracks,
+    size: tuple[int, int],
+    token_px: int,
+    num_queries: int | None = 1024,
+    seed: int = 0,
+    frame_stride: int = TEMPORAL_STRIDE,
 ) -> CorrespondenceTargets:
     """Tokens of visible track points, all views and frames, ask for the point wherever it is visible (MVTrack4Gen B.5).
 
-    tracks: (B, V, T, N) at video rate, T = 4n + 1, in pixels of images of `size` (H, W); read at each latent frame's
-    anchor. num_queries: drawn per sample from `seed` (None: every visible point). A sample with fewer visible points is
-    filled up with queries of weight 0; one without any is counted in a warning.
+    tracks: (B, V, T, N) in pixels of images of `size` (H, W), read at each latent frame's anchor. num_queries: drawn
+    per sample from `seed` (None: every visible point). frame_stride: video frames from one latent frame to the next,
+    T = stride n + 1; 1 where every frame has tokens. A sample with fewer visible points is filled up with queries of
+    weight 0; one without any is counted in a warning. Raises ValueError for tracks that are not in pixels.
     """
     if tracks.xy.ndim != 5:
         raise ValueError(f"tracks must be batched (B, V, T, N, 2), got {tuple(tracks.xy.shape)}")
     grid = token_grid(size, token_px)
-    anchors = anchor_frames(num_latent_frames(tracks.xy.shape[2]))
+    anchors = latent_anchors(tracks.xy.shape[2], frame_stride)
     xy = tracks.xy[:, :, anchors].float()
     seen = tracks.visible[:, :, anchors] & tracks.valid[:, :, None] & _inside(xy, size)
+    _refuse_normalised(xy[seen], size)
     xy = torch.where(seen[..., None], xy, 0.0)
     index = (xy / token_px).long()
     cell = index[..., 1] * grid[1] + index[..., 0]  # (B, V, f, N)
@@ -136,13 +180,27 @@ def targets_from_tracks(
     return warn_if_nothing_shared(CorrespondenceTargets.concatenate(samples))
 
 
+def _refuse_normalised(xy: Float[Tensor, "n 2"], size: tuple[int, int]) -> None:
+    """Raise ValueError where all points lie in the first pixel, as positions in [0, 1] or [-1, 1] do."""
+    if len(xy) > 1 and xy.max() <= 1 and min(size) > 2:
+        low, high = ([round(v, 3) for v in x.tolist()] for x in (xy.amin(0), xy.amax(0)))
+        raise ValueError(
+            f"tracks must be in pixels of images of {size[0]}x{size[1]}, all visible points lie in {low} .. {high}: "
+            f"multiply x by {size[1]} and y by {size[0]}"
+        )
+
+
 def _inside(xy: Float[Tensor, "*n 2"], size: tuple[int, int]) -> Bool[Tensor, "*n"]:
     """Whether raster coordinates fall into an image; those that are not finite do not."""
     return (xy >= 0).all(-1) & (xy[..., 0] < size[1]) & (xy[..., 1] < size[0])
 
 
 def targets_from_depth(
-    depth: Float[Tensor, "B V T H W"], camera: Camera, token_px: int, num_reference: int = 1
+    depth: Float[Tensor, "B V T H W"],
+    camera: Camera,
+    token_px: int,
+    num_reference: int = 1,
+    frame_stride: int = TEMPORAL_STRIDE,
 ) -> CorrespondenceTargets:
     """Every token of the target views asks for its cell in the reference at the same latent frame.
 
@@ -151,7 +209,7 @@ def targets_from_depth(
     not finite or not positive confirms nothing; a sample without any co-visible token is counted in a warning.
     """
     batch, views, frames = depth.shape[:3]
-    anchors = anchor_frames(num_latent_frames(frames))
+    anchors = latent_anchors(frames, frame_stride)
     depth, camera = depth[:, :, anchors], camera[:, :, anchors]
     height, width = depth.shape[-2:]
     grid = token_grid((height, width), token_px)

@@ -80,6 +80,7 @@ def probe_layer(
     targets: of a batch of one.
     """
     token_px, reference = model.config.rays.token_px, videos.conditioning.reference
+    reference = 1 if reference is None else reference
     sums = []
     for sigma in sigmas.tolist():
         [tap] = videos.forward(model, sigma, tap_layers=(layer,)).taps

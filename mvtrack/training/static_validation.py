@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
-from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, points_from_depth, targets_from_points
 from mvtrack.correspondence.probe_scores import ProbeSums
 from mvtrack.correspondence.targets import token_grid
 from mvtrack.data.clip import Clip
@@ -93,7 +93,7 @@ def alignment(model: ReshootModel, case: StillCase, layer: int, matches: PointMa
     """How well one layer's attention matches 3D points between all views, all tokens, summed over noise levels."""
     clip = case.clip
     grid = token_grid(clip.camera.size, model.config.rays.token_px)
-    targets = targets_from_points(points_from_depth(clip.depth[None], clip.camera[None]), grid, matches)
+    targets = targets_from_points(PointMaps(points_from_depth(clip.depth[None], clip.camera[None])), grid, matches)
     sigmas = sampling_sigmas(_LEVELS, model.config.flow.shift)[:-1]
     window = Window(clip.camera, clip.scene_depth)
     videos = noised_videos(model, clip.video, window, seed, case.reference)

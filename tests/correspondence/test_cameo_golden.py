@@ -9,7 +9,7 @@ from einops import rearrange
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.correspondence.loss import CAMEO, correspondence_loss, correspondence_loss_reference
-from mvtrack.correspondence.nearest_neighbours import targets_from_points, token_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, targets_from_points, token_points
 
 UNGATED = PointMatchConfig(max_spacings=None)  # it knows no limit of distance
 RELEASED = replace(CAMEO, label_scope="best_view")  # one label a query, as the released code has it
@@ -35,19 +35,23 @@ def test_golden_labels_and_cycle_masks(case):
     z, _, _, _, points, grid = case
     place, _ = token_points(points, torch.ones_like(points[:, :, :, 0], dtype=torch.bool), grid)
     torch.testing.assert_close(place[:, :, 0], z["token_points"], atol=1e-5, rtol=0)
-    targets = targets_from_points(points, grid, UNGATED)
+    targets = targets_from_points(PointMaps(points), grid, UNGATED)
     assert torch.equal(by_pair(targets.label, z), z["pair_nn"].long())
     assert torch.equal(by_pair(targets.weight, z) > 0, z["cycle_mask"])
     torch.testing.assert_close(by_pair(targets.distance, z), -z["pair_cost_best"], atol=1e-5, rtol=0)
-    coarse = targets_from_points(points, grid, replace(UNGATED, cycle_cells=round(grid[0] / 10)))
+    coarse = targets_from_points(PointMaps(points), grid, replace(UNGATED, cycle_cells=round(grid[0] / 10)))
     assert torch.equal(by_pair(coarse.weight, z) > 0, z["cycle_mask_threshold_none"])
 
 
 def test_golden_cameo_losses(case):
     z, q, k, head, points, grid = case
-    targets, num_reference, views = targets_from_points(points, grid, UNGATED), int(z["num_reference"]), q.shape[1]
-    unchecked = targets_from_points(points, grid, replace(UNGATED, cycle_cells=None))
-    coarse = targets_from_points(points, grid, replace(UNGATED, cycle_cells=round(grid[0] / 10)))
+    targets, num_reference, views = (
+        targets_from_points(PointMaps(points), grid, UNGATED),
+        int(z["num_reference"]),
+        q.shape[1],
+    )
+    unchecked = targets_from_points(PointMaps(points), grid, replace(UNGATED, cycle_cells=None))
+    coarse = targets_from_points(PointMaps(points), grid, replace(UNGATED, cycle_cells=round(grid[0] / 10)))
     banned = (targets.own_frame < num_reference)[..., None, None] | (torch.arange(views) >= num_reference)[:, None]
     to_reference = replace(
         targets,
@@ -71,7 +75,7 @@ def test_golden_cameo_losses(case):
 
 def test_golden_cameo_gradients(case):
     z, q, k, head, points, grid = case
-    targets, num_reference = targets_from_points(points, grid, UNGATED), int(z["num_reference"])
+    targets, num_reference = targets_from_points(PointMaps(points), grid, UNGATED), int(z["num_reference"])
 
     def check(ours, name):
         peer = z[name].double()

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mvtrack.correspondence.features import features_from_tokens
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.correspondence.loss import CAMEO, correspondence_loss
-from mvtrack.correspondence.nearest_neighbours import targets_from_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, targets_from_points
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import sum_scores
 
@@ -83,7 +83,7 @@ def test_loss_and_probe_work_on_foreign_backbone(generator):
     photos, points, text = scene(generator)
     net, head = UNetLike(), LogitHead(HEADS)
     adapter = Adapter(net.blocks[1])
-    targets = targets_from_points(points, GRID)
+    targets = targets_from_points(PointMaps(points), GRID)
     shift = targets.label[0, CELLS + 1, 0, 0]  # the second token of view 1, seen from view 0: one cell to the right
     assert shift == 2
     optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], lr=3e-3)
@@ -102,7 +102,7 @@ def test_loss_and_probe_work_on_foreign_backbone(generator):
 
 def test_recomputed_blocks_keep_gradients(generator):
     photos, points, text = scene(generator)
-    targets, gradients = targets_from_points(points, GRID), []
+    targets, gradients = targets_from_points(PointMaps(points), GRID), []
     for recompute in (False, True):
         net = UNetLike()
         adapter = Adapter(net.blocks[1])

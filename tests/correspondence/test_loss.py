@@ -178,7 +178,7 @@ def test_reference_mask_works_per_sample(generator):
     leading = [(torch.arange(V) < n)[:, None].expand(1, V, F) for n in (1, 2)]
     for n, mask in zip((1, 2), leading, strict=True):
         marked = correspondence_loss(q, k, asked, config, reference=mask.expand(B, V, F))
-        torch.testing.assert_close(marked, correspondence_loss(q, k, asked, config, num_reference=n))
+        torch.testing.assert_close(marked, correspondence_loss(q, k, asked, config, reference=n))
     both = correspondence_loss(q, k, asked, config, reference=torch.cat(leading))
     single = []
     for b, mask in enumerate(leading):
@@ -212,7 +212,7 @@ def test_invalid_input_raises(generator, unchecked):
         (lambda: correspondence_loss(q[:, :2], k[:, :2], asked), r"\(2, 3, 2\), features have \(2, 2, 2\)"),
         (lambda: correspondence_loss(q, k, asked, MVTRACK4GEN, LogitHead(HEADS)), "logit head goes with heads: mlp"),
         (lambda: correspondence_loss(q, k, asked, CONFIGS[3], LogitHead(3)), "is for 3 heads, features have 2"),
-        (lambda: correspondence_loss(q, k, asked, CONFIGS[3], LogitHead(HEADS), 3), r"num_reference in \[1, 2\]"),
+        (lambda: correspondence_loss(q, k, asked, CONFIGS[3], LogitHead(HEADS), 3), r"reference views in \[1, 2\]"),
         (lambda: correspondence_loss(q, k, replace(asked, distance=None), CONFIGS[-1]), "best_view needs targets with"),
         (lambda: correspondence_loss_per_layer([], asked), "taps is empty"),
         (lambda: correspondence_loss_per_layer([(q, k)], asked, MVTRACK4GEN, []), "as many logit heads, got 0"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mvtrack.config.losses import PointMatchConfig
-from mvtrack.correspondence.nearest_neighbours import nearest_points, points_from_depth, targets_from_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, nearest_points, points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import _NOTHING_SHARED, targets_from_depth
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov, invert_pose, pixel_grid, project
@@ -63,7 +63,7 @@ def cells_between(label: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
 def test_frontal_plane_targets_equal_homography():
     camera, depth, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.31, -0.23, 0.4))], (0, 0, 1), 3.0)
     torch.testing.assert_close(points_from_depth(depth, camera), points, atol=1e-5, rtol=1e-5)
-    targets = targets_from_points(points, GRID, camera=camera)
+    targets = targets_from_points(PointMaps(points, camera=camera), GRID)
     for a, b in ((0, 1), (1, 0)):
         xy, inside = homography_cells(camera, (0.0, 0.0, 1.0), 3.0, a, b)
         edge = (xy / PX - (xy / PX).round()).abs().amin(1) < 1e-3
@@ -77,7 +77,7 @@ def test_frontal_plane_targets_equal_homography():
 def test_slanted_plane_targets_lie_within_a_cell_of_homography():
     normal, offset = (0.5, 0.0, math.sqrt(0.75)), 2.6
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(-12, (0.7, 0.1, 0))], normal, offset)
-    targets = targets_from_points(points, GRID, PointMatchConfig(max_spacings=1.0))
+    targets = targets_from_points(PointMaps(points), GRID, PointMatchConfig(max_spacings=1.0))
     for a, b in ((0, 1), (1, 0)):
         xy, inside = homography_cells(camera, normal, offset, a, b)
         rows = slice(a * CELLS, (a + 1) * CELLS)
@@ -89,16 +89,16 @@ def test_slanted_plane_targets_lie_within_a_cell_of_homography():
 def test_distance_gates_reject_what_cycle_check_passes():
     """Two views of different parts of a plane: border cells are each other's nearest, far apart in space."""
     _, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (9.0, 0, 0))], (0, 0, 1), 3.0)
-    assert off_frame(targets_from_points(points, GRID, UNGATED)) > 0
-    assert off_frame(targets_from_points(points, GRID, replace(UNGATED, max_distance=0.5))) == 0
-    assert off_frame(targets_from_points(points, GRID)) == 0
+    assert off_frame(targets_from_points(PointMaps(points), GRID, UNGATED)) > 0
+    assert off_frame(targets_from_points(PointMaps(points), GRID, replace(UNGATED, max_distance=0.5))) == 0
+    assert off_frame(targets_from_points(PointMaps(points), GRID)) == 0
 
 
 @pytest.mark.parametrize("apart", [9.0, 1000.0])
 def test_disjoint_views_give_no_targets_and_are_counted(apart):
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (apart, 0, 0))], (0, 0, 1), 3.0)
     counted = _NOTHING_SHARED.cases
-    targets = targets_from_points(points, GRID, camera=camera, num_queries=24)
+    targets = targets_from_points(PointMaps(points, camera=camera), GRID, num_queries=24)
     assert off_frame(targets) == 0
     assert _NOTHING_SHARED.cases == counted + 1
 
@@ -107,7 +107,7 @@ def test_default_gate_keeps_covisible_rows():
     """Rows that are refused by distance point outside the other view's picture."""
     normal, offset = (0.5, 0.0, math.sqrt(0.75)), 2.6
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(-12, (0.7, 0.1, 0))], normal, offset)
-    gated, loose = targets_from_points(points, GRID), targets_from_points(points, GRID, UNGATED)
+    gated, loose = targets_from_points(PointMaps(points), GRID), targets_from_points(PointMaps(points), GRID, UNGATED)
     for a, b in ((0, 1), (1, 0)):
         rows = slice(a * CELLS, (a + 1) * CELLS)
         _, inside = homography_cells(camera, normal, offset, a, b)
@@ -128,22 +128,22 @@ def test_targets_are_invariant_to_world_and_scale(generator):
     )
     points = points + 0.02 * torch.randn(points.shape, generator=generator)
     config = PointMatchConfig(max_spacings=1.0)
-    truth = targets_from_points(points, GRID, config)
+    truth = targets_from_points(PointMaps(points), GRID, config)
     shown = off_frame(truth)
     assert shown > 100
-    scaled = targets_from_points(points * 37.0, GRID, config)
+    scaled = targets_from_points(PointMaps(points * 37.0), GRID, config)
     assert (scaled.label == truth.label).float().mean() > 0.999
     assert off_frame(scaled) == pytest.approx(shown, rel=0.01)
     turn = turned(40, (3, -2, 1))
     moved = (turn[:3, :3] @ points.flatten(-2) + turn[:3, 3:]).view(points.shape)
-    assert (targets_from_points(moved, GRID, config).label == truth.label).float().mean() > 0.99
+    assert (targets_from_points(PointMaps(moved), GRID, config).label == truth.label).float().mean() > 0.99
     order = torch.tensor([2, 0, 1])
-    permuted = targets_from_points(points[:, order], GRID, config)
+    permuted = targets_from_points(PointMaps(points[:, order]), GRID, config)
     by_view = [x.unflatten(1, (3, CELLS))[:, order] for x in (truth.label, truth.weight)]
     assert torch.equal(permuted.label, by_view[0].flatten(1, 2)[:, :, order])
     assert torch.equal(permuted.weight, by_view[1].flatten(1, 2)[:, :, order])
     as_frames = targets_from_points(  # the same photographs as anchors of one camera's path
-        points.movedim(2, 1).repeat_interleave(4, 2)[:, :, 3:], GRID, config
+        PointMaps(points.movedim(2, 1).repeat_interleave(4, 2)[:, :, 3:]), GRID, config
     )
     assert torch.equal(as_frames.label[:, :, 0], truth.label[..., 0])
     assert torch.equal(as_frames.weight[:, :, 0], truth.weight[..., 0])
@@ -154,7 +154,8 @@ def test_rendered_points_match_exact_projection():
     clip = render_case(CaseSpec(8, "translate_up", 15.0, 0.0, size=SIZE, num_frames=5)).clip
     points = points_from_depth(clip.depth[None], clip.camera[None])
     config = PointMatchConfig(pairs="same_time", max_spacings=1.5, resize="nearest")
-    ours, exact = targets_from_points(points, GRID, config), targets_from_depth(clip.depth[None], clip.camera[None], PX)
+    ours = targets_from_points(PointMaps(points), GRID, config)
+    exact = targets_from_depth(clip.depth[None], clip.camera[None], PX)
     first = 2 * CELLS  # tokens of the target view
     both = (ours.weight[:, first:, :1] > 0) & (exact.weight[:, :, :1] > 0)
     a, b = ours.label[:, first:, :1][both], exact.label[:, :, :1][both]
@@ -182,7 +183,7 @@ def test_real_reconstruction_targets_match_cameras(shared):
         for i, p in zip(index.tolist(), (pixel[:, 1] * 54 + pixel[:, 0]).tolist(), strict=True):
             maps[v, p] = world[i]
     points = maps.mT.unflatten(-1, (35, 54))[None, :, None]
-    targets = targets_from_points(points, (35, 54), PointMatchConfig(max_spacings=0.5), camera=camera)
+    targets = targets_from_points(PointMaps(points, camera=camera), (35, 54), PointMatchConfig(max_spacings=0.5))
     assert token_px * 35 == size[0]
     seen, apart = 0, []
     for a in range(3):
@@ -201,11 +202,11 @@ def test_real_reconstruction_targets_match_cameras(shared):
 
 def test_unusable_points_give_no_targets(generator, unchecked):
     camera, depth, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.3, 0, 0))], (0, 0, 1), 3.0)
-    truth = targets_from_points(points, GRID)
+    truth = targets_from_points(PointMaps(points), GRID)
     spoiled = points.clone()
     spoiled[0, 0, 0, 0, :20] = torch.nan
     spoiled[0, 0, 0, 2, :20, :26] = torch.inf
-    targets = targets_from_points(spoiled, GRID)
+    targets = targets_from_points(PointMaps(spoiled), GRID)
     assert targets.weight[0, : 5 * 13].sum() == 0  # rows 0-4 of view 0 ask for nothing
     assert not ((targets.label[0, CELLS:, 0, 0] < 5 * 13) & (targets.weight[0, CELLS:, 0, 0] > 0)).any()
     kept = slice(6 * 13, CELLS)  # clear of the hole and of what it was matched with
@@ -214,10 +215,10 @@ def test_unusable_points_give_no_targets(generator, unchecked):
     assert behind.isnan().all()
     mirrored = 2 * camera.c2w[..., :3, 3, None, None] - points  # behind each camera
     for bad in (behind, mirrored, torch.full_like(points, torch.inf)):
-        nothing = targets_from_points(bad, GRID, camera=camera)
+        nothing = targets_from_points(PointMaps(bad, camera=camera), GRID)
         assert nothing.weight.sum() == 0
         assert not nothing.label.isnan().any()
-    drawn = targets_from_points(behind, GRID, num_queries=7)
+    drawn = targets_from_points(PointMaps(behind), GRID, num_queries=7)
     assert drawn.query.shape == (1, 0)
 
 
@@ -225,21 +226,24 @@ def test_confidence_and_number_of_queries(generator, unchecked):
     _, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.3, 0, 0))], (0, 0, 1), 3.0)
     confidence = torch.ones(1, 2, 1, *SIZE)
     confidence[:, 0, :, :, 26:] = 0.2
-    sure = targets_from_points(points, GRID, PointMatchConfig(min_confidence=0.5), confidence)
+    sure = targets_from_points(PointMaps(points, confidence), GRID, PointMatchConfig(min_confidence=0.5))
     right = torch.arange(CELLS) % 13 >= 7
     assert sure.weight[0, :CELLS][right].sum() == 0
     assert sure.weight[0, :CELLS][~right].sum() > 0
-    some = targets_from_points(points, GRID, num_queries=17, seed=5)
-    every = targets_from_points(points, GRID)
+    some = targets_from_points(PointMaps(points), GRID, num_queries=17, seed=5)
+    every = targets_from_points(PointMaps(points), GRID)
     assert some.query.shape == (1, 17)
     assert some.query.unique().numel() == 17
     assert torch.equal(some.label, every.label[:, some.query[0]])
     assert torch.equal(some.weight, every.weight[:, some.query[0]])
     for call, message in (
-        (lambda: targets_from_points(points, GRID, PointMatchConfig(min_confidence=0.5)), "confidence map go together"),
-        (lambda: targets_from_points(points, GRID, confidence=confidence), "confidence map go together"),
-        (lambda: targets_from_points(points[:, :, 0], GRID), r"must be \(B, V, T, 3, H, W\)"),
-        (lambda: PointMatchConfig(cycle_cells=0.0), "cycle_cells must be positive or null"),
+        (
+            lambda: targets_from_points(PointMaps(points), GRID, PointMatchConfig(min_confidence=0.5)),
+            "confidence map go together",
+        ),
+        (lambda: targets_from_points(PointMaps(points, confidence), GRID), "confidence map go together"),
+        (lambda: targets_from_points(PointMaps(points[:, :, 0]), GRID), r"must be \(B, V, T, 3, H, W\)"),
+        (lambda: PointMatchConfig(cycle_cells=0.0), "cycle_cells must be above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -261,6 +265,6 @@ def test_chunks_keep_nearest_points(generator, monkeypatch):
 
 def test_distances_rank_views():
     camera, _, points = plane_case([turned(0, (0, 0, 0)), turned(0, (0.3, 0, 0)), turned(0, (3, 0, 0))], (0, 0, 1), 3.0)
-    targets = targets_from_points(points, GRID)
+    targets = targets_from_points(PointMaps(points), GRID)
     assert (targets.distance[0, :CELLS, 1] < targets.distance[0, :CELLS, 2]).float().mean() > 0.9
     assert replace(targets, distance=None).distance is None

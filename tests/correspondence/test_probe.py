@@ -85,7 +85,7 @@ def test_probe_scores_are_means_per_kind(generator):
 
 def test_row_kinds_follow_views_and_roles(generator):
     asked = targets(generator)
-    kinds = kinds_of_rows(asked, num_reference=2)
+    kinds = kinds_of_rows(asked, reference=2)
     assert torch.equal(kinds.sum(0), torch.ones_like(asked.label))
     for b, i, v, f in torch.cartesian_prod(*map(torch.arange, (B, Q, V, F))).tolist():
         own = int(asked.query[b, i]) // (F * H * W)

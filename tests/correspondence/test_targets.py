@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mvtrack.correspondence.counted import CountedWarning
 from mvtrack.correspondence.targets import (
     CorrespondenceTargets,
+    CountedWarning,
     targets_from_depth,
     targets_from_tracks,
 )
@@ -174,3 +174,30 @@ def test_batching_pads_queries_and_other_grids_raise(generator, unchecked):
         CorrespondenceTargets.concatenate([a, targets_from_tracks(random_tracks(generator, 1), SIZE, 2)])
     with pytest.raises(ValueError, match="query, label, weight must be"):
         replace(a, weight=a.weight[:, :, :1])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_tracks_are_read_at_every_strided_frame(generator, stride):
+    """As if only these frames were there."""
+    tracks = random_tracks(generator, 1)
+    strided = targets_from_tracks(tracks, SIZE, PX, num_queries=None, frame_stride=stride)
+    alone = targets_from_tracks(tracks.frames(slice(None, None, stride)), SIZE, PX, num_queries=None, frame_stride=1)
+    assert strided.label.shape[3] == 4 // stride + 1
+    for name in ("query", "label", "weight"):
+        assert torch.equal(getattr(strided, name), getattr(alone, name)), name
+
+
+def test_unusable_tracks_raise_with_their_values(generator, unchecked):
+    tracks = random_tracks(generator, 1)
+    visible = torch.ones_like(tracks.visible)
+    for xy in (torch.rand_like(tracks.xy), 2 * torch.rand_like(tracks.xy) - 1):
+        with pytest.raises(
+            ValueError, match=r"must be in pixels of images of .* all visible points lie in \[0\.\d+, 0"
+        ):
+            targets_from_tracks(Tracks(xy, visible, tracks.valid), SIZE, PX)
+    with pytest.raises(ValueError, match=r"visible must be a mask of torch.bool, got torch.float32: use visible > 0.5"):
+        replace(tracks, visible=visible.float())
+    with pytest.raises(ValueError, match="with frame_stride 7 there must be 7n \\+ 1 frames"):
+        targets_from_tracks(tracks.frames(slice(0, 5)), SIZE, PX, frame_stride=7)
+    with pytest.raises(ValueError, match="query and label must be integers, got torch.float32"):
+        CorrespondenceTargets(torch.zeros(1, 2), torch.zeros(1, 2, 1, 1).long(), torch.ones(1, 2, 1, 1), (3, 5))

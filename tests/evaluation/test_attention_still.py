@@ -12,7 +12,7 @@ import torch
 
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.config.views import ViewsConfig
-from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points, token_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, points_from_depth, targets_from_points, token_points
 from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
 from mvtrack.evaluation.attention.overlays import example_sheet
 from mvtrack.evaluation.attention.quality import measure_harm, picture_quality
@@ -62,7 +62,7 @@ def test_every_layer_and_level_agrees_with_the_probe_of_one_layer(model, cases):
     for layer in range(2):
         for number, case in enumerate(cases):
             points = points_from_depth(case.clip.depth[None], case.clip.camera[None])
-            targets = targets_from_points(points, (6, 8), PointMatchConfig())
+            targets = targets_from_points(PointMaps(points), (6, 8), PointMatchConfig())
             window = Window(case.clip.camera, case.clip.scene_depth)
             videos = noised_videos(model, case.clip.video, window, 5 + number, case.reference)
             found = probe_layer(model, videos, targets, layer, sigmas)

@@ -233,5 +233,5 @@ def test_mismatched_inputs_raise(generator):
         small_head(camera="mean")(q, k, txy, valid, TOKEN_PX, cameras(generator, views=2))
     with pytest.raises(ValueError, match="head.dim 10 must be divisible by head.heads 4"):
         HeadConfig(dim=10, heads=4)
-    with pytest.raises(ValueError, match="head.iterations must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         HeadConfig(iterations=0)

@@ -3,6 +3,9 @@
 docs/tracking_head.md shows this example.
 """
 
+import subprocess
+import sys
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -108,3 +111,9 @@ def test_head_learns_from_frozen_features():
     assert standing_still < 0.4
     assert near > 0.85
     assert guessed > 0.85
+
+
+def test_head_imports_with_torch_and_einops_alone():
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['jaxtyping', 'safetensors', 'mvtrack'])); "
+    code = hidden + "import tracking_head; tracking_head.TrackingHead(tracking_head.HeadConfig(dim=16, layers=1))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -28,9 +28,9 @@ class _PoisonGradient(torch.autograd.Function):
 def not_finite(what: str, step: int) -> Iterator[None]:
     """Make the loss, or only the gradient, of this process's `step`-th training step NaN."""
     import mvtrack.training.loop as loop
-    import mvtrack.training.run as run
+    from mvtrack.training.objective import Objective
 
-    losses, take_step, current = run.losses, loop._step, {}
+    losses, take_step, current = Objective.__call__, loop._step, {}
 
     def watched(active_run, *args, **kwargs):
         current["step"] = active_run.progress.step
@@ -44,11 +44,11 @@ def not_finite(what: str, step: int) -> Iterator[None]:
             return parts | {"total": _PoisonGradient.apply(parts["total"])}
         return parts
 
-    run.losses, loop._step = poisoned, watched
+    Objective.__call__, loop._step = poisoned, watched
     try:
         yield
     finally:
-        run.losses, loop._step = losses, take_step
+        Objective.__call__, loop._step = losses, take_step
 
 
 @contextmanager

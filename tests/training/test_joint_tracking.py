@@ -101,7 +101,7 @@ def test_unasked_head_costs_nothing(tree):
     [
         ({"loss": {"tracking": 0.0}}, "set both"),
         ({"model": {"tracking": None}}, "set both"),
-        ({"loss": {"tracking": -1.0}}, "must not be negative"),
+        ({"loss": {"tracking": -1.0}}, "must be at least 0"),
         ({"model": {"tracking": {"dimm": 3}}}, "did you mean 'dim'"),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, points_from_depth, targets_from_points
 from mvtrack.correspondence.probe import cell_centres
 from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_tracks, token_grid
@@ -81,7 +81,7 @@ def _still_scene(case: StillCase, token_px: int, num_queries: int, seed: int) ->
     depth, frames = (x.flatten(0, 1)[:, None] for x in (depth, frames))
     grid = token_grid(camera.size, token_px)
     points = points_from_depth(depth[None], camera[None])
-    targets = targets_from_points(points, grid, num_queries=num_queries, seed=seed)
+    targets = targets_from_points(PointMaps(points), grid, num_queries=num_queries, seed=seed)
     exact = (cell_centres(index, grid, token_px) for index in (targets.query % (grid[0] * grid[1]), targets.label))
     targets = replace(targets, **dict(zip(("query_xy", "label_xy"), exact, strict=True)))
     return ProbedScene(case.clip, targets, frames, camera, depth, case.reference.view(1, -1, 1), case.reference)

@@ -8,7 +8,7 @@ from torch import Tensor
 from mvtrack.config.losses import LossConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.correspondence.loss import correspondence_loss_per_layer
-from mvtrack.correspondence.nearest_neighbours import points_from_depth, targets_from_points
+from mvtrack.correspondence.nearest_neighbours import PointMaps, points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid
 from mvtrack.data.loader import Batch
 from mvtrack.models.dit import DiTOutput, Tap
@@ -40,9 +40,9 @@ class CorrespondenceLoss:
                 tracks = Tracks(batch.tracks.xy[one], batch.tracks.visible[one], batch.tracks.valid[one])
                 samples.append(targets_from_tracks(tracks, size, token_px, queries, seed))
             else:
-                points, grid = points_from_depth(batch.depth[one], batch.camera[one]), token_grid(size, token_px)
-                matches = config.correspondence_matches
-                samples.append(targets_from_points(points, grid, matches, num_queries=queries, seed=seed))
+                maps = PointMaps(points_from_depth(batch.depth[one], batch.camera[one]))
+                grid, matches = token_grid(size, token_px), config.correspondence_matches
+                samples.append(targets_from_points(maps, grid, matches, queries, seed))
         return CorrespondenceTargets.concatenate(samples)
 
     def __call__(
@@ -52,9 +52,9 @@ class CorrespondenceLoss:
         if options.heads == "mlp":
             heads = [network.logit_heads[str(layer)].projection() for layer in layers]
         supervised, targets = [taps[layer] for layer in layers], batch.targets[self.name]
-        by_layer = correspondence_loss_per_layer(
-            supervised, targets, options, heads, reference=batch.conditioning.reference
-        )
+        reference = batch.conditioning.reference
+        reference = 1 if reference is None else reference
+        by_layer = correspondence_loss_per_layer(supervised, targets, options, heads, reference)
         parts = {self.name: by_layer.mean()}
         if len(layers) > 1:
             parts |= {f"{self.name}_{i}": loss.detach() for i, loss in zip(layers, by_layer, strict=True)}
