@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mvtrack.config.errors import run_command
 from mvtrack.data.visualize.contact_sheet import contact_sheet
-from mvtrack.geometry.trajectory import PRESETS
+from mvtrack.geometry.presets import PRESETS
 from mvtrack.inference.pipeline import reshoot_file, shipped_model
 from mvtrack.models.reshoot_model import load_model
 from mvtrack.video.reader import open_video

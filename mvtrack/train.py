@@ -1,13 +1,13 @@
 """`deepspeed mvtrack/train.py --config configs/tiny.yaml [section.key=value ...]`; `python` and `mvtrack train` too."""
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
-from mvtrack.inference.model_options import add_memory_argument
+from mvtrack.config.checked import Count, config
+from mvtrack.config.command_line import option, overrides, run
+from mvtrack.inference.model_options import MemoryChecked
 
 LESS_MEMORY = (
     "try train.micro_batch_size=1 train.gradient_checkpointing=true, a higher train.zero_stage on several ranks, or "
@@ -15,26 +15,32 @@ LESS_MEMORY = (
 )
 
 
+@config(kw_only=True)
+class TrainCommand(MemoryChecked):
+    """Train or fine-tune a re-shooting model."""
+
+    config: Path = option(..., "YAML file, see configs/")
+    resume: str | None = option(None, "go on from the run's newest checkpoint, or from this one", metavar="auto|FOLDER")
+    accept_changes: bool = option(False, "resume although the config differs")
+    ranks: Count | None = option(None, "start this many ranks here, through DeepSpeed's launcher")
+    hostfile: str | None = option(None, "start ranks on several nodes, through DeepSpeed's launcher")
+    local_rank: int | None = option(None, "set by the launcher", flag="--local_rank")
+    overrides: tuple[str, ...] = overrides()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse, build, train; or start the launcher that does it on several ranks."""
-    parser = argparse.ArgumentParser(prog="mvtrack train", description="Train or fine-tune a re-shooting model.")
-    parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument(
-        "--resume", metavar="auto|FOLDER", help="go on from the run's newest checkpoint, or from this one"
-    )
-    parser.add_argument("--accept-changes", action="store_true", help="resume although the config differs")
-    add_memory_argument(parser)
-    parser.add_argument("--ranks", type=int, help="start this many ranks here, through DeepSpeed's launcher")
-    parser.add_argument("--hostfile", help="start ranks on several nodes, through DeepSpeed's launcher")
-    parser.add_argument("--local_rank", type=int, help="set by the launcher")
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings")
-    options = parser.parse_intermixed_args(arguments)  # overrides may stand anywhere
-    work = _launch if (options.ranks or options.hostfile) and "RANK" not in os.environ else _train
-    return run_command(lambda: work(options), parser.prog, options.debug, LESS_MEMORY)
+    return run(TrainCommand, _work, arguments, "mvtrack train", LESS_MEMORY)
 
 
-def _train(options: argparse.Namespace) -> None:
+def _work(options: TrainCommand) -> None:
+    if (options.ranks or options.hostfile) and "RANK" not in os.environ:
+        _launch(options)
+    else:
+        _train(options)
+
+
+def _train(options: TrainCommand) -> None:
     from mvtrack.config.run import load_config
 
     config = load_config(options.config, options.overrides)
@@ -50,17 +56,17 @@ def _train(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{folder}\n")
 
 
-def _launch(options: argparse.Namespace) -> None:
+def _launch(options: TrainCommand) -> None:
     """Check the config here, then hand over to `deepspeed` with the same options."""
     from mvtrack.config.run import load_config
 
     load_config(options.config, options.overrides)
     launcher = Path(sys.executable).with_name("deepspeed")
     if not launcher.exists():
-        raise ValueError("several ranks need DeepSpeed's launcher: pip install 'mvtrack[train]'")
+        raise ValueError("several ranks need DeepSpeed's launcher: pip install '.[train]'")
     command = [str(launcher)]
     command += ["--hostfile", options.hostfile] if options.hostfile else ["--num_gpus", str(options.ranks)]
-    command += [str(Path(__file__).resolve()), "--config", options.config, *options.overrides]
+    command += [str(Path(__file__).resolve()), "--config", str(options.config), *options.overrides]
     command += ["--resume", options.resume] if options.resume else []
     command += ["--accept-changes"] if options.accept_changes else []
     command += ["--ignore-memory"] if options.ignore_memory else []

@@ -1,68 +1,63 @@
 """`mvtrack attention video.mp4 --camera arc_left --query 120,80,30`: where a point looks in both views."""
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from mvtrack.config.errors import run_command
-from mvtrack.inference.model_options import (
-    LESS_MEMORY,
-    add_caption_argument,
-    add_guidance_arguments,
-    add_memory_argument,
-    add_placement_arguments,
-    read_placement,
-)
-from mvtrack.inference.shot_options import add_shot_arguments, read_shot
+from mvtrack.config.checked import NonNegativeInt, config
+from mvtrack.config.command_line import changed_flags, option, positional, run, section
+from mvtrack.inference.model_options import LESS_MEMORY, SAMPLING, ModelCommand, SamplingOptions
+from mvtrack.inference.shot_options import ShotOptions, read_shot
+
+
+def _heads(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"must be numbers such as 0,2, got {text!r}") from error
+
+
+@config(kw_only=True)
+class AttentionCommand(ModelCommand):
+    """Re-shoot a video and draw where a point of one view looks in both; or look into a result.
+
+    Of a result, what is left out of model, steps, seed and caption is what made it. A model that samples in one step
+    is looked at over 8.
+    """
+
+    video: Path = positional("video file, GIF, image, folder of images; or a folder that `mvtrack reshoot` wrote")
+    query: str = option(
+        ...,
+        "pixels right and down in the view's own video (the source file, or the generated one), and its frame, from 0",
+        metavar="x,y,t",
+    )
+    view: Literal["reference", "generated"] = option("generated", "the query's view")
+    layer: NonNegativeInt | None = option(None, "counted from 0; default: the layer that the model is tapped at")
+    step: NonNegativeInt | None = option(None, "sampling step, counted from 0; default: the middle one")
+    noise_level: float | None = option(None, "instead: the step of nearest noise level", metavar="SIGMA")
+    heads: tuple[int, ...] | None = option(
+        None, "counted from 0; default: the mean of all", metavar="0,1", parse=_heads
+    )
+    generated: Path | None = option(None, "an existing generated video, same moments", metavar="FILE")
+    shot: ShotOptions = section(ShotOptions, "the shot")
+    sampling: SamplingOptions = section(SamplingOptions, SAMPLING)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, check, look; prints where the picture is."""
-    shot = argparse.ArgumentParser(add_help=False)
-    add_shot_arguments(shot, camera_required=False)
-    parser = argparse.ArgumentParser(
-        prog="mvtrack attention",
-        description="Re-shoot a video and draw where a point of one view looks in both; or look into a result.",
-        parents=[shot],
-    )
-    parser.add_argument(
-        "video", type=Path, help="video file, GIF, image, folder of images; or a folder that `mvtrack reshoot` wrote"
-    )
-    parser.add_argument(
-        "--query", required=True, metavar="x,y,t",
-        help="pixels right and down in the view's own video (the source file, or the generated video), and its frame, "
-        "from 0",
-    )  # fmt: skip
-    parser.add_argument("--view", choices=("reference", "generated"), default="generated", help="the query's view")
-    parser.add_argument("--layer", type=int, help="counted from 0; default: the layer that the model is tapped at")
-    parser.add_argument("--step", type=int, help="sampling step, counted from 0; default: the middle one")
-    parser.add_argument("--noise-level", type=float, metavar="SIGMA", help="instead: the step of nearest noise level")
-    parser.add_argument("--heads", metavar="0,1", help="counted from 0; default: the mean of all")
-    parser.add_argument("--generated", type=Path, metavar="FILE", help="an existing generated video, same moments")
-    parser.add_argument("--model", help="folder with model.safetensors; default: the result's, or the one that ships")
-    parser.add_argument("--out", type=Path, help="folder for the picture; default outputs/attention_<video>_<path>")
-    parser.add_argument("--steps", type=int, help="sampling steps; default: the result's, or the model's own, 8 for 1")
-    parser.add_argument("--seed", type=int, help="default: the result's, or 0")
-    add_caption_argument(parser, "the result's, or nothing")
-    add_guidance_arguments(parser)
-    add_placement_arguments(parser)
-    add_memory_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    options = parser.parse_args(arguments)
-    changed = [name for name, value in vars(shot.parse_args([])).items() if getattr(options, name) != value]
-    return run_command(lambda: _attention(options, changed), parser.prog, options.debug, LESS_MEMORY)
+    return run(AttentionCommand, _attention, arguments, "mvtrack attention", LESS_MEMORY)
 
 
-def _attention(options: argparse.Namespace, changed: list[str]) -> None:
+def _attention(options: AttentionCommand) -> None:
     from tqdm import tqdm
 
     from mvtrack.files.atomic_io import refuse_existing
-    from mvtrack.inference.attention_map import AttentionQuery, follow_query, write_seen
+    from mvtrack.inference.attention_map import AttentionQuery, Lens, follow_query, write_seen
 
-    query, lens = AttentionQuery.parse(options.query, options.view), _lens(options)
-    pair, source, model = _pair_and_model(options, query, changed)
+    query = AttentionQuery.parse(options.query, options.view)
+    lens = Lens(options.layer, options.step, options.noise_level, options.heads)
+    pair, source, model = _pair_and_model(options, query)
     out = options.out or Path("outputs") / f"attention_{options.video.stem}_{pair.label}"
     refuse_existing(out, options.overwrite)
     steps = 0 if pair.generated else pair.sample.steps
@@ -71,17 +66,7 @@ def _attention(options: argparse.Namespace, changed: list[str]) -> None:
     sys.stdout.write(f"{write_seen(out, seen, source)}\n")
 
 
-def _lens(options: argparse.Namespace):
-    from mvtrack.inference.attention_map import Lens
-
-    try:
-        heads = None if options.heads is None else tuple(int(text) for text in options.heads.split(","))
-    except ValueError as error:
-        raise ValueError(f"--heads must be numbers such as 0,2, got {options.heads!r}") from error
-    return Lens(options.layer, options.step, options.noise_level, heads)
-
-
-def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
+def _pair_and_model(options: AttentionCommand, query):
     from mvtrack.inference.attention_pair import (
         is_result,
         model_of_result,
@@ -90,40 +75,34 @@ def _pair_and_model(options: argparse.Namespace, query, changed: list[str]):
         pair_of_shot,
     )
     from mvtrack.inference.pipeline import shipped_model
-    from mvtrack.inference.sampler import SamplerOptions
     from mvtrack.models.reshoot_model import read_config
 
-    result = is_result(options.video)
-    if (result or options.generated) and (options.guidance is not None or options.negative is not None):
-        raise ValueError("--guidance and --negative are for sampling, a video that exists is only seen: leave them out")
+    result, sampling = is_result(options.video), options.sampling
+    if (result or options.generated) and (guided := changed_flags(options, "guidance", "negative")):
+        raise ValueError(f"{guided[0]} is for sampling, a video that exists is only seen: leave it out")
     if not result:
-        if options.camera is None:
-            raise ValueError(f"--camera is needed: the path along which {options.video} is re-shot")
         source = options.model or shipped_model()
-        config = read_config(source)
-        steps = noise_levels(config.sampling.steps) if options.steps is None else options.steps
-        sample = SamplerOptions.of(config, steps, options.guidance, options.seed or 0)
-        shot = read_shot(options, options.video, sample)
-        shot = replace(shot, caption=options.caption, negative=options.negative)
+        model = read_config(source)
+        steps = noise_levels(model.sampling.steps) if sampling.steps is None else sampling.steps
+        shot = read_shot(options.shot, options.video, replace(sampling, steps=steps).of(model))
+        shot = replace(shot, caption=sampling.caption, negative=sampling.negative)
         for note in shot.notes:
             sys.stderr.write(f"mvtrack attention: {note}\n")
-        pair = pair_of_shot(options.video, shot, config, options.generated)
+        pair = pair_of_shot(options.video, shot, model, options.generated)
         return pair, source, _loaded(source, pair, query, options)
-    if options.generated is not None:
-        changed = [*changed, "generated"]
-    if changed:
-        names = ", ".join("--" + name.replace("_", "-") for name in changed)
+    if changed := changed_flags(options, "shot", "generated"):
+        names = ", ".join(changed)
         raise ValueError(f"{options.video} is a result, which has its own cameras and pictures: leave out {names}")
     pair = pair_of_result(options.video)
-    chosen = {name: getattr(options, name) for name in ("steps", "seed") if getattr(options, name) is not None}
+    chosen = {name: getattr(sampling, name) for name in ("steps", "seed") if getattr(sampling, name) is not None}
     pair = replace(pair, sample=replace(pair.sample, **chosen))
-    if options.caption is not None:
-        pair = replace(pair, caption=options.caption)
+    if sampling.caption is not None:
+        pair = replace(pair, caption=sampling.caption)
     source = options.model or model_of_result(options.video)
     return pair, source, _loaded(source, pair, query, options)
 
 
-def _loaded(source, pair, query, options: argparse.Namespace):
+def _loaded(source, pair, query, options: AttentionCommand):
     """The model, after attention and memory were found to do, and captions were encoded."""
     from mvtrack.inference.attention_map import query_window
     from mvtrack.inference.device import place, placed_config
@@ -135,18 +114,19 @@ def _loaded(source, pair, query, options: argparse.Namespace):
     from mvtrack.models.prompts import Captions, remember_prompts
     from mvtrack.models.reshoot_model import load_model, read_config
 
-    placement = read_placement(options)
-    config = with_window(placed_config(read_config(source), placement), pair.window)
-    size, frames = pair.fits[0].model, min(len(pair.reference), config.num_frames)
-    kernel = kernel_of_video(config, size, frames, placement)
-    sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
+    placement = options.placement
+    model = with_window(placed_config(read_config(source), placement), pair.window)
+    size, frames = pair.fits[0].model, min(len(pair.reference), model.num_frames)
+    kernel = kernel_of_video(model, size, frames, placement)
+    if options.verbose:
+        sys.stderr.write(f"mvtrack attention: attention kernel: {kernel}\n")
     captions = Captions(pair.caption, pair.negative, pair.guidance).texts
     if not options.ignore_memory:
-        work = Work(encoders_of(config, captions), decodes=pair.generated is None)
-        refuse_inference(config, size, frames, pair.sample, placement, work)
-    pictures = first_frames([query_window(config, pair, query)], pair.reference, pair.fits[0])
-    remember_prompts(config, captions, pictures, placement.encoder_device)
-    return replace(place(load_model(source), placement), config=config)
+        work = Work(encoders_of(model, captions), decodes=pair.generated is None)
+        refuse_inference(model, size, frames, pair.sample, placement, work)
+    pictures = first_frames([query_window(model, pair, query)], pair.reference, pair.fits[0])
+    remember_prompts(model, captions, pictures, placement.encoder_device)
+    return replace(place(load_model(source), placement), config=model)
 
 
 if __name__ == "__main__":

@@ -1,74 +1,106 @@
 """`mvtrack cameras inspect|convert|check|measure|formats`: pose files of every format, and of videos that have none."""
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
-from mvtrack.geometry.pose_files.arguments import add_read_arguments, read_arguments
-from mvtrack.geometry.trajectory import PIVOT_M
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import Command, option, positional, run, section
+from mvtrack.config.errors import did_you_mean
+from mvtrack.config.pose_files import PoseFileOptions
+from mvtrack.geometry.presets import PIVOT_M
+
+FORMAT_HELP = "see `mvtrack cameras formats`"
+OUT_HELP = "file to write, or folder for the formats that are one"
+
+
+def _frames(text: str) -> tuple[int | None, ...]:
+    match = re.fullmatch(r"(\d{0,9}):(\d{0,9})(?::(\d{1,9}))?", text)
+    if not match:
+        raise ValueError(f"must look like 0:81 or 0:81:4, got {text!r}")
+    return tuple(int(part) if part else None for part in match.groups())
+
+
+@config(kw_only=True)
+class InspectCameras(Command):
+    """Say what a pose file holds."""
+
+    file: Path = positional("a pose file, or a folder of one", metavar="FILE")
+    reading: PoseFileOptions = section(PoseFileOptions, "what the file does not say")
+
+
+@config(kw_only=True)
+class ConvertCameras(InspectCameras):
+    """Write a pose file in another format, with changes on the way in the order below."""
+
+    out: Path = positional(OUT_HELP, metavar="OUT")
+    to: str = option(..., FORMAT_HELP, metavar="FORMAT")
+    overwrite: bool = option(False, "replace OUT if it is a file that exists")
+    read_as: str | None = option(None, "what the numbers are instead, as `check` says", metavar="'AXES DIRECTION'")
+    frames: tuple[int | None, ...] | None = option(
+        None, "some frames only, counted from 0", metavar="START:STOP:STEP", parse=_frames
+    )
+    scale: float | None = option(None, "multiply all lengths", metavar="F")
+    fps: float | None = option(None, "give the frames times, from 0")
+    rename: str | None = option(None, "new names, such as frame_{:05d}", metavar="PATTERN")
+
+
+@config(kw_only=True)
+class CheckCameras(InspectCameras):
+    """Look for cameras that cannot be right: rotations, lens, times, scale, jumps, axes."""
+
+    video: Path | None = option(None, "the video that the cameras are for")
+
+
+@config(kw_only=True)
+class MeasureCameras(Command):
+    """Find the cameras of a video by structure from motion, and write them (needs pycolmap)."""
+
+    video: Path = positional("video file, GIF, folder of images", metavar="VIDEO")
+    out: Path = positional(OUT_HELP, metavar="OUT")
+    to: str = option("json", FORMAT_HELP, metavar="FORMAT")
+    fov: float | None = option(None, "horizontal field of view, where it is known", metavar="DEG")
+    subject_distance: float = option(
+        PIVOT_M,
+        "what the middle depth of the first frame is called: pictures do not tell the scene's size",
+        metavar="D",
+    )
+    ignore_mask: Path | None = option(None, "as for `mvtrack reshoot`: what moves", metavar="PATH")
+    overwrite: bool = option(False, "replace OUT if it is a file that exists")
+
+
+@config(kw_only=True)
+class ListFormats(Command):
+    """List the formats, what they mean, and their options."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, then show, convert, check or measure."""
-    parser = argparse.ArgumentParser(prog="mvtrack cameras", description="Inspect, convert, check and measure cameras.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (work, text) in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        command.set_defaults(work=work)
-        command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-        if name == "measure":
-            _add_measure_arguments(command)
-        elif name != "formats":
-            command.add_argument("file", type=Path, metavar="FILE", help="a pose file, or a folder of one")
-            add_read_arguments(command.add_argument_group("what the file does not say"))
-        if name == "convert":
-            _add_convert_arguments(command)
-        if name == "check":
-            command.add_argument("--video", type=Path, help="the video that the cameras are for")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: options.work(options), f"{parser.prog} {options.command}", options.debug)
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("", "-h", "--help"):
+        lines = [f"  {command:<8}  {cls.__doc__}\n" for command, (cls, _) in _COMMANDS.items()]
+        sys.stdout.write("".join(["usage: mvtrack cameras COMMAND [options]\n\n", *lines]))
+        return 0 if name else 2
+    if name not in _COMMANDS:
+        hint = did_you_mean(name, _COMMANDS) or f"; known: {', '.join(_COMMANDS)}"
+        sys.stderr.write(f"mvtrack cameras: unknown command {name!r}{hint}\n")
+        return 2
+    return run(*_COMMANDS[name], rest, f"mvtrack cameras {name}")
 
 
-def _add_convert_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("out", type=Path, metavar="OUT", help="file to write, or folder for the formats that are one")
-    command.add_argument("--to", required=True, metavar="FORMAT", help="see `mvtrack cameras formats`")
-    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is a file that exists")
-    group = command.add_argument_group("changes on the way, in this order")
-    group.add_argument("--read-as", metavar="'AXES DIRECTION'", help="what the numbers are instead, as `check` says")
-    group.add_argument("--frames", metavar="START:STOP:STEP", help="some frames only, counted from 0")
-    group.add_argument("--scale", type=float, metavar="F", help="multiply all lengths")
-    group.add_argument("--fps", type=float, help="give the frames times, from 0")
-    group.add_argument("--rename", metavar="PATTERN", help="new names, such as frame_{:05d}")
-
-
-def _add_measure_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("video", type=Path, metavar="VIDEO", help="video file, GIF, folder of images")
-    command.add_argument("out", type=Path, metavar="OUT", help="file to write, or folder for the formats that are one")
-    command.add_argument("--to", default="json", metavar="FORMAT", help="see `mvtrack cameras formats`; default json")
-    command.add_argument("--fov", type=float, metavar="DEG", help="horizontal field of view, where it is known")
-    command.add_argument(
-        "--subject-distance", type=float, default=PIVOT_M, metavar="D",
-        help="what the middle depth of the first frame is called (default 4): pictures do not tell the scene's size",
-    )  # fmt: skip
-    command.add_argument("--ignore-mask", type=Path, metavar="PATH", help="as for `mvtrack reshoot`: what moves")
-    command.add_argument("--overwrite", action="store_true", help="replace OUT if it is a file that exists")
-
-
-def _inspect(options: argparse.Namespace) -> None:
+def _inspect(options: InspectCameras) -> None:
     from mvtrack.geometry.pose_files.files import read_cameras
     from mvtrack.geometry.pose_files.summary import describe
 
-    sys.stdout.write(describe(read_cameras(options.file, **read_arguments(options))) + "\n")
+    sys.stdout.write(describe(read_cameras(options.file, **options.reading.given)) + "\n")
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _convert(options: ConvertCameras) -> None:
     from mvtrack.geometry.pose_files.files import read_cameras, write_cameras
     from mvtrack.geometry.pose_files.registry import find_format, held_back
 
     found = find_format(options.to)
-    sequence = _changed(read_cameras(options.file, **read_arguments(options)), options)
+    sequence = _changed(read_cameras(options.file, **options.reading.given), options)
     lost = held_back(sequence, found)
     path = write_cameras(options.out, sequence, found.name, options.overwrite)
     sys.stdout.write(f"{path}: {sequence.num_frames} cameras as {found.name}\n")
@@ -76,7 +108,7 @@ def _convert(options: argparse.Namespace) -> None:
         sys.stderr.write(f"left out, since {found.name} cannot hold it: {', '.join(lost)}\n")
 
 
-def _changed(sequence, options: argparse.Namespace):
+def _changed(sequence, options: ConvertCameras):
     """The sequence after --read-as, --frames, --scale, --fps and --rename."""
     from mvtrack.geometry.pose_files import editing
     from mvtrack.geometry.pose_files.conventions import reinterpret
@@ -84,10 +116,7 @@ def _changed(sequence, options: argparse.Namespace):
     if options.read_as is not None:
         sequence = reinterpret(sequence, options.read_as)
     if options.frames is not None:
-        match = re.fullmatch(r"(\d{0,9}):(\d{0,9})(?::(\d{1,9}))?", options.frames)
-        if not match:
-            raise ValueError(f"--frames must look like 0:81 or 0:81:4, got {options.frames!r}")
-        sequence = editing.some_frames(sequence, *(int(part) if part else None for part in match.groups()))
+        sequence = editing.some_frames(sequence, *options.frames)
     if options.scale is not None:
         sequence = editing.scaled(sequence, options.scale)
     if options.fps is not None:
@@ -95,7 +124,7 @@ def _changed(sequence, options: argparse.Namespace):
     return sequence if options.rename is None else editing.renamed(sequence, options.rename)
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: CheckCameras) -> None:
     from mvtrack.geometry.pose_files.diagnosis import FAIL, compare_with_video, diagnose, match_frames
     from mvtrack.geometry.pose_files.files import read_cameras
     from mvtrack.geometry.pose_files.parse import shown_path
@@ -103,7 +132,7 @@ def _check(options: argparse.Namespace) -> None:
     from mvtrack.geometry.pose_files.timing import FrameGrid
     from mvtrack.video.reader import open_video
 
-    sequence = read_cameras(options.file, **read_arguments(options))
+    sequence = read_cameras(options.file, **options.reading.given)
     if options.video is None:
         findings = diagnose(sequence)
     else:
@@ -123,7 +152,7 @@ def _frame(footage, index: int, size: tuple[int, int]):
     return footage.read(index, index + 1, size)[0].permute(1, 2, 0).numpy()
 
 
-def _measure(options: argparse.Namespace) -> None:
+def _measure(options: MeasureCameras) -> None:
     import torch
 
     from mvtrack.geometry.pose_files.files import write_cameras
@@ -143,18 +172,18 @@ def _measure(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{path}: {frames} cameras as {found.name}\n")
 
 
-def _formats(options: argparse.Namespace) -> None:
+def _formats(options: ListFormats) -> None:
     from mvtrack.geometry.pose_files.summary import list_formats
 
     sys.stdout.write(list_formats() + "\n")
 
 
 _COMMANDS = {
-    "inspect": (_inspect, "say what a pose file holds"),
-    "convert": (_convert, "write a pose file in another format"),
-    "check": (_check, "look for cameras that cannot be right: rotations, lens, times, scale, jumps, axes"),
-    "measure": (_measure, "find the cameras of a video by structure from motion, and write them (needs pycolmap)"),
-    "formats": (_formats, "list the formats, what they mean, and their options"),
+    "inspect": (InspectCameras, _inspect),
+    "convert": (ConvertCameras, _convert),
+    "check": (CheckCameras, _check),
+    "measure": (MeasureCameras, _measure),
+    "formats": (ListFormats, _formats),
 }
 
 

@@ -1,41 +1,47 @@
 """`mvtrack convert SOURCE FOLDER`: released weights of any layout as a model of this project."""
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
-from mvtrack.config.errors import run_command
-from mvtrack.inference.model_options import SOURCE_HELP, add_encoder_arguments, read_encoders
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import Command, option, positional, run, section
+from mvtrack.config.placement import SOURCE_HELP, EncoderSources
+
+
+@config(kw_only=True)
+class ConvertCommand(Command):
+    """Make a model of this project from released weights: official Wan, DiffSynth, ComfyUI or diffusers names,
+    ReCamMaster's checkpoint, ReDirector's base and delta.
+    """
+
+    source: str = positional(SOURCE_HELP)
+    out: Path = positional("folder for the model")
+    delta: str | None = option(None, "weights that replace parts of it, such as ReDirector's", metavar="SOURCE")
+    preset: str | None = option(None, "which released model it is; default: by names and shapes", alone="which")
+    config: Path | None = option(None, "a YAML file whose section `model` describes it", alone="which")
+    fresh: tuple[str, ...] = option(
+        (),
+        "parameters of the model that the weights may lack, such as 'blocks.*.cam_encoder.*'",
+        metavar="PATTERN",
+        repeat=True,
+    )
+    drop: tuple[str, ...] = option((), "tensors of the weights to leave out", metavar="PATTERN", repeat=True)
+    encoders: EncoderSources = section(
+        EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where its authors publish them"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = option(None, "precision of the file; default: the source's")
+    seed: int = option(0, "for fresh parameters that do not start at zero")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and convert."""
-    parser = argparse.ArgumentParser(
-        prog="mvtrack convert",
-        description="Make a model of this project from released weights: official Wan, DiffSynth, ComfyUI or diffusers "
-        "names, ReCamMaster's checkpoint, ReDirector's base and delta.",
-    )
-    parser.add_argument("source", help=SOURCE_HELP)
-    parser.add_argument("out", type=Path, help="folder for the model")
-    parser.add_argument("--delta", metavar="SOURCE", help="weights that replace parts of it, such as ReDirector's")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--preset", help="which released model it is; default: told by names and shapes")
-    which.add_argument("--config", type=Path, help="a YAML file whose section `model` describes it")
-    fresh_help = "parameters of the model that the weights may lack, such as 'blocks.*.cam_encoder.*'"
-    parser.add_argument("--fresh", metavar="PATTERN", action="append", default=[], help=fresh_help)
-    drop_help = "tensors of the weights to leave out"
-    parser.add_argument("--drop", metavar="PATTERN", action="append", default=[], help=drop_help)
-    add_encoder_arguments(parser, "where its authors publish them")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="precision of the file; default: the source's")
-    parser.add_argument("--seed", type=int, default=0, help="for fresh parameters that do not start at zero")
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _convert(options), parser.prog, options.debug)
+    return run(ConvertCommand, _convert, arguments, "mvtrack convert")
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _convert(options: ConvertCommand) -> None:
     import torch
 
     from mvtrack.config.presets import preset
@@ -53,16 +59,16 @@ def _convert(options: argparse.Namespace) -> None:
     elif options.preset or config is None:
         name = options.preset or recognise(checkpoint.without(_matching(checkpoint.tensors, options.drop)))
         config, described = preset(name), f"preset {name}"
-    config = with_sources(config, read_encoders(options))
+    config = with_sources(config, options.encoders)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    loaded = load_pretrained(config, checkpoint, options.fresh, options.drop, dtype, options.seed)
+    loaded = load_pretrained(config, checkpoint, list(options.fresh), list(options.drop), dtype, options.seed)
     path = save_model(loaded.model, options.out)
     read, new, dropped = (getattr(loaded.match, name) for name in ("read", "new", "dropped"))
     sys.stdout.write(f"{path}: {described}; {len(read)} tensors read{_summary('fresh', new)}")
     sys.stdout.write(f"{_summary('left out', dropped)}\n")
 
 
-def _matching(names: Iterable[str], patterns: list[str]) -> list[str]:
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     from fnmatch import fnmatchcase
 
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

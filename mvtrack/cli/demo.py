@@ -10,7 +10,7 @@ SCENES = {"arc_left": 20.0, "pan_right": 12.0, "translate_up": 15.0}  # preset: 
 
 
 @config(kw_only=True)
-class Demo(Command):
+class DemoCommand(Command):
     """Render unseen scenes, re-shoot them, and show them beside the truth."""
 
     out: Path = option(Path("outputs/demo"), "folder for the results")
@@ -19,10 +19,10 @@ class Demo(Command):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and make the demo's files."""
-    return run(Demo, _demo, arguments, "mvtrack demo")
+    return run(DemoCommand, _demo, arguments, "mvtrack demo")
 
 
-def _demo(options: Demo) -> None:
+def _demo(options: DemoCommand) -> None:
     from mvtrack.inference.demo import demonstrate
 
     for path in demonstrate(options.out, options.model, SCENES):

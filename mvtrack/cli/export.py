@@ -9,7 +9,7 @@ from mvtrack.config.command_line import Command, option, positional, run
 
 
 @config(kw_only=True)
-class Export(Command):
+class ExportCommand(Command):
     """Write weights as one safetensors file."""
 
     source: Path = positional("a folder checkpoints/step_... of a run, or a model")
@@ -27,10 +27,10 @@ class Export(Command):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and export."""
-    return run(Export, _export, arguments, "mvtrack export")
+    return run(ExportCommand, _export, arguments, "mvtrack export")
 
 
-def _export(options: Export) -> None:
+def _export(options: ExportCommand) -> None:
     from mvtrack.training.export import export_checkpoint, export_head, export_model
 
     kind, heads = "weight" if options.live else "ema", not options.without_logit_heads

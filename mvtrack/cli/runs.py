@@ -8,7 +8,7 @@ from mvtrack.config.command_line import Command, positional, run
 
 
 @config(kw_only=True)
-class Runs(Command):
+class RunsCommand(Command):
     """List the training runs below a folder."""
 
     folder: Path = positional("what to look through", Path("runs"))
@@ -16,10 +16,10 @@ class Runs(Command):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and print."""
-    return run(Runs, _show, arguments, "mvtrack runs")
+    return run(RunsCommand, _show, arguments, "mvtrack runs")
 
 
-def _show(options: Runs) -> None:
+def _show(options: RunsCommand) -> None:
     from mvtrack.training.run_table import table
 
     sys.stdout.write(table(options.folder) + "\n")

@@ -1,36 +1,37 @@
 """`mvtrack train-decoder --model FOLDER --out FOLDER`: an aligning decoder for a model (docs/decoder.md)."""
 
-import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import Count, NonNegative, Positive, config
+from mvtrack.config.command_line import Command, option, run
 
 _BANK_SEED = 90_000  # scenes of its own
 
 
+@config(kw_only=True)
+class TrainDecoderCommand(Command):
+    """Train a decoder that aligns views to the pixel, on rendered scenes."""
+
+    model: str | None = option(None, "whose codec and latents; default: the tiny model that ships")
+    out: Path = option(..., "folder for decoder.safetensors and decoder.json")
+    bank: Path | None = option(None, "folder for the rendered scenes; default: beside --out")
+    scenes: Count | None = option(None, "rendered ones, each taken many times")
+    steps: Count | None = option(None, "of training")
+    frames: Count | None = option(None, "of a clip in one step")
+    lr: Positive | None = option(None, "the paper fine-tunes a released decoder with 1e-5")
+    depth_noise: NonNegative | None = option(None, "times the paper's amplitudes; 0: exact depth")
+    seed: int | None = option(None, "of weights, scenes and noise")
+    alone: bool = option(False, "no view sees another: what to compare with")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse, render, train; prints where the decoder is."""
-    parser = argparse.ArgumentParser(
-        prog="mvtrack train-decoder", description="Train a decoder that aligns views to the pixel, on rendered scenes."
-    )
-    parser.add_argument("--model", help="whose codec and latents; default: the tiny model that ships")
-    parser.add_argument("--out", type=Path, required=True, help="folder for decoder.safetensors and decoder.json")
-    parser.add_argument("--bank", type=Path, help="folder for the rendered scenes; default: beside --out")
-    parser.add_argument("--scenes", type=int, help="rendered ones, taken again and again")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--frames", type=int, help="of a clip in one step")
-    parser.add_argument("--lr", type=float, help="the paper fine-tunes a released decoder with 1e-5")
-    parser.add_argument("--depth-noise", type=float, help="times the paper's amplitudes; 0: exact depth")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--alone", action="store_true", help="no view sees another: what to compare with")
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _train(options), parser.prog, options.debug)
+    return run(TrainDecoderCommand, _train, arguments, "mvtrack train-decoder")
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: TrainDecoderCommand) -> None:
     from mvtrack.data.synthetic.bank import Bank, BankRecipe
     from mvtrack.inference.pipeline import shipped_model
     from mvtrack.models.decoder.files import FILE

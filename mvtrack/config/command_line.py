@@ -32,7 +32,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from mvtrack.config.checked import check, config, field_types, without_none
 from mvtrack.config.errors import did_you_mean, run_command
 
-_MANY = 20
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
 
@@ -113,7 +112,7 @@ class _Flag(NamedTuple):
 
 def _flags(cls: type, default: Any = MISSING, within: _Flag | None = None, prefix: str = "") -> Iterator[_Flag]:
     hints, above = field_types(cls), within.option if within else _Option("section", "")
-    for f in dataclasses.fields(cls):
+    for f in sorted(dataclasses.fields(cls), key=lambda f: _place(cls, f)):
         opt = f.metadata.get("option")
         if opt is None or f.name in above.without:
             continue
@@ -132,18 +131,26 @@ def _flags(cls: type, default: Any = MISSING, within: _Flag | None = None, prefi
         )
 
 
+def _place(cls: type, f: dataclasses.Field) -> int:
+    """Positionals keep their order; of the others those of a class stand before those of its base classes."""
+    if "option" in f.metadata and f.metadata["option"].kind == "positional":
+        return -1
+    return next(i for i, base in enumerate(cls.__mro__) if f.name in base.__dict__.get("__annotations__", {}))
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         raise ValueError(f"{message.removeprefix('argument ')} (--help lists the options)")
 
 
 def _parser(cls: type, flags: list[_Flag], prog: str) -> _Parser:
-    usage = None  # a list of all flags is no help where they are many
-    if len(flags) > _MANY:
-        words = [f"[{flag.option.metavar or flag.typed}]" for flag in flags if flag.option.kind != "flag"]
-        usage = _escaped(" ".join([prog, "[options]", *words]))
-    description = _escaped(cls.__doc__ or "")
-    parser = _Parser(prog=prog, usage=usage, description=description, argument_default=argparse.SUPPRESS)
+    needed = [f"{flag.typed} {_metavar(_base(flag.type), flag)}" for flag in flags if _is_needed(flag)]
+    words = [(_metavar(_base(flag.type), flag), flag.default is MISSING) for flag in flags if not _is_flag(flag)]
+    words = [word if is_needed else f"[{word}]" for word, is_needed in words]
+    usage = _escaped(" ".join([prog, *words, *needed, "[options]"]))
+    parser = _Parser(
+        prog=prog, usage=usage, description=_escaped(cls.__doc__ or ""), argument_default=argparse.SUPPRESS
+    )
     groups: dict[str, Any] = {"": parser}
     for flag in flags:
         group = groups.setdefault(flag.title, None) or parser.add_argument_group(_escaped(flag.title))
@@ -156,6 +163,14 @@ def _parser(cls: type, flags: list[_Flag], prog: str) -> _Parser:
     return parser
 
 
+def _is_flag(flag: _Flag) -> bool:
+    return flag.option.kind == "flag"
+
+
+def _is_needed(flag: _Flag) -> bool:
+    return _is_flag(flag) and flag.default is MISSING
+
+
 def _add(group: Any, flag: _Flag) -> None:
     opt, hint = flag.option, _base(flag.type)
     several, has_default = typing.get_origin(hint) is tuple and opt.parse is None, flag.default is not MISSING
@@ -163,7 +178,7 @@ def _add(group: Any, flag: _Flag) -> None:
     if hint is bool:
         group.add_argument(flag.typed, action="store_true", **known)
         return
-    known["metavar"] = opt.metavar or _metavar(hint, flag)
+    known["metavar"] = _metavar(hint, flag)
     if opt.kind != "flag":
         known["nargs"] = ("*" if has_default else "+") if several else "?" if has_default else None
         group.add_argument(**known)
@@ -180,6 +195,8 @@ def _base(hint: Any) -> Any:
 
 
 def _metavar(hint: Any, flag: _Flag) -> str:
+    if flag.option.metavar:
+        return flag.option.metavar
     if typing.get_origin(hint) is tuple:
         hint = _base(typing.get_args(hint)[0])
     if typing.get_origin(hint) is Literal:
@@ -283,6 +300,12 @@ def _build(cls: type, values: dict[str, Any], base: Any = None, at: str = "") ->
             default = f.default_factory() if base is None else getattr(base, f.name)
             own[f.name] = _build(type(default), values, default, f"{key}.")
     return cls(**own) if base is None else dataclasses.replace(base, **own)
+
+
+def with_text(options: Any, texts: dict[str, str]) -> Any:
+    """The same options with other values, by their flags' names without dashes, as if they had been typed."""
+    flags = {flag.typed.removeprefix("--"): flag for flag in _flags(type(options))}
+    return _build(type(options), {flags[name].key: _value(flags[name], text) for name, text in texts.items()}, options)
 
 
 def changed_flags(options: Any, *names: str) -> list[str]:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.geometry.camera import relative_pose
+from mvtrack.geometry.presets import PIVOT_M
 from mvtrack.geometry.rotation import rotation_matrix, rotation_vector
-from mvtrack.geometry.trajectory import PIVOT_M
 
 # Steps beyond these are worth a warning: degrees a frame, and subject distances a frame.
 _TURN_LIMIT_DEG, _MOVE_LIMIT = 6.0, 0.12

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mvtrack.geometry.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraPath
+from mvtrack.geometry.presets import PIVOT_M, PRESETS, SPEEDS
+from mvtrack.geometry.trajectory import CameraPath
 
 # name: (unit, amount of a move without one, opposite)
 _MOVES: dict[str, tuple[str, float, str]] = {name: (p.unit, p.amount, p.mirror) for name, p in PRESETS.items()} | {

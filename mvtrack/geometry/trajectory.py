@@ -4,7 +4,6 @@ A path starts at the identity, which is the reference view's first frame, and is
 in OpenCV axes. Other pose formats and a path language build on the same `CameraPath`.
 """
 
-import difflib
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,12 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.errors import did_you_mean
 from mvtrack.geometry.camera import Camera
-
-# ReCamMaster's own files end one half step early: 81 frames reach 160/161 of the nominal amount.
-_RECAMMASTER_END = 160 / 161
-
-PIVOT_M = 4.0  # distance of the point that translate and arc presets look at
+from mvtrack.geometry.presets import PIVOT_M, PRESETS, RECAMMASTER_END, SPEEDS
 
 
 @runtime_checkable
@@ -45,39 +41,9 @@ def moved_along(source: Camera, path: CameraMotion) -> Camera:
     return Camera(source.c2w[:1] @ path.poses(frames).to(source.c2w), K, source.size, source.scale_known)
 
 
-@dataclass(frozen=True)
-class _Preset:
-    unit: str  # "deg" or "m"
-    amount: float
-    mirror: str
-
-
-PRESETS: dict[str, _Preset] = {
-    "pan_right": _Preset("deg", 20 * _RECAMMASTER_END, "pan_left"),
-    "pan_left": _Preset("deg", 20 * _RECAMMASTER_END, "pan_right"),
-    "tilt_up": _Preset("deg", 10 * _RECAMMASTER_END, "tilt_down"),
-    "tilt_down": _Preset("deg", 10 * _RECAMMASTER_END, "tilt_up"),
-    "zoom_in": _Preset("m", 2 * _RECAMMASTER_END, "zoom_out"),
-    "zoom_out": _Preset("m", 2 * _RECAMMASTER_END, "zoom_in"),
-    "translate_up": _Preset("m", 1 * _RECAMMASTER_END, "translate_down"),
-    "translate_down": _Preset("m", 1 * _RECAMMASTER_END, "translate_up"),
-    "arc_left": _Preset("deg", 30.0, "arc_right"),
-    "arc_right": _Preset("deg", 30.0, "arc_left"),
-}
-
-SPEEDS = {
-    "linear": lambda u: u,
-    "ease": lambda u: u * u * (3 - 2 * u),
-    "ease_in": lambda u: u * u,
-    "ease_out": lambda u: u * (2 - u),
-}
-
-
 def _known(kind: str, name: str, names: Collection[str]) -> str:
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}")
     return name
 
 
@@ -161,7 +127,7 @@ class CameraPath:
         # its file stops at 160/161 of the chord.
         angle = math.radians(self.full_amount)
         if self.amount is None:
-            progress = progress * _RECAMMASTER_END
+            progress = progress * RECAMMASTER_END
         x = sign * self.pivot_m * math.sin(angle) * progress
         z = self.pivot_m * (1 - math.cos(angle)) * progress
         yaw = torch.atan2(-x, self.pivot_m - z) if self.look_at else torch.zeros_like(x)

@@ -1,31 +1,29 @@
 """Many videos at once: a folder of them, or a CSV that says what to do with each. Finished ones are not done again."""
 
-import argparse
 import csv
 import json
 import os
 import sys
-from collections.abc import Iterator
-from copy import copy
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.command_line import with_text
 from mvtrack.config.errors import is_out_of_memory, out_of_memory
 from mvtrack.config.model import ModelConfig
-from mvtrack.config.placement import Placement
 from mvtrack.files.cache import sha256
 from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
-from mvtrack.inference.model_options import LESS_MEMORY, read_placement
-from mvtrack.inference.pipeline import first_frames, reshoot_file, shipped_model, shot_record, with_window
+from mvtrack.inference.model_options import LESS_MEMORY
+from mvtrack.inference.pipeline import Shot, first_frames, reshoot_file, shipped_model, shot_record, with_window
 from mvtrack.inference.sampler import SamplerOptions, window_spans
-from mvtrack.inference.shot_options import picture_size, read_shot, told_shot, track_plan
 from mvtrack.models.prompts import Captions, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
 from mvtrack.video.images import IMAGE_SUFFIXES
@@ -39,11 +37,13 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Job:
+    """One video of a batch. options: a `ReshootCommand`. where: the CSV line or the file, for messages."""
+
     video: Path
     out: Path
-    options: argparse.Namespace
+    options: Any
     sample: SamplerOptions
-    where: str  # for messages: the CSV line or the file
+    where: str
 
 
 def is_batch(path: Path) -> bool:
@@ -61,30 +61,28 @@ def is_batch(path: Path) -> bool:
     return bool(suffixes & VIDEO_SUFFIXES)
 
 
-def reshoot_batch(path: Path, options: argparse.Namespace, sample: SamplerOptions) -> None:
+def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Callable[[str], None]) -> None:
     """Re-shoot all videos; go on after failures and name them at the end. Writes batch.json beside the results.
 
-    Raises ValueError when any video failed, after all were tried.
+    options: a `ReshootCommand`, whose video is the batch. shot_of: makes the shot of one video. Raises ValueError when
+    any video failed, after all were tried.
     """
-    out = options.out or Path("outputs") / path.stem
-    jobs = (
-        _jobs_of_csv(path, options, out, sample)
-        if path.suffix.lower() == ".csv"
-        else _jobs_of_folder(path, options, out, sample)
-    )
+    out = options.out or Path("outputs") / options.video.stem
+    folder = Path(options.model) if options.model else shipped_model(bool(options.points.tracks))
+    config = with_window(placed_config(read_config(folder), options.placement), options.window)
+    jobs = _jobs(options, out, config)
     folders = [job.out for job in jobs]
     for job in jobs:
         if folders.count(job.out) > 1:
             raise ValueError(f"{job.where}: several videos would be written to {job.out}; give them an `out` each")
-    model_folder = Path(options.model) if options.model else shipped_model(bool(options.tracks))
-    placement, results = read_placement(options), []
-    config = with_window(placed_config(read_config(model_folder), placement), options.window)
-    _check(config, jobs, options, placement)
-    remember_prompts(config, _captions(jobs), _pictures(config, jobs), placement.encoder_device)
-    model = place(load_model(model_folder), placement)
+    kernel = _check(config, jobs, options)
+    if options.verbose:
+        say(f"attention kernel: {kernel}")
+    remember_prompts(config, _captions(jobs), _pictures(config, jobs), options.placement.encoder_device)
+    model, results = place(load_model(folder), options.placement), []
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
-        status, reason = _do(job, model, model_folder, placement)
+        status, reason = _do(job, shot_of, model, folder)
         results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
         sys.stdout.write(f"{status}: {job.out}{f' ({reason})' if reason else ''}\n")
         _write_results(out / "batch.json", results)
@@ -93,21 +91,22 @@ def reshoot_batch(path: Path, options: argparse.Namespace, sample: SamplerOption
         raise ValueError(f"{len(failed)} of {len(results)} videos failed; the first: {failed[0]['reason']}")
 
 
-def _check(config: ModelConfig, jobs: list[Job], options: argparse.Namespace, placement: Placement) -> None:
-    """Raises ValueError where attention or memory will not do for a video of any size that is to be made."""
-    wanted, work = picture_size(options.size), Work(encoders_of(config, _captions(jobs)))
+def _check(config: ModelConfig, jobs: list[Job], options: Any) -> str:
+    """The attention kernel. Raises ValueError where it or memory will not do for a video of any size to be made."""
+    wanted, work = options.shot.size, Work(encoders_of(config, _captions(jobs)))
     sample = next((job.sample for job in jobs if job.sample.guidance != 1), jobs[0].sample)
     for size in [wanted] if wanted else config.sizes:
         picture = plan_fit(size, config, size=size).model
-        kernel = kernel_of_video(config, picture, config.num_frames, placement)
+        kernel = kernel_of_video(config, picture, config.num_frames, options.placement)
         if not options.ignore_memory:
-            refuse_inference(config, picture, config.num_frames, sample, placement, work)
-    sys.stderr.write(f"mvtrack reshoot: attention kernel: {kernel}\n")
+            refuse_inference(config, picture, config.num_frames, sample, options.placement, work)
+    return kernel
 
 
 def _captions(jobs: list[Job]) -> list[str | None]:
     """All captions that the videos need."""
-    needed = [Captions(job.options.caption, job.options.negative, job.sample.guidance).texts for job in jobs]
+    shots = [(job.options.sampling, job.sample.guidance) for job in jobs]
+    needed = [Captions(sampling.caption, sampling.negative, guidance).texts for sampling, guidance in shots]
     return [caption for each in needed for caption in each]
 
 
@@ -116,16 +115,17 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
     for job in jobs:
         try:
             footage = open_video(job.video)
-            fit = plan_fit(footage.size, config, job.options.fit, picture_size(job.options.size))
+            fit = plan_fit(footage.size, config, job.options.shot.fit, job.options.shot.size)
             yield from first_frames(window_spans(config, len(footage)), footage, fit)
         except (ValueError, OSError):
             continue
 
 
-def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement) -> tuple[str, str | None]:
+def _do(
+    job: Job, shot_of: Callable[[Any, Path], Shot], model: ReshootModel, model_folder: Path
+) -> tuple[str, str | None]:
     try:
-        shot = read_shot(job.options, job.video, job.sample, track_plan(job.options))
-        shot = told_shot(shot, job.options)
+        shot = shot_of(job.options, job.video)
         record = job.out / "run.json"
         if record.exists() and not job.options.overwrite:
             before = json.loads(record.read_text())
@@ -134,8 +134,10 @@ def _do(job: Job, model: ReshootModel, model_folder: Path, placement: Placement)
             if same and before["model"]["sha256"] in (sha256(weights), None):
                 return "done before", None
             return "failed", f"{job.out} holds another shot: pass --overwrite, or choose another folder"
-        check = not job.options.ignore_memory
-        reshoot_file(job.video, shot.path, model, job.out, shot, job.options.overwrite, placement, check)
+        reshoot_file(
+            job.video, shot.path, model, job.out, shot, job.options.overwrite, job.options.placement,
+            check_memory=not job.options.ignore_memory,
+        )  # fmt: skip
     except (ValueError, OSError) as error:
         return "failed", f"{job.where}: {error}"
     except (MemoryError, RuntimeError) as error:
@@ -149,13 +151,16 @@ def _plain(record: dict) -> dict:
     return json.loads(json.dumps(record))
 
 
-def _jobs_of_folder(folder: Path, options: argparse.Namespace, out: Path, sample: SamplerOptions) -> list[Job]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-    return [Job(file, out / file.stem, options, sample, str(file)) for file in files]
+def _jobs(options: Any, out: Path, config: ModelConfig) -> list[Job]:
+    if options.video.suffix.lower() == ".csv":
+        return _jobs_of_csv(options, out, config)
+    files = sorted(file for file in options.video.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+    return [Job(file, out / file.stem, options, options.sampling.of(config), str(file)) for file in files]
 
 
-def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: SamplerOptions) -> list[Job]:
+def _jobs_of_csv(options: Any, out: Path, config: ModelConfig) -> list[Job]:
     """Rows need `video`; other columns replace the options of the command line where they are not empty."""
+    path = options.video
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
@@ -170,28 +175,16 @@ def _jobs_of_csv(path: Path, options: argparse.Namespace, out: Path, sample: Sam
         where = f"{path} line {number}"
         if None in row or not row["video"]:
             raise ValueError(f"{where}: expected {len(names)} values, the video not empty; got {list(row.values())}")
-        mine, given = copy(options), {name: value for name, value in row.items() if value}
-        for name in ("camera", "speed", "caption", "negative"):
-            setattr(mine, name, given.get(name, getattr(options, name)))
-        mine.amount = _number(given, "amount", options.amount, where)
-        mine.fov = _number(given, "fov", options.fov, where)
-        whole = {name: int(_number(given, name, getattr(sample, name), where)) for name in ("steps", "seed")}
-        own = replace(sample, **whole, guidance=_number(given, "guidance", sample.guidance, where))
-        video = path.parent / row["video"]
-        folder = out / given.get("out", f"{video.stem}_{number - 1:04d}")
-        jobs.append(Job(video, folder, mine, own, where))
+        video = path.parent / row.pop("video")
+        folder = out / (row.pop("out", None) or f"{video.stem}_{number - 1:04d}")
+        try:
+            own = with_text(options, {name: text for name, text in row.items() if text})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        jobs.append(Job(video, folder, own, own.sampling.of(config), where))
     if not jobs:
         raise ValueError(f"{path} has no rows below its header")
     return jobs
-
-
-def _number(row: dict[str, str], name: str, default: float | None, where: str) -> float | None:
-    if name not in row:
-        return default
-    try:
-        return float(row[name])
-    except ValueError as error:
-        raise ValueError(f"{where}: {name} must be a number, got {row[name]!r}") from error
 
 
 def _write_results(path: Path, results: list[dict]) -> None:

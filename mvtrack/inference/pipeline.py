@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mvtrack.config.checked import config
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
+from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import to_tree
 from mvtrack.data.clip import padded_length
 from mvtrack.data.visualize.panels import side_by_side
@@ -44,7 +45,7 @@ from mvtrack.models.prompts import Captions, Prompts, window_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, model_file, read_config
 from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
-from mvtrack.video.resize import Fit, FitMode, plan_fit, still_camera
+from mvtrack.video.resize import Fit, plan_fit, still_camera
 from mvtrack.video.sound import copy_audio
 from mvtrack.video.video import Video
 from mvtrack.video.writer import VideoWriter, to_bytes

@@ -1,227 +1,202 @@
 """The options that say what a shot is, for every command that takes one, and how they become a `Shot`."""
 
-import argparse
-import re
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import option, refuse_unused, section
+from mvtrack.config.pose_files import PoseFileOptions
+from mvtrack.config.sizes import FitMode, picture_size
+from mvtrack.geometry.presets import PIVOT_M, PRESETS, Speed
 
-from mvtrack.geometry.camera import Camera, relative_pose
-from mvtrack.geometry.keyframe_path import PosePath
-from mvtrack.geometry.path_language import ComposedPath, Move, Segment, parse_path
-from mvtrack.geometry.pose_files.arguments import add_read_arguments, read_arguments
-from mvtrack.geometry.trajectory import PIVOT_M, PRESETS, SPEEDS, CameraMotion
-from mvtrack.inference.camera_estimation.source_cameras import AUTO, MeasuredSource, measure_source
-from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.tracking.generated_tracks import TrackPlan
-from mvtrack.inference.tracking.points import HELP
-from mvtrack.video.depth_file import is_depth_file
-from mvtrack.video.resize import FIT_MODES, still_camera
+if TYPE_CHECKING:
+    from mvtrack.geometry.camera import Camera
+    from mvtrack.geometry.keyframe_path import PosePath
+    from mvtrack.geometry.path_language import ComposedPath
+    from mvtrack.geometry.trajectory import CameraMotion
+    from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
+    from mvtrack.inference.pipeline import Shot
+    from mvtrack.inference.sampler import SamplerOptions
+    from mvtrack.inference.tracking.generated_tracks import TrackPlan
+
+AUTO = "auto"  # cameras that are estimated
+POINTS = (
+    "grid:20, points.csv (columns frame,x,y and perhaps id), or mask.png; @40 after grid or mask: at video frame 40"
+)
+POSE_FILES = "what pose files do not say"
 
 
-def add_shot_arguments(parser: argparse.ArgumentParser, camera_required: bool = True) -> None:
-    """--camera and everything that says what it means."""
-    group = parser.add_argument_group("the shot")
-    group.add_argument(
-        "--camera", metavar="PATH", required=camera_required,
-        help=f"a preset ({', '.join(PRESETS)}), a path such as 'arc_left 30deg; dolly_in 0.5 ease', or a pose file",
-    )  # fmt: skip
-    group.add_argument("--amount", type=float, help="of a single move: degrees, metres, or a lens factor")
-    group.add_argument("--speed", default=None, help=f"of a single move: {', '.join(SPEEDS)}")
-    group.add_argument(
-        "--subject-distance", type=float, default=PIVOT_M, metavar="M",
-        help="distance of the subject in metres, or in the pose file's unit (default 4)",
-    )  # fmt: skip
-    group.add_argument(
-        "--fov", type=float, metavar="DEG",
-        help="horizontal field of view of a source without cameras (default 50); with --source-cameras auto it is "
-        "measured unless given",
-    )  # fmt: skip
-    group.add_argument(
-        "--source-cameras", metavar="FILE|auto",
-        help="the source's own cameras, a pose file; auto measures them (needs pycolmap; once for each video)",
-    )  # fmt: skip
-    add_mask_argument(group)
-    group.add_argument(
-        "--poses-relative-to", choices=("first-pose", "source", "world"), default="first-pose",
-        help="what the poses of a file given as --camera count from: its own first pose, which is laid on the source's "
+@config
+class SourceOptions:
+    """A video that has no cameras of its own, and how its pictures meet the model's."""
+
+    subject_distance: float = option(
+        PIVOT_M, "distance of the subject in metres, or in the pose file's unit", metavar="M"
+    )
+    fov: float | None = option(
+        None,
+        "horizontal field of view of a source without cameras (default 50); where cameras are estimated (auto), it is "
+        "too, unless given",
+        metavar="DEG",
+    )
+    ignore_mask: Path | None = option(
+        None,
+        "what moves, for auto: a video or folder of images of the video's size (or one image for all frames) that is "
+        "not black there",
+        metavar="PATH",
+    )
+    fit: FitMode = option("crop", "how the picture meets the model's sizes")
+    size: tuple[int, int] | None = option(
+        None, "size of the model's picture, instead of its own", metavar="HxW", parse=picture_size
+    )
+
+    @property
+    def fov_deg(self) -> float:
+        """Field of view of a source without cameras, degrees."""
+        from mvtrack.inference.pipeline import DEFAULT_FOV_DEG
+
+        return DEFAULT_FOV_DEG if self.fov is None else self.fov
+
+
+@config
+class ShotOptions(SourceOptions):
+    """A camera path and everything that says what it means."""
+
+    camera: str | None = option(
+        None,
+        f"a preset ({', '.join(PRESETS)}), a path such as 'arc_left 30deg; dolly_in 0.5 ease', or a pose file",
+        metavar="PATH",
+    )
+    amount: float | None = option(None, "of a single move: degrees, metres, or a lens factor")
+    speed: Speed | None = option(None, "of a single move")
+    source_cameras: str | None = option(
+        None,
+        "the source's own cameras, a pose file; auto estimates them (needs pycolmap; once for each video)",
+        metavar="FILE|auto",
+    )
+    poses_relative_to: Literal["first-pose", "source", "world"] = option(
+        "first-pose",
+        "what the poses of a file given as --camera count from: its own first pose, which is laid on the source's "
         "first frame; that frame itself; or a world shared with --source-cameras",
-    )  # fmt: skip
-    add_read_arguments(parser.add_argument_group("what pose files do not say"), "pose-")
-    group.add_argument("--fit", choices=FIT_MODES, default="crop", help="how the picture meets the model's sizes")
-    group.add_argument("--size", metavar="HxW", help="size of the result instead of the model's own")
+    )
+    pose: PoseFileOptions = section(PoseFileOptions, POSE_FILES, prefix="pose-")
 
 
-def add_mask_argument(group) -> None:
-    """--ignore-mask, for the commands that measure cameras."""
-    group.add_argument(
-        "--ignore-mask", type=Path, metavar="PATH",
-        help="what moves, for auto: a video or folder of images of the video's size (or one image for all frames) that "
-        "is not black there",
-    )  # fmt: skip
+@config
+class PointOptions:
+    """Points to follow."""
+
+    tracks: str | None = option(None, f"follow points of the video: {POINTS}", metavar="POINTS")
+    depth: str | None = option(
+        None,
+        "z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, --tracks "
+        "and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a depth network: "
+        "estimated by it, picture by picture",
+        metavar="FILE|auto|ID",
+    )
+
+    def plan(self) -> "TrackPlan | None":
+        """What is followed; depth is read from a file only, not estimated by a network."""
+        from mvtrack.inference.tracking.generated_tracks import TrackPlan
+        from mvtrack.video.depth_file import is_depth_file
+
+        depth = Path(self.depth) if is_depth_file(self.depth) else None
+        return None if self.tracks is None else TrackPlan(self.tracks, depth)
 
 
-def add_track_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """--tracks and --depth, for the commands that follow points."""
-    group = parser.add_argument_group("the points to follow")
-    group.add_argument("--tracks", metavar="POINTS", required=required, help=f"follow points of the video: {HELP}")
-    add_depth_argument(group)
+def resolution(text: str) -> str | tuple[int, int]:
+    """What --resolution says: source, model or a size. Raises ValueError for anything else."""
+    return text if text in ("source", "model") else picture_size(text)
 
 
-def add_depth_argument(group) -> None:
-    """--depth, for the commands that look at the scene's geometry."""
-    group.add_argument(
-        "--depth", metavar="FILE|auto|ID",
-        help="z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, "
-        "--tracks and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a depth "
-        "network: estimated by it, picture by picture",
-    )  # fmt: skip
-
-
-def add_resolution_argument(group) -> None:
-    """--resolution."""
-    group.add_argument(
-        "--resolution", metavar="source|model|HxW", default="source",
-        help="of the result: the source's own (default), whose pixels are taken where it shows what the new camera "
-        "sees; the model's; or a size",
-    )  # fmt: skip
-
-
-def resolution_of(text: str):
-    """What --resolution says. Raises ValueError for anything else."""
-    return text if text in ("source", "model") else picture_size(text, "--resolution")
-
-
-def depth_file(options: argparse.Namespace) -> Path | None:
-    """The file of --depth, where it names one: what is followed or decoded reads no network's depth."""
-    return Path(options.depth) if is_depth_file(options.depth) else None
-
-
-def track_plan(options: argparse.Namespace) -> TrackPlan | None:
-    """What --tracks and --depth ask for."""
-    return None if options.tracks is None else TrackPlan(options.tracks, depth_file(options))
-
-
-def read_shot(options: argparse.Namespace, video: Path, sample: SamplerOptions, tracks: TrackPlan | None = None):
-    """Build a `Shot` from parsed options. Raises ValueError that names the option."""
+def read_shot(
+    options: ShotOptions, video: Path, sample: "SamplerOptions | None" = None, tracks: "TrackPlan | None" = None
+) -> "Shot":
+    """Build a `Shot`. Raises ValueError that names the option."""
+    from mvtrack.geometry.keyframe_path import PosePath
     from mvtrack.inference.pipeline import Shot
 
-    size, notes = picture_size(options.size), ()
+    if options.camera is None:
+        raise ValueError(f"--camera is needed: the path along which {video} is re-shot")
+    notes: tuple[str, ...] = ()
     if options.source_cameras == AUTO:
-        camera_path(options, None)  # a bad path is said before minutes of measuring
-        measured = measured_source(options, video)
+        camera_path(options, None)  # a bad path is said before minutes of estimation
+        measured = estimate_source(options, video)
         source = measured.camera
     else:
-        refuse_mask(options, "--source-cameras")
+        refuse_unused(options, "ignore_mask", why="it is for cameras that are estimated: give --source-cameras auto")
         measured = source = None
         if options.source_cameras is not None:
-            source, notes = video_cameras(options, options.source_cameras, video)
+            source, notes = video_cameras(options.pose, options.source_cameras, video)
     path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
     refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
-    return Shot(path, fov_of(options), source, options.fit, size, sample, tracks, measured, source_notes=notes)
+    return Shot(
+        path, options.fov_deg, source, options.fit, options.size, sample, tracks, measured, source_notes=notes
+    )  # fmt: skip
 
 
-def told_shot(shot, options: argparse.Namespace):
-    """A shot with what else the options of `reshoot` say of it."""
-    from mvtrack.inference.pipeline import shipped_decoder
-
-    told = {name: getattr(options, name) for name in ("caption", "negative", "window", "depth")}
-    told["resolution"] = resolution_of(options.resolution)
-    if (
-        options.depth is not None
-        and told["resolution"] == "model"
-        and options.tracks is None
-        and options.decoder is None
-    ):
-        raise ValueError("--depth has no effect with --resolution model: leave one of them out")
-    if options.decoder is None:
-        return replace(shot, **told)
-    ships = options.decoder == Path("tiny") and not options.decoder.exists()
-    return replace(shot, **told, decoder=shipped_decoder() if ships else options.decoder)
-
-
-def fov_of(options: argparse.Namespace) -> float:
-    """Field of view of a source without cameras, degrees."""
-    from mvtrack.inference.pipeline import DEFAULT_FOV_DEG
-
-    return DEFAULT_FOV_DEG if options.fov is None else options.fov
-
-
-def measured_source(options: argparse.Namespace, video: Path) -> MeasuredSource:
+def estimate_source(options: SourceOptions, video: Path) -> "MeasuredSource":
     """What `auto` stands for."""
-    return measure_source(video, options.fov, fov_of(options), options.subject_distance, options.ignore_mask)
+    from mvtrack.inference.camera_estimation.source_cameras import measure_source
+
+    return measure_source(video, options.fov, options.fov_deg, options.subject_distance, options.ignore_mask)
 
 
-def refuse_mask(options: argparse.Namespace, where: str) -> None:
-    """Raises ValueError for a mask that nothing would read."""
-    if options.ignore_mask is not None:
-        raise ValueError(f"--ignore-mask is for cameras that are measured: give {where} auto too")
-
-
-def refuse_unread(options: argparse.Namespace, from_file: bool, reads_poses: bool, where: str) -> None:
+def refuse_unread(options: Any, from_file: bool, reads_poses: bool, where: str) -> None:
     """Raises ValueError for --fov beside cameras of the file that option `where` names, and for --pose-* options when
     no pose file is read."""
-    if from_file and options.fov is not None:
-        raise ValueError(f"--fov {options.fov:g} has no effect: the file given as {where} says it; leave it out")
-    for name in () if reads_poses else read_arguments(options, "pose-"):
-        shown = name.replace("_", "-")
-        raise ValueError(f"--pose-{shown} has no effect, it is for pose files: give {where} FILE, or leave it out")
+    if from_file:
+        refuse_unused(options, "fov", why=f"the file given as {where} says it; leave it out")
+    if not reads_poses:
+        refuse_unused(options, "pose", why=f"it is for pose files: give {where} FILE, or leave it out")
 
 
-def picture_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
-    """(H, W) of --size, or of another option."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not match or "0" in match.groups():
-        raise ValueError(f"{option} must look like 480x832 (height x width), got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def camera_path(options: argparse.Namespace, source: Camera | None) -> CameraMotion:
+def camera_path(options: ShotOptions, source: "Camera | None") -> "CameraMotion":
     """The path that --camera names: a pose file if there is one of that name, else the path language."""
+    from mvtrack.geometry.path_language import parse_path
+
     file = Path(options.camera)
     if file.exists() and options.camera not in PRESETS:
-        if options.amount is not None or options.speed is not None:
-            raise ValueError("--amount and --speed are for a single move, not for a pose file")
+        refuse_unused(options, "amount", "speed", why="it is for a single move, not for a pose file")
         return _path_from_file(options, file, source)
     if "/" in options.camera or file.suffix in {".json", ".txt", ".npz", ".bin"}:
         raise ValueError(f"pose file {file} does not exist")
-    path = parse_path(options.camera, options.subject_distance)
-    return _with_amount(path, options)
+    return _with_amount(parse_path(options.camera, options.subject_distance), options)
 
 
-def _with_amount(path: ComposedPath, options: argparse.Namespace) -> ComposedPath:
+def _with_amount(path: "ComposedPath", options: ShotOptions) -> "ComposedPath":
+    from dataclasses import replace
+
+    from mvtrack.geometry.path_language import Segment
+
     if options.amount is None and options.speed is None:
         return path
     if len(path.segments) > 1 or len(path.segments[0].moves) > 1:
         raise ValueError("--amount and --speed are for a single move: write them into the path instead")
     move = path.segments[0].moves[0]
-    if options.speed is not None and options.speed not in SPEEDS:
-        raise ValueError(f"unknown speed {options.speed!r}; known: {', '.join(SPEEDS)}")
-    changed = Move(
-        move.name,
-        move.amount if options.amount is None else options.amount,
-        move.unit if options.amount is None else None,
-        options.speed or move.speed,
-        move.look_at,
-    )
-    return replace(path, segments=(Segment((changed,), 1.0),))
+    if options.amount is not None:
+        move = replace(move, amount=options.amount, unit=None)
+    move = replace(move, speed=options.speed or move.speed)
+    return replace(path, segments=(Segment((move,), 1.0),))
 
 
-def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | None) -> PosePath:
+def _path_from_file(options: ShotOptions, file: Path, source: "Camera | None") -> "PosePath":
     """Poses of a file relative to the source's first frame, with focal lengths over that frame's (or the first's)."""
-    from mvtrack.geometry.pose_files.timing import key_times, read_path, unit_note
+    import torch
 
-    sequence = read_path(file, **read_arguments(options, "pose-"))
+    from mvtrack.geometry.camera import relative_pose
+    from mvtrack.geometry.keyframe_path import PosePath
+    from mvtrack.geometry.pose_files.timing import key_times, read_path, unit_note
+    from mvtrack.video.resize import still_camera
+
+    sequence = read_path(file, **options.pose.given)
     camera, unit = sequence.camera, unit_note(sequence, options.subject_distance)
     focal = camera.K[:, 0, 0].double() / camera.size[1]
     origin, first_focal = camera.c2w[0].double(), focal[0]
     if options.poses_relative_to == "world" and options.source_cameras in (None, AUTO):
         raise ValueError("--poses-relative-to world needs --source-cameras FILE: where in that world the source stands")
     if options.poses_relative_to != "first-pose":
-        still = source or still_camera(fov_of(options), camera.size, 1)
+        still = source or still_camera(options.fov_deg, camera.size, 1)
         origin, first_focal = still.c2w[0].double(), still.K[0, 0, 0].double() / still.size[1]
     if options.poses_relative_to == "source":
         origin = torch.eye(4, dtype=torch.float64)
@@ -231,7 +206,7 @@ def _path_from_file(options: argparse.Namespace, file: Path, source: Camera | No
     return PosePath(poses, lens, options.subject_distance, file.stem, key_times(sequence, file), reading)
 
 
-def video_cameras(options: argparse.Namespace, file: str, video: Path) -> tuple[Camera, tuple[str, ...]]:
+def video_cameras(options: PoseFileOptions, file: str, video: Path) -> "tuple[Camera, tuple[str, ...]]":
     """A video's cameras (T,) from a pose file, at the video's own size, and notes of what was done to fit them;
     `file:view` names a view of a cameras.json.
 
@@ -240,7 +215,7 @@ def video_cameras(options: argparse.Namespace, file: str, video: Path) -> tuple[
     from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
     from mvtrack.video.reader import open_video
 
-    arguments, (name, _, view) = read_arguments(options, "pose-"), file.rpartition(":")
+    arguments, (name, _, view) = options.given, file.rpartition(":")
     if name and not Path(file).exists():
         file, arguments = name, arguments | {"view": view}
     return read_video_cameras(Path(file), FrameGrid.of(open_video(video)), **arguments)

@@ -19,7 +19,7 @@ from mvtrack.training.fault_tolerance import StopRequest, explain_hang
 from mvtrack.training.optimizer import learning_rate_factor
 from mvtrack.training.resume import choose_checkpoint, refuse_changes
 from mvtrack.training.run import Run, open_dataset, prune_banks, set_up
-from mvtrack.training.run_dir import Heartbeat, locked
+from mvtrack.training.run_dir import Heartbeat, discarded_on_failure, locked
 from mvtrack.training.telemetry import Meter, gradient_norms
 
 STOPPED = "stopped_by_signal"  # a file that says that the run should go on later (configs/slurm/train.sbatch)
@@ -34,19 +34,22 @@ def train(config: RunConfig, resume: str | None = None, accept_changes: bool = F
     settings, run_dir = config.train, Path(config.train.run_dir)
     distributed.prepare_environment()
     rank, world = distributed.rank(), distributed.world_size()
-    with locked(run_dir) if rank == 0 else contextlib.nullcontext():
+    with locked(run_dir) if rank == 0 else contextlib.nullcontext([]) as made:
         if rank == 0:
             remove_leftovers(run_dir / "checkpoints")
             (run_dir / STOPPED).unlink(missing_ok=True)
-        reader = choose_checkpoint(run_dir, resume)
-        if reader:
-            refuse_changes(config, reader, accept_changes)
-        dataset = open_dataset(config, rank, world)
+        with discarded_on_failure(made):
+            reader = choose_checkpoint(run_dir, resume)
+            if reader:
+                refuse_changes(config, reader, accept_changes)
+            dataset = open_dataset(config, rank, world)
         own_group = not torch.distributed.is_initialized()
         start_distributed(settings.timeout_s)
         heartbeat = Heartbeat(run_dir, rank)
         try:
-            _loop(set_up(config, dataset, reader, heartbeat))
+            with discarded_on_failure(made):
+                run = set_up(config, dataset, reader, heartbeat)
+            _loop(run)
         except RuntimeError as error:
             raise (explain_hang(error, heartbeat.report(), settings.timeout_s) or error) from error
         finally:

@@ -100,11 +100,10 @@ def text_length(config: ModelConfig) -> int | None:
 def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | None, heartbeat: Heartbeat) -> Run:
     """Build a run on this rank. Collective."""
     run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
-    log, kernel = None, training_kernel(config)
+    kernel = training_kernel(config)
     if distributed.rank() == 0:
         warn_if_nothing_is_kept(config, kernel)
         record_attempt(run_dir, config, progress.step, distributed.world_size(), kernel)
-        log = RunLog(run_dir, config, progress.step)
         if isinstance(dataset, BatchDataset):
             fill_banks(dataset, config)
     distributed.barrier()
@@ -118,6 +117,7 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
     ema = EMA(engine, config.train.ema_decay)
     guard = FiniteGuard(config, progress.skipped)
     validator = _validator(config, dataset)
+    log = RunLog(run_dir, config, progress.step) if distributed.rank() == 0 else None
     run = Run(config, Objective(config), dataset, engine, codec, ema, guard, validator, heartbeat, log, progress)
     if reader:
         _materialise_optimizer(run)

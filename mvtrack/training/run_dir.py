@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,11 @@ _PACKAGES = ("mvtrack", "torch", "deepspeed", "numpy", "safetensors", "diffsynth
 
 @contextmanager
 def locked(run_dir: Path):
-    """Hold the folder for this process. Raises ValueError when another run has it."""
+    """Hold the folder for this process; yields the folders that did not exist before, the run's own first.
+
+    Raises ValueError when another run has it.
+    """
+    made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / ".lock").touch()
@@ -43,7 +48,21 @@ def locked(run_dir: Path):
         lock.truncate()
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
+        yield made
+
+
+@contextmanager
+def discarded_on_failure(made: list[Path]):
+    """Remove these new folders, the run's own first, when what is done within fails: a run that never started."""
+    try:
         yield
+    except BaseException:
+        if made:
+            shutil.rmtree(made[0], ignore_errors=True)
+        for parent in made[1:]:
+            with suppress(OSError):  # something else was put there meanwhile
+                parent.rmdir()
+        raise
 
 
 def is_running(run_dir: Path) -> bool:

@@ -1,19 +1,17 @@
 """How a video of any size meets a model of a few sizes: cropped, padded or stretched, and brought back."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from mvtrack.config.checked import check
 from mvtrack.config.model import ModelConfig
+from mvtrack.config.sizes import FitMode
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.video.writer import from_bytes
-
-FitMode = Literal["crop", "pad", "stretch"]
-FIT_MODES: tuple[FitMode, ...] = ("crop", "pad", "stretch")
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,7 @@ def plan_fit(
 
 def fit_to(source: tuple[int, int], size: tuple[int, int], mode: FitMode = "crop", token: int = 1) -> Fit:
     """How a source meets one size (H, W), which is padded up to whole tokens of `token` pixels."""
-    if mode not in FIT_MODES:
-        raise ValueError(f"unknown fit {mode!r}; known: {', '.join(FIT_MODES)}")
+    check(FitMode, mode, "fit")
     model = (-(-size[0] // token) * token, -(-size[1] // token) * token)
     scaled = _scaled(source, size, mode)
     content = (min(scaled[0], size[0]), min(scaled[1], size[1]))

@@ -127,10 +127,13 @@ def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
         (["--preset", "wan2.1_t2v_1.3b", "--for", "train"], "a training is described by --config"),
         (["--preset", "wan2.1_t2v_1.3b", "train.steps=3"], "'train.steps=3' changes a --config"),
         (["--config", "configs/smoke.yaml", "--gpu", "Voodoo"], "unknown GPU 'Voodoo': known are B200, H200"),
-        (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "must be positive"),
-        (["--preset", "wan2.1_t2v_1.3b", "--gpus", "4"], "--gpus is for training, a video is made on one"),
-        (["--config", "configs/smoke.yaml", "--size", "32x48"], "--size is for videos"),
-        (["--config", "configs/smoke.yaml", "--offload", "model"], "--offload is for videos"),
+        (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "--gpu-memory must be above 0, got -3.0"),
+        (
+            ["--preset", "wan2.1_t2v_1.3b", "--gpus", "4"],
+            "--gpus has no effect, it is for training, a video is made on one",
+        ),
+        (["--config", "configs/smoke.yaml", "--size", "32x48"], "--size has no effect, it is for videos"),
+        (["--config", "configs/smoke.yaml", "--offload", "model"], "--offload has no effect, it is for videos"),
         (["--gpu", "H100"], "name one with --config, --model or --preset"),
     ],
 )

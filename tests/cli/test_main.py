@@ -32,7 +32,7 @@ def test_listing_imports_nothing_heavy():
     assert not loaded("--help") & (HEAVY | {"argparse", "mvtrack.train"})
 
 
-@pytest.mark.parametrize("command", ["runs", "demo", "export"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_a_command_imports_nothing_heavy(command):
     assert not loaded("help", command) & HEAVY
 

@@ -164,7 +164,7 @@ def test_what_is_stale_is_an_error(clips, config_file, tmp_path, capsys):
     clip_file(tmp_path / "latents", "a").unlink()
     with pytest.raises(ValueError, match="lacks 1 of its 2 clips, a first: run `mvtrack prepare` to its end"):
         LatentFolder(entry, 5)
-    code, _, error = prepare(capsys, clips, "--config", config_file, "--set", "data.reverse=false")
+    code, _, error = prepare(capsys, clips, "--config", config_file, "data.reverse=false")
     assert code == 2
     assert "holds clips whose directions is 2, now it is 1: choose another folder" in error
     (tmp_path / "latents" / CARD).write_text("{")
@@ -220,7 +220,9 @@ def test_bad_clips_are_named(clips, config_file, capsys, break_it, message):
         (["nowhere"], "nowhere is no folder of clips"),
         (["--rendered", "0"], "--rendered must be at least 1"),
         (["--rendered", "1", "--into", "x"], "--into x is none of the folders in data.latents"),
-        (["--rendered", "1", "--shard", "3/2"], "--shard must look like 1/4"),
+        (["--rendered", "1", "--shard", "3/2"], "--shard must look like 1/4, got '3/2'"),
+        (["--rendered", "1", "--set", "data.mirror=false"], "--set is gone: write section.key=value without it"),
+        (["train.steps=x", "--rendered", "1"], "train: steps must be int, got 'x'"),
     ],
 )
 def test_bad_commands_are_one_line(config_file, capsys, arguments, message):
@@ -238,7 +240,7 @@ def test_bad_commands_are_one_line(config_file, capsys, arguments, message):
         ({"loss": {"correspondence_targets": "depth"}}, "set loss.correspondence_targets: tracks"),
         ({"train": {"init_from": None}}, "name it in train.init_from"),
         ({"data": {"latents": [{"root": "x", "size": [25, 32]}]}}, "not divisible by the token size 4"),
-        ({"data": {"latents": [{"root": "x", "held_out": -1}]}}, "held_out must be at least 0"),
+        ({"data": {"latents": [{"root": "x", "held_out": -1}]}}, "held_out must be at least 0, got -1"),
     ],
 )
 def test_settings_that_do_not_go_together(config_file, change, message):

@@ -155,7 +155,7 @@ def test_a_caption_changes_what_the_model_sees(video, told_model, tmp_path, caps
         ({"--depth": "d.npy"}, "--depth finds points in other views: give more than one video"),
         (
             {"--fov": 70, "--cameras": "a.json"},
-            "--fov 70 has no effect: the file given as --cameras says it",
+            "--fov has no effect, the file given as --cameras says it",
         ),
         ({"--pose-convention": "opengl"}, "--pose-convention has no effect, it is for pose files: give --cameras"),
         ({"--fov": 200}, "field of view must lie in"),
@@ -194,7 +194,7 @@ def test_views_must_show_the_same_moments(video, tracking_model, tmp_path):
 def test_depth_without_points_is_refused(video, model_folder, tmp_path, capsys):
     code, _, error = run(capsys, "reshoot", video, "--camera", "pan_left", "--depth", "d.npy", "--model", model_folder)
     assert code == 2
-    assert "--depth is for the points that --tracks follows, or for --decoder" in error
+    assert "--depth has no effect, it is for points that --tracks follows, or --decoder" in error
 
 
 def test_another_shipped_model_is_not_taken_in_silence(model_folder, tmp_path, capsys):

@@ -17,7 +17,7 @@ from mvtrack.config.losses import CorrespondenceLossConfig
 from mvtrack.config.model import DiTConfig, FlowConfig, ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
-from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.trajectory import CameraMotion, CameraPath
 from tracking_head import CorrelationConfig, HeadConfig, TrackLossConfig
 
 
@@ -78,9 +78,8 @@ def test_values_are_checked_when_replaced():
         dataclasses.replace(Inner(), rate=-1)
 
 
-NEEDED = {  # values of fields without a default
-    "source": Path("x"), "out": Path("x"), "path": CameraPath("arc_left"), "root": "x",
-    "dim": 6, "layers": 1, "heads": 1, "patch": 1, "grid": 1,
+NEEDED = {  # a value of each type that fields without a default have
+    Path: Path("x"), tuple[Path, ...]: (Path("x"),), str: "x", int: 1, CameraMotion: CameraPath("arc_left"),
 }  # fmt: skip
 
 
@@ -120,8 +119,9 @@ def test_every_choice_of_every_config_is_checked():
     for cls in configs:
         needed = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
         for name in _literals(cls):
-            values = {f.name: NEEDED[f.name] for f in needed}
-            allowed = ", ".join(map(str, _choices(typing.get_type_hints(cls)[name])))
+            hints = typing.get_type_hints(cls)
+            values = {f.name: NEEDED[hints[f.name]] for f in needed}
+            allowed = ", ".join(map(str, _choices(hints[name])))
             try:
                 cls(**values | {name: "no such word"})
             except ValueError as error:

@@ -16,6 +16,7 @@ from mvtrack.config.command_line import (
     refuse_unused,
     run,
     section,
+    with_text,
 )
 
 
@@ -118,6 +119,13 @@ def test_help_lists_every_option_with_its_default(capsys):
         assert text in told
     assert "--focal-px" not in told.replace("--lens-focal-px", "")
     assert "--inner" not in told
+
+
+def test_options_are_replaced_by_text():
+    made = with_text(film("--loud"), {"steps": "7", "lens-focal-px": "2"})
+    assert (made.steps, made.loud, made.lens, made.second) == (7, True, Lens("tele", 2.0), Lens())
+    with pytest.raises(ValueError, match="--steps must be a whole number, got 'x'"):
+        with_text(film(), {"steps": "x"})
 
 
 def test_options_without_effect_are_refused():

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mvtrack.geometry.path_language import ComposedPath, Move, parse_path
-from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.geometry.presets import PRESETS
+from mvtrack.geometry.trajectory import CameraPath
 
 T = 13
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.geometry.trajectory import PRESETS, SPEEDS, CameraPath
+from mvtrack.geometry.presets import PRESETS, SPEEDS
+from mvtrack.geometry.trajectory import CameraPath
 
 
 @pytest.mark.shared

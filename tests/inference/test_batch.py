@@ -83,7 +83,7 @@ def test_a_csv_says_what_to_do_with_each(videos, model_folder, tmp_path, capsys)
         ("file\none.mp4\n", "needs a column `video`"),
         ("video,colour\none.mp4,red\n", "may have camera, out"),
         ("video\n", "no rows"),
-        ("video,amount\none.mp4,wide\n", "line 2: amount must be a number, got 'wide'"),
+        ("video,amount\none.mp4,wide\n", "line 2: --amount must be a number, got 'wide'"),
         ("video,out\none.mp4,a\ntwo.mp4,a\n", "line 2: several videos would be written to"),
         ("video\none.mp4,extra\n", "line 2: expected 1 values"),
         ("video,camera\n,pan_left\n", "line 2: expected 2 values, the video not empty"),

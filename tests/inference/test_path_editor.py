@@ -1,4 +1,3 @@
-import argparse
 import socket
 from types import SimpleNamespace
 
@@ -6,15 +5,16 @@ import numpy as np
 import pytest
 import torch
 
+from mvtrack.config.command_line import parse
 from mvtrack.config.run import load_config
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.path_editor import PathPage, quaternion, rotation
 from mvtrack.inference.pipeline import Shot, shot_cameras
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.shot_options import add_shot_arguments, read_shot
+from mvtrack.inference.shot_options import ShotOptions, read_shot
 from mvtrack.video.resize import plan_fit
 
-pytest.importorskip("viser", reason="the interactive page needs viser: pip install 'mvtrack[page]'")
+pytest.importorskip("viser", reason="the interactive page needs viser: pip install '.[page]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # viser's and its server's own
 
 
@@ -48,10 +48,8 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
     torch.testing.assert_close(page.keys.poses[2], pose)
     assert not np.array_equal(page._picture.image, before)
     page.save()
-    parser = argparse.ArgumentParser()
-    add_shot_arguments(parser)
     arguments = ["--camera", str(page.save_to), "--poses-relative-to", "source"]
-    shot = read_shot(parser.parse_args(arguments), video, SamplerOptions(1))
+    shot = read_shot(parse(ShotOptions, arguments, "test"), video, SamplerOptions(1))
     fit = plan_fit(page.footage.size, load_config("configs/tiny_wide.yaml").model)
     shown = shot_cameras(Shot(page.path()), page.footage, fit)
     rendered = shot_cameras(shot, page.footage, fit)

@@ -1,25 +1,23 @@
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from mvtrack.config.command_line import parse
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.keyframes import PathKeys
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.inference.pipeline import path_notes
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.shot_options import add_shot_arguments, read_shot
+from mvtrack.inference.shot_options import ShotOptions, read_shot
 
 T, SIZE = 7, (90, 160)
 
 
 def shot(video: Path, *arguments):
-    parser = argparse.ArgumentParser()
-    add_shot_arguments(parser)
-    return read_shot(parser.parse_args([str(a) for a in arguments]), video, SamplerOptions(1))
+    return read_shot(parse(ShotOptions, [str(a) for a in arguments], "test"), video, SamplerOptions(1))
 
 
 def pose_file(path: Path, text: str, frames: int = T, world: torch.Tensor | None = None, fov: float = 50.0) -> Path:
@@ -77,12 +75,14 @@ def test_few_poses_are_keyframes(video, tmp_path):
         (["--camera", "pan_left; dolly_in", "--amount", "3"], "for a single move"),
         (
             ["--camera", "pan_left", "--source-cameras", "FILE", "--fov", "70"],
-            "--fov 70 has no effect: the file given",
+            "--fov has no effect, the file given as --source-cameras says it",
         ),
         (
             ["--camera", "pan_left", "--pose-convention", "opengl"],
             "--pose-convention has no effect, it is for",
         ),
+        (["--fov", "60"], "--camera is needed"),
+        (["--camera", "pan_left", "--ignore-mask", "m.png"], "--ignore-mask has no effect, it is for cameras"),
         (["--camera", "pan_left", "--size", "big"], "--size must look like 480x832"),
     ],
 )

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.geometry.presets import PRESETS
+from mvtrack.geometry.trajectory import CameraPath
 
 _CLEARANCE_M = 0.1  # of a camera above the ground
 _DRAWS = 20

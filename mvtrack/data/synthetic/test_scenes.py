@@ -22,7 +22,8 @@ from mvtrack.data.synthetic.point_tracks import sample_tracks
 from mvtrack.data.synthetic.renderer import render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.geometry.presets import PRESETS
+from mvtrack.geometry.trajectory import CameraPath
 
 _STREAM = 7919  # keeps test seeds apart from every bank's
 

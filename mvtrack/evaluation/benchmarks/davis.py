@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mvtrack.config.sizes import FitMode
 from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, of_unknown_unit, pose_file_of
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
 from mvtrack.evaluation.benchmarks.pictures import MINIATURE_FILE, fit_masks, read_arrays, read_frames, read_index_image
@@ -22,12 +23,13 @@ from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
-from mvtrack.geometry.trajectory import PIVOT_M, moved_along
+from mvtrack.geometry.presets import PIVOT_M
+from mvtrack.geometry.trajectory import moved_along
 from mvtrack.geometry.warp import covisible
 from mvtrack.inference.camera_estimation.colmap import DEFAULT as COLMAP
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
 from mvtrack.inference.camera_estimation.source_cameras import AUTO
-from mvtrack.video.resize import Fit, FitMode, still_camera
+from mvtrack.video.resize import Fit, still_camera
 from tracking_head import Tracks
 
 VOID = 255  # in 2017 masks; in 2016's, which hold only 0 and 255, it is the object

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from mvtrack.evaluation.runner.records import write_text
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.geometry.trajectory import PRESETS, SPEEDS, CameraMotion, CameraPath
+from mvtrack.geometry.presets import PRESETS, SPEEDS
+from mvtrack.geometry.trajectory import CameraMotion, CameraPath
 
 Rule = Literal["all10", "round_robin"]
 RULES: tuple[Rule, ...] = get_args(Rule)

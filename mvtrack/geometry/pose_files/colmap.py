@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.colmap_files import (
     BINARY_FILES,
@@ -27,7 +28,6 @@ from mvtrack.geometry.pose_files.colmap_files import (
 )
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import c2w_from_w2c, pinhole_matrix, poses_of, w2c_from_c2w
-from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import Place, frame_count, natural_order, place_of, positive, show
 from mvtrack.geometry.pose_files.sequence import CameraSequence, refuse_skew, require_ascending_names
 from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource

@@ -6,9 +6,10 @@ odometry programs write the same format at any scale. No intrinsics, times or na
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import full_poses
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource, row_numbers
 

@@ -5,10 +5,10 @@ Format: github.com/Fyusion/LLFF. Camera axes are down, right, back; camera-to-wo
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, full_poses, pinhole_matrix
 from mvtrack.geometry.pose_files.npz import MAX_MEMBER_BYTES, decode_array
-from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import frame_count, numbers, read_bytes, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource

@@ -3,8 +3,9 @@
 The pictures' size is the shape of `images` (T, H, W, 3) or `depths` (T, H, W), neither of which is unpacked.
 """
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size
+from mvtrack.geometry.pose_files.options import image_size
 from mvtrack.geometry.pose_files.parse import frame_count, numbers, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource

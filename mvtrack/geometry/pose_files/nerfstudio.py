@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv, full_poses, pinhole_matrix
-from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import (
     Place,
     frame_count,

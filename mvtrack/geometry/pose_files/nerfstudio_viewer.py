@@ -7,9 +7,10 @@ is a list of `file_path` and `transform` (3x4, OpenGL axes), without intrinsics.
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, full_poses, pinhole_matrix
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.parse import frame_count, items, mapping, name, number, numbers, required, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names, in_order
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource

@@ -1,104 +1,59 @@
-"""What a reader may be told about a file that the file itself does not say."""
+"""How readers use the options that say what a file does not: by name, as an image size, a lens, a convention."""
 
 import dataclasses
-import difflib
 import math
-import re
-from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.errors import did_you_mean
+from mvtrack.config.pose_files import QuaternionOrder, ReadOptions
+from mvtrack.config.sizes import picture_size
 from mvtrack.geometry.pose_files.geometry import AXES
-from mvtrack.geometry.pose_files.parse import Place, number, show, side_px, text_number
+from mvtrack.geometry.pose_files.parse import Place, show, text_number
 
 DIRECTIONS = ("c2w", "w2c")
 PIXELS = ("raster", "index")
-ORDERS = ("name", "file")
-QUATERNIONS = ("xyzw", "wxyz")
-_NUMBERS = {"fov": (1, 170), "focal_px": (1e-3, 1e9), "focal_mm": (1e-3, 1e9), "sensor_mm": (1e-3, 1e9)}
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """Options of `read_cameras`; `PoseFormat.options` names those that a format takes. Numbers may be given as text.
-
-    size: image size (H, W) in pixels, or the text "480x832". fov: horizontal field of view, degrees; focal_px: focal
-    length in pixels of `size`; focal_mm: focal length in millimetres, on a sensor of width sensor_mm: one of the
-    three, with square pixels and a centred principal point. camera: which camera of a file that holds several. view:
-    which view of a cameras.json. convention: three words, axes, direction (c2w, w2c) and pixels (raster: centres at
-    + 0.5, index: centres at whole numbers), for arrays that do not say. order: of frames whose names are not in
-    ascending order in the file: by "name" or as in the "file". quaternion: xyzw, as TUM has it, or wxyz. metric: the
-    caller knows that the unit is metres. drop_distortion: take a distorted lens as a pinhole. undo_applied_transform:
-    return to the world that transforms.json had before its `applied_transform`.
-    """
-
-    size: tuple[int, int] | str | None = None
-    fov: float | str | None = None
-    focal_px: float | str | None = None
-    focal_mm: float | str | None = None
-    sensor_mm: float | str | None = None
-    camera: str | int | None = None
-    view: str | None = None
-    convention: str | None = None
-    order: str | None = None
-    quaternion: str | None = None
-    metric: bool = False
-    drop_distortion: bool = False
-    undo_applied_transform: bool = False
-
-    def __post_init__(self) -> None:
-        place = Place("option")
-        if self.size is not None:
-            object.__setattr__(self, "size", _size(self.size, place.field("size")))
-        for name, (low, high) in _NUMBERS.items():
-            value, at = getattr(self, name), place.field(name)
-            if isinstance(value, str):
-                value = text_number(value, at)
-            if value is not None:
-                object.__setattr__(self, name, number(value, at, low, high))
-        given = [name for name in ("fov", "focal_px", "focal_mm") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise place.error(f"{' and '.join(given)} both give the focal length: pass one of them")
-        if self.sensor_mm is not None and self.focal_mm is None:
-            raise place.field("sensor_mm").error("goes with focal_mm, which is missing")
-        if isinstance(self.camera, bool) or not isinstance(self.camera, str | int | None):
-            raise place.field("camera").error(f"expected a camera's name or number, got {show(self.camera)}")
-        if not isinstance(self.view, str | None):
-            raise place.field("view").error(f"expected a view's name, got {show(self.view)}")
-        if self.order not in (None, *ORDERS):
-            raise place.field("order").error(f"expected {' or '.join(ORDERS)}, got {show(self.order)}")
-        if self.quaternion not in (None, *QUATERNIONS):
-            raise place.field("quaternion").error(f"expected {' or '.join(QUATERNIONS)}, got {show(self.quaternion)}")
-        for name in ("metric", "drop_distortion", "undo_applied_transform"):
-            if not isinstance(getattr(self, name), bool):
-                raise place.field(name).error(f"expected True or False, got {show(getattr(self, name))}")
-        if self.convention is not None:
-            parse_convention(self.convention, place.field("convention"))
-
-
-def _size(value: object, place: Place) -> tuple[int, int]:
-    if isinstance(value, str):
-        match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", value)
-        value = [int(side) for side in match.groups()] if match else value
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise place.error(f"expected height and width in pixels, such as 480x832, got {show(value)}")
-    return side_px(value[0], place), side_px(value[1], place)
+QUATERNIONS: tuple[QuaternionOrder, ...] = get_args(QuaternionOrder)
+_NUMBERS = ("fov", "focal_px", "focal_mm", "sensor_mm")
 
 
 def make_options(given: dict, allowed: tuple[str, ...], format_name: str) -> ReadOptions:
-    """Options by name; ValueError for a name that does not exist or that this format does not take."""
+    """Options by name; a size may be text such as 480x832, numbers may be text, too.
+
+    Raises ValueError for a name that does not exist or that this format does not take, and for a wrong value.
+    """
     known = [field.name for field in dataclasses.fields(ReadOptions)]
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ";"
+            hint = did_you_mean(name, known) or ";"
             raise ValueError(f"unknown option {show(name)}{hint} known: {', '.join(known)}")
         if name not in allowed:
             takes = ", ".join(allowed) if allowed else "none"
             raise ValueError(f"format {format_name} takes no option {name!r}; it takes: {takes}")
-    return ReadOptions(**given)
+    place = Place("option")
+    try:
+        options = ReadOptions(**{name: _read(name, value, place.field(name)) for name, value in given.items()})
+    except ValueError as error:
+        text = str(error)
+        raise error if text.startswith("option: ") else ValueError(f"option: {text}") from error
+    if options.convention is not None:
+        parse_convention(options.convention, place.field("convention"))
+    return options
+
+
+def _read(name: str, value: object, place: Place) -> object:
+    """A value as `ReadOptions` takes it, of text or a list."""
+    if name == "size" and isinstance(value, str):
+        try:
+            return picture_size(value)
+        except ValueError as error:
+            raise place.error(str(error)) from error
+    if name == "size" and isinstance(value, list):
+        return tuple(value)
+    return text_number(value, place) if name in _NUMBERS and isinstance(value, str) else value
 
 
 def image_size(options: ReadOptions, place: Place) -> tuple[int, int]:

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, c2w_from_w2c, full_poses
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix, parse_convention
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix, parse_convention
 from mvtrack.geometry.pose_files.parse import (
     Place,
     frame_count,

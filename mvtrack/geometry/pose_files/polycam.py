@@ -6,10 +6,10 @@ is in microseconds, and so are the files' names. Keyframes are taken when the ph
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.dycheck import camera_files
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, full_poses, pinhole_matrix
-from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import (
     Place,
     check_name,

@@ -8,9 +8,10 @@ unknown.
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import c2w_from_w2c, full_poses, pinhole_matrix, w2c_from_c2w
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size
+from mvtrack.geometry.pose_files.options import image_size
 from mvtrack.geometry.pose_files.parse import Place, number, positive, show
 from mvtrack.geometry.pose_files.sequence import CameraSequence, refuse_distortion, refuse_skew
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource, row_numbers

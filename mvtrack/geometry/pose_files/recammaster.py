@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.parse import (
     Place,
     frame_count,

@@ -9,9 +9,9 @@ import json
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, pinhole_matrix, poses_of
-from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import (
     frame_count,
     mapping,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.pose_files.npz import NpzFile
-from mvtrack.geometry.pose_files.options import ReadOptions
 from mvtrack.geometry.pose_files.parse import (
     Place,
     check_name,

@@ -11,9 +11,10 @@ import math
 
 import torch
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import poses_of
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.parse import Place, number, show, text_number
 from mvtrack.geometry.pose_files.sequence import CameraSequence
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource, row_numbers

@@ -4,9 +4,10 @@ They are for the pictures that VGGT made of the input (518 pixels wide); their s
 (T, 3, H, W) or `depth` (T, H, W, 1), neither of which is unpacked.
 """
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import c2w_from_w2c, full_poses
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size
+from mvtrack.geometry.pose_files.options import image_size
 from mvtrack.geometry.pose_files.parse import frame_count, numbers, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource

@@ -9,10 +9,11 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import pinhole_matrix
 from mvtrack.geometry.pose_files.npz import NpzFile
-from mvtrack.geometry.pose_files.options import ReadOptions, image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.parse import frame_count, number, numbers
 from mvtrack.geometry.pose_files.sequence import CameraSequence
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource

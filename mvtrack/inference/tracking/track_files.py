@@ -13,11 +13,12 @@ from tqdm import tqdm
 from mvtrack.config.checked import config
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
+from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import to_tree
 from mvtrack.files.atomic_io import new_folder, refuse_existing
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.trajectory import PIVOT_M
+from mvtrack.geometry.presets import PIVOT_M
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
 from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.machine import peak_gib
@@ -39,7 +40,7 @@ from mvtrack.models.prompts import remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
 from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
-from mvtrack.video.resize import Fit, FitMode, plan_fit, still_camera
+from mvtrack.video.resize import Fit, plan_fit, still_camera
 from mvtrack.video.video import Video
 
 

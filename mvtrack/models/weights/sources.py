@@ -59,7 +59,7 @@ def _from_hub(hub: HubModel, wanted: Wanted) -> Path:
         from huggingface_hub import constants
     except ImportError as error:
         raise ValueError(
-            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install 'mvtrack[wan]', or give a local path"
+            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install '.[wan]', or give a local path"
         ) from error
     snapshot = _cached(hub)
     names = names_in(snapshot) if snapshot else []

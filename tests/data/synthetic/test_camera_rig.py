@@ -6,7 +6,8 @@ from mvtrack.data.synthetic.camera_rig import RigStyle, amount_of, sample_camera
 from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
 from mvtrack.data.synthetic.test_scenes import CaseSpec, case_specs, render_case, render_still_scene
 from mvtrack.geometry.camera import relative_pose
-from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.geometry.presets import PRESETS
+from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.geometry.warp import covisible, depth_warp
 from mvtrack.metrics.image import psnr
 

@@ -21,7 +21,8 @@ from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
-from mvtrack.geometry.trajectory import PRESETS, CameraPath
+from mvtrack.geometry.presets import PRESETS
+from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
