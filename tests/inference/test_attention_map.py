@@ -243,10 +243,10 @@ def test_any_programs_video_can_be_looked_into(video, model_folder, result, tmp_
         ({"--camera": "arc_left"}, "leave out --camera"),
         ({"--fit": "pad"}, "leave out --fit"),
         ({"--generated": "x.mp4"}, "leave out --generated"),
-        ({"--guidance": 3}, "--guidance and --negative are for sampling"),
-        ({"--negative": "fog"}, "--guidance and --negative are for sampling"),
+        ({"--guidance": 3}, "is for sampling, a video that exists is only seen"),
+        ({"--negative": "fog"}, "is for sampling, a video that exists is only seen"),
         ({"--caption": "fog"}, "this model takes no captions (dit.text_dim is 0)"),
-        ({"--steps": 0}, "sampling steps must be at least 1, got 0"),
+        ({"--steps": 0}, "--steps must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(result, tmp_path, capsys, change, message):
