@@ -11,6 +11,7 @@ import yaml
 
 from mvtrack.config.checked import Count, NonNegativeInt, Positive, config
 from mvtrack.config.placement import Placement
+from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import apply_override, from_tree
 from mvtrack.evaluation.adapters import interpreter_in_environment
 from mvtrack.evaluation.measures.camera import CameraOrigin
@@ -18,14 +19,13 @@ from mvtrack.evaluation.measures.dynamic_masks import MaskKind
 from mvtrack.evaluation.measures.pair_features import FeatureKind
 from mvtrack.evaluation.measures.pair_sources import NETWORK_KINDS
 from mvtrack.evaluation.measures.weight_files import VARIABLE
-from mvtrack.geometry.trajectory import PIVOT_M
+from mvtrack.geometry.presets import PIVOT_M
 from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
 from mvtrack.inference.camera_estimation.source_cameras import AUTO
 from mvtrack.inference.pipeline import DEFAULT_FOV_DEG
 from mvtrack.metrics.camera_accuracy import ScaleRule
 from mvtrack.metrics.perceptual import LpipsNet
 from mvtrack.metrics.warp_consistency import Pairing
-from mvtrack.video.resize import FitMode
 
 Geometry = Literal["true_depth", "estimated_depth", "depth_files", "mast3r", "vggt", "depth_anything_3"]
 

@@ -89,9 +89,9 @@ class PointOptions:
     tracks: str | None = option(None, f"follow points of the video: {POINTS}", metavar="POINTS")
     depth: str | None = option(
         None,
-        "z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, --tracks "
-        "and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a depth network: "
-        "estimated by it, picture by picture",
+        "z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, "
+        "--tracks and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a depth network "
+        "that estimates it, picture by picture",
         metavar="FILE|auto|ID",
     )
 

@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mvtrack.config.sizes import FitMode
 from mvtrack.evaluation.benchmarks.pictures import MINIATURE_FILE, fit_masks, read_depth, read_frames, read_index_image
 from mvtrack.evaluation.interface import Benchmark, Inputs
 from mvtrack.evaluation.report.columns import CAMERA
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files import read_cameras
-from mvtrack.video.resize import Fit, FitMode
+from mvtrack.video.resize import Fit
 
 SEQUENCES = ("apple", "block", "paper-windmill", "space-out", "spin", "teddy", "wheel")  # those with still cameras
 # What a still camera may stray from its first frame, by rounding or by being measured anew each time: under a pixel in
