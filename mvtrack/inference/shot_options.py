@@ -90,8 +90,8 @@ class PointOptions:
     depth: str | None = option(
         None,
         "z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, "
-        "--tracks and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a depth network "
-        "that estimates it, picture by picture",
+        "--tracks and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a network: "
+        "estimated by it, picture by picture",
         metavar="FILE|auto|ID",
     )
 
