@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 
 import peer_diffsynth
 import torch
@@ -21,9 +22,8 @@ from mvtrack.config.training import TrainConfig
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
-from mvtrack.training.optimizer import freeze
 
-TRAINED = ("blocks.*.self_attn.*",)
+TRAINED = "blocks.*.self_attn.*"
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,17 @@ def random_weights(dit: WanDiT, device: torch.device) -> WanDiT:
     return dit
 
 
+def train_attention_only(dit: nn.Module) -> None:
+    """Of either library's transformer."""
+    for name, parameter in dit.named_parameters():
+        parameter.requires_grad_(fnmatch(name, TRAINED))
+
+
 def our_plain(config: DiTConfig, options: argparse.Namespace, inputs: Inputs, compiled: bool) -> PlainWan:
     with torch.device("meta"):
         empty = WanDiT(config)
     dit = random_weights(empty, inputs.latents.device)
-    freeze(dit, TRAINED)
+    train_attention_only(dit)
     dit.checkpointing = checkpointing_of(TrainConfig(gradient_checkpointing=True, checkpoint_keep=options.keep))
     dit.attention = options.attention
     if compiled:
@@ -128,7 +134,7 @@ def their_plain(config: DiTConfig, inputs: Inputs) -> PlainWan:
     device = inputs.latents.device
     with device if device.type == "cuda" else nullcontext():
         dit = peer_diffsynth.build(config).to(torch.bfloat16)
-    freeze(dit, TRAINED)
+    train_attention_only(dit)
     dit.train()  # it recomputes blocks in training mode only
     given = inputs.latents, inputs.timestep.bfloat16(), inputs.text
     return PlainWan(

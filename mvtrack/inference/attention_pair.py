@@ -9,6 +9,7 @@ import torch
 from mvtrack.config.model import ModelConfig
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
+from mvtrack.inference.full_resolution.region import plan_region
 from mvtrack.inference.pipeline import Shot, model_hash, shot_cameras
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.video.reader import open_video
@@ -85,7 +86,12 @@ def pair_of_result(folder: Path) -> Pair:
         raise ValueError(f"{folder} was made of {path}, which is not there: run this where it was made, or put it back")
     if sha256(path) != digest:
         raise ValueError(f"{path} has changed since {folder} was made of it: re-shoot it again")
-    pair = _pair(open_video(path), open_video(folder / "video.mp4"), fit, camera, distance, sample, label)
+    resolution = shot.get("resolution", "model")
+    region = plan_region(fit, tuple(resolution) if isinstance(resolution, list) else resolution)
+    if region is not None:
+        camera = region.model_camera(camera)
+    made_fit = region and region.result_fit()
+    pair = _pair(open_video(path), open_video(folder / "video.mp4"), fit, camera, distance, sample, label, made_fit)
     return replace(pair, window=shot.get("window"), caption=shot.get("caption"))
 
 
@@ -110,18 +116,23 @@ def _read(file: Path) -> dict:
 
 def _pair(
     reference: Video, generated: Video | None, fit: Fit, cameras: Camera, distance: float, sample: SamplerOptions,
-    label: str,
+    label: str, made_fit: Fit | None = None,
 ) -> Pair:  # fmt: skip
+    """made_fit: how the generated view meets the model's picture; None: its picture is the model's, of some size."""
     own = fit.content if generated is None else generated.size
-    made_fit = Fit("stretch", own, fit.content, (0, 0), fit.content, fit.place, fit.model)
+    is_whole = made_fit is None
+    made_fit = made_fit or Fit("stretch", own, fit.content, (0, 0), fit.content, fit.place, fit.model)
     if generated is not None:
         if len(generated) != len(reference):
             raise ValueError(
                 f"{generated.path} has {len(generated)} frames, {reference.path} has {len(reference)}: "
                 f"they must show the same moments"
             )
+        if max(abs(a - b) for a, b in zip(made_fit.source, own, strict=True)) > 1:  # odd sizes were made even
+            raise ValueError(f"{generated.path} is {own[1]}x{own[0]}, its run.json says otherwise: re-shoot it again")
+        made_fit = replace(made_fit, source=own)
         aspect = own[1] / own[0] / (fit.content[1] / fit.content[0])
-        if abs(aspect - 1) > max(_ASPECT_TOLERANCE, 1.5 / min(own)):
+        if is_whole and abs(aspect - 1) > max(_ASPECT_TOLERANCE, 1.5 / min(own)):
             raise ValueError(
                 f"{generated.path} is {own[1]}x{own[0]}, the re-shot picture would be {fit.content[1]}x"
                 f"{fit.content[0]}: the aspects differ; see --fit and --size"

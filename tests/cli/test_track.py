@@ -109,18 +109,19 @@ def test_a_reshot_video_comes_with_tracks(video, model_folder, tmp_path, capsys)
     with np.load(out / "tracks.npz") as arrays:
         assert arrays["xy"].shape == (2, T, 16, 2)
         assert arrays["view"].tolist() == ["reference", "reshot"]
-        assert arrays["size"].tolist() == [[90, 160], [24, 32]]
+        assert arrays["size"].tolist() == [[90, 160], [90, 119]]
         assert set(arrays["query"][:, 0]) == {5.0}
     record = json.loads((out / "run.json").read_text())
     assert record["shot"]["tracks"] == {"points": "grid:4@5", "depth": None}
     assert any("were moved to the nearest latent frame" in note for note in record["input"]["notes"])
-    assert open_video(out / "tracks_reshot.mp4").size == (384, 512)
+    assert open_video(out / "tracks_reshot.mp4").size == (450, 600)
 
 
 def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, capsys):
     """A pan by a few degrees over a flat scene: every point's start is where the plane's depth says."""
     np.save(tmp_path / "depth.npy", np.full((90, 160), 4.0, np.float32))
     arguments = [video, "--camera", "pan_right 4", "--model", model_folder, "--steps", 1, "--tracks", "grid:4@4"]
+    arguments += ["--resolution", "model"]
     code, _, error = run(capsys, "reshoot", *arguments, "--depth", tmp_path / "depth.npy", "--out", tmp_path / "o")
     assert code == 0, error
     with np.load(tmp_path / "o/tracks.npz") as arrays:
@@ -189,12 +190,6 @@ def test_views_must_show_the_same_moments(video, tracking_model, tmp_path):
     shorter = write_video(tmp_path / "short.mp4", torch.zeros(5, 3, 48, 80), fps=12.0)
     with pytest.raises(ValueError, match=r"short.mp4 has 5 frames, .*in put.mp4 has 7: videos of one scene must show"):
         track_files([video, shorter], "grid:2", tracking_model, tmp_path / "o")
-
-
-def test_depth_without_points_is_refused(video, model_folder, tmp_path, capsys):
-    code, _, error = run(capsys, "reshoot", video, "--camera", "pan_left", "--depth", "d.npy", "--model", model_folder)
-    assert code == 2
-    assert "--depth has no effect, it is for points that --tracks follows, or --decoder" in error
 
 
 def test_another_shipped_model_is_not_taken_in_silence(model_folder, tmp_path, capsys):

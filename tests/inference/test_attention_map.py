@@ -33,7 +33,7 @@ from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
-SHOT = Shot(CameraPath("pan_left"), sample=SamplerOptions(3, seed=4))
+SHOT = Shot(CameraPath("pan_left"), sample=SamplerOptions(3, seed=4), resolution="model")
 T, SIZE = 7, (24, 32)  # of the test video, and of the model's picture
 
 
@@ -104,6 +104,18 @@ def test_a_result_is_noised_to_the_same_level(result, small_model):
     assert seen.frames == [2, 6]
     assert seen.looks.query == (1, 1, 17.0, 9.5)
     assert seen.looks.frames.shape == (2, 2, 3, *SIZE)
+
+
+def test_a_full_resolution_result_has_the_cameras_of_the_models_picture(video, result, model_folder, tmp_path):
+    """Cameras of a result at the source's resolution lead back to those of the model's picture, and so do its pixels."""
+    made = reshoot_file(video, SHOT.path, model_folder, tmp_path / "o", replace(SHOT, resolution="source")).folder
+    large, small = pair_of_result(made), pair_of_result(result)
+    assert large.generated.size == (90, 120)
+    torch.testing.assert_close(large.cameras.K, small.cameras.K, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(large.cameras.c2w, small.cameras.c2w)
+    centre, corner = torch.tensor([[59.75, 45.0], [0.0, 0.0]])
+    torch.testing.assert_close(large.fits[1].to_picture(centre), torch.tensor([16.0, 12.0]), atol=0.2, rtol=0.0)
+    torch.testing.assert_close(large.fits[1].to_picture(corner), torch.tensor([0.0, 0.0]), atol=0.2, rtol=0.0)
 
 
 def test_another_layer_or_noise_gives_other_attention(result, small_model):

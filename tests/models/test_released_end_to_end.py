@@ -270,10 +270,10 @@ def test_longer_window_covers_video(video, seeing, tmp_path, capsys, monkeypatch
     assert record["shot"]["window"] == 9
     assert record["model"]["config"]["num_frames"] == 9
     assert len(open_video(tmp_path / "o/video.mp4")) == 7
-    for wrong in (8, 0):
+    for wrong, message in ((8, "4n + 1 frames, such as 81 or 121, got 8"), (0, "at least 1, got 0")):
         code, error = run(capsys, *arguments, "--out", tmp_path / "p", "--window", wrong)
         assert code == 2
-        assert f"--window must be 4n + 1 frames, such as 81 or 121, got {wrong}" in error
+        assert f"--window must be {message}" in error
 
 
 def test_unavailable_kernel_fails_before_loading(video, folder, tmp_path, capsys, monkeypatch):

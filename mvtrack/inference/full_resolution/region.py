@@ -32,6 +32,11 @@ class Region:
         source = camera.cropped(left - cut_left, top - cut_top, self.fit.scaled).resized(self.fit.source)
         return source.cropped(self.box[1], self.box[0], self.box[2:]).resized(self.size)
 
+    def model_camera(self, camera: Camera) -> Camera:
+        """Cameras of the result, for the model's picture: the inverse of `camera`."""
+        source = camera.resized(self.box[2:]).cropped(-self.box[1], -self.box[0], self.fit.source)
+        return self.fit.camera(source)
+
     def result_fit(self) -> Fit:
         """How a video of the result lies in the model's picture."""
         scale = [self.fit.scaled[i] / self.fit.source[i] for i in (0, 1)]

@@ -13,7 +13,8 @@ from mvtrack.geometry.pose_files.distortion import distort_pixels, undistort_pix
 
 @pytest.fixture
 def golden(shared):
-    return np.load(shared("golden/metrics/dycheck_camera.npz"))
+    with np.load(shared("golden/metrics/dycheck_camera.npz")) as arrays:
+        return dict(arrays)
 
 
 @pytest.fixture

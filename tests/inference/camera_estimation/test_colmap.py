@@ -132,7 +132,7 @@ class Told:
         self.matches, self.answers = matches, answers
         self.points, self.apart_deg = points, apart_deg
 
-    def __call__(self, script, folder, stage, **_):
+    def __call__(self, folder, stage, **_):
         if stage == "match":
             counts = torch.bincount(self.matches.of_pair)
             return {

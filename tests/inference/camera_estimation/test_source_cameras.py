@@ -179,9 +179,9 @@ def test_measured_cameras_can_be_written_down(answer, video, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["reshoot", "VIDEO", "--camera", "arc_lefd", "--source-cameras", "auto"], "unknown camera move 'arc_lefd'"),
-        (["reshoot", "VIDEO", "--camera", "arc_left", "--ignore-mask", "m.png"], "give --source-cameras auto too"),
-        (["track", "VIDEO", "--tracks", "grid:3", "--ignore-mask", "m.png"], "give --cameras auto too"),
-        (["track", "VIDEO", "VIDEO", "--tracks", "grid:3", "--cameras", "auto"], "--cameras auto measures one video"),
+        (["reshoot", "VIDEO", "--camera", "arc_left", "--ignore-mask", "m.png"], "give --source-cameras auto"),
+        (["track", "VIDEO", "--tracks", "grid:3", "--ignore-mask", "m.png"], "give --cameras auto"),
+        (["track", "VIDEO", "VIDEO", "--tracks", "grid:3", "--cameras", "auto"], "--cameras auto estimates one video"),
         (
             ["reshoot", "VIDEO", "--camera", "FILE", "--poses-relative-to", "world", "--source-cameras", "auto"],
             "--poses-relative-to world needs --source-cameras FILE",

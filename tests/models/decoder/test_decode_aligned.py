@@ -110,7 +110,7 @@ def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
     unread = ["--resolution", "model", "--depth", tmp_path / "depth.npy"]
     code, error = run(capsys, *common, "--out", tmp_path / "o", *unread)
     assert code == 2
-    assert "--depth has no effect with --resolution model" in error[0]
+    assert "--depth has no effect, with --resolution model" in error[0]
 
 
 def test_shipped_decoder_improves_shipped_model():
