@@ -22,6 +22,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import load_config
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.models.attention import attend, choose_kernel
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.init_weights import fill, initial_weights
 from mvtrack.models.reshoot_model import read_config
@@ -86,11 +87,11 @@ def model_figures(grid: int, precision: torch.dtype, rounds: int) -> dict[str, f
         "tiny_natural": _transformer(model, "auto"),
     }
     latents = torch.randn(1, 2, 5, model.codec.channels, grid, grid)
-    rays = torch.randn(1, 2, 5, model.rays.channels, grid, grid)
+    conditioning = Conditioning(rays=torch.randn(1, 2, 5, model.rays.channels, grid, grid))
 
     def step(dit: WanDiT) -> None:
         with _autocast(precision):
-            output = dit(latents, torch.tensor([500.0]), rays, tap_layers=(model.tap_layer,))
+            output = dit(latents, torch.tensor([500.0]), conditioning, tap_layers=(model.tap_layer,))
             loss = output.prediction.float().square().mean() + output.taps[0].q.float().mean()
         loss.backward()
         dit.zero_grad()
@@ -98,7 +99,7 @@ def model_figures(grid: int, precision: torch.dtype, rounds: int) -> dict[str, f
     def window(dit: WanDiT, steps: int) -> None:
         with _autocast(precision), torch.no_grad():
             for _ in range(steps):
-                dit(latents, torch.tensor([500.0]), rays)
+                dit(latents, torch.tensor([500.0]), conditioning)
 
     shipped = read_config(shipped_model())
     now = dits["full" if shipped.dit.attention == "full" else "tiny_natural"]

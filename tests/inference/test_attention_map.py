@@ -107,7 +107,7 @@ def test_a_result_is_noised_to_the_same_level(result, small_model):
 
 
 def test_a_full_resolution_result_has_the_cameras_of_the_models_picture(video, result, model_folder, tmp_path):
-    """Cameras of a result at the source's resolution lead back to those of the model's picture, and so do its pixels."""
+    """Cameras of a result at the source's resolution lead back to those of the model's picture; so do its pixels."""
     made = reshoot_file(video, SHOT.path, model_folder, tmp_path / "o", replace(SHOT, resolution="source")).folder
     large, small = pair_of_result(made), pair_of_result(result)
     assert large.generated.size == (90, 120)
