@@ -41,7 +41,7 @@ def test_three_lines_of_python(video, small_model, tmp_path):
         video, "arc_left", small_model, tmp_path / "o", Shot(CameraPath("arc_left"), sample=SamplerOptions(1))
     )
     made = open_video(outputs.video)
-    assert (len(made), made.size) == (T, (90, 120))  # the source's own
+    assert (len(made), made.size) == (T, (90, 160))  # the source's own
     assert made.fps == pytest.approx(12.0)
     panels = open_video(outputs.side_by_side)
     assert len(panels) == T
@@ -154,7 +154,7 @@ def test_a_truncated_video_is_named(video, model_folder, tmp_path, capsys):
 
 def test_fitting_keeps_the_field_of_view_consistent(video, small_model):
     """A ray through the video's middle stays in the middle; the crop narrows the view, it does not bend it."""
-    fit = plan_fit((90, 160), small_model.config)
+    fit = plan_fit((90, 160), small_model.config, "crop")
     camera = fit.camera(still_camera(50.0, (90, 160), T))
     assert fit.scaled == (24, 43)
     assert fit.cut == (0, 5)

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from mvtrack.inference.shot_options import ShotOptions, read_shot
 
 @config(kw_only=True)
 class PreviewCommand(Command):
-    """See a camera path before rendering it."""
+    """See a camera path, or all presets (`--camera all`), before rendering it."""
 
     video: Path = positional("video file, GIF, image, or folder of images")
     shot: ShotOptions = section(ShotOptions, "the shot", required=("camera",))
@@ -37,16 +38,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _preview(options: PreviewCommand) -> None:
     from mvtrack.inference.pipeline import shipped_model
-    from mvtrack.inference.preview import preview_file
+    from mvtrack.inference.preview import preset_sheet, preview_file
     from mvtrack.models.reshoot_model import read_config
 
-    shot = read_shot(options.shot, options.video)
+    shows_all = options.shot.camera == "all"
+    shot = read_shot(replace(options.shot, camera="static") if shows_all else options.shot, options.video)
     for note in shot.notes:
         sys.stderr.write(f"mvtrack preview: {note}\n")
     model = read_config(options.model or shipped_model())
     out = options.out or Path("outputs") / f"preview_{options.video.stem}_{shot.path.label}"
     if options.interactive:
         _show_page(options, shot, model, out)
+        return
+    if shows_all:
+        out = options.out or Path("outputs") / f"preview_{options.video.stem}_all"
+        sheet, notes = preset_sheet(options.video, shot, model, out, options.depth, options.overwrite)
+        sys.stderr.writelines(f"mvtrack preview: {note}\n" for note in notes)
+        sys.stdout.write(f"{sheet}\n")
         return
     preview = preview_file(options.video, shot, model, out, options.depth, options.overwrite)
     for warning in preview.warnings:

@@ -48,8 +48,9 @@ def _track(options: TrackCommand) -> None:
     cameras, measured = _cameras(options)
     source = options.source
     how = TrackOptions(
-        cameras, source.fov_deg, source.subject_distance, source.fit, source.size, measured, options.sampling.caption
-    )
+        cameras, source.fov_deg, source.subject_distance, source.fit, source.size, measured, options.sampling.caption,
+        source.reading,
+    )  # fmt: skip
     done = track_files(
         list(options.videos), options.points.plan(), options.model, options.out, how, options.overwrite,
         options.placement, check_memory=not options.ignore_memory, say=_say if options.verbose else None,
@@ -80,7 +81,10 @@ def _cameras(options: TrackCommand):
         raise ValueError(
             f"--cameras names {len(options.cameras)} files for {len(options.videos)} videos: give one of each"
         )
-    read = [video_cameras(options.pose, *pair) for pair in zip(options.cameras, options.videos, strict=True)]
+    read = [
+        video_cameras(options.pose, *pair, options.source.reading)
+        for pair in zip(options.cameras, options.videos, strict=True)
+    ]
     for note in [note for _, notes in read for note in notes]:
         _say(note)
     return tuple(camera for camera, _ in read), None

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-FitMode = Literal["crop", "pad", "stretch"]
+FitMode = Literal["auto", "crop", "pad", "stretch"]
 
 
 def picture_size(text: str) -> tuple[int, int]:

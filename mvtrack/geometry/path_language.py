@@ -29,6 +29,10 @@ _MOVES: dict[str, tuple[str, float, str]] = {name: (p.unit, p.amount, p.mirror) 
     "pedestal_down": ("m", 1.0, "pedestal_up"),
     "orbit_left": ("deg", 30.0, "orbit_right"),
     "orbit_right": ("deg", 30.0, "orbit_left"),
+    "orbit_up": ("deg", 30.0, "orbit_down"),
+    "orbit_down": ("deg", 30.0, "orbit_up"),
+    "dolly_zoom": ("m", 1.0, "dolly_zoom_out"),
+    "dolly_zoom_out": ("m", 1.0, "dolly_zoom"),
     "roll_left": ("deg", 10.0, "roll_right"),
     "roll_right": ("deg", 10.0, "roll_left"),
     "lens_in": ("x", 1.5, "lens_out"),
@@ -40,6 +44,7 @@ _MOVES: dict[str, tuple[str, float, str]] = {name: (p.unit, p.amount, p.mirror) 
 }
 _AMOUNT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(deg|°|m|d|x)?")
 MAX_MOVES = 100
+_NEAREST_ZOOM = 0.9  # of the subject's distance, that a dolly zoom may come closer
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,10 @@ class Move:
             raise ValueError(f"{self.name}: the lens factor must lie in [0.05, 20], got {self.amount:g}")
         if self.name in PRESETS and own == "deg":
             CameraPath(self.name, self.amount)  # refuses what it cannot do
-        elif own == "deg" and abs(self.amount or 0) >= 180:
-            raise ValueError(f"{self.name} takes less than 180 degrees, got {self.amount:g}")
+        elif own == "deg" and abs(self.amount or 0) > _most_degrees(self.name):
+            raise ValueError(f"{self.name} takes up to {_most_degrees(self.name)} degrees, got {self.amount:g}")
+        if self.amount == (1 if own == "x" else 0) and self.name != "static":
+            raise ValueError(f"{self.name} {self.amount:g} moves nothing: give an amount, or `static` to rest")
 
     def full_amount(self, pivot_m: float) -> float:
         """Degrees, metres, or a factor."""
@@ -82,6 +89,10 @@ class Move:
     def poses_at(self, progress: Float[Tensor, "T"], pivot_m: float) -> Float[Tensor, "T 4 4"]:
         """Pose after given fractions of the move, relative to where it began (float64)."""
         kind, _, direction = self.name.rpartition("_")
+        if self.name.startswith("dolly_zoom"):
+            return _moved(progress, 2, self._zoomed_dolly(progress, pivot_m))
+        if self.name in ("orbit_up", "orbit_down"):
+            kind = "orbit_vertical"
         if self.name in PRESETS:
             amount = None if self.amount is None else self.full_amount(pivot_m)
             return CameraPath(self.name, amount, pivot_m, self.look_at).poses_at(progress)
@@ -91,12 +102,27 @@ class Move:
         done = sign * self.full_amount(pivot_m) * progress
         return _MOTIONS[kind](done, progress, pivot_m, self.look_at)
 
-    def lens_at(self, progress: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
+    def _zoomed_dolly(self, progress: Float[Tensor, "T"], pivot_m: float) -> Float[Tensor, "T"]:
+        """Metres ahead. Raises ValueError where that leads to the subject, at which the lens would have no length."""
+        ahead = self.full_amount(pivot_m) * (-1 if self.name == "dolly_zoom_out" else 1)
+        if ahead > _NEAREST_ZOOM * pivot_m:
+            raise ValueError(
+                f"{self.name} {ahead:g}m leads to the subject, {pivot_m:g} away: at most {_NEAREST_ZOOM * pivot_m:g}"
+            )
+        return ahead * progress
+
+    def lens_at(self, progress: Float[Tensor, "T"], pivot_m: float) -> Float[Tensor, "T"]:
         """Focal length over the one at the beginning."""
+        if self.name.startswith("dolly_zoom"):  # the subject keeps its size
+            return 1 - self._zoomed_dolly(progress, pivot_m) / pivot_m
         if not self.name.startswith("lens"):
             return torch.ones_like(progress)
         factor = math.log(self.full_amount(1.0)) * (1 if self.name == "lens_in" else -1)
         return torch.exp(factor * progress)
+
+
+def _most_degrees(name: str) -> int:
+    return 360 if name.startswith("orbit") else 179
 
 
 def _identity(progress: Float[Tensor, "T"]) -> Float[Tensor, "T 4 4"]:
@@ -122,6 +148,15 @@ def _orbit(done: Tensor, progress: Tensor, pivot_m: float, look_at: bool) -> Flo
     angle = torch.deg2rad(done)
     turn = CameraPath("pan_left", amount=1.0).poses_at(done) if look_at else _identity(progress)
     turn[:, 0, 3] = pivot_m * angle.sin()
+    turn[:, 2, 3] = pivot_m * (1 - angle.cos())
+    return turn
+
+
+def _orbit_vertical(done: Tensor, progress: Tensor, pivot_m: float, look_at: bool) -> Float[Tensor, "T 4 4"]:
+    """As `_orbit`, over the subject (orbit_up) or under it."""
+    angle = torch.deg2rad(done)
+    turn = CameraPath("tilt_down", amount=1.0).poses_at(done) if look_at else _identity(progress)
+    turn[:, 1, 3] = -pivot_m * angle.sin()
     turn[:, 2, 3] = pivot_m * (1 - angle.cos())
     return turn
 
@@ -159,6 +194,7 @@ _MOTIONS = {
     "pedestal": lambda done, progress, pivot, look: _moved(progress, 1, -done),
     "roll": _roll,
     "orbit": _orbit,
+    "orbit_vertical": _orbit_vertical,
     "spiral": _spiral,
 }
 
@@ -176,10 +212,10 @@ class Segment:
             pose = pose @ move.poses_at(SPEEDS[move.speed](progress), pivot_m)
         return pose
 
-    def lens_at(self, progress: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
+    def lens_at(self, progress: Float[Tensor, "T"], pivot_m: float) -> Float[Tensor, "T"]:
         lens = torch.ones_like(progress)
         for move in self.moves:
-            lens = lens * move.lens_at(SPEEDS[move.speed](progress))
+            lens = lens * move.lens_at(SPEEDS[move.speed](progress), pivot_m)
         return lens
 
 
@@ -216,8 +252,8 @@ class ComposedPath:
         """Focal length over the source's at equally spaced times."""
         lens, factor = torch.empty(num_frames, dtype=torch.float64), 1.0
         for segment, index, progress in self._pieces(num_frames):
-            lens[index] = factor * segment.lens_at(progress)
-            factor *= float(segment.lens_at(torch.ones(1, dtype=torch.float64)))
+            lens[index] = factor * segment.lens_at(progress, self.pivot_m)
+            factor *= float(segment.lens_at(torch.ones(1, dtype=torch.float64), self.pivot_m))
         return lens
 
     def _pieces(self, num_frames: int) -> Iterator[tuple[Segment, Int[Tensor, "n"], Float[Tensor, "n"]]]:
@@ -241,6 +277,8 @@ def parse_path(text: str, pivot_m: float = PIVOT_M) -> ComposedPath:
         raise ValueError("the camera path is empty: give a move, such as arc_left, or several joined by ; or +")
     if sum(part.count("+") + 1 for part in parts) > MAX_MOVES:
         raise ValueError(f"the camera path has more than {MAX_MOVES} moves")
+    if not all(parts[:-1]):
+        raise ValueError(f"a move is missing beside ; in {text!r}")
     segments = [_parse_segment(part, text) for part in parts if part]
     given = [share for _, share in segments if share is not None]
     if sum(given) > 1 + 1e-9 or (len(given) == len(segments) and abs(sum(given) - 1) > 1e-6):

@@ -41,6 +41,9 @@ def moved_along(source: Camera, path: CameraMotion) -> Camera:
     return Camera(source.c2w[:1] @ path.poses(frames).to(source.c2w), K, source.size, source.scale_known)
 
 
+_NEAR = 0.1  # of the subject's distance
+
+
 def _known(kind: str, name: str, names: Collection[str]) -> str:
     if name not in names:
         raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}")
@@ -151,3 +154,19 @@ def _pose(
         pose[..., :3, 3] = centre
     pose[..., 3, 3] = one
     return pose
+
+
+def passing_notes(path: CameraMotion, num_frames: int = 97) -> list[str]:
+    """A note where a path runs through the subject, or so near that it fills the picture."""
+    centre = path.poses(num_frames)[:, :3, 3]
+    subject = centre.new_tensor([0.0, 0.0, path.pivot_m])
+    step = centre[1:] - centre[:-1]
+    along = ((subject - centre[:-1]) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-12)
+    nearest = centre[:-1] + along.clamp(0, 1)[:, None] * step
+    distance = float((nearest - subject).norm(dim=-1).min())
+    if distance > _NEAR * path.pivot_m:
+        return []
+    return [
+        f"the path passes through the subject, {path.pivot_m:g} before the first camera (--subject-distance): by "
+        f"{distance:.2g} at the nearest"
+    ]

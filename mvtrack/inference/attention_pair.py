@@ -48,7 +48,7 @@ class Pair:
 
 def pair_of_shot(video: Path, shot: Shot, config: ModelConfig, generated: Path | None = None) -> Pair:
     """A video with a camera path, and the view that any program made of it where that exists."""
-    footage = open_video(video)
+    footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     made = None if generated is None else open_video(generated)

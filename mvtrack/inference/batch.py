@@ -1,6 +1,5 @@
 """Many videos at once: a folder of them, or a CSV that says what to do with each. Finished ones are not done again."""
 
-import csv
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from mvtrack.config.errors import is_out_of_memory, out_of_memory
 from mvtrack.config.model import ModelConfig
 from mvtrack.files.cache import sha256
 from mvtrack.inference.device import place, placed_config
+from mvtrack.inference.job_table import read_table
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import Work
@@ -26,13 +26,9 @@ from mvtrack.inference.pipeline import Shot, first_frames, reshoot_file, shipped
 from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.models.prompts import Captions, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
-from mvtrack.video.images import IMAGE_SUFFIXES
-from mvtrack.video.reader import VIDEO_SUFFIXES, open_video
+from mvtrack.video.images import images_in
+from mvtrack.video.reader import open_video, videos_in
 from mvtrack.video.resize import plan_fit
-
-_COLUMNS = (
-    "video", "camera", "out", "amount", "speed", "fov", "seed", "steps", "guidance", "caption", "negative"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,10 @@ def is_batch(path: Path) -> bool:
         return True
     if not path.is_dir():
         return False
-    suffixes = {file.suffix.lower() for file in path.iterdir()}
-    if suffixes & VIDEO_SUFFIXES and suffixes & IMAGE_SUFFIXES:
+    videos = bool(videos_in(path))
+    if videos and images_in(path):
         raise ValueError(f"folder {path} holds videos and images: move one kind away, or name the videos in a CSV")
-    return bool(suffixes & VIDEO_SUFFIXES)
+    return videos
 
 
 def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Callable[[str], None]) -> None:
@@ -114,7 +110,8 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
     """First frames of all videos' windows; a video that cannot be read says so when its turn comes."""
     for job in jobs:
         try:
-            footage = open_video(job.video)
+            reading = job.options.shot.reading
+            footage = open_video(job.video, fps=reading.fps, damaged=reading.damaged)
             fit = plan_fit(footage.size, config, job.options.shot.fit, job.options.shot.size)
             yield from first_frames(window_spans(config, len(footage)), footage, fit)
         except (ValueError, OSError):
@@ -154,37 +151,33 @@ def _plain(record: dict) -> dict:
 def _jobs(options: Any, out: Path, config: ModelConfig) -> list[Job]:
     if options.video.suffix.lower() == ".csv":
         return _jobs_of_csv(options, out, config)
-    files = sorted(file for file in options.video.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-    return [Job(file, out / file.stem, options, options.sampling.of(config), str(file)) for file in files]
+    _require_camera(options, options.video)
+    files = videos_in(options.video)
+    stems = [file.stem for file in files]
+    names = [file.stem if stems.count(file.stem) == 1 else file.name for file in files]
+    sample = options.sampling.of(config)
+    return [Job(file, out / name, options, sample, str(file)) for file, name in zip(files, names, strict=True)]
 
 
 def _jobs_of_csv(options: Any, out: Path, config: ModelConfig) -> list[Job]:
     """Rows need `video`; other columns replace the options of the command line where they are not empty."""
-    path = options.video
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {path} as a CSV: {error}") from error
-    names = reader.fieldnames or []
-    if "video" not in names or not set(names) <= set(_COLUMNS):
-        raise ValueError(f"{path} needs a column `video` and may have {', '.join(_COLUMNS[1:])}; it has {names}")
     jobs = []
-    for number, row in enumerate(rows, 2):
-        where = f"{path} line {number}"
-        if None in row or not row["video"]:
-            raise ValueError(f"{where}: expected {len(names)} values, the video not empty; got {list(row.values())}")
-        video = path.parent / row.pop("video")
-        folder = out / (row.pop("out", None) or f"{video.stem}_{number - 1:04d}")
+    for number, row in read_table(options.video):
+        where = f"{options.video} line {number}"
+        video = options.video.parent / row.pop("video")
+        folder = out / row.pop("out", f"{video.stem}_{number - 1:04d}")
         try:
-            own = with_text(options, {name: text for name, text in row.items() if text})
+            own = with_text(options, row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+        _require_camera(own, where)
         jobs.append(Job(video, folder, own, own.sampling.of(config), where))
-    if not jobs:
-        raise ValueError(f"{path} has no rows below its header")
     return jobs
+
+
+def _require_camera(options: Any, where: object) -> None:
+    if options.shot.camera is None:
+        raise ValueError(f"{where}: give the path as --camera, or in a column `camera` of a table")
 
 
 def _write_results(path: Path, results: list[dict]) -> None:

@@ -41,7 +41,7 @@ class PathPage:
         except ImportError as error:
             raise ValueError("the interactive page needs viser: pip install '.[page]'") from error
         self.shot, self.save_to = shot, save_to
-        self.footage = open_video(video)
+        self.footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
         self.fit = plan_fit(self.footage.size, config, shot.fit, shot.size)
         file = None if depth in (None, FLAT) else DepthFile(Path(depth), self.footage)
         self.warper = Warper(self.footage, self.fit, file, shot.path.pivot_m)

@@ -19,6 +19,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import to_tree
+from mvtrack.config.video_reading import VideoReading
 from mvtrack.data.clip import padded_length
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.files.atomic_io import new_folder, refuse_existing
@@ -26,7 +27,7 @@ from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.keyframe_path import PosePath
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.geometry.trajectory import CameraMotion, moved_along
+from mvtrack.geometry.trajectory import CameraMotion, moved_along, passing_notes
 from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
 from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.full_resolution.plan import FullPlan, plan_full_resolution
@@ -65,13 +66,13 @@ class Shot:
     are made at once, 4n + 1; None is the number that the model was trained at. decoder: folder of an aligning decoder,
     with which the result is decoded a second time. depth: of the source, a file, or a depth network's id; None: it is
     estimated. source_notes: what was done to make a file's cameras those of the source. resolution: of the result, see
-    `plan_region`.
+    `plan_region`. reading: how the video file is read.
     """
 
     path: CameraMotion
     fov_deg: float = DEFAULT_FOV_DEG
     source: Camera | None = None
-    fit: FitMode = "crop"
+    fit: FitMode = "auto"
     size: tuple[int, int] | None = None
     sample: SamplerOptions | None = None
     tracks: TrackPlan | None = None
@@ -83,6 +84,7 @@ class Shot:
     depth: Path | str | None = None
     source_notes: tuple[str, ...] = ()
     resolution: Resolution = "source"
+    reading: VideoReading = VideoReading()
 
     @property
     def captions(self) -> Captions:
@@ -162,7 +164,7 @@ def reshoot_file(
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     config = with_window(config, shot.window)
     shot = replace(shot, sample=shot.sample or SamplerOptions.of(config))
-    footage = open_video(video)
+    footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged, decode_all=True)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     aligned = None if shot.decoder is None else aligned_decoding(shot, config, footage, fit)
@@ -185,7 +187,7 @@ def reshoot_file(
         shot.tracks, model, footage, fit, cameras, shot.path.pivot_m, prompts, shown
     )
     beyond = range_notes(config, cameras, shot.path.pivot_m)
-    notes = [*footage.notes, *path_notes(shot.path, len(footage)), *shot.notes, *beyond, *plan.notes]
+    notes = [*footage.notes, *fit.notes, *path_notes(shot.path, len(footage)), *shot.notes, *beyond, *plan.notes]
     record = {
         "command": "reshoot",
         "mvtrack": metadata.version("mvtrack"),
@@ -252,8 +254,9 @@ def shot_cameras(shot: Shot, footage: Video, fit: Fit) -> Camera:
 
 
 def path_notes(path: CameraMotion, num_frames: int) -> list[str]:
-    """What a path of poses needs to fit a video, in words; paths of moves fit any length."""
-    return path.notes(num_frames) if isinstance(path, PosePath) else []
+    """What a path of poses needs to fit a video, in words (paths of moves fit any length), and what it runs into."""
+    notes = path.notes(num_frames) if isinstance(path, PosePath) else []
+    return notes + passing_notes(path)
 
 
 def shot_record(shot: Shot) -> dict:

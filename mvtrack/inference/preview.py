@@ -3,22 +3,28 @@
 The cameras are `shot_cameras`, the very ones that the render uses.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from mvtrack.config.model import ModelConfig
+from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.files.atomic_io import new_folder, refuse_existing
-from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid
+from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid, project, unproject
 from mvtrack.geometry.frusta import draw_frusta
 from mvtrack.geometry.keyframe_path import warn_of_jumps
-from mvtrack.geometry.splat import splat
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.presets import PRESETS
+from mvtrack.geometry.splat import splat_depth
+from mvtrack.geometry.warp import reproject, sample_bilinear, sample_nearest
 from mvtrack.inference.full_resolution.frame_depth import FrameDepth
 from mvtrack.inference.full_resolution.geometry import LearnedGeometry
 from mvtrack.inference.full_resolution.monocular import monocular_geometry
@@ -34,6 +40,8 @@ from mvtrack.video.writer import VideoWriter
 FLAT = "flat"  # for --depth
 _HEIGHT = 240  # the preview's least height, whatever the model's
 _CHUNK = 16  # frames held at a time
+_SAME_SURFACE = 0.1  # relative depth within which two views see the same surface
+DARK = -0.85  # where the source saw nothing
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def preview_file(
     depth: see `depth_of`. config: of the model that will render, for the picture's shape.
     """
     refuse_existing(out, overwrite)
-    footage = open_video(video)
+    footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     warper = Warper(footage, fit, depth_of(depth, footage, cameras, shot.path.pivot_m), shot.path.pivot_m)
@@ -61,7 +69,9 @@ def preview_file(
                 for frame in side_by_side({"source": reference, f"preview: {shot.path.label}": warped}):
                     writer.append(frame)
         draw_frusta(aside / "frusta.png", cameras, shot.path.pivot_m)
-    warnings = [*path_notes(shot.path, len(footage)), *warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m)]
+    path = path_notes(shot.path, len(footage))
+    jumps = warn_of_jumps(cameras.c2w[1].double(), shot.path.pivot_m)
+    warnings = [*footage.notes, *fit.notes, *path, *jumps]
     return Preview(out / "preview.mp4", out / "frusta.png", warnings)
 
 
@@ -83,6 +93,28 @@ def depth_of(
 FrameReader = DepthFile | FrameDepth
 
 
+def preset_sheet(
+    video: Path, shot: Shot, config: ModelConfig, out: Path, depth: Path | str | None = None, overwrite: bool = False
+) -> tuple[Path, list[str]]:
+    """Write presets.png to a new folder: a row for each preset, with what the camera sees at a third, two thirds and
+    the end of its path. Returns it, and notes about the video."""
+    refuse_existing(out, overwrite)
+    footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
+    fit = plan_fit(footage.size, config, shot.fit, shot.size)
+    still = shot_cameras(shot, footage, fit)
+    warper = Warper(footage, fit, depth_of(depth, footage, still, shot.path.pivot_m), shot.path.pivot_m)
+    last = len(footage) - 1
+    shown = [round(last * part / 3) for part in (1, 2, 3)]
+    source, rows = torch.cat([warper.source(frame, frame + 1) for frame in shown]), {}
+    for name in tqdm(PRESETS, desc="previewing", unit="preset"):
+        cameras = shot_cameras(replace(shot, path=parse_path(name, shot.path.pivot_m)), footage, fit)
+        seen = [warper.warp(image, frame, cameras) for image, frame in zip(source, shown, strict=True)]
+        rows[name] = {"one third, two thirds and end of each path": warper.fit.undo(torch.stack(seen))}
+    with new_folder(out) as aside:
+        contact_sheet(aside / "presets.png", rows, [0, 1, 2], scale=1)
+    return out / "presets.png", [*footage.notes, *fit.notes]
+
+
 class Warper:
     """Warps a source's frames to other cameras, magnified to a size that can be looked at.
 
@@ -102,12 +134,11 @@ class Warper:
     def warp(self, image: Float[Tensor, "3 H W"], frame: int, cameras: Camera) -> Float[Tensor, "3 H W"]:
         """A source frame seen by cameras[1] at that time, of cameras (2, T) for the model's picture; gaps are dark."""
         large = cameras.resized(self.fit.model)
+        source, target = large[0, frame], large[1, frame]
         if self.depth is None:
-            z = flat_depth(large[0, frame], large[0, 0], self.subject_distance)
-        else:
-            z = self.depth.read(frame, self.fit)
-        warped, hit = splat(image, z, large[0, frame], large[1, frame])
-        return torch.where(hit, warped, -0.85)
+            return sampled(image, flat_depth(target, large[0, 0], self.subject_distance), source, target)
+        z = self.depth.read(frame, self.fit)
+        return sampled(image, seen_depth(z, source, target), source, target, z)
 
     def pairs(self, cameras: Camera) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
         """The whole source and its warp in pieces, without what was padded."""
@@ -129,3 +160,38 @@ def flat_depth(camera: Camera, first: Camera, distance: float) -> Float[Tensor, 
     rays = camera_rays(pixel_grid(camera.size).to(camera.K), camera.K) @ camera.c2w[:3, :3].T
     depth = ((point - camera.c2w[:3, 3]) @ normal) / (rays @ normal)
     return torch.where(depth > 0, depth, torch.inf)
+
+
+def sampled(
+    image: Float[Tensor, "3 H W"],
+    target_depth: Float[Tensor, "H W"],
+    source: Camera,
+    target: Camera,
+    source_depth: Float[Tensor, "H W"] | None = None,
+) -> Float[Tensor, "3 H W"]:
+    """What a target camera sees of a source frame: each of its pixels looked up in the source, however far magnified.
+
+    target_depth: z-depth, not finite where it sees nothing. source_depth: tells what hides from the source.
+    """  # fmt: skip
+    known = torch.isfinite(target_depth) & (target_depth > 0)
+    xy, z = (part[0] for part in reproject(torch.where(known, target_depth, 1.0)[None], target[None], source[None]))
+    inside = (xy >= 0).all(-1) & (xy < xy.new_tensor(source.size[::-1])).all(-1) & (z > 0)
+    seen = known & inside
+    if source_depth is not None:
+        surface = sample_nearest(source_depth[None, None], xy[None])[0, 0]
+        seen &= (z - surface).abs() < _SAME_SURFACE * surface
+    return torch.where(seen, sample_bilinear(image[None], xy[None])[0], DARK)
+
+
+def seen_depth(depth: Float[Tensor, "H W"], source: Camera, target: Camera) -> Float[Tensor, "H W"]:
+    """A depth map carried to another camera, so coarsely that magnified surfaces stay closed; NaN where nothing is."""
+    known = (torch.isfinite(depth) & (depth > 0)).flatten()
+    near = depth.flatten()[known]
+    xy, z = project(unproject(pixel_grid(source.size).to(depth).flatten(0, 1)[known], near, source), target)
+    in_view = (z > 0) & (xy >= 0).all(-1) & (xy < xy.new_tensor(target.size[::-1])).all(-1)
+    if not in_view.any():
+        return torch.full(target.size, torch.nan)
+    zoom = (target.K[0, 0] / source.K[0, 0] * near / z)[in_view].quantile(0.9)
+    factor = max(1, math.ceil(float(zoom)))
+    coarse = target.resized(tuple(max(1, side // factor) for side in target.size))
+    return F.interpolate(splat_depth(depth, source, coarse)[None, None], target.size, mode="nearest-exact")[0, 0]

@@ -7,6 +7,7 @@ from mvtrack.config.checked import config
 from mvtrack.config.command_line import option, refuse_unused, section
 from mvtrack.config.pose_files import PoseFileOptions
 from mvtrack.config.sizes import FitMode, picture_size
+from mvtrack.config.video_reading import VideoReading
 from mvtrack.geometry.presets import PIVOT_M, PRESETS, Speed
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ class SourceOptions:
         "not black there",
         metavar="PATH",
     )
-    fit: FitMode = option("crop", "how the picture meets the model's sizes")
+    fit: FitMode = option(
+        "auto", "how the picture meets the model's sizes; auto crops where little is lost, and else pads"
+    )
     size: tuple[int, int] | None = option(
         None, "size of the model's picture, instead of its own", metavar="HxW", parse=picture_size
     )
+    reading: VideoReading = section(VideoReading, "how files are read")
 
     @property
     def fov_deg(self) -> float:
@@ -127,11 +131,12 @@ def read_shot(
         refuse_unused(options, "ignore_mask", why="it is for cameras that are estimated: give --source-cameras auto")
         measured = source = None
         if options.source_cameras is not None:
-            source, notes = video_cameras(options.pose, options.source_cameras, video)
+            source, notes = video_cameras(options.pose, options.source_cameras, video, options.reading)
     path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
     refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
     return Shot(
-        path, options.fov_deg, source, options.fit, options.size, sample, tracks, measured, source_notes=notes
+        path, options.fov_deg, source, options.fit, options.size, sample, tracks, measured, source_notes=notes,
+        reading=options.reading,
     )  # fmt: skip
 
 
@@ -139,7 +144,9 @@ def estimate_source(options: SourceOptions, video: Path) -> "MeasuredSource":
     """What `auto` stands for."""
     from mvtrack.inference.camera_estimation.source_cameras import measure_source
 
-    return measure_source(video, options.fov, options.fov_deg, options.subject_distance, options.ignore_mask)
+    return measure_source(
+        video, options.fov, options.fov_deg, options.subject_distance, options.ignore_mask, options.reading
+    )
 
 
 def refuse_unread(options: Any, from_file: bool, reads_poses: bool, where: str) -> None:
@@ -206,7 +213,9 @@ def _path_from_file(options: ShotOptions, file: Path, source: "Camera | None") -
     return PosePath(poses, lens, options.subject_distance, file.stem, key_times(sequence, file), reading)
 
 
-def video_cameras(options: PoseFileOptions, file: str, video: Path) -> "tuple[Camera, tuple[str, ...]]":
+def video_cameras(
+    options: PoseFileOptions, file: str, video: Path, reading: VideoReading
+) -> "tuple[Camera, tuple[str, ...]]":
     """A video's cameras (T,) from a pose file, at the video's own size, and notes of what was done to fit them;
     `file:view` names a view of a cameras.json.
 
@@ -218,4 +227,5 @@ def video_cameras(options: PoseFileOptions, file: str, video: Path) -> "tuple[Ca
     arguments, (name, _, view) = options.given, file.rpartition(":")
     if name and not Path(file).exists():
         file, arguments = name, arguments | {"view": view}
-    return read_video_cameras(Path(file), FrameGrid.of(open_video(video)), **arguments)
+    footage = open_video(video, fps=reading.fps, damaged=reading.damaged)
+    return read_video_cameras(Path(file), FrameGrid.of(footage), **arguments)

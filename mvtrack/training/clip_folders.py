@@ -18,7 +18,7 @@ from mvtrack.data.clip import Clip
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
 from mvtrack.models.weights.fingerprint import fingerprint
-from mvtrack.video.reader import VIDEO_SUFFIXES, open_video
+from mvtrack.video.reader import VIDEO_SUFFIXES, open_video, videos_in
 from mvtrack.video.resize import Fit
 from mvtrack.video.video import Video
 from tracking_head import Tracks
@@ -58,7 +58,7 @@ def clip_folders(root: Path) -> list[ClipFolder]:
 
 
 def _open(path: Path) -> ClipFolder:
-    videos = tuple(sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES))
+    videos = tuple(videos_in(path))
     if len(videos) < 2:
         raise ValueError(f"{path} holds {len(videos)} videos: a clip needs two or more views of the same moments")
     common = path / CAMERAS

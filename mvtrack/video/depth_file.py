@@ -20,11 +20,13 @@ class DepthFile:
         self.maps = _load(path)
         if self.maps.ndim == 2:
             self.maps = self.maps[None]
-        if self.maps.ndim != 3 or len(self.maps) not in (1, len(footage)):
+        if self.maps.ndim != 3 or len(self.maps) not in (1, footage.own_frames, len(footage)):
             raise ValueError(
                 f"{path} must hold depth (H, W) or ({len(footage)}, H, W), one map a frame; got "
                 f"{tuple(self.maps.shape)}"
             )
+        count = len(self.maps)
+        self._map_of = np.zeros(len(footage), int) if count == 1 else footage.of_ticks(count, str(path))
         aspect = self.maps.shape[2] / self.maps.shape[1] / (footage.size[1] / footage.size[0])
         if abs(aspect - 1) > 0.02:
             raise ValueError(f"{path} is {self.maps.shape[2]}x{self.maps.shape[1]}: another aspect than the video's")
@@ -33,7 +35,7 @@ class DepthFile:
 
     def read(self, frame: int, fit: Fit) -> Float[Tensor, "H W"]:
         """The map of a frame, fitted as the picture is (nearest pixel: depths do not blend)."""
-        depth = torch.from_numpy(np.array(self.maps[min(frame, len(self.maps) - 1)], dtype=np.float32))
+        depth = torch.from_numpy(np.array(self.maps[self._map_of[frame]], dtype=np.float32))
         scaled = torch.nn.functional.interpolate(depth[None, None], fit.scaled, mode="nearest-exact")[0, 0]
         (top, left), (height, width), (above, before) = fit.cut, fit.content, fit.place
         inner = scaled[top : top + height, left : left + width]

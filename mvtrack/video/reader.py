@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from mvtrack.config.video_reading import OnDamage, VideoReading
 from mvtrack.video.decode import DamagedError, Decoder, picture
 from mvtrack.video.images import (
     ANIMATED_SUFFIXES,
@@ -33,8 +33,6 @@ VIDEO_SUFFIXES = {
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".gif", ".wmv", ".flv",
     ".3gp", ".3g2", ".asf", ".vob", ".mxf", ".ogv", ".divx", ".m2v",
 }  # fmt: skip
-OnDamage = Literal["refuse", "use-good-part"]
-ON_DAMAGE: tuple[OnDamage, ...] = ("refuse", "use-good-part")
 _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 
@@ -53,10 +51,7 @@ def open_video(
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise ValueError(f"{path} is an address: only files are read, download it first")
-    if damaged not in ON_DAMAGE:
-        raise ValueError(f"unknown treatment of damage {damaged!r}; known: {', '.join(ON_DAMAGE)}")
-    if fps is not None and not 0 < fps <= 1000:
-        raise ValueError(f"the frame rate must lie in (0, 1000], got {fps}")
+    VideoReading(fps, damaged)  # checks them
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist")
@@ -77,6 +72,12 @@ def open_video(
         raise ValueError(f"{path} has a frame rate of its own: --fps is for images")
     probe = probe_video(path, decode_all or damaged == "use-good-part")
     return _video_file(probe, damaged)
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """Video files of a folder, by name."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    return sorted(path for path in files if not is_hidden(path))
 
 
 def _check_file(path: Path) -> None:

@@ -13,6 +13,8 @@ from mvtrack.config.sizes import FitMode
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.video.writer import from_bytes
 
+_MOST_LOST = 0.1  # of the picture, that `auto` cuts off
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -28,6 +30,19 @@ class Fit:
     content: tuple[int, int]
     place: tuple[int, int]
     model: tuple[int, int]
+
+    @property
+    def notes(self) -> list[str]:
+        """What becomes of the picture, where a pixel or more of it is lost, added or distorted."""
+        shares = [1 - inner / whole for inner, whole in zip(self.content, self.scaled, strict=True)]
+        if max(shares) > 0.005:
+            sides = "left and right" if shares[1] > shares[0] else "above and below"
+            return [f"{100 * max(shares):.0f} % of the picture is cut off {sides} (--fit pad keeps it)"]
+        if self.mode == "pad" and (self.model[0] - self.content[0] > 1 or self.model[1] - self.content[1] > 1):
+            (height, width), model = self.content, self.model
+            return [f"the picture fills {height}x{width} of the model's {model[0]}x{model[1]} (--fit crop fills all)"]
+        change = (self.scaled[1] / self.scaled[0]) / (self.source[1] / self.source[0])
+        return [f"the picture is stretched to {change:.2f} times its aspect"] if abs(change - 1) > 0.02 else []
 
     def apply(self, frames: UInt8[Tensor, "T 3 H W"]) -> Float[Tensor, "T 3 h w"]:
         """Frames that were scaled while decoding, as the model's picture in [-1, 1]."""
@@ -78,25 +93,36 @@ class Fit:
 
 
 def plan_fit(
-    source: tuple[int, int], config: ModelConfig, mode: FitMode = "crop", size: tuple[int, int] | None = None
+    source: tuple[int, int], config: ModelConfig, mode: FitMode = "auto", size: tuple[int, int] | None = None
 ) -> Fit:
     """Choose the model's size of nearest aspect, or `size` padded up to whole tokens, and how to meet it.
 
     crop: cover the picture and cut off what sticks out, evenly. pad: fit inside and repeat the border around it; the
-    result is trimmed back. stretch: change the aspect.
+    result is trimmed back. stretch: change the aspect. auto: crop where no more than a tenth is lost; for that a size
+    may be turned on its side (portrait). Else pad.
     """
     token = config.rays.token_px
     if size is None:
-        aspect = source[1] / source[0]
-        size = min(config.sizes, key=lambda s: max(s[1] / s[0] / aspect, aspect * s[0] / s[1]))
+        size = min(config.sizes, key=lambda s: _cut_off(source, s))
+        if mode == "auto" and _cut_off(source, size) > _MOST_LOST:
+            turned = min((s[::-1] for s in config.sizes), key=lambda s: _cut_off(source, s))
+            size = turned if _cut_off(source, turned) <= _MOST_LOST else size
     elif min(size) < token:
         raise ValueError(f"size {size[0]}x{size[1]} is smaller than one token of {token} pixels")
     return fit_to(source, size, mode, token)
 
 
-def fit_to(source: tuple[int, int], size: tuple[int, int], mode: FitMode = "crop", token: int = 1) -> Fit:
+def _cut_off(source: tuple[int, int], size: tuple[int, int]) -> float:
+    """Share of the picture that cropping it to another aspect loses."""
+    ratio = (source[1] / source[0]) / (size[1] / size[0])
+    return 1 - min(ratio, 1 / ratio)
+
+
+def fit_to(source: tuple[int, int], size: tuple[int, int], mode: FitMode = "auto", token: int = 1) -> Fit:
     """How a source meets one size (H, W), which is padded up to whole tokens of `token` pixels."""
     check(FitMode, mode, "fit")
+    if mode == "auto":
+        mode = "crop" if _cut_off(source, size) <= _MOST_LOST else "pad"
     model = (-(-size[0] // token) * token, -(-size[1] // token) * token)
     scaled = _scaled(source, size, mode)
     content = (min(scaled[0], size[0]), min(scaled[1], size[1]))

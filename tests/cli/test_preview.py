@@ -8,8 +8,9 @@ from mvtrack.cli.main import main as cli
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.pipeline import Shot, shot_cameras
-from mvtrack.inference.preview import DepthFile, Warper, flat_depth, preview_file
+from mvtrack.inference.preview import DARK, Warper, flat_depth, preview_file
 from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit
 
@@ -46,7 +47,7 @@ def test_the_preview_and_the_render_use_the_same_cameras(video, small_model, tmp
 
 def test_a_camera_at_rest_shows_the_source(video, small_model):
     footage = open_video(video)
-    fit = plan_fit(footage.size, small_model.config)
+    fit = plan_fit(footage.size, small_model.config, "crop")
     shot = Shot(parse_path("static"))
     [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(shot_cameras(shot, footage, fit)))
     assert source.shape == (T, 3, 240, 320)
@@ -56,7 +57,7 @@ def test_a_camera_at_rest_shows_the_source(video, small_model):
 def test_a_flat_picture_shifts_as_a_plane_does(video, small_model):
     """A sideways move by 0.1 subject distances shifts a plane there by 0.1 focal lengths."""
     footage = open_video(video)
-    fit = plan_fit(footage.size, small_model.config)
+    fit = plan_fit(footage.size, small_model.config, "crop")
     cameras = shot_cameras(Shot(parse_path("truck_right 0.1d")), footage, fit)
     [(source, warped)] = list(Warper(footage, fit, None, 4.0).pairs(cameras))
     shift = float(cameras.K[0, 0, 0, 0]) * 240 / 24 * 0.1
@@ -78,7 +79,7 @@ def test_flat_depth_is_the_first_frames_plane():
 
 def test_depth_files(video, small_model, tmp_path):
     footage = open_video(video)
-    fit = plan_fit(footage.size, small_model.config)
+    fit = plan_fit(footage.size, small_model.config, "crop")
     depth = np.linspace(1, 2, 45 * 80, dtype=np.float32).reshape(45, 80)
     np.save(tmp_path / "one.npy", depth)
     np.savez(tmp_path / "all.npz", depth=np.stack([depth + i for i in range(T)]), other=np.zeros(3))
@@ -114,3 +115,23 @@ def test_the_command(video, small_model, tmp_path, capsys):
     assert len(open_video(out / "preview.mp4")) == T
     assert cli(arguments) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["lens_in 2.5", "dolly_in 2.5"])
+@pytest.mark.parametrize("depth", ["flat", "file"])
+def test_magnified_pictures_have_no_holes(video, small_model, tmp_path, path, depth):
+    footage = open_video(video)
+    fit = plan_fit(footage.size, small_model.config, "crop")
+    np.save(tmp_path / "d.npy", np.full((45, 80), 4.0, np.float32))
+    cameras = shot_cameras(Shot(parse_path(path)), footage, fit)
+    warper = Warper(footage, fit, DepthFile(tmp_path / "d.npy", footage) if depth == "file" else None, 4.0)
+    [(_, warped)] = list(warper.pairs(cameras))
+    assert not (warped[-1] == DARK).all(0).any()
+
+
+def test_all_presets_are_shown_on_one_sheet(video, small_model, tmp_path, capsys):
+    folder = save_model(small_model, tmp_path / "m").parent
+    arguments = ["preview", str(video), "--camera", "all", "--model", str(folder), "--out", str(tmp_path / "o")]
+    assert cli(arguments) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'o' / 'presets.png'}\n"
+    assert (tmp_path / "o" / "presets.png").stat().st_size > 10_000

@@ -5,7 +5,7 @@ import torch
 
 from mvtrack.geometry.path_language import ComposedPath, Move, parse_path
 from mvtrack.geometry.presets import PRESETS
-from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.geometry.trajectory import CameraPath, passing_notes
 
 T = 13
 
@@ -104,7 +104,7 @@ def test_mirrored_path_reverses_every_move():
         ("arc_left for 10% + pan_left for 20%", "different shares"),
         ("lens_in 0", "lens factor"),
         ("arc_left 90", "less than 90"),
-        ("orbit_left 180", "less than 180"),
+        ("orbit_left 361", "up to 360 degrees"),
         ("dolly_in 1e999", "finite"),
         (";".join(["pan_left"] * 101), "more than 100"),
     ],
@@ -121,3 +121,38 @@ def test_invalid_moves_raise():
         parse_path("dolly_in", math.inf)
     with pytest.raises(ValueError, match="num_frames"):
         parse_path("dolly_in").poses(0)
+
+
+def test_orbit_goes_all_the_way_round():
+    poses = parse_path("orbit_right 360", 3.0).poses(T)
+    torch.testing.assert_close(poses[-1], torch.eye(4).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(poses[T // 2, :3, 3], torch.tensor([0.0, 0, 6]).double(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "side"), [("orbit_up", -1), ("orbit_down", 1)])
+def test_vertical_orbit_keeps_distance_and_looks_at_subject(name, side):
+    poses = parse_path(f"{name} 50", 3.0).poses(T)
+    towards = torch.tensor([0.0, 0, 3]).double() - poses[:, :3, 3]
+    torch.testing.assert_close(towards / 3, poses[:, :3, 2])
+    assert (poses[1:, 1, 3] * side > 0).all()
+
+
+def test_dolly_zoom_keeps_the_subjects_size():
+    for text in ("dolly_zoom 2", "dolly_zoom_out 3"):
+        path = parse_path(text, 5.0)
+        distance = 5 - path.poses(T)[:, 2, 3]
+        torch.testing.assert_close(path.lens(T) / distance, torch.full((T,), 0.2).double())
+    with pytest.raises(ValueError, match="leads to the subject, 5 away: at most 4.5"):
+        parse_path("dolly_zoom 4.8", 5.0).poses(T)
+
+
+@pytest.mark.parametrize("text", ["pan_left;;pan_right", ";pan_left", "pan_left 0", "lens_in 1", "dolly_in 0m"])
+def test_empty_moves_are_refused(text):
+    with pytest.raises(ValueError, match="a move is missing|moves nothing"):
+        parse_path(text)
+
+
+def test_paths_through_the_subject_say_so():
+    assert "passes through the subject" in passing_notes(parse_path("dolly_in 5", 4.0))[0]
+    for text in ("dolly_in 2.5", "orbit_right 360", "static", "truck_left 9"):
+        assert passing_notes(parse_path(text, 4.0)) == []

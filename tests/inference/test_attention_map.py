@@ -33,7 +33,7 @@ from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
-SHOT = Shot(CameraPath("pan_left"), sample=SamplerOptions(3, seed=4), resolution="model")
+SHOT = Shot(CameraPath("pan_left"), fit="crop", sample=SamplerOptions(3, seed=4), resolution="model")
 T, SIZE = 7, (24, 32)  # of the test video, and of the model's picture
 
 

@@ -1,11 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from mvtrack.cli.main import main as cli
-from mvtrack.inference.batch import is_batch
+from mvtrack.config.command_line import parse
+from mvtrack.inference.batch import _jobs, is_batch
+from mvtrack.inference.job_table import read_table
 from mvtrack.models.reshoot_model import save_model
+from mvtrack.reshoot import ReshootCommand
 from mvtrack.video.writer import write_video
 
 T = 5
@@ -80,8 +84,10 @@ def test_a_csv_says_what_to_do_with_each(videos, model_folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file\none.mp4\n", "needs a column `video`"),
-        ("video,colour\none.mp4,red\n", "may have camera, out"),
+        ("camera\npan_left\n", "needs a column `video`"),
+        ("vidoe\none.mp4\n", "unknown column 'vidoe'; did you mean 'video'?"),
+        ("video,seed\none.mp4,7.9\n", "line 2: --seed must be a whole number, got '7.9'"),
+        ("video,colour\none.mp4,red\n", "may have video, camera, out"),
         ("video\n", "no rows"),
         ("video,amount\none.mp4,wide\n", "line 2: --amount must be a number, got 'wide'"),
         ("video,out\none.mp4,a\ntwo.mp4,a\n", "line 2: several videos would be written to"),
@@ -106,3 +112,33 @@ def test_what_a_batch_is(videos, tmp_path):
     (videos / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="videos and images"):
         is_batch(videos)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffvideo,camera\r\na.mp4,arc_left\r\n",
+        "video;camera\na.mp4;arc_left\n",
+        "video\tcamera\n\na.mp4\t arc_left\n",
+    ],
+    ids=["spreadsheet", "semicolons", "tabs"],
+)
+def test_tables_of_spreadsheets_are_read(tmp_path, text):
+    (tmp_path / "jobs.csv").write_text(text, encoding="utf-8", newline="")
+    [(_, row)] = read_table(tmp_path / "jobs.csv")
+    assert row == {"video": "a.mp4", "camera": "arc_left"}
+
+
+def test_a_table_says_the_path_or_the_command_line_does(videos, model_folder, tmp_path, capsys):
+    (videos / "jobs.csv").write_text("video,camera\none.mp4,pan_left\ntwo.mp4,\n")
+    code, lines, error = run(capsys, videos / "jobs.csv", "--model", model_folder, "--out", tmp_path / "o")
+    assert (code, lines) == (2, [])
+    assert "line 3: give the path as --camera, or in a column `camera`" in error
+
+
+def test_videos_that_differ_by_suffix_get_folders_of_their_own(small_model, tmp_path):
+    for name in ("a.mp4", "a.MOV", "b.MTS", "._b.MTS", "c.3gp"):
+        (tmp_path / name).touch()
+    options = parse(ReshootCommand, [str(tmp_path), "--camera", "static"], "mvtrack reshoot")
+    found = {job.video.name: job.out.name for job in _jobs(options, Path("o"), small_model.config)}
+    assert found == {"a.mp4": "a.mp4", "a.MOV": "a.MOV", "b.MTS": "b", "c.3gp": "c"}

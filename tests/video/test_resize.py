@@ -94,3 +94,28 @@ def test_maps_follow_the_pictures(source, mode):
     assert torch.equal(mask[sure], picture[sure] > 0)
     with pytest.raises(ValueError, match="must be of the source's size"):
         fit.nearest(torch.zeros(1, 5, 7))
+
+
+@pytest.mark.parametrize(
+    ("source", "mode", "model"),
+    [
+        ((1080, 1920), "crop", (64, 112)),
+        ((1920, 1080), "crop", (112, 64)),  # on its side rather than cut to a square
+        ((1000, 1050), "crop", (64, 64)),
+        ((480, 640), "pad", (64, 112)),
+        ((300, 1000), "pad", (64, 112)),
+    ],
+)
+def test_by_default_no_more_than_a_tenth_is_cut_off(source, mode, model):
+    fit = plan_fit(source, CONFIG)
+    assert (fit.mode, fit.model) == (mode, model)
+    assert fit.content[0] * fit.content[1] >= 0.9 * fit.scaled[0] * fit.scaled[1]
+
+
+def test_what_is_cut_or_added_is_said():
+    assert plan_fit((90, 160), CONFIG, "crop", (64, 64)).notes == [
+        "44 % of the picture is cut off left and right (--fit pad keeps it)"
+    ]
+    assert "fills 36x64 of the model's 64x64" in plan_fit((90, 160), CONFIG, "pad", (64, 64)).notes[0]
+    assert "stretched to 0.56 times" in plan_fit((90, 160), CONFIG, "stretch", (64, 64)).notes[0]
+    assert plan_fit((64, 112), CONFIG).notes == []

@@ -34,7 +34,8 @@ class FrameGrid:
     """The frames of a video that cameras are for: how many, their size (H, W), and their rate where it is known.
 
     frame_of: the file's own frame that each of them shows, where its frames come at uneven times; own_frames: how many
-    it has.
+    it has. stored_size: before its pixels were made square; a file for that is for this video too: focal lengths
+    follow.
     """
 
     num_frames: int
@@ -42,11 +43,13 @@ class FrameGrid:
     fps: float | None = None
     frame_of: tuple[int, ...] | None = None
     own_frames: int | None = None
+    stored_size: tuple[int, int] | None = None
 
     @staticmethod
     def of(video) -> "FrameGrid":
         """Of an opened video (mvtrack/video/video.py)."""
-        return FrameGrid(len(video), video.size, video.fps, tuple(video.frame_of.tolist()), video.own_frames)
+        shown = tuple(video.frame_of.tolist())
+        return FrameGrid(len(video), video.size, video.fps, shown, video.own_frames, video.stored_size)
 
 
 def read_video_cameras(path: Path, grid: FrameGrid, **options) -> tuple[Camera, tuple[str, ...]]:
@@ -58,7 +61,8 @@ def read_video_cameras(path: Path, grid: FrameGrid, **options) -> tuple[Camera, 
     size = grid.size
     sequence = _read(path, {"size": size}, **options)
     own, shown = sequence.camera.size, shown_path(path)
-    if abs(own[1] / own[0] / (size[1] / size[0]) - 1) > _ASPECT:
+    sizes = [size] if grid.stored_size is None else [size, grid.stored_size]
+    if all(abs(own[1] / own[0] / (width / height) - 1) > _ASPECT for height, width in sizes):
         raise ValueError(
             f"{shown} is for pictures of {own[1]}x{own[0]}, the video is {size[1]}x{size[0]}: the aspects differ"
         )

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from tqdm import tqdm
 
+from mvtrack.config.video_reading import DEFAULT_READING, VideoReading
 from mvtrack.files.cache import cache_folder, sha256
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.camera_estimation.colmap import DEFAULT, ColmapConfig, colmap_missing, recover_with_colmap
@@ -34,6 +35,7 @@ def cameras_of_video(
     masks: Path | None = None,
     cache: Path | None = None,
     config: ColmapConfig = DEFAULT,
+    reading: VideoReading = DEFAULT_READING,
 ) -> EstimatedCameras:
     """Cameras (T,) of a video's frames at its own size; `found` marks those that were measured themselves.
 
@@ -43,7 +45,7 @@ def cameras_of_video(
     Raises CameraEstimationError with the reason when the pictures do not tell, ValueError for bad input or without
     pycolmap.
     """
-    footage = open_video(video)
+    footage = open_video(video, fps=reading.fps, damaged=reading.damaged)
     if lacking := colmap_missing():
         raise ValueError(f"the cameras of {video} cannot be measured: missing {lacking}, or give them as a pose file")
     moving = None if masks is None else _open_masks(masks, footage)
@@ -92,11 +94,10 @@ def _measured(
 def _open_masks(path: Path, footage: Video) -> Video:
     still = path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
     moving = open_video(path, still_frames=len(footage))
-    if len(moving) != len(footage):
-        raise ValueError(
-            f"masks {path} have {len(moving)} frames, {footage.path} has {len(footage)}: one a frame is "
-            "needed, or one image for all"
-        )
+    if still:
+        moving.frame_of = np.zeros(len(footage), int)
+    else:
+        moving.frame_of = moving.frame_of[footage.of_ticks(len(moving), f"masks {path}")]
     if moving.size != footage.size:
         raise ValueError(
             f"{'mask' if still else 'masks'} {path} {'is' if still else 'are'} {moving.size[1]}x{moving.size[0]}, "

@@ -8,6 +8,7 @@ as for a still source.
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvtrack.config.video_reading import DEFAULT_READING, VideoReading
 from mvtrack.geometry.camera import Camera, path_extent
 from mvtrack.inference.camera_estimation.cached_estimate import cameras_of_video
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
@@ -27,7 +28,12 @@ class MeasuredSource:
 
 
 def measure_source(
-    video: Path, fov_deg: float | None, assumed_fov_deg: float, subject_distance: float, masks: Path | None = None
+    video: Path,
+    fov_deg: float | None,
+    assumed_fov_deg: float,
+    subject_distance: float,
+    masks: Path | None = None,
+    reading: VideoReading = DEFAULT_READING,
 ) -> MeasuredSource:
     """As `measured_cameras`, but a video that does not tell, or on which the program that measures crashes or takes too
     long, is taken as still, `assumed_fov_deg` wide, with a note that says so and why.
@@ -35,7 +41,7 @@ def measure_source(
     A program that is not installed is a ValueError all the same: what was asked for could be had.
     """
     try:
-        return measured_cameras(video, fov_deg, subject_distance, masks)
+        return measured_cameras(video, fov_deg, subject_distance, masks, reading)
     except (CameraEstimationError, WorkerError) as error:
         if isinstance(error, WorkerError):
             error = f"the cameras of {video} cannot be measured: {error}"
@@ -47,10 +53,14 @@ def measure_source(
 
 
 def measured_cameras(
-    video: Path, fov_deg: float | None, subject_distance: float, masks: Path | None = None
+    video: Path,
+    fov_deg: float | None,
+    subject_distance: float,
+    masks: Path | None = None,
+    reading: VideoReading = DEFAULT_READING,
 ) -> MeasuredSource:
     """A video's cameras, one a frame; see `cameras_of_video` for `fov_deg`, `masks` and what raises ValueError."""
-    found = cameras_of_video(video, fov_deg, masks).scaled_to_depth(subject_distance)
+    found = cameras_of_video(video, fov_deg, masks, reading=reading).scaled_to_depth(subject_distance)
     camera = found.filled()
     record = {
         "method": found.method, "measured_frames": int(found.found.sum()), "misfit_px": _rounded(found.misfit_px),

@@ -125,9 +125,6 @@ def _region_notes(region: Region, resolution: Resolution):
             f"the source's {shown[1]}x{shown[0]} is made {region.size[1]}x{region.size[0]}; --resolution "
             f"{shown[0]}x{shown[1]} keeps it"
         )
-    if shown != region.fit.source:
-        height, width = region.fit.source
-        yield f"the result shows {shown[1]}x{shown[0]} of the source's {width}x{height} pixels; --fit pad shows all"
 
 
 def _region_fit(region: Region) -> Fit:

@@ -10,7 +10,7 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import window_spans
 from mvtrack.inference.tracking.outputs import write_tracks
 from mvtrack.inference.tracking.pipeline import VideoTracks, depth_starts, track_points
-from mvtrack.inference.tracking.points import read_points
+from mvtrack.inference.tracking.points import points_of_video
 from mvtrack.inference.tracking.scene import LatentCache, anchor_pictures, latent_source, require_head
 from mvtrack.inference.tracking.subpixel_refine import refined_attention
 from mvtrack.inference.tracking.windowed_tracker import FindStarts
@@ -51,7 +51,7 @@ class GeneratedTracks(LatentCache):
         prompts: Sequence[Prompts] | None = None, shown: Fit | None = None,
     ) -> None:  # fmt: skip
         self.tracker = require_head(model)
-        self.points = read_points(plan.points, len(footage), fit)
+        self.points = points_of_video(plan.points, footage, fit)
         windows = Windows(tuple(window_spans(model.config, len(footage))))
         self.depth = None if plan.depth is None else DepthFile(plan.depth, footage)
         self.source = latent_source(model, self.read, cameras, windows, scene_depth, prompts)

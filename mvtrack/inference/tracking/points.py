@@ -4,7 +4,7 @@ import csv
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mvtrack.video.reader import IMAGE_SUFFIXES
 from mvtrack.video.resize import Fit
+from mvtrack.video.video import Video
 
 _MASK_POINTS = 256  # about so many in a mask
 _COLUMNS = ("frame", "x", "y")
@@ -31,6 +32,13 @@ class Points:
         """A selection, with a note about it."""
         names = tuple(name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept)
         return Points(self.txy[keep], names, (*self.notes, *([note] if note else [])))
+
+
+def points_of_video(text: str, footage: Video, fit: Fit) -> Points:
+    """As `read_points`; frames are the file's own, each at the first tick that shows it."""
+    points = read_points(text, footage.own_frames, fit)
+    ticks = torch.tensor([float(footage.tick_of(int(frame))) for frame in points.txy[:, 0].tolist()])
+    return replace(points, txy=torch.cat([ticks[:, None], points.txy[:, 1:]], 1))
 
 
 def read_points(text: str, num_frames: int, fit: Fit) -> Points:

@@ -15,6 +15,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import to_tree
+from mvtrack.config.video_reading import VideoReading
 from mvtrack.files.atomic_io import new_folder, refuse_existing
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
@@ -31,7 +32,7 @@ from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.tracking.generated_tracks import TrackPlan, progress, track_notes
 from mvtrack.inference.tracking.outputs import write_tracks
 from mvtrack.inference.tracking.pipeline import depth_starts, track_points
-from mvtrack.inference.tracking.points import read_points
+from mvtrack.inference.tracking.points import points_of_video
 from mvtrack.inference.tracking.scene import anchor_pictures, footage_source, require_head
 from mvtrack.inference.tracking.subpixel_refine import refined_attention
 from mvtrack.inference.tracking.windowed_tracker import FindStarts
@@ -49,7 +50,7 @@ class TrackOptions:
     """How videos meet the model. cameras: of every video (T,) at its own size, in one world; None: all stand still at
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
     `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
-    measured, or why they were not. caption: of the scene, for models that take captions.
+    measured, or why they were not. caption: of the scene, for models that take captions. reading: how files are read.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -59,6 +60,7 @@ class TrackOptions:
     size: tuple[int, int] | None = None
     measured: MeasuredSource | None = None
     caption: str | None = None
+    reading: VideoReading = VideoReading()
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def track_files(
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
     placement = placement or Placement()
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
-    footage = _open_together(paths)
+    footage = _open_together(paths, options.reading)
     fits = _fits(footage, config, options)
     windows = aligned_windows(len(footage[0]), config.num_frames)
     if not isinstance(model, ReshootModel):
@@ -112,12 +114,12 @@ def track_files(
         model = place(load_model(source), placement)
     tracker = require_head(model)
     camera = _cameras(footage, fits, options)
-    points = read_points(plan.points, len(footage[0]), fits[0])
+    points = points_of_video(plan.points, footage[0], fits[0])
     find_starts = _find_starts(plan, footage, fits, camera, windows, options)
     scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
-    notes = [*_notes(footage, options), *track_notes(points.notes, tracks)]
+    notes = [*_notes(footage, options), *fits[0].notes, *track_notes(points.notes, tracks)]
     record = _record(footage, fits, options, notes) | {
         "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
         "tracks": plan.record() | {"count": len(points.names)},
@@ -155,8 +157,8 @@ def _record(footage: list[Video], fits: list[Fit], options: TrackOptions, notes:
     }
 
 
-def _open_together(paths: list[Path]) -> list[Video]:
-    footage = [open_video(path) for path in paths]
+def _open_together(paths: list[Path], reading: VideoReading) -> list[Video]:
+    footage = [open_video(path, fps=reading.fps, damaged=reading.damaged, decode_all=True) for path in paths]
     for other in footage[1:]:
         if len(other) != len(footage[0]):
             raise ValueError(

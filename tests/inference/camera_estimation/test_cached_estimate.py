@@ -120,7 +120,7 @@ def test_masks(told, video, tmp_path):
     assert (ignore == expected).mean() > 0.99
     for path, message in [
         (mask_video(tmp_path / "s.mp4", 7, (80, 160)), r"masks .*s.mp4 are 160x80, .*in put.mp4 is 160x90"),
-        (mask_video(tmp_path / "f.mp4", 5, (90, 160)), r"masks .*f.mp4 have 5 frames, .*in put.mp4 has 7"),
+        (mask_video(tmp_path / "f.mp4", 5, (90, 160)), r"masks .*f.mp4 is for 5 frames, .*in put.mp4 has 7"),
         (tmp_path / "gone.mp4", "gone.mp4 does not exist"),
     ]:
         with pytest.raises(ValueError, match=message):

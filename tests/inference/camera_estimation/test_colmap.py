@@ -12,6 +12,7 @@ from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render
 from mvtrack.data.synthetic.scene import SceneStyle
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.camera_estimation import colmap
 from mvtrack.inference.camera_estimation.colmap import ColmapConfig, colmap_missing, recover_with_colmap
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, EstimatedCameras
@@ -145,7 +146,7 @@ class Told:
         if isinstance(answer, Exception):
             raise answer
         other = answer.clone()
-        other[3:] = other[3:] @ parse_path(f"pan_left {self.apart_deg}deg").poses(2)[1]
+        other[3:] = other[3:] @ CameraPath("pan_left", amount=self.apart_deg).poses(2)[1]
         frames, lens = len(answer), intrinsics_from_fov(55.0, (120, 160)).double().numpy()
         return {
             "c2w": answer.numpy(),

@@ -50,7 +50,7 @@ def answer(monkeypatch):
     def tell(result) -> list:
         calls = []
 
-        def run(*arguments):
+        def run(*arguments, reading=None):
             calls.append(arguments)
             if isinstance(result, Exception):
                 raise result

@@ -15,7 +15,7 @@ SOURCE = (90, 160)
 @pytest.fixture
 def cropped(small_model) -> Fit:
     """A video of 160x90 cut to the model's 32x24."""
-    return plan_fit(SOURCE, small_model.config)
+    return plan_fit(SOURCE, small_model.config, "crop")
 
 
 @pytest.fixture
