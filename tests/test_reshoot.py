@@ -48,7 +48,7 @@ def test_three_lines_of_python(video, small_model, tmp_path):
     assert panels.size[1] > 2 * panels.size[0]
     record = json.loads(outputs.run.read_text())
     shown, estimated = record["input"].pop("notes")
-    assert shown.startswith("the result shows 119x90 of the source's 160x90 pixels")
+    assert shown == "the picture fills 18x32 of the model's 24x32 (--fit crop fills all)"
     assert estimated.startswith("geometry is estimated from the source and the result")
     assert record["input"] == {"file": str(video), "sha256": sha256(video), "frames": T, "fps": 12.0}
     assert record["full_resolution"]["geometry"] == "learned sweep through the result"

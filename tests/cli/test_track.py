@@ -109,7 +109,7 @@ def test_a_reshot_video_comes_with_tracks(video, model_folder, tmp_path, capsys)
     with np.load(out / "tracks.npz") as arrays:
         assert arrays["xy"].shape == (2, T, 16, 2)
         assert arrays["view"].tolist() == ["reference", "reshot"]
-        assert arrays["size"].tolist() == [[90, 160], [90, 119]]
+        assert arrays["size"].tolist() == [[90, 160], [90, 160]]
         assert set(arrays["query"][:, 0]) == {5.0}
     record = json.loads((out / "run.json").read_text())
     assert record["shot"]["tracks"] == {"points": "grid:4@5", "depth": None}

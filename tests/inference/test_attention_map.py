@@ -204,7 +204,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_command_line(video, model_folder, result, tmp_path, capsys):
     out = tmp_path / "o"
-    fresh = [video, "--camera", "pan_left", "--model", model_folder, "--steps", 2, "--out", out]
+    fresh = [video, "--camera", "pan_left", "--fit", "crop", "--model", model_folder, "--steps", 2, "--out", out]
     code, printed, _ = run(capsys, *fresh, "--query", "12,9.5,2", "--layer", 0, "--noise-level", 0.9)
     assert code == 0
     assert printed == f"{out / 'attention.png'}\n"
@@ -224,7 +224,20 @@ def test_command_line(video, model_folder, result, tmp_path, capsys):
 
 
 def test_any_programs_video_can_be_looked_into(video, model_folder, result, tmp_path, capsys):
-    options = ["--camera", "pan_left", "--model", model_folder, "--query", "9,9,6", "--steps", 3, "--seed", 4]
+    options = [
+        "--camera",
+        "pan_left",
+        "--fit",
+        "crop",
+        "--model",
+        model_folder,
+        "--query",
+        "9,9,6",
+        "--steps",
+        3,
+        "--seed",
+        4,
+    ]
     made = ["--generated", result / "video.mp4"]
     assert run(capsys, video, *options, *made, "--out", tmp_path / "a")[0] == 0
     assert run(capsys, result, "--query", "9,9,6", "--out", tmp_path / "b")[0] == 0
@@ -275,10 +288,10 @@ def test_a_video_needs_a_path_and_a_fitting_partner(video, model_folder, tmp_pat
     assert "--camera is needed" in run(capsys, video, *ask)[2]
     short = tmp_path / "short.mp4"
     write_video(short, torch.zeros(5, 3, 24, 32), 12.0)
-    error = run(capsys, video, *ask, "--camera", "pan_left", "--generated", short)[2]
+    error = run(capsys, video, *ask, "--camera", "pan_left", "--fit", "crop", "--generated", short)[2]
     assert "short.mp4 has 5 frames" in error
     write_video(short, torch.zeros(T, 3, 24, 64), 12.0)
-    error = run(capsys, video, *ask, "--camera", "pan_left", "--generated", short)[2]
+    error = run(capsys, video, *ask, "--camera", "pan_left", "--fit", "crop", "--generated", short)[2]
     assert "short.mp4 is 64x24, the re-shot picture would be 32x24: the aspects differ" in error
 
 
