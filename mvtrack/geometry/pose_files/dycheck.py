@@ -5,31 +5,27 @@ focal_length * pixel_aspect_ratio; distortion is Brown's. The unit of the world 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import poses_of
 from mvtrack.geometry.pose_files.parse import (
+    Fields,
     Place,
     check_name,
     frame_count,
-    mapping,
     natural_order,
-    number,
-    numbers,
     place_of,
-    positive,
     read_json,
-    required,
     show,
     side_px,
 )
-from mvtrack.geometry.pose_files.sequence import CameraSequence, require_ascending_names
+from mvtrack.geometry.pose_files.sequence import CameraSequence, common_size, require_ascending_names
 from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource
 
 # Files that dycheck keeps beside cameras; everything else in a folder of cameras must be a camera.
@@ -57,33 +53,28 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     path, place = source.path, source.place
     files = _of_camera(camera_files(path), options.camera, place) if source.is_folder else [path]
     frame_count(len(files), place)
-    rotations, positions, K, lens, sizes = [], [], [], [], set()
     for file in files:
-        at = place_of(file)
-        check_name(file.stem, at)
-        tree = mapping(read_json(file, _MAX_BYTES), at)
-        rotations.append(_numbers(tree, "orientation", at, 3, 3))
-        positions.append(_numbers(tree, "position", at, 3))
-        K.append(_intrinsics(tree, at))
-        lens.append(_coefficients(tree, at))
-        width, height = _numbers(tree, "image_size", at, 2).tolist()
-        sizes.add((side_px(height, at.field("image_size")), side_px(width, at.field("image_size"))))
-        if len(sizes) > 1:
-            raise at.field("image_size").error("differs from the frames before, expected one size for all frames")
+        check_name(file.stem, place_of(file))
+    trees = [Fields(read_json(file, _MAX_BYTES), place_of(file)) for file in files]
+    size = common_size([_size(tree) for tree in trees], place)
+    rotations = torch.stack([tree.numbers("orientation", (3, 3)) for tree in trees])
+    positions = torch.stack([tree.numbers("position", (3,)) for tree in trees])
+    lens = torch.tensor([_coefficients(tree) for tree in trees], dtype=torch.float64)
     return CameraSequence(
         Camera(
-            poses_of(torch.stack(rotations).mT, torch.stack(positions)), torch.tensor(K, dtype=torch.float64),
-            sizes.pop(), options.metric,
+            poses_of(rotations.mT, positions),
+            torch.tensor([_intrinsics(tree) for tree in trees], dtype=torch.float64), size, options.metric,
         ),
         tuple(file.stem for file in files),
-        distortion=Distortion.unless_zero(torch.tensor(lens, dtype=torch.float64)),
+        distortion=Distortion.unless_zero(lens),
         convention="dycheck JSON: OpenCV axes, world-to-camera rotation with the camera's position, raster pixels",
         file_direction="w2c rotation",
     )  # fmt: skip
 
 
-def _numbers(tree: dict, field: str, place: Place, *shape: int) -> Tensor:
-    return numbers(required(tree, field, place), place.field(field), shape)
+def _size(tree: Fields) -> tuple[int, int]:
+    width, height = tree.numbers("image_size", (2,)).tolist()
+    return side_px(height, tree.at("image_size")), side_px(width, tree.at("image_size"))
 
 
 def _of_camera(files: list[Path], camera: str | int | None, place: Place) -> list[Path]:
@@ -103,19 +94,17 @@ def _camera_of(stem: str) -> str:
     return stem.split("_")[0] if "_" in stem else ""
 
 
-def _intrinsics(tree: dict, place: Place) -> list[list[float]]:
-    focal = positive(required(tree, "focal_length", place), place.field("focal_length"))
-    aspect = positive(required(tree, "pixel_aspect_ratio", place), place.field("pixel_aspect_ratio"))
-    skew = number(required(tree, "skew", place), place.field("skew"))
-    cx, cy = _numbers(tree, "principal_point", place, 2).tolist()
-    return [[focal, skew, cx], [0.0, focal * aspect, cy], [0.0, 0.0, 1.0]]
+def _intrinsics(tree: Fields) -> list[list[float]]:
+    focal = tree.positive("focal_length")
+    cx, cy = tree.numbers("principal_point", (2,)).tolist()
+    return [[focal, tree.number("skew"), cx], [0.0, focal * tree.positive("pixel_aspect_ratio"), cy], [0.0, 0.0, 1.0]]
 
 
-def _coefficients(tree: dict, place: Place) -> list[float]:
+def _coefficients(tree: Fields) -> list[float]:
     """k1, k2, p1, p2, k3; a file without distortion has none."""
-    tree = {"radial_distortion": [0, 0, 0], "tangential_distortion": [0, 0], **tree}
-    k1, k2, k3 = _numbers(tree, "radial_distortion", place, 3).tolist()
-    return [k1, k2, *_numbers(tree, "tangential_distortion", place, 2).tolist(), k3]
+    tree = Fields({"radial_distortion": [0, 0, 0], "tangential_distortion": [0, 0], **tree.tree}, tree.place)
+    k1, k2, k3 = tree.numbers("radial_distortion", (3,)).tolist()
+    return [k1, k2, *tree.numbers("tangential_distortion", (2,)).tolist(), k3]
 
 
 def write(sequence: CameraSequence) -> dict[str, bytes]:
@@ -161,14 +150,18 @@ def _check_file_names(names: list[str]) -> None:
         raise ValueError("dycheck folders of one sequence need names of one camera ({camera}_{frame})")
 
 
-def _detect(source: PoseSource) -> bool:
-    if source.is_folder:
-        files = camera_files(source.path)
-        return bool(files) and PoseSource(files[0]).fields.keys() >= {"orientation", "position"}
-    return source.fields.keys() >= {"orientation", "position"}
+def detect_by(keys: tuple[str, ...]) -> Callable[[PoseSource], bool]:
+    """Whether a file, or the first of a folder of one file a frame, has these fields."""
+
+    def detect(source: PoseSource) -> bool:
+        files = camera_files(source.path) if source.is_folder else []
+        first = PoseSource(files[0]) if files else source
+        return first.fields.keys() >= {*keys}
+
+    return detect
 
 
 DYCHECK = PoseFormat(
-    "dycheck", "dycheck / iPhone camera JSON (folder, one file a frame)", "opencv", "w2c", "unknown", _detect,
-    read, write, ("camera", "drop_distortion", "metric"), ALL_BUT_TIMES, True,
+    "dycheck", "dycheck / iPhone camera JSON (folder, one file a frame)", "opencv", "w2c", "unknown",
+    detect_by(("orientation", "position")), read, write, ("camera", "drop_distortion", "metric"), ALL_BUT_TIMES, True,
 )  # fmt: skip

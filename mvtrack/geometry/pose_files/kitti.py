@@ -11,7 +11,7 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import full_poses
 from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
-from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource, row_numbers
+from mvtrack.geometry.pose_files.source import LENS_OPTIONS, PoseFormat, PoseSource, row_numbers
 
 _COLUMNS = 12
 
@@ -36,5 +36,5 @@ def write(sequence: CameraSequence) -> bytes:
 
 KITTI = PoseFormat(
     "kitti", "KITTI odometry poses txt", "opencv", "c2w", "unknown", lambda source: source.has_rows_of(_COLUMNS),
-    read, write, ("size", "fov", "focal_px", "focal_mm", "sensor_mm", "metric"),
+    read, write, (*LENS_OPTIONS, "metric"),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, full_poses, pinhole_matrix
 from mvtrack.geometry.pose_files.npz import MAX_MEMBER_BYTES, decode_array
 from mvtrack.geometry.pose_files.parse import frame_count, numbers, read_bytes, side_px
-from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
+from mvtrack.geometry.pose_files.sequence import CameraSequence, common_size, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
 
 
@@ -20,10 +20,8 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     rows = numbers(decode_array(read_bytes(source.path, MAX_MEMBER_BYTES), place), place, (None, 17))
     count = frame_count(len(rows), place)
     matrix = rows[:, :15].unflatten(-1, (3, 5))
-    sizes = {tuple(size) for size in matrix[:, :2, 4].tolist()}
-    if len(sizes) > 1:
-        raise place.error(f"has {len(sizes)} image sizes, expected one size for all frames")
-    height, width = (side_px(side, place) for side in sizes.pop())
+    sizes = [(side_px(height, place), side_px(width, place)) for height, width in matrix[:, :2, 4].tolist()]
+    height, width = common_size(sizes, place)
     focal = matrix[:, 2, 4]
     K = pinhole_matrix(focal, focal, torch.full_like(focal, width / 2), torch.full_like(focal, height / 2))
     return CameraSequence(

@@ -19,19 +19,7 @@ from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv, full_poses, pinhole_matrix
-from mvtrack.geometry.pose_files.parse import (
-    Place,
-    frame_count,
-    items,
-    mapping,
-    name,
-    number,
-    numbers,
-    positive,
-    required,
-    show,
-    side_px,
-)
+from mvtrack.geometry.pose_files.parse import Fields, Place, number, positive, show, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, in_order, refuse_skew
 from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource
 
@@ -48,29 +36,26 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     `size` is needed only where the file has no w and h, `order` only where the frames are not in order of their names.
     """
     source = PoseSource(source.path / FILE_NAME) if source.is_folder else source
-    place, document = source.place, source.document
-    _refuse_other_lenses(document, place)
-    frames = items(required(document, "frames", place), place.field("frames"))
-    frame_count(len(frames), place.field("frames"))
-    whole = _numbers(document, place)
+    document = source.document
+    _refuse_other_lenses(document)
+    whole = _numbers(document)
     poses, lenses, names, sizes, before = [], [], [], set(), None
-    for index, frame in enumerate(frames):
-        at = place.field("frames").item(index)
-        frame = mapping(frame, at)
-        _refuse_other_lenses(frame, at)
-        poses.append(_pose(required(frame, "transform_matrix", at), at.field("transform_matrix")))
-        names.append(name(required(frame, "file_path", at), at.field("file_path")))
-        own = _numbers(frame, at)
+    for frame in document.objects("frames"):
+        _refuse_other_lenses(frame)
+        poses.append(_pose(frame, "transform_matrix"))
+        names.append(frame.name("file_path"))
+        own = _numbers(frame)
         if own != before:
-            values = _merged(whole, own, at)
-            size = _size(values, options, at)
-            lens, before = _lens(values, size, at), own
+            values = _merged(whole, own, frame.place)
+            size = _size(values, options, frame.place)
+            lens, before = _lens(values, size, frame.place), own
         sizes.add(size)
         if len(sizes) > 1:
-            raise at.error(f"the image size changes to {size[1]}x{size[0]} (w x h), expected one size for all frames")
+            shown = f"{size[1]}x{size[0]} (w x h)"
+            raise frame.place.error(f"the image size changes to {shown}, expected one size for all frames")
         lenses.append(lens)
     lens = torch.tensor(lenses, dtype=torch.float64)
-    moved, scale, note = _applied_transform(document, place, options.undo_applied_transform)
+    moved, scale, note = _applied_transform(document, options.undo_applied_transform)
     c2w = axes_to_opencv(torch.stack(poses), "opengl")
     c2w[:, :3, 3] /= scale
     sequence = CameraSequence(
@@ -80,20 +65,20 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
         convention=f"nerfstudio transforms.json: OpenGL axes, camera-to-world, raster pixels{note}",
         file_axes="opengl",
     )
-    return in_order(sequence, options.order, place.field("frames"))
+    return in_order(sequence, options.order, document.at("frames"))
 
 
-def _refuse_other_lenses(tree: dict, place: Place) -> None:
-    model = tree.get("camera_model", "OPENCV")
+def _refuse_other_lenses(tree: Fields) -> None:
+    model = tree.tree.get("camera_model", "OPENCV")
     if model not in _PERSPECTIVE:
-        raise place.field("camera_model").error(f"{show(model)} is not supported, expected {' | '.join(_PERSPECTIVE)}")
-    if tree.get("is_fisheye"):
-        raise place.field("is_fisheye").error("fisheye lenses are not supported, expected a perspective lens")
+        raise tree.at("camera_model").error(f"{show(model)} is not supported, expected {' | '.join(_PERSPECTIVE)}")
+    if tree.tree.get("is_fisheye"):
+        raise tree.at("is_fisheye").error("fisheye lenses are not supported, expected a perspective lens")
 
 
-def _numbers(tree: dict, place: Place) -> dict[str, float]:
+def _numbers(tree: Fields) -> dict[str, float]:
     """The intrinsics of a file or of a frame."""
-    return {key: number(tree[key], place.field(key)) for key in _INTRINSICS if key in tree}
+    return {key: tree.number(key) for key in _INTRINSICS if key in tree}
 
 
 def _merged(whole: dict[str, float], own: dict[str, float], place: Place) -> dict[str, float]:
@@ -145,32 +130,34 @@ def _focal(values: dict[str, float], axis: str, side: int, place: Place) -> floa
     return by_angle if focal is None else focal
 
 
-def _pose(value: object, place: Place) -> Float[Tensor, "4 4"]:
-    pose = numbers(value, place, (4, 4), (3, 4))
+def _pose(tree: Fields, key: str) -> Float[Tensor, "4 4"]:
+    pose = tree.numbers(key, (4, 4), (3, 4))
     if len(pose) == 4 and pose[3].tolist() != [0, 0, 0, 1]:
-        raise place.item(3).error(f"is {pose[3].tolist()}, expected [0, 0, 0, 1] (the translation is the last column)")
+        at = tree.at(key).item(3)
+        raise at.error(f"is {pose[3].tolist()}, expected [0, 0, 0, 1] (the translation is the last column)")
     return full_poses(pose[None])[0]
 
 
-def _applied_transform(document: dict, place: Place, undo: bool) -> tuple[Float[Tensor, "4 4"], float, str]:
+def _applied_transform(document: Fields, undo: bool) -> tuple[Float[Tensor, "4 4"], float, str]:
     """The world's movement and scale to undo (none where they are kept), and a note for people."""
-    transform, scale = torch.eye(4, dtype=torch.float64), 1.0
+    still, transform, scale = torch.eye(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64), 1.0
     if "applied_transform" not in document and "applied_scale" not in document:
         if undo:
-            raise place.error("has no applied_transform to undo")
-        return transform, scale, ""
+            raise document.place.error("has no applied_transform to undo")
+        return still, scale, ""
     if "applied_transform" in document:
-        at = place.field("applied_transform")
-        transform = _pose(document["applied_transform"], at)
+        transform = _pose(document, "applied_transform")
         rotation = transform[:3, :3]
-        error = float((rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max())
+        error = float((rotation @ rotation.mT - still[:3, :3]).abs().max())
         if error > 1e-3 or torch.linalg.det(rotation) < 0:
-            raise at.error(f"is no rigid movement (its 3x3 part differs from a rotation by {error:.3g})")
+            raise document.at("applied_transform").error(
+                f"is no rigid movement (its 3x3 part differs from a rotation by {error:.3g})"
+            )
     if "applied_scale" in document:
-        scale = positive(document["applied_scale"], place.field("applied_scale"))
+        scale = document.positive("applied_scale")
     if undo:
         return transform, scale, ", applied_transform undone"
-    return torch.eye(4, dtype=torch.float64), 1.0, ", in the world after applied_transform"
+    return still, 1.0, ", in the world after applied_transform"
 
 
 def write(sequence: CameraSequence) -> bytes:

@@ -17,8 +17,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from mvtrack.geometry.pose_files.parse import MAX_NAME, Place, place_of, show
+from mvtrack.geometry.pose_files.parse import MAX_NAME, Place, numbers, place_of, show
 
 MAX_MEMBER_BYTES = 16 << 20
 _MAX_DIRECTORY_BYTES = 64 << 10  # a few hundred members: room for other arrays beside the poses
@@ -73,6 +74,10 @@ class NpzFile:
     def array(self, name: str) -> np.ndarray | list | str:
         """An array of numbers; text, or a list of it, where the member holds that."""
         return decode_array(self.content(name), self.place.field(name))
+
+    def numbers(self, name: str, *shapes: tuple[int | None, ...]) -> Tensor:
+        """An array of one of these shapes (None: any side), as float64."""
+        return numbers(self.array(name), self.place.field(name), *shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape that a member's header declares; the member itself may be of any size."""

@@ -157,12 +157,6 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def mapping(value: object, place: Place) -> dict:
-    if not isinstance(value, dict):
-        raise place.error(f"expected a JSON object, got {show(value)}")
-    return value
-
-
 def items(value: object, place: Place, length: int | None = None) -> list:
     """A JSON list, of exactly `length` items where that is given."""
     if not isinstance(value, list) or (length is not None and len(value) != length):
@@ -170,12 +164,6 @@ def items(value: object, place: Place, length: int | None = None) -> list:
         got = f"a list of {len(value)}" if isinstance(value, list) else show(value)
         raise place.error(f"expected {expected}, got {got}")
     return value
-
-
-def required(tree: dict, key: str, place: Place) -> object:
-    if key not in tree:
-        raise place.error(f"the field {show(key)} is missing")
-    return tree[key]
 
 
 def frame_count(count: int, place: Place) -> int:
@@ -259,6 +247,54 @@ def check_name(value: str, place: Place) -> None:
     bad = next((c for c in value if unicodedata.category(c) in _NOT_IN_NAMES), None)
     if bad is not None:
         raise place.error(f"the name {show(value)} holds the control character {ascii(bad)}")
+
+
+class Fields:
+    """A JSON object, or the arrays of an archive, by name: every value is checked as it is taken.
+
+    Raises ValueError that names the place for what is no object, for a field that is missing, and for a wrong value.
+    """
+
+    def __init__(self, tree: object, place: Place) -> None:
+        if not isinstance(tree, dict):
+            raise place.error(f"expected a JSON object, got {show(tree)}")
+        self.tree, self.place = tree, place
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.tree
+
+    def __getitem__(self, key: str) -> object:
+        if key not in self.tree:
+            raise self.place.error(f"the field {show(key)} is missing")
+        return self.tree[key]
+
+    def at(self, key: str) -> Place:
+        return self.place.field(key)
+
+    def number(self, key: str, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:
+        return number(self[key], self.at(key), low, high)
+
+    def positive(self, key: str) -> float:
+        return positive(self[key], self.at(key))
+
+    def side_px(self, key: str) -> int:
+        return side_px(self[key], self.at(key))
+
+    def name(self, key: str) -> str:
+        return name(self[key], self.at(key))
+
+    def numbers(self, key: str, *shapes: tuple[int | None, ...]) -> Tensor:
+        return numbers(self[key], self.at(key), *shapes)
+
+    def objects(self, key: str) -> list["Fields"]:
+        """The objects of a list, one a frame."""
+        return objects(self[key], self.at(key))
+
+
+def objects(value: object, place: Place) -> list[Fields]:
+    """A list of objects, one a frame."""
+    frame_count(len(items(value, place)), place)
+    return [Fields(entry, place.item(i)) for i, entry in enumerate(value)]
 
 
 def text_number(token: str, place: Place) -> float:

@@ -17,22 +17,11 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, c2w_from_w2c, full_poses
 from mvtrack.geometry.pose_files.options import image_size, lens_matrix, parse_convention
-from mvtrack.geometry.pose_files.parse import (
-    Place,
-    frame_count,
-    items,
-    mapping,
-    name,
-    number,
-    numbers,
-    required,
-    show,
-    side_px,
-)
+from mvtrack.geometry.pose_files.parse import Fields, Place, frame_count, items, name, number, show, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
-from mvtrack.geometry.pose_files.source import HOLDABLE, PoseFormat, PoseSource
+from mvtrack.geometry.pose_files.source import HOLDABLE, LENS_OPTIONS, PoseFormat, PoseSource
 
-OPTIONS = ("size", "fov", "focal_px", "focal_mm", "sensor_mm", "convention", "drop_distortion", "metric")
+OPTIONS = (*LENS_OPTIONS, "convention", "drop_distortion", "metric")
 FIELDS = ("c2w", "w2c", "K", "size", "convention", "unit", "names", "timestamps_s", "fps", "distortion")
 _CONVENTION = "opencv c2w raster"  # of the files written here
 _CAMERAS_JSON = "OpenCV axes (x right, y down, z forward); camera-to-world 4x4; raster pixels"
@@ -41,26 +30,23 @@ _UNITS = {"metres": True, "unknown": False, "unknown scale": False}
 
 def _read_json(source: PoseSource, options: ReadOptions) -> CameraSequence:
     """The arrays of a file, or those of one view (`view`: its name, or its number from 0) of a cameras.json."""
-    document, place = source.document, source.place
+    document = source.document
     if "views" in document:
-        view, at = _view(document, options, place)
-        document, place = {**{key: value for key, value in document.items() if key != "views"}, **view}, at
+        document = _view(document, options)
     elif options.view is not None:
-        raise place.error("has no views: the option view is for a cameras.json with several")
-    return _assemble(document, list(document), options, place, "JSON")
+        raise source.place.error("has no views: the option view is for a cameras.json with several")
+    return _assemble(document, list(document.tree), options, "JSON")
 
 
 def _read_npz(source: PoseSource, options: ReadOptions) -> CameraSequence:
     fields = {key: source.npz.array(key) for key in source.npz.names if key in FIELDS}
-    return _assemble(fields, source.npz.names, options, source.place, "npz")
+    return _assemble(Fields(fields, source.place), source.npz.names, options, "npz")
 
 
-def _view(document: dict, options: ReadOptions, place: Place) -> tuple[dict, Place]:
-    at = place.field("views")
-    views = [mapping(view, at.item(i)) for i, view in enumerate(items(document["views"], at))]
-    titles = [
-        name(view["name"], at.item(i).field("name")) if "name" in view else str(i) for i, view in enumerate(views)
-    ]
+def _view(document: Fields, options: ReadOptions) -> Fields:
+    """The fields of one view, and those that all views share."""
+    at, views = document.at("views"), document.objects("views")
+    titles = [view.name("name") if "name" in view else str(i) for i, view in enumerate(views)]
     shown = ", ".join(show(title)[1:-1] for title in titles[:12])
     if options.view is None and len(views) != 1:
         raise at.error(f"holds {len(views)} views: the option view is needed, one of {shown}")
@@ -69,24 +55,25 @@ def _view(document: dict, options: ReadOptions, place: Place) -> tuple[dict, Pla
         matches = [int(options.view)] if int(options.view) < len(views) else []
     if len(matches) != 1:
         raise at.error(f"holds {len(matches)} views named {show(options.view)}; it has {shown}")
-    view = {key: value for key, value in views[matches[0]].items() if key != "name"}
-    return view, at.item(matches[0])
+    view = views[matches[0]]
+    shared = {key: value for key, value in document.tree.items() if key != "views"}
+    return Fields(shared | {key: value for key, value in view.tree.items() if key != "name"}, view.place)
 
 
-def _assemble(fields: dict, all_names: list[str], options: ReadOptions, place: Place, kind: str) -> CameraSequence:
+def _assemble(fields: Fields, all_names: list[str], options: ReadOptions, kind: str) -> CameraSequence:
     """Cameras in the project's conventions. Raises ValueError for what is missing or contradicts itself."""
-    keys = [key for key in ("c2w", "w2c") if key in fields]
+    place, keys = fields.place, [key for key in ("c2w", "w2c") if key in fields]
     if len(keys) != 1:
         raise place.error(f"has {'both' if keys else 'neither'} c2w {'and' if keys else 'nor'} w2c, expected one")
-    poses = numbers(fields[keys[0]], place.field(keys[0]), (None, 4, 4), (None, 3, 4))
+    poses = fields.numbers(keys[0], (None, 4, 4), (None, 3, 4))
     count = frame_count(len(poses), place.field(keys[0]))
     poses = full_poses(poses)
-    axes, direction, pixels = _convention(fields.get("convention"), keys[0], options, place)
-    size = _size(fields.get("size"), options, place)
-    K = _intrinsics(fields.get("K"), options, size, pixels, place)
-    lens = _optional(fields, "distortion", place, (5,), (None, 5))
-    times = _optional(fields, "timestamps_s", place, (None,))
-    names = None if "names" not in fields else items(fields["names"], place.field("names"))
+    axes, direction, pixels = _convention(fields.tree.get("convention"), keys[0], options, place)
+    size = _size(fields, options)
+    K = _intrinsics(fields, options, size, pixels)
+    lens = fields.numbers("distortion", (5,), (None, 5)) if "distortion" in fields else None
+    times = fields.numbers("timestamps_s", (None,)) if "timestamps_s" in fields else None
+    names = items(fields["names"], fields.at("names")) if "names" in fields else None
     for field, value, is_per_frame in (
         ("K", K, K.ndim == 3), ("names", names, True), ("timestamps_s", times, True),
         ("distortion", lens, lens is not None and lens.ndim == 2),
@@ -94,15 +81,16 @@ def _assemble(fields: dict, all_names: list[str], options: ReadOptions, place: P
         if value is not None and is_per_frame and len(value) != count:
             raise place.field(field).error(f"has {len(value)} entries, expected {count}, one a frame as in {keys[0]}")
     if "fps" in fields:
-        fps = number(_optional(fields, "fps", place, ()).item(), place.field("fps"), 1e-3, 1e6)
-        times = torch.arange(count, dtype=torch.float64) / fps if times is None else times
+        rate = number(fields.numbers("fps", ()).item(), fields.at("fps"), 1e-3, 1e6)
+        times = torch.arange(count, dtype=torch.float64) / rate if times is None else times
     c2w = c2w_from_w2c(poses, place) if direction == "w2c" else poses
     unused = [field for field in all_names if field not in FIELDS]
     ignored = f"; fields not used: {', '.join(show(field)[1:-1] for field in unused[:8])}" * bool(unused)
+    is_metric = _is_metric(fields.tree.get("unit"), options, place)
     return CameraSequence(
-        Camera(axes_to_opencv(c2w, axes), K.expand(count, 3, 3), size, _is_metric(fields.get("unit"), options, place)),
+        Camera(axes_to_opencv(c2w, axes), K.expand(count, 3, 3), size, is_metric),
         frame_names(count) if names is None else tuple(
-            name(value, place.field("names").item(i)) for i, value in enumerate(names)
+            name(value, fields.at("names").item(i)) for i, value in enumerate(names)
         ),
         times,
         Distortion.unless_zero(lens),
@@ -112,10 +100,6 @@ def _assemble(fields: dict, all_names: list[str], options: ReadOptions, place: P
     )  # fmt: skip
 
 
-def _optional(fields: dict, field: str, place: Place, *shapes: tuple[int | None, ...]) -> Tensor | None:
-    return numbers(fields[field], place.field(field), *shapes) if field in fields else None
-
-
 def _convention(stated: object, key: str, options: ReadOptions, place: Place) -> tuple[str, str, str]:
     if stated is None and options.convention is None:
         raise place.error(
@@ -123,11 +107,8 @@ def _convention(stated: object, key: str, options: ReadOptions, place: Place) ->
         )
     stated = _CONVENTION if stated == _CAMERAS_JSON else stated
     in_file = None if stated is None else parse_convention(stated, place.field("convention"))
-    by_option = (
-        None
-        if options.convention is None
-        else parse_convention(options.convention, Place("option").field("convention"))
-    )
+    option = options.convention
+    by_option = None if option is None else parse_convention(option, Place("option").field("convention"))
     if in_file and by_option and in_file != by_option:
         raise place.field("convention").error(f"is {' '.join(in_file)!r}, but the option says {' '.join(by_option)!r}")
     convention = in_file or by_option
@@ -144,29 +125,29 @@ def _is_metric(unit: object, options: ReadOptions, place: Place) -> bool:
     return _UNITS[unit] or options.metric
 
 
-def _size(value: object, options: ReadOptions, place: Place) -> tuple[int, int]:
-    if value is None:
-        return image_size(options, place)
-    at = place.field("size")
-    if isinstance(value, dict):
-        height, width = (required(value, key, at) for key in ("height", "width"))
+def _size(fields: Fields, options: ReadOptions) -> tuple[int, int]:
+    if "size" not in fields:
+        return image_size(options, fields.place)
+    at = fields.at("size")
+    if isinstance(fields["size"], dict):
+        sides = Fields(fields["size"], at)
+        size = sides.side_px("height"), sides.side_px("width")
     else:
-        height, width = numbers(value, at, (2,)).tolist()
-    size = side_px(height, at), side_px(width, at)
+        size = tuple(side_px(side, at) for side in fields.numbers("size", (2,)).tolist())
     if options.size not in (None, size):
         raise at.error(f"is {size} (H, W), the option says {options.size}")
     return size
 
 
 def _intrinsics(
-    value: object, options: ReadOptions, size: tuple[int, int], pixels: str, place: Place
+    fields: Fields, options: ReadOptions, size: tuple[int, int], pixels: str
 ) -> Float[Tensor, "*frames 3 3"]:
-    if value is None:
-        return lens_matrix(options, size, place)
+    if "K" not in fields:
+        return lens_matrix(options, size, fields.place)
     given = next((key for key in ("fov", "focal_px", "focal_mm") if getattr(options, key) is not None), None)
     if given is not None:
-        raise place.field("K").error(f"is in the file: the option {given} is not needed, and may contradict it")
-    K = numbers(value, place.field("K"), (3, 3), (None, 3, 3))
+        raise fields.at("K").error(f"is in the file: the option {given} is not needed, and may contradict it")
+    K = fields.numbers("K", (3, 3), (None, 3, 3))
     if pixels == "index":  # centre of the first pixel at 0
         K[..., :2, 2] += 0.5
     return K

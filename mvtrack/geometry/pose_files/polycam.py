@@ -8,21 +8,10 @@ import torch
 
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files.dycheck import camera_files
+from mvtrack.geometry.pose_files.dycheck import camera_files, detect_by
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, full_poses, pinhole_matrix
-from mvtrack.geometry.pose_files.parse import (
-    Place,
-    check_name,
-    frame_count,
-    mapping,
-    number,
-    place_of,
-    positive,
-    read_json,
-    required,
-    side_px,
-)
-from mvtrack.geometry.pose_files.sequence import CameraSequence
+from mvtrack.geometry.pose_files.parse import Fields, check_name, frame_count, place_of, read_json
+from mvtrack.geometry.pose_files.sequence import CameraSequence, common_size
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
 
 _POSE = tuple(f"t_{row}{column}" for row in range(3) for column in range(4))
@@ -34,22 +23,18 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     """All keyframes in order of their time; those of one file, where a file is given."""
     files = camera_files(source.path) if source.is_folder else [source.path]
     frame_count(len(files), source.place)
-    trees = [(mapping(read_json(file), place_of(file)), place_of(file)) for file in files]
+    trees = [Fields(read_json(file), place_of(file)) for file in files]
     for file in files:
         check_name(file.stem, place_of(file))
-    sizes = {(_side(tree, "height", at), _side(tree, "width", at)) for tree, at in trees}
-    if len(sizes) > 1:
-        raise source.place.error(f"has {len(sizes)} image sizes, expected one size for all frames")
-    poses = torch.tensor([[_number(tree, key, at) for key in _POSE] for tree, at in trees], dtype=torch.float64)
-    lens = torch.tensor(
-        [[positive(_number(tree, key, at), at.field(key)) for key in _LENS] for tree, at in trees], dtype=torch.float64
-    )
-    timed = all("timestamp" in tree for tree, _ in trees)
-    times = [_number(tree, "timestamp", at) / _MICROSECONDS for tree, at in trees] if timed else None
+    size = common_size([(tree.side_px("height"), tree.side_px("width")) for tree in trees], source.place)
+    poses = torch.tensor([[tree.number(key) for key in _POSE] for tree in trees], dtype=torch.float64)
+    lens = torch.tensor([[tree.positive(key) for key in _LENS] for tree in trees], dtype=torch.float64)
+    timed = all("timestamp" in tree for tree in trees)
+    times = [tree.number("timestamp") / _MICROSECONDS for tree in trees] if timed else None
     return CameraSequence(
         Camera(
             axes_to_opencv(full_poses(poses.unflatten(-1, (3, 4))), "opengl"), pinhole_matrix(*lens.unbind(-1)),
-            sizes.pop(), scale_known=True,
+            size, scale_known=True,
         ),
         tuple(file.stem for file in files),
         None if times is None else torch.tensor(times, dtype=torch.float64),
@@ -58,22 +43,7 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     )  # fmt: skip
 
 
-def _number(tree: dict, key: str, place: Place) -> float:
-    return number(required(tree, key, place), place.field(key))
-
-
-def _side(tree: dict, key: str, place: Place) -> int:
-    return side_px(required(tree, key, place), place.field(key))
-
-
-def _detect(source: PoseSource) -> bool:
-    if source.is_folder:
-        files = camera_files(source.path)
-        return bool(files) and PoseSource(files[0]).fields.keys() >= {*_POSE}
-    return source.fields.keys() >= {*_POSE}
-
-
 POLYCAM = PoseFormat(
-    "polycam", "Polycam raw data (folder of keyframes' cameras)", "opengl", "c2w", "metres", _detect, read,
+    "polycam", "Polycam raw data (folder of keyframes' cameras)", "opengl", "c2w", "metres", detect_by(_POSE), read,
     holds=("names", "times", "intrinsics", "size", "unit"), is_folder=True,
 )  # fmt: skip

@@ -16,16 +16,9 @@ from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv
 from mvtrack.geometry.pose_files.options import image_size, lens_matrix
-from mvtrack.geometry.pose_files.parse import (
-    Place,
-    frame_count,
-    mapping,
-    required,
-    show,
-    text_number,
-)
+from mvtrack.geometry.pose_files.parse import Fields, Place, frame_count, show, text_number
 from mvtrack.geometry.pose_files.sequence import CameraSequence, refuse_distortion
-from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
+from mvtrack.geometry.pose_files.source import LENS_OPTIONS, PoseFormat, PoseSource
 
 _CM = 100.0
 _SENSOR_MM = 23.76  # width of the sensor that MultiCamVideo was rendered with
@@ -40,8 +33,8 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     focal_mm without sensor_mm is on MultiCamVideo's sensor.
     """
     place, document = source.place, source.document
-    count = frame_count(len(document), place)
-    odd = next((key for key in document if not _FRAME.fullmatch(key)), None)
+    count = frame_count(len(document.tree), place)
+    odd = next((key for key in document.tree if not _FRAME.fullmatch(key)), None)
     if odd is not None:
         raise place.field(odd).error("expected only the fields frame0, frame1, …")
     names = [f"frame{index * _STRIDE}" for index in range(count)]
@@ -50,11 +43,9 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     missing = next((name for name in names if name not in document), None)
     if missing is not None:
         raise place.error(f"{missing} is missing among {count} frames")
-    camera = _choose(mapping(document["frame0"], place.field("frame0")), options, place.field("frame0"))
-    rows = []
-    for name in names:
-        at = place.field(name)
-        rows.append(_matrix(required(mapping(document[name], at), camera, at), at.field(camera)))
+    frames = [Fields(document[name], place.field(name)) for name in names]
+    camera = _choose(frames[0].tree, options, frames[0].place)
+    rows = [_matrix(frame[camera], frame.at(camera)) for frame in frames]
     c2w = torch.tensor(rows, dtype=torch.float64).mT.contiguous()
     c2w[:, :3, 3] /= _CM
     size = image_size(options, place)
@@ -130,5 +121,5 @@ def _detect(source: PoseSource) -> bool:
 
 RECAMMASTER = PoseFormat(
     "recammaster", "ReCamMaster / MultiCamVideo camera_extrinsics.json", "unreal", "c2w", "centimetres", _detect,
-    read, write, ("camera", "size", "fov", "focal_px", "focal_mm", "sensor_mm"), ("unit",),
+    read, write, ("camera", *LENS_OPTIONS), ("unit",),
 )  # fmt: skip

@@ -12,14 +12,7 @@ import torch
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, pinhole_matrix, poses_of
-from mvtrack.geometry.pose_files.parse import (
-    frame_count,
-    mapping,
-    number,
-    numbers,
-    required,
-    side_px,
-)
+from mvtrack.geometry.pose_files.parse import Fields, frame_count
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
 from mvtrack.geometry.pose_files.tum import check_quaternion
@@ -28,31 +21,22 @@ from mvtrack.geometry.rotation import matrix_from_quaternion
 
 def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     """All frames, of the recording or of its metadata alone."""
-    place = source.place.field("metadata") if source.is_npz else source.place
     tree = _metadata(source) if source.is_npz else source.document
-    poses = numbers(required(tree, "poses", place), place.field("poses"), (None, 7))
-    count = frame_count(len(poses), place.field("poses"))
+    poses = tree.numbers("poses", (None, 7))
+    count = frame_count(len(poses), tree.at("poses"))
     for index, quaternion in enumerate(poses[:, :4].tolist()):
-        check_quaternion(quaternion, place.field("poses").item(index))
-    height, width = (side_px(required(tree, key, place), place.field(key)) for key in ("h", "w"))
+        check_quaternion(quaternion, tree.at("poses").item(index))
     if "perFrameIntrinsicCoeffs" in tree:
-        at = place.field("perFrameIntrinsicCoeffs")
-        lens = numbers(tree["perFrameIntrinsicCoeffs"], at, (None, 4))
-        if len(lens) != count:
-            raise at.error(f"has {len(lens)} entries, expected {count}, one a frame as in poses")
-        K = pinhole_matrix(*lens.unbind(-1))
+        K = pinhole_matrix(*tree.numbers("perFrameIntrinsicCoeffs", (count, 4)).unbind(-1))
     else:
-        K = numbers(required(tree, "K", place), place.field("K"), (9,)).view(3, 3).mT.expand(count, 3, 3)
+        K = tree.numbers("K", (9,)).view(3, 3).mT.expand(count, 3, 3)
     if "frameTimestamps" in tree:
-        times = numbers(tree["frameTimestamps"], place.field("frameTimestamps"), (None,))
-        if len(times) != count:
-            raise place.field("frameTimestamps").error(f"has {len(times)} entries, expected {count}")
+        times = tree.numbers("frameTimestamps", (count,))
     else:
-        fps = number(required(tree, "fps", place), place.field("fps"), 1e-3, 1e6)
-        times = torch.arange(count, dtype=torch.float64) / fps
+        times = torch.arange(count, dtype=torch.float64) / tree.number("fps", 1e-3, 1e6)
     c2w = poses_of(matrix_from_quaternion(poses[:, [3, 0, 1, 2]]), poses[:, 4:])
     return CameraSequence(
-        Camera(axes_to_opencv(c2w, "opengl"), K, (height, width), scale_known=True),
+        Camera(axes_to_opencv(c2w, "opengl"), K, (tree.side_px("h"), tree.side_px("w")), scale_known=True),
         frame_names(count),
         times,
         convention="Record3D metadata: OpenGL axes, camera-to-world, metres",
@@ -61,10 +45,10 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
     )
 
 
-def _metadata(source: PoseSource) -> dict:
+def _metadata(source: PoseSource) -> Fields:
     place = source.place.field("metadata")
     try:
-        return mapping(json.loads(source.npz.content("metadata")), place)
+        return Fields(json.loads(source.npz.content("metadata")), place)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise place.error(f"is not valid JSON ({type(error).__name__})") from None
 

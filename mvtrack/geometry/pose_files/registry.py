@@ -3,49 +3,26 @@
 import difflib
 from pathlib import Path
 
-from mvtrack.geometry.pose_files import (
-    colmap,
-    dycheck,
-    kitti,
-    llff,
-    megasam,
-    nerfstudio,
-    nerfstudio_viewer,
-    plain,
-    polycam,
-    realestate10k,
-    recammaster,
-    record3d,
-    tum,
-    vggt,
-    vipe,
-)
+from mvtrack.geometry.pose_files import colmap, nerfstudio_viewer, plain, predictions
+from mvtrack.geometry.pose_files.dycheck import DYCHECK
+from mvtrack.geometry.pose_files.kitti import KITTI
+from mvtrack.geometry.pose_files.llff import LLFF
+from mvtrack.geometry.pose_files.nerfstudio import TRANSFORMS
+from mvtrack.geometry.pose_files.polycam import POLYCAM
+from mvtrack.geometry.pose_files.realestate10k import REALESTATE10K
+from mvtrack.geometry.pose_files.recammaster import RECAMMASTER
+from mvtrack.geometry.pose_files.record3d import RECORD3D
 from mvtrack.geometry.pose_files.sequence import CameraSequence
 from mvtrack.geometry.pose_files.source import HOLDABLE, PoseFormat, PoseSource
+from mvtrack.geometry.pose_files.tum import TUM
+from mvtrack.geometry.pose_files.vipe import VIPE
 
-FORMATS = {
-    known.name: known
-    for known in (
-        recammaster.RECAMMASTER,
-        nerfstudio.TRANSFORMS,
-        nerfstudio_viewer.CAMERA_PATH,
-        nerfstudio_viewer.EXPORT,
-        colmap.TEXT,
-        colmap.BINARY,
-        realestate10k.REALESTATE10K,
-        tum.TUM,
-        kitti.KITTI,
-        llff.LLFF,
-        dycheck.DYCHECK,
-        polycam.POLYCAM,
-        record3d.RECORD3D,
-        vipe.VIPE,
-        megasam.MEGASAM,
-        vggt.VGGT,
-        plain.JSON,
-        plain.NPZ,
-    )
-}
+_ALL = (
+    RECAMMASTER, TRANSFORMS, nerfstudio_viewer.CAMERA_PATH, nerfstudio_viewer.EXPORT, colmap.TEXT, colmap.BINARY,
+    REALESTATE10K, TUM, KITTI, LLFF, DYCHECK, POLYCAM, RECORD3D, VIPE, predictions.MEGASAM, predictions.VGGT,
+    plain.JSON, plain.NPZ,
+)  # fmt: skip
+FORMATS = {known.name: known for known in _ALL}
 _SUBFOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "camera", "keyframes/corrected_cameras", "keyframes/cameras")
 
 

@@ -104,6 +104,13 @@ def frame_names(num_frames: int) -> tuple[str, ...]:
     return tuple(str(index) for index in range(num_frames))
 
 
+def common_size(sizes: list[tuple[int, int]], place: Place) -> tuple[int, int]:
+    """The one image size of all frames. Raises ValueError where they differ."""
+    if len(set(sizes)) > 1:
+        raise place.error(f"has {len(set(sizes))} image sizes, expected one size for all frames")
+    return sizes[0]
+
+
 def in_order(sequence: CameraSequence, order: str | None, place: Place) -> CameraSequence:
     """Frames in order of their names where `order` is "name", as they are where it is "file".
 

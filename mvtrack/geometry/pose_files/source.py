@@ -9,13 +9,13 @@ from pathlib import Path
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.pose_files.npz import NpzFile
 from mvtrack.geometry.pose_files.parse import (
+    Fields,
     Place,
     check_name,
     file_size,
     frame_count,
     is_number,
     lines_of,
-    mapping,
     place_of,
     read_bytes,
     read_json,
@@ -27,6 +27,7 @@ from mvtrack.geometry.pose_files.sequence import CameraSequence
 MAX_TEXT_BYTES = 64 << 20
 HOLDABLE = ("names", "times", "intrinsics", "size", "distortion", "unit")
 ALL_BUT_TIMES = ("names", "intrinsics", "size", "distortion")
+LENS_OPTIONS = ("size", "fov", "focal_px", "focal_mm", "sensor_mm")
 _START_BYTES = 1 << 16
 
 
@@ -71,9 +72,9 @@ class PoseSource:
         return read_json(self.path)
 
     @property
-    def document(self) -> dict:
+    def document(self) -> Fields:
         """The JSON object that the file is."""
-        return mapping(self.json, self.place)
+        return Fields(self.json, self.place)
 
     @property
     def fields(self) -> dict:

@@ -17,7 +17,7 @@ from mvtrack.geometry.pose_files.geometry import poses_of
 from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.parse import Place, number, show, text_number
 from mvtrack.geometry.pose_files.sequence import CameraSequence
-from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource, row_numbers
+from mvtrack.geometry.pose_files.source import LENS_OPTIONS, PoseFormat, PoseSource, row_numbers
 from mvtrack.geometry.rotation import matrix_from_quaternion, quaternion_from_matrix
 
 _COLUMNS = 8
@@ -97,5 +97,5 @@ def write(sequence: CameraSequence) -> bytes:
 
 TUM = PoseFormat(
     "tum", "TUM trajectory txt", "opencv", "c2w", "unknown", lambda source: source.has_rows_of(_COLUMNS), read, write,
-    ("size", "fov", "focal_px", "focal_mm", "sensor_mm", "quaternion", "metric"), ("times",),
+    (*LENS_OPTIONS, "quaternion", "metric"), ("times",),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from mvtrack.geometry.pose_files.npz import NpzFile
 from mvtrack.geometry.pose_files.options import image_size, lens_matrix
 from mvtrack.geometry.pose_files.parse import frame_count, number, numbers
 from mvtrack.geometry.pose_files.sequence import CameraSequence
-from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
+from mvtrack.geometry.pose_files.source import LENS_OPTIONS, PoseFormat, PoseSource
 
 
 def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
@@ -60,5 +60,5 @@ def _intrinsics_file(path: Path) -> Path | None:
 VIPE = PoseFormat(
     "vipe", "ViPE pose npz, with its intrinsics beside it", "opencv", "c2w", "unknown",
     lambda source: source.is_npz and source.npz.has("data", "inds"), read,
-    options=("size", "fov", "focal_px", "focal_mm", "sensor_mm", "metric"), holds=("names", "intrinsics"),
+    options=(*LENS_OPTIONS, "metric"), holds=("names", "intrinsics"),
 )  # fmt: skip

@@ -2,50 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Protocol
 
-import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.files.atomic_io import write_aside
-from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.decoder.wan import WanAligner
-from mvtrack.models.pca_codec import VideoCodec
 
 FILE = "decoder.safetensors"
 FORMAT = "mvtrack-decoder-1"
 KINDS: dict[str, type[nn.Module]] = {"pca": SmallAligner, "wan_vae": WanAligner}  # by the codec they stand behind
-
-
-class Aligner(Protocol):
-    """A decoder that lets views see each other. settings: plain values that build it again."""
-
-    settings: dict
-
-    def decode(
-        self,
-        codec: VideoCodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
-        views: tuple[int, ...] | None = None,
-    ) -> Float[Tensor, "V T 3 H W"]:
-        """Videos of latents. views: those that ask the others; None: all."""
-
-    def some_frames(
-        self,
-        codec: VideoCodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
-        views: tuple[int, ...],
-        count: int,
-        generator: torch.Generator,
-    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:
-        """A training step's share of a clip, not clamped, and which frames it is."""
 
 
 def build_aligner(codec: CodecConfig, settings: dict | None = None) -> nn.Module:
