@@ -4,6 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 USED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-for-tests
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -n $(WORKERS) --dist loadfile
 # Folders whose results are numbers, which another processor's instructions round otherwise.
 NUMERIC := $(addprefix tests/,correspondence data geometry inference metrics models tracking_head)
 
@@ -30,13 +32,13 @@ docs: $(TESTED)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 test: lint
-	$(VENV)/bin/pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-portable: $(TESTED)
-	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -m "not slow and not gpu" $(NUMERIC)
+	ATEN_CPU_CAPABILITY=default $(PYTEST) -m "not slow and not gpu" $(NUMERIC)
 
 test-slow: $(TESTED)
-	$(VENV)/bin/pytest -q -m slow
+	$(PYTEST) -m slow
 
 test-gpu: $(TESTED)
 	$(VENV)/bin/pytest -q -m gpu
