@@ -1,24 +1,16 @@
-"""`python eval/correspondence.py --model FOLDER ... --out FOLDER`: which layers match points, at which noise level.
+"""`python eval/correspondence.py --model FOLDER ... --out FOLDER`: which layers match points, at which noise level."""
 
-Renders clips with exact tracks (still scenes, for a model that makes views of them), noises them to every level of a
-sampling run and probes each layer's attention; with --pictures it also generates them and asks whether better aligned
-attention goes with better pictures, with --perturb what they lose without one layer's attention. Several models, or
-runs with their checkpoints, show how alignment grows.
-"""
-
-import argparse
-import json
-import os
 import sys
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import cv2
 from tqdm import tqdm
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import Count, NonNegativeInt, Positive, config
+from mvtrack.config.command_line import Command, option, run
 from mvtrack.config.views import ViewsConfig
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import report
@@ -28,7 +20,8 @@ from mvtrack.evaluation.attention.overlays import example_sheet
 from mvtrack.evaluation.attention.quality import correlate, measure_harm, picture_quality
 from mvtrack.evaluation.attention.scenes import Subject
 from mvtrack.evaluation.measures.perceptual import PerceptualDistance
-from mvtrack.evaluation.measures.weight_files import VARIABLE
+from mvtrack.evaluation.measures.weight_files import default_weights
+from mvtrack.evaluation.tables import write_results
 from mvtrack.files.cache import sha256
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
@@ -40,43 +33,48 @@ from mvtrack.training.static_validation import still_cases
 _FIRST_STILL = 20_000  # as eval/static.py: validation's scenes have smaller seeds
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", nargs="+", type=Path, default=[shipped_model()], metavar="FOLDER",
-                        help="model folders, checkpoints or runs; default: the shipped tiny model")  # fmt: skip
-    parser.add_argument("--weights", choices=("ema", "weight"), default="ema", help="of checkpoints: averaged or live")
-    parser.add_argument("--out", default="outputs/correspondence", type=Path, help="folder for tables and pictures")
-    parser.add_argument("--clips", type=int, default=16, help="rendered clips of the model's own size and length")
-    parser.add_argument("--steps", type=int, default=10, help="noise levels")
-    parser.add_argument("--queries", type=int, default=256, help="track points drawn per clip")
-    parser.add_argument("--threshold-px", type=float, help="how near is right; default: one token")
-    parser.add_argument("--near", type=float, metavar="M", help="how near is right in space, in the clips' unit; "
-                        "default: 4 %% of the reference's median depth")  # fmt: skip
-    parser.add_argument(
-        "--pictures",
-        action="store_true",
-        help="generate every clip: alignment against PSNR and SSIM, and LPIPS where its weights are",
+@config(kw_only=True)
+class CorrespondenceCommand(Command):
+    """Which layers match points, at which noise level: renders clips with exact tracks (still scenes, for a model that
+    makes views of them), noises them to every level of a sampling run and probes each layer's attention. Several
+    models, or runs with their checkpoints, show how alignment grows."""
+
+    model: tuple[Path, ...] = option(
+        (shipped_model(),), "model folders, checkpoints or runs; default: the shipped tiny model", metavar="FOLDER"
     )
-    parser.add_argument("--weights-dir", type=Path, default=os.environ.get(VARIABLE),
-                        help="folder of LPIPS's AlexNet; default: $MVTRACK_WEIGHTS")  # fmt: skip
-    parser.add_argument("--perturb", type=int, default=0, metavar="N", help="perturb each layer on the first N clips")
-    parser.add_argument("--sample-steps", type=int, default=8, help="of generated pictures")
-    parser.add_argument("--overlays", type=int, default=3, metavar="N", help="attention of one query in N clips")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    options = parser.parse_args()
-    return run_command(lambda: _run(options), "correspondence", options.debug)
+    weights: Literal["ema", "weight"] = option("ema", "of checkpoints: averaged or live")
+    out: Path = option(Path("outputs/correspondence"), "folder for tables and pictures")
+    clips: Count = option(16, "rendered clips of the model's own size and length")
+    steps: Count = option(10, "noise levels")
+    queries: Count = option(256, "track points drawn per clip")
+    threshold_px: Positive | None = option(None, "how near is right; default: one token")
+    near: Positive | None = option(
+        None,
+        "how near is right in space, in the clips' unit; default: 4 % of the reference's median depth",
+        metavar="M",
+    )
+    pictures: bool = option(
+        False, "generate every clip: does better aligned attention go with better PSNR, SSIM, and LPIPS where its "
+        "weights are"
+    )  # fmt: skip
+    weights_dir: Path | None = option(None, "folder of LPIPS's AlexNet; default: $MVTRACK_WEIGHTS")
+    perturb: NonNegativeInt = option(0, "what pictures lose without each layer's attention, on N clips", metavar="N")
+    sample_steps: Count = option(8, "of generated pictures")
+    overlays: NonNegativeInt = option(3, "attention of one query in N clips", metavar="N")
+    seed: int = option(0, "of points and noise")
 
 
-def _run(options: argparse.Namespace) -> None:
-    if options.clips < 1:
-        raise ValueError(f"--clips must be at least 1, got {options.clips}")
+def main() -> int:
+    return run(CorrespondenceCommand, _run, None, "correspondence")
+
+
+def _run(options: CorrespondenceCommand) -> None:
     if options.pictures and options.clips < 3:
         raise ValueError(f"--pictures needs at least 3 --clips to correlate, got {options.clips}")
     config = AnalysisConfig(
         options.steps, options.queries, options.threshold_px, near_m=options.near, seed=options.seed
     )
-    sources, stages, clips = model_sources(options.model), [], {}
+    sources, stages, clips = model_sources(list(options.model)), [], {}
     check_comparable({source.name: source.config for source in sources})
     for source in sources:
         model = source.load(options.weights)
@@ -86,14 +84,13 @@ def _run(options: argparse.Namespace) -> None:
         out = options.out if len(sources) == 1 else options.out / source.name
         stages.append(_one(source, model, clips[shape], config, out, options))
     if len(stages) > 1:
-        (options.out / "growth.json").write_text(json.dumps(growth_record(stages), indent=1))
-        (options.out / "growth.md").write_text(growth_table(stages) + "\n")
+        write_results(options.out, "growth", growth_record(stages), growth_table(stages))
         write_growth(options.out / "growth.png", stages)
         sys.stdout.write(f"{growth_table(stages)}\nWrote {options.out / 'growth.png'}.\n")
 
 
 def _subjects(
-    size: tuple[int, int], num_frames: int, views: ViewsConfig | None, options: argparse.Namespace
+    size: tuple[int, int], num_frames: int, views: ViewsConfig | None, options: CorrespondenceCommand
 ) -> list[Subject]:
     """Rendered clips, or still scenes for a model that makes views of them."""
     if views is not None:
@@ -104,7 +101,7 @@ def _subjects(
 
 def _one(
     source: ModelSource, model: ReshootModel, clips: list[Subject], config: AnalysisConfig, out: Path,
-    options: argparse.Namespace,
+    options: CorrespondenceCommand,
 ) -> Stage:  # fmt: skip
     """Everything about one model, written to a folder of its own."""
     began = time.monotonic()
@@ -116,7 +113,9 @@ def _one(
     quality = found = harm = None
     if options.pictures:
         with tqdm(total=len(clips), desc="generating", unit="clip") as bar:
-            quality = picture_quality(model, clips, sample, bar.update, _lpips(model, options.weights_dir))
+            quality = picture_quality(
+                model, clips, sample, bar.update, _lpips(model, options.weights_dir or default_weights())
+            )
         found = correlate(analysis.alignment_error_per_clip(), quality)
         report.write_correlations(out / "correlation.png", found)
     if options.perturb:
@@ -126,7 +125,6 @@ def _one(
         report.write_harm(out / "perturbation.png", harm)
     _pictures(analysis, model, clips[: options.overlays], config, out)
     record = {
-        "mvtrack": metadata.version("mvtrack"),
         "model": {"path": str(source.path), "sha256": sha256(source.weights), "step": source.step},
         "config": asdict(config),
         "clips": len(clips),
@@ -139,8 +137,7 @@ def _one(
         "seconds": seconds | {"all": round(time.monotonic() - began, 1)},
     }
     table = report.summary(analysis, found, harm)
-    (out / "attention.json").write_text(json.dumps(record, indent=1))
-    (out / "attention.md").write_text(table + "\n")
+    write_results(out, "attention", record, table)
     tapped = f"The model is tapped at layer {model.config.tap_layer}."
     sys.stdout.write(f"{table}\n{tapped} Took {record['seconds']['all']} s. Wrote {out}.\n")
     return Stage(source.name, source.step, analysis, quality)

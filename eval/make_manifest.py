@@ -7,26 +7,31 @@ Done once per version: scores of different manifests must not be compared. Exten
 mvtrack/evaluation/manifest.py with every new one.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import Command, option, positional, run
 from mvtrack.evaluation.manifest import make_manifest, make_tracking_manifest
 
 CLIPS_PER_VIDEO = 24
 
 
+@config(kw_only=True)
+class MakeManifestCommand(Command):
+    """Draw a pinned test set anew."""
+
+    footage: Path | None = positional("folder of the real videos to cut", None)
+    tracking: bool = option(False, "the set of eval/tracking.py")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("footage", nargs="?", type=Path, help="folder of the real videos to cut")
-    which.add_argument("--tracking", action="store_true", help="the set of eval/tracking.py")
-    options = parser.parse_args()
-    return run_command(lambda: _write(options), "make_manifest")
+    return run(MakeManifestCommand, _write, None, "make_manifest")
 
 
-def _write(options: argparse.Namespace) -> None:
+def _write(options: MakeManifestCommand) -> None:
+    if options.tracking == (options.footage is not None):
+        raise ValueError("name a folder of videos, or --tracking")
     if options.tracking:
         sys.stdout.write(make_tracking_manifest() + "\n")
         return

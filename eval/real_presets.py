@@ -1,13 +1,10 @@
-"""`python eval/real_presets.py VIDEO [VIDEO ...] --out FOLDER`: all ten presets on whole real videos, to look at.
+"""`python eval/real_presets.py VIDEO [VIDEO ...] --out FOLDER`: all ten presets on whole real videos."""
 
-Writes each re-shot video, and one contact sheet per input (reference and result at the first, middle and last frame).
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import config
+from mvtrack.config.command_line import Command, option, positional, run
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.geometry.presets import PRESETS
 from mvtrack.inference.pipeline import reshoot_file, shipped_model
@@ -17,17 +14,21 @@ from mvtrack.video.resize import plan_fit
 from mvtrack.video.writer import from_bytes
 
 
+@config(kw_only=True)
+class RealPresetsCommand(Command):
+    """All ten presets on whole real videos, to look at: each re-shot video, and one contact sheet per input (reference
+    and result at the first, middle and last frame)."""
+
+    videos: tuple[Path, ...] = positional("video files", metavar="VIDEO")
+    model: Path = option(shipped_model(), "default: the tiny model that ships", metavar="FOLDER")
+    out: Path = option(Path("outputs/real_presets"), "folder for videos and sheets", metavar="FOLDER")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--model", default=str(shipped_model()))
-    parser.add_argument("--out", type=Path, default=Path("outputs/real_presets"))
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    options = parser.parse_args()
-    return run_command(lambda: _run(options), "real_presets", options.debug)
+    return run(RealPresetsCommand, _run, None, "real_presets")
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: RealPresetsCommand) -> None:
     model = load_model(options.model)
     for video in options.videos:
         footage = open_video(video)

@@ -1,24 +1,17 @@
-"""`python eval/static.py --model FOLDER`: views of unseen still scenes, given some of their views (the static case).
+"""`python eval/static.py --model FOLDER`: a model that makes views of still scenes, scored on unseen ones."""
 
-Scores the generated views beside a copy of the first given view and the mean colour, with the true cameras and with
-wrong ones, and the alignment of the tapped layer. Writes static.json, static.md and contact sheets to look at.
-"""
-
-import argparse
-import json
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import Count, config
+from mvtrack.config.command_line import Command, option, run
 from mvtrack.config.losses import PointMatchConfig
 from mvtrack.data.visualize.contact_sheet import contact_sheet
-from mvtrack.evaluation.tables import interval_text, markdown_table, mean_interval
-from mvtrack.files.cache import sha256
+from mvtrack.evaluation.tables import interval_text, markdown_table, mean_interval, model_record, write_results
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.image import gradient_energy, psnr
 from mvtrack.models.reshoot_model import ReshootModel, load_model
@@ -28,25 +21,28 @@ _FIRST_SEED = 20_000  # validation's scenes have smaller seeds
 _ON_A_SHEET = 12
 
 
+@config(kw_only=True)
+class StaticCommand(Command):
+    """Views of unseen still scenes, given some of their views (the static case): the generated views beside a copy of
+    the first given view and the mean colour, with the true cameras and with wrong ones, and the alignment of the tapped
+    layer. Writes static.json, static.md and contact sheets to look at."""
+
+    model: Path = option(..., "folder of a model for still scenes", metavar="FOLDER")
+    out: Path = option(Path("outputs/static"), "folder for table and sheets", metavar="FOLDER")
+    cases: Count = option(24, "rendered scenes; the numbers of given views take turns", metavar="N")
+    steps: Count = option(8, "sampling steps", metavar="N")
+    camera_guidance: float = option(1.0, "1: off; CAMEO samples with 2", metavar="G")
+    seed: int = option(0, "of scenes and noise")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a model for still scenes")
-    parser.add_argument("--out", type=Path, default=Path("outputs/static"), help="folder for table and sheets")
-    parser.add_argument("--cases", type=int, default=24, help="rendered scenes; the numbers of given views take turns")
-    parser.add_argument("--steps", type=int, default=8, help="sampling steps")
-    parser.add_argument("--camera-guidance", type=float, default=1.0, help="1: off; CAMEO samples with 2")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    options = parser.parse_args()
-    return run_command(lambda: _run(options), "static", options.debug)
+    return run(StaticCommand, _run, None, "static")
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: StaticCommand) -> None:
     model = load_model(options.model)
     if model.config.views is None:
         raise ValueError(f"{options.model} re-shoots videos: score it with eval/yardstick.py")
-    if options.cases < 1:
-        raise ValueError(f"--cases must be at least 1, got {options.cases}")
     sample = SamplerOptions(options.steps, seed=options.seed, camera_guidance=options.camera_guidance)
     cases = still_cases(model.config.views, model.config.sizes[0], options.cases, _FIRST_SEED)
     rows, sheet = [], {}
@@ -60,16 +56,13 @@ def _run(options: argparse.Namespace) -> None:
         }
     summary = _summary(rows)
     record = {
-        "mvtrack": metadata.version("mvtrack"),
-        "model": {"folder": options.model, "sha256": sha256(Path(options.model) / "model.safetensors")},
+        "model": model_record(options.model),
         "sample": asdict(sample),
         "layer": model.config.tap_layer,
         "summary": summary,
         "cases": rows,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "static.json").write_text(json.dumps(record, indent=1))
-    (options.out / "static.md").write_text(_table(summary) + "\n")
+    write_results(options.out, "static", record, _table(summary))
     step = 1 if model.config.views.encoding == "images" else 4
     labels = list(sheet)
     for i in range(0, len(labels), _ON_A_SHEET):

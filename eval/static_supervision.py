@@ -1,21 +1,16 @@
-"""`python eval/static_supervision.py`: does the supervised layer of a model for still scenes align faster?
+"""`python eval/static_supervision.py`: does the correspondence loss align a model for still scenes faster?"""
 
-Trains the static case (CAMEO) from scratch with and without the correspondence loss, several seeds; both arms of a seed
-see the same samples and noise. Validation measures the layer's alignment error (without the projection head) and the
-pictures along the way. Run it again to go on after an interruption, or with more seeds.
-"""
-
-import argparse
 import json
 import sys
 import time
-from dataclasses import replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from mvtrack.config.errors import run_command
+from mvtrack.config.checked import Count, config
+from mvtrack.config.command_line import Command, option, overrides, run
 from mvtrack.config.run import RunConfig, load_config
 from mvtrack.evaluation.ablation import curve_table, plot_curves, read_curves, train_in_a_process
+from mvtrack.evaluation.tables import write_results
 
 _CURVES = {
     "validation/alignment_error": ("alignment error of the supervised layer, nats", ".3f"),
@@ -25,30 +20,30 @@ _CURVES = {
 }
 
 
+@config(kw_only=True)
+class StaticSupervisionCommand(Command):
+    """Does the supervised layer of a model for still scenes align faster? Trains the static case (CAMEO) from scratch
+    with and without the correspondence loss, several seeds; both arms of a seed see the same samples and noise.
+    Validation measures the layer's alignment error (without the projection head) and the pictures along the way. Run it
+    again to go on after an interruption, or with more seeds."""
+
+    config: Path = option(Path("configs/cameo_tiny.yaml"), "what is trained; its loss is the one tested")
+    out: Path = option(Path("outputs/static_supervision"), "folder for runs and results")
+    steps: Count = option(600, "steps of each run")
+    every: Count = option(100, "steps between measurements")
+    seeds: Count = option(3, "runs of each arm")
+    scenes: Count = option(6, "unseen scenes that are measured")
+    changes: tuple[str, ...] = overrides("change single settings of all runs")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config", default="configs/cameo_tiny.yaml", help="what is trained; its loss is the one tested"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs/static_supervision"), help="folder for runs and results"
-    )
-    parser.add_argument("--steps", type=int, default=600, help="steps of each run")
-    parser.add_argument("--every", type=int, default=100, help="steps between measurements")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=6, help="unseen scenes that are measured")
-    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single settings of all runs")
-    options = parser.parse_intermixed_args()
-    return run_command(lambda: _run(options), "static_supervision", options.debug)
+    return run(StaticSupervisionCommand, _run, None, "static_supervision")
 
 
-def _run(options: argparse.Namespace) -> None:
-    config = load_config(options.config, options.overrides)
+def _run(options: StaticSupervisionCommand) -> None:
+    config = load_config(options.config, options.changes)
     if config.model.views is None or config.loss.correspondence <= 0:
         raise ValueError(f"{options.config} must set model.views and loss.correspondence: else nothing is compared")
-    if min(options.seeds, options.steps, options.every, options.scenes) < 1:
-        raise ValueError("--seeds, --steps, --every and --scenes must be at least 1")
     began, runs = time.monotonic(), {"without": [], "with": []}
     for seed in range(options.seeds):
         for arm in runs:
@@ -57,24 +52,22 @@ def _run(options: argparse.Namespace) -> None:
             runs[arm].append(read_curves(Path(run.train.run_dir) / "metrics.jsonl", list(_CURVES)))
     gain = _mean_difference(runs["without"], runs["with"])
     record = {
-        "mvtrack": metadata.version("mvtrack"),
-        "options": {name: str(value) for name, value in vars(options).items()},
+        "options": {name: str(value) for name, value in asdict(options).items()},
         "runs": runs,
         "figures": {"alignment_error_gain_nats": gain},
         "targets": {"alignment_error_gain_nats": "> 0 in every seed"},
         "met": min(gain) > 0,
         "seconds": round(time.monotonic() - began, 1),
     }
-    (options.out / "static_supervision.json").write_text(json.dumps(record, indent=1))
     text = curve_table(runs, _CURVES)
     text += f"\n\nWeight {config.loss.correspondence}, mean ± standard deviation over seeds ({options.seeds}), "
     text += f"{options.scenes} unseen scenes."
-    (options.out / "static_supervision.md").write_text(text + "\n")
+    write_results(options.out, "static_supervision", record, text)
     plot_curves(options.out / "static_supervision.png", runs, _CURVES)
     sys.stdout.write(text + "\n" + json.dumps({k: record[k] for k in ("figures", "targets", "met")}) + "\n")
 
 
-def _arm(config: RunConfig, options: argparse.Namespace, arm: str, seed: int) -> RunConfig:
+def _arm(config: RunConfig, options: StaticSupervisionCommand, arm: str, seed: int) -> RunConfig:
     changes = {
         "steps": options.steps,
         "seed": config.train.seed + seed,

@@ -1,7 +1,6 @@
 """What a whole series of evaluations has in common: weights, other programs' environments, the conventions of measures
 and of benchmarks. One YAML file (`--settings FILE`, docs/evaluation.md) holds what differs from the defaults below."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from mvtrack.evaluation.measures.camera import CameraOrigin
 from mvtrack.evaluation.measures.dynamic_masks import MaskKind
 from mvtrack.evaluation.measures.pair_features import FeatureKind
 from mvtrack.evaluation.measures.pair_sources import NETWORK_KINDS
-from mvtrack.evaluation.measures.weight_files import VARIABLE
+from mvtrack.evaluation.measures.weight_files import default_weights
 from mvtrack.geometry.presets import PIVOT_M
 from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
 from mvtrack.inference.camera_estimation.source_cameras import AUTO
@@ -176,5 +175,4 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Ev
     for override in overrides:
         apply_override(tree, override)
     settings = from_tree(EvaluationSettings, tree, str(path or "settings"))
-    known = os.environ.get(VARIABLE)
-    return replace(settings, weights=Path(known)) if settings.weights is None and known else settings
+    return replace(settings, weights=settings.weights or default_weights())

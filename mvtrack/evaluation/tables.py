@@ -1,8 +1,13 @@
-"""What reports share: means with bootstrap intervals, and tables in Markdown."""
+"""What reports share: means with bootstrap intervals, tables in Markdown, and the files of a result."""
 
+import json
 from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
+
+from mvtrack.files.cache import sha256
 
 
 def mean_interval(values: list[float], draws: int = 2000, seed: int = 0) -> dict[str, float]:
@@ -31,3 +36,16 @@ def figures_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     names = list(dict.fromkeys(name for row in figures.values() for name in row))
     rows = [[who, *(interval_text(row[n]) if n in row else "-" for n in names)] for who, row in figures.items()]
     return markdown_table(["", *names], rows)
+
+
+def model_record(folder: Path) -> dict[str, str]:
+    """Which model was scored."""
+    return {"folder": str(folder), "sha256": sha256(folder / "model.safetensors")}
+
+
+def write_results(out: Path, name: str, record: dict, text: str, table: str | None = None) -> None:
+    """<name>.json, with the project's version, and <table or name>.md."""
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"mvtrack": metadata.version("mvtrack")} | record
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1))
+    (out / f"{table or name}.md").write_text(text + "\n")

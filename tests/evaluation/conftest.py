@@ -1,6 +1,8 @@
 """A benchmark in memory, a rendered DAVIS and iPhone of a few pixels, and metrics that do as they are told."""
 
-from dataclasses import dataclass, field
+import runpy
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from mvtrack.config.command_line import parse
+from mvtrack.config.views import ViewsConfig
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_miniature import DavisMiniatureStyle, write_davis_miniature
 from mvtrack.evaluation.benchmarks.iphone import IPhone
@@ -16,7 +19,9 @@ from mvtrack.evaluation.command import RETIRED, BenchmarkCommand
 from mvtrack.evaluation.interface import Benchmark, Column, Estimator, Inputs, Metric, failed, skipped
 from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.models.reshoot_model import ReshootModel, build_model
 
+ROOT = Path(__file__).parents[2]
 T, H, W = 5, 13, 17
 
 
@@ -97,6 +102,33 @@ class Weigh(Estimator):
         if inputs.key in self.fails:
             return failed("no feature matched")
         return {"depth": video.mean(1).numpy().astype(np.float32)}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script of eval/ as a user does; returns its exit code, stdout and stderr."""
+
+    def script(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "eval" / name), run_name="__main__")
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return script
+
+
+@pytest.fixture(scope="session")
+def still_model(small_model):
+    """A model that makes views of still scenes, as images or along a path."""
+
+    def make(encoding: str, count: int = 3, seed: int = 0) -> ReshootModel:
+        views = ViewsConfig(count, (1, 2), encoding)
+        dit = replace(small_model.config.dit, rope_frames="by_view")
+        config = replace(small_model.config, views=views, num_frames=views.num_frames, dit=dit)
+        return ReshootModel(config, build_model(config, seed=seed).dit, small_model.codec)
+
+    return make
 
 
 @pytest.fixture

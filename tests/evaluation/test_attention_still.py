@@ -1,17 +1,13 @@
 """The analysis of models that make views of still scenes (CAMEO): both encodings, and the script as users run it."""
 
 import json
-import runpy
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
 from mvtrack.config.losses import PointMatchConfig
-from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.nearest_neighbours import PointMaps, points_from_depth, targets_from_points, token_points
 from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
 from mvtrack.evaluation.attention.overlays import example_sheet
@@ -28,30 +24,19 @@ from mvtrack.models.perturb import perturbed_attention
 from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
 from mvtrack.training.static_validation import still_cases
 
-SCRIPT = Path(__file__).parents[2] / "eval/correspondence.py"
 COUNT, STEPS, EVERY = 3, 2, 10**6
 
 
 @pytest.fixture(scope="module", params=["images", "path"])
-def model(request, small_model):
-    views = ViewsConfig(COUNT, (1, 2), request.param)
-    dit = replace(small_model.config.dit, rope_frames="by_view")
-    config = replace(small_model.config, views=views, num_frames=views.num_frames, dit=dit)
-    made = build_model(config, seed=4)
+def model(request, still_model):
+    made = still_model(request.param, COUNT, seed=4)
     torch.nn.init.normal_(made.dit.head.head.weight, std=0.1)
-    return ReshootModel(config, made.dit.eval(), small_model.codec)
+    return made
 
 
 @pytest.fixture(scope="module")
 def cases(model):
     return still_cases(model.config.views, (24, 32), 2, first_seed=3)
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["correspondence.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return ended.value.code
 
 
 def test_every_layer_and_level_agrees_with_the_probe_of_one_layer(model, cases):
@@ -128,15 +113,15 @@ def test_other_subjects_than_the_models_are_refused(model, cases, small_model):
         picture_quality(small_model, cases, SamplerOptions(1))
 
 
-def test_the_script_compares_still_models(model, tmp_path, monkeypatch, capsys):
+def test_the_script_compares_still_models(model, tmp_path, run):
     for name, seed in (("one", 1), ("two", 2)):
         save_model(ReshootModel(model.config, build_model(model.config, seed).dit, model.codec), tmp_path / name)
     out, models = tmp_path / "o", [tmp_path / name for name in ("one", "two")]
     options = ["--clips", 3, "--steps", 2, "--queries", 40, "--pictures", "--perturb", 1, "--sample-steps", 1]
-    assert run(monkeypatch, "--model", *models, "--out", out, *options, "--overlays", 1) == 0
-    printed = capsys.readouterr()
-    assert "| two |" in printed.out
-    assert "LPIPS is left out: it needs pictures of 32 pixels and more, the model makes (24, 32)" in printed.err
+    code, shown, errors = run("correspondence.py", "--model", *models, "--out", out, *options, "--overlays", 1)
+    assert code == 0
+    assert "| two |" in shown
+    assert "LPIPS is left out: it needs pictures of 32 pixels and more, the model makes (24, 32)" in errors
     for name in ("one", "two"):
         record = json.loads((out / name / "attention.json").read_text())
         assert list(record["tables"]) == list(record["rows"]) == ["cross_view"]
@@ -150,11 +135,12 @@ def test_the_script_compares_still_models(model, tmp_path, monkeypatch, capsys):
     assert (out / "growth.png").is_file()
 
 
-def test_the_script_refuses_other_depths_before_it_works(model, tmp_path, monkeypatch, capsys):
+def test_the_script_refuses_other_depths_before_it_works(model, tmp_path, run):
     config = replace(model.config, dit=replace(model.config.dit, num_layers=3))
     save_model(model, tmp_path / "one")
     save_model(ReshootModel(config, build_model(config).dit, model.codec), tmp_path / "two")
     models = [tmp_path / name for name in ("one", "two")]
-    assert run(monkeypatch, "--model", *models, "--out", tmp_path / "o") == 2
-    assert "one has 2 layers, two has 3" in capsys.readouterr().err
+    code, _, errors = run("correspondence.py", "--model", *models, "--out", tmp_path / "o")
+    assert code == 2
+    assert "one has 2 layers, two has 3" in errors
     assert not (tmp_path / "o").exists()

@@ -1,8 +1,5 @@
 import csv
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +7,6 @@ from mvtrack.evaluation.tracking.report import HIDDEN, paired, pooled_hidden, su
 from mvtrack.models.reshoot_model import save_model
 
 NAN = float("nan")
-SCRIPT = Path(__file__).parents[2] / "eval/tracking.py"
 
 
 def scores(delta: float, hidden: float, count: int = 1) -> dict[str, float]:
@@ -79,7 +75,7 @@ def test_every_other_target_counts(rows, name, value):
 
 
 def test_json_is_strict_and_csv_holds_every_clip(rows, tmp_path):
-    write_report(tmp_path / "new", {"summary": summarise(rows)}, rows, ["a", "b", "c"])
+    write_report(tmp_path / "new", {"summary": summarise(rows)}, "", rows, ["a", "b", "c"])
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -102,16 +98,15 @@ def test_tables_hold_every_way_to_ask_and_to_score(rows):
     assert "hidden_here_count" not in text
 
 
-def test_scenes_are_rendered_as_the_model_sees(tracking_model, tmp_path, monkeypatch, capsys):
+def test_scenes_are_rendered_as_the_model_sees(tracking_model, tmp_path, run):
     """The fixture's model looks at other pictures than the pinned ones; the command says so and scores its own."""
     save_model(tracking_model, tmp_path / "model")
-    arguments = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--clips", "2", "--debug"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert end.value.code == 0
+    code, _, errors = run(
+        "tracking.py", "--model", tmp_path / "model", "--out", tmp_path / "out", "--clips", 2, "--debug"
+    )
+    assert code == 0
     record = json.loads((tmp_path / "out/tracking.json").read_text())
     assert tuple(record["size"]) == tracking_model.config.sizes[0] != (64, 64)
     assert record["frames"] == tracking_model.config.num_frames
     assert record["pinned"] is False
-    assert "scores compare with those of models of that size only" in capsys.readouterr().err
+    assert "scores compare with those of models of that size only" in errors

@@ -1,5 +1,6 @@
 """Weights that metrics need, as they lie in one folder that the user fills; nothing is downloaded or replaced."""
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,11 @@ from mvtrack.files.cache import sha256_once
 from mvtrack.models.weights.registry import WeightsEntry, problem_with, registry
 
 VARIABLE = "MVTRACK_WEIGHTS"
+
+
+def default_weights() -> Path | None:
+    """The folder that the environment names."""
+    return Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """What the scores of tracked clips add up to: means, differences paired by clip, the tables, and the aims."""
 
 import csv
-import json
 from pathlib import Path
 
-from mvtrack.evaluation.tables import interval_text, markdown_table, mean_interval
+from mvtrack.evaluation.tables import interval_text, markdown_table, mean_interval, write_results
 
 HIDDEN = "hidden_here_mean_px_of_256"
 _MODEL, _STILL, _TRUE_STARTS = "model", "points stay where they were", "target view, true starts"
@@ -90,11 +89,10 @@ def tables(summary: Summary, differences: Summary, hidden: dict[str, dict[str, f
     return "\n\n".join(parts)
 
 
-def write_report(out: Path, record: dict, rows: Rows, keys: list[str]) -> None:
-    """tracking.json (strict: null where there was nothing to score) and tracking.csv. keys: of the clips."""
+def write_report(out: Path, record: dict, table: str, rows: Rows, keys: list[str]) -> None:
+    """tracking.json (null where there was nothing to score), tracking.md and tracking.csv. keys: of the clips."""
     cases = {key: {who: _known(scores[i]) for who, scores in rows.items()} for i, key in enumerate(keys)}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "tracking.json").write_text(json.dumps(record | {"cases": cases}, indent=1, allow_nan=False))
+    write_results(out, "tracking", record | {"cases": cases}, table)
     with (out / "tracking.csv").open("w", newline="") as file:
         names = dict.fromkeys(name for scores in rows.values() for name in scores[0])
         writer = csv.DictWriter(file, ["clip", "who", *names])

@@ -3,7 +3,6 @@
 import json
 import runpy
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +14,6 @@ from mvtrack.config.command_line import parse
 from mvtrack.evaluation.benchmarks.davis_list import write_list
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a script; returns its exit code, stdout and stderr."""
-
-    def script(name: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "eval" / name), run_name="__main__")
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return script
 
 
 def small(data: Path, out: Path) -> list[object]:
