@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mvtrack.config.data import LatentsConfig
 from mvtrack.files.atomic_io import write_aside
+from mvtrack.files.tensor_file import write_tensors
 from mvtrack.geometry.camera import Camera
 from tracking_head import Tracks
 
@@ -232,7 +232,7 @@ def write_clip(root: Path, name: str, key: str, clip: EncodedClip) -> None:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"clip {name}: {field} holds values that are not finite")
     metadata = {"key": key, "caption": clip.caption, "scale_known": str(clip.camera.scale_known).lower()}
-    _save(clip_file(root, name), tensors, metadata)
+    write_tensors(clip_file(root, name), tensors, metadata)
 
 
 def write_caption(root: Path, caption: str, features: Float[Tensor, "L t"]) -> None:
@@ -240,10 +240,4 @@ def write_caption(root: Path, caption: str, features: Float[Tensor, "L t"]) -> N
     used = features.any(-1).nonzero()
     length = int(used[-1]) + 1 if len(used) else 1
     path = caption_file(root, caption)
-    path.parent.mkdir(exist_ok=True)
-    _save(path, {"features": features[:length].to(TEXT_DTYPE)}, {"caption": caption})
-
-
-def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_aside(path, lambda aside: save_file(contiguous, aside, metadata))
+    write_tensors(path, {"features": features[:length].to(TEXT_DTYPE)}, {"caption": caption})

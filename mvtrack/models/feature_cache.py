@@ -4,10 +4,10 @@ from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from mvtrack.files.atomic_io import write_aside
+from mvtrack.files.tensor_file import write_tensors
 
 
 def read_features(file: Path) -> Float[Tensor, "n c"] | None:
@@ -20,5 +20,4 @@ def read_features(file: Path) -> Float[Tensor, "n c"] | None:
 
 def write_features(file: Path, features: Float[Tensor, "n c"]) -> None:
     """Written aside and renamed: several processes may fill one cache."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(file, lambda aside: save_file({"features": features.contiguous()}, aside))
+    write_tensors(file, {"features": features})

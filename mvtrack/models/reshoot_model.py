@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree, to_tree
+from mvtrack.files.tensor_file import load_strictly, open_tensors, write_tensors
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import DiTOutput, WanDiT, empty_dit
 from mvtrack.models.init_weights import fill, initial_weights
@@ -86,17 +86,9 @@ def write_model(
 ) -> Path:
     """Write a model file from state dicts. Written aside and renamed. half: the transformer's weights in float16, which
     `load_model` widens again: half the bytes, three digits of every weight."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     dit = {k: v.half() for k, v in dit.items()} if half else dit
     state = {f"dit.{k}": v for k, v in dit.items()} | {f"codec.{k}": v for k, v in codec.items()}
-    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    path = folder / WEIGHTS_FILE
-    aside = path.with_suffix(".partial")
-    save_file(state, aside, metadata={"format": FORMAT, "config": json.dumps(to_tree(config))})
-    aside.chmod(0o644)  # safetensors writes files that only their owner may read
-    aside.replace(path)
-    return path
+    return write_tensors(Path(folder) / WEIGHTS_FILE, state, {"format": FORMAT, "config": json.dumps(to_tree(config))})
 
 
 def load_model(folder: Path | str) -> ReshootModel:
@@ -112,7 +104,7 @@ def load_model(folder: Path | str) -> ReshootModel:
     for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
         part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         part = {k: v.float() if v.dtype == torch.float16 else v for k, v in part.items()}
-        _load_strictly(module, part, path)
+        load_strictly(module, part, path)
     model.dit.eval()
     return model
 
@@ -120,17 +112,9 @@ def load_model(folder: Path | str) -> ReshootModel:
 def read_config(folder: Path | str) -> ModelConfig:
     """The config that travels in a model file, without its weights."""
     path = model_file(folder)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} was not written by this project (format {metadata.get('format')!r}, need {FORMAT!r}): released "
-            f"weights become a model by `mvtrack convert {path} OUT`"
-        )
-    return from_tree(ModelConfig, json.loads(metadata["config"]), where=f"config in {path}")
+    hint = f": released weights become a model by `mvtrack convert {path} OUT`"
+    with open_tensors(path, FORMAT, "model", hint) as file:
+        return from_tree(ModelConfig, json.loads(file.metadata()["config"]), where=f"config in {path}")
 
 
 def model_file(source: Path | str) -> Path:
@@ -156,18 +140,3 @@ def model_file(source: Path | str) -> Path:
             f"no model at {source}: it does not exist here, and as a hub id: {error}; released weights become a model "
             f"by `mvtrack convert {source} FOLDER`"
         ) from error
-
-
-def _load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = module.state_dict()
-    problems = [f"missing {k}" for k in own.keys() - state.keys()]
-    problems += [f"unexpected {k}" for k in state.keys() - own.keys()]
-    problems += [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own.keys() & state.keys()
-        if own[k].shape != state[k].shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:3])
-        raise ValueError(f"{path} holds another architecture: {shown} ({len(problems)} differences)")
-    module.load_state_dict(state, assign=True)

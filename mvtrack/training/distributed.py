@@ -2,9 +2,13 @@
 
 import os
 import socket
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def prepare_environment() -> None:
@@ -63,6 +67,13 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device())
     dist.all_reduce(packed)
     return dict(zip(sorted(values), (packed / world_size()).tolist(), strict=True))
+
+
+def share_of(items: Sequence[T]) -> list[T]:
+    """This rank's items. Every rank has equally many (the last ones are repeated), because at ZeRO stage 3 forward
+    passes are collective."""
+    world = world_size()
+    return [items[min(i * world + rank(), len(items) - 1)] for i in range(-(-len(items) // world))]
 
 
 def barrier() -> None:

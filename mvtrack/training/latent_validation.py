@@ -32,10 +32,7 @@ class _Case:
 
 
 class LatentValidator:
-    """Holds this rank's share of the held-out clips. Every rank has equally many (the last ones are repeated).
-
-    Raises ValueError where there is none to validate on.
-    """
+    """Holds this rank's share of the held-out clips. Raises ValueError where there is none to validate on."""
 
     def __init__(self, config: RunConfig, dataset: LatentDataset) -> None:
         self.config = config
@@ -43,11 +40,8 @@ class LatentValidator:
         names = names[: config.train.validate_clips]
         if not names:
             raise ValueError("no clip is held out for validation: set held_out in data.latents, to 4 say")
-        rank, world = distributed.rank(), distributed.world_size()
-        each = -(-len(names) // world)
-        mine = [names[min(i * world + rank, len(names) - 1)] for i in range(each)]
         self._cases = []
-        for folder, name in mine:
+        for folder, name in distributed.share_of(names):
             clip = folder.clip(name, [0, 1])
             text = None if dataset.text_length is None else folder.text(clip.caption, dataset.text_length)
             self._cases.append(_Case(clip, text))

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mvtrack.data.clip import resize_frames
@@ -18,7 +17,7 @@ from mvtrack.data.synthetic.camera_rig import RigStyle, sample_cameras
 from mvtrack.data.synthetic.detailed_scenes import detailed_scene
 from mvtrack.data.synthetic.renderer import render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
-from mvtrack.files.atomic_io import write_aside
+from mvtrack.files.tensor_file import write_tensors
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models.conditioning import Window
@@ -68,9 +67,7 @@ class RefinerScenes:
         """The file of an example, made now if it is not there."""
         path = self.path(number)
         if not path.exists():
-            self.root.mkdir(parents=True, exist_ok=True)
-            tensors = make_example(self, number, model)
-            write_aside(path, lambda aside: save_file(tensors, aside))
+            write_tensors(path, make_example(self, number, model))
         return path
 
 
@@ -93,7 +90,7 @@ def make_example(scenes: RefinerScenes, number: int, model: ReshootModel) -> dic
     reference = resize_frames(from_bytes(source.video[0]), small)
     window = Window(camera.resized(small), float(source.depth[0, 0].median()))
     generated = generate(model, reference, window, sample)
-    tensors = {
+    return {
         "source": source.video[0],
         "source_depth": source.depth[0].half(),
         "generated": generated.half(),
@@ -103,7 +100,6 @@ def make_example(scenes: RefinerScenes, number: int, model: ReshootModel) -> dic
         "truth": truth.video[0],
         "truth_depth": truth.depth[0].half(),
     }
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def read_example(path: Path) -> RefinerExample:

@@ -29,10 +29,7 @@ class ValidationReport:
 
 
 class Validator:
-    """Holds this rank's share of the rendered clips between validations; they are made at the first one.
-
-    Every rank has equally many (the last clips are repeated), because at ZeRO stage 3 forward passes are collective.
-    """
+    """Holds this rank's share of the rendered clips between validations; they are made at the first one."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -59,10 +56,7 @@ class Validator:
         if self._cases is None:
             size, frames = self.config.data.sizes[0], self.config.data.num_frames
             specs = case_specs(self.config.train.validate_clips, VALIDATION_SEED, size, frames)
-            rank, world = distributed.rank(), distributed.world_size()
-            each = -(-len(specs) // world)
-            mine = [specs[min(i * world + rank, len(specs) - 1)] for i in range(each)]
-            self._cases = [render_case(spec, num_points=_POINTS) for spec in mine]
+            self._cases = [render_case(spec, num_points=_POINTS) for spec in distributed.share_of(specs)]
         return self._cases
 
 

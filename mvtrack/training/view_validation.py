@@ -14,10 +14,7 @@ from mvtrack.training.validation import STEPS, VALIDATION_SEED, ValidationReport
 
 
 class ViewValidator:
-    """Holds this rank's share of the rendered scenes between validations; they are made at the first one.
-
-    Every rank has equally many (the last ones are repeated), because at ZeRO stage 3 forward passes are collective.
-    """
+    """Holds this rank's share of the rendered scenes between validations; they are made at the first one."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -42,10 +39,7 @@ class ViewValidator:
     def _share(self) -> list[StillCase]:
         if self._cases is None:
             size, count = self.config.data.sizes[0], self.config.train.validate_clips
-            cases = still_cases(self.config.model.views, size, count, VALIDATION_SEED)
-            rank, world = distributed.rank(), distributed.world_size()
-            each = -(-len(cases) // world)
-            self._cases = [cases[min(i * world + rank, len(cases) - 1)] for i in range(each)]
+            self._cases = distributed.share_of(still_cases(self.config.model.views, size, count, VALIDATION_SEED))
         return self._cases
 
 

@@ -241,5 +241,5 @@ def test_bad_model_files_are_named(small_model, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="was not written by this project"):
+    with pytest.raises(ValueError, match="is no model of this project"):
         load_model(tmp_path / "foreign.safetensors")

@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from mvtrack.config.encoders import CodecConfig
-from mvtrack.files.atomic_io import write_aside
+from mvtrack.files.tensor_file import file_in, load_strictly, open_tensors, write_tensors
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.decoder.wan import WanAligner
 
@@ -24,39 +22,22 @@ def build_aligner(codec: CodecConfig, settings: dict | None = None) -> nn.Module
 
 def save_aligner(aligner: nn.Module, codec: CodecConfig, folder: Path | str) -> Path:
     """Write `decoder.safetensors`; written aside and renamed."""
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     card = {"format": FORMAT, "codec": codec.kind, "settings": json.dumps(aligner.settings)}
-    state = {name: value.detach().cpu().contiguous() for name, value in aligner.state_dict().items()}
-    write_aside(path, lambda aside: save_file(state, aside, metadata=card))
-    return path
+    return write_tensors(Path(folder) / FILE, aligner.state_dict(), card)
 
 
 def decoder_file(source: Path | str) -> Path:
     """The file of a decoder, which may be given as its folder. Raises ValueError where there is none."""
-    path = Path(source)
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no decoder at {path}: give a folder with {FILE}, as `mvtrack train-decoder` writes it")
-    return path
+    return file_in(source, FILE, "decoder", "train-decoder")
 
 
 def load_aligner(source: Path | str, codec: CodecConfig) -> nn.Module:
     """Rebuild one for a model's codec. Raises ValueError that names the file for anything else than that."""
     path = decoder_file(source)
-    try:
-        with safe_open(path, "pt") as file:
-            card = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    if card.get("format") != FORMAT:
-        raise ValueError(f"{path} is no decoder of this project (format {card.get('format')!r}, need {FORMAT!r})")
+    with open_tensors(path, FORMAT, "decoder") as file:
+        card, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if card["codec"] != codec.kind:
         raise ValueError(f"{path} stands behind the codec {card['codec']}, the model has {codec.kind}")
     aligner = build_aligner(codec, json.loads(card["settings"]))
-    try:
-        aligner.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds other weights than it says: {str(error).splitlines()[-1].strip()}") from error
+    load_strictly(aligner, state, path)
     return aligner.eval().requires_grad_(False)

@@ -7,11 +7,11 @@ What the other project has no name for (the ray encoder, the tracking head, a sm
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.config.tree import to_tree
+from mvtrack.files.tensor_file import write_tensors
 from mvtrack.models.rope import default_pairs
 from mvtrack.models.weights.convert import CODEC_PREFIX, CONFIG_KEY, EXTRAS_FILE
 from mvtrack.models.weights.naming import DIT_DIFFUSERS
@@ -83,9 +83,4 @@ def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> Pa
     """Written aside and renamed, so that nothing half-written has the final name."""
     if path.exists():
         raise ValueError(f"{path} exists already: choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, aside, metadata)
-    aside.chmod(0o644)  # safetensors writes files that only their owner may read
-    aside.replace(path)
-    return path
+    return write_tensors(path, state, metadata)
