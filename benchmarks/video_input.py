@@ -46,6 +46,7 @@ CODECS = {
 B_FRAMES = {"libx264", "libx265", "mpeg4", "mpeg2video", "mpeg1video"}
 RATES = ("24", "25", "30", "30000/1001", "15", "60", "24000/1001", "50")
 MPEG_RATES = ("24", "25", "30", "30000/1001", "60", "24000/1001", "50")
+MPEG_ASPECTS = ("2/3", "8/9", "1/1")  # of pixels, so that the picture is 4:3, 16:9 or as stored
 PICTURES = {"gif", "apng", "webp"}
 
 
@@ -125,7 +126,7 @@ def make_clip(seed: int, folder: Path) -> Clip:
     coded = coded if container != "gif" else ["-c:v", "gif"]
     size, filters = (HEIGHT, WIDTH), []
     if rng.random() < 0.25 and container in ("mp4", "mov", "mkv", "ts", "avi", "webm") and codec != "libsvtav1":
-        aspect = Fraction(str(rng.choice(["4/3", "3/4", "2/1"])))
+        aspect = Fraction(str(rng.choice(MPEG_ASPECTS if codec == "mpeg2video" else ["4/3", "3/4", "2/1"])))
         filters, kind = [f"setsar={aspect.numerator}/{aspect.denominator}"], f"{kind} pixels {aspect}"
         size = (HEIGHT, round(WIDTH * aspect)) if aspect > 1 else (round(HEIGHT / aspect), WIDTH)
     whole = folder / f"{seed}_whole.{container}"

@@ -86,6 +86,7 @@ class VideoProbe:
     has_sound: bool = False
     container_start_s: float = 0.0
     last_duration_s: float | None = None
+    resolution_s: float = 0.0  # to which times are rounded
     damage: str | None = None
     good: int | None = None
     stated: int = 0
@@ -236,6 +237,7 @@ def _describe(path: Path, container, stream, packets: _Packets, first: "av.Video
         container_start_s=(container.start_time or 0) / 1e6,
         stated=len(order) if packets.discard.any() else max(len(order), stream.frames),
         last_duration_s=None if packets.last_duration is None else float(packets.last_duration * base),
+        resolution_s=float(base),
     )  # fmt: skip
 
 

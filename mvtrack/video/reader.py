@@ -26,7 +26,7 @@ from mvtrack.video.images import (
     resized,
 )
 from mvtrack.video.probe import Orientation, VideoProbe, probe_video
-from mvtrack.video.ticks import Ticks, even_ticks
+from mvtrack.video.ticks import UNEVEN, Ticks, even_ticks
 from mvtrack.video.video import Video
 
 VIDEO_SUFFIXES = {
@@ -99,7 +99,9 @@ def _video_file(probe: VideoProbe, damaged: OnDamage) -> Video:
             raise ValueError(f"{probe.path} is damaged: {shown}{fix}")
         probe, notes = probe.truncated(good), [f"damaged: {shown} and are used"]
     try:
-        ticks = even_ticks(probe.times_s, probe.fps_candidates, probe.last_duration_s)
+        ticks = even_ticks(
+            probe.times_s, probe.fps_candidates, probe.last_duration_s, probe.resolution_s, _stray(probe)
+        )
     except ValueError as error:
         raise ValueError(f"{probe.path} is damaged: {error}") from error
     kind = DecordVideo if _decord_may_read(probe) else AvVideo
@@ -108,6 +110,11 @@ def _video_file(probe: VideoProbe, damaged: OnDamage) -> Video:
         probe.orientation.size(probe.size), _start(probe), probe.has_sound,
         probe=probe,
     )  # fmt: skip
+
+
+def _stray(probe: VideoProbe) -> float:
+    """MPEG program streams time packets, not frames: a frame may get the time of the one after it."""
+    return 1.25 if probe.container == "mpeg" else UNEVEN
 
 
 def _start(probe: VideoProbe) -> float:

@@ -22,10 +22,15 @@ class Ticks:
 
 
 def even_ticks(
-    times_s: Float[np.ndarray, "N"], candidates: tuple[float, ...] = (), last_s: float | None = None
+    times_s: Float[np.ndarray, "N"],
+    candidates: tuple[float, ...] = (),
+    last_s: float | None = None,
+    resolution_s: float = 0.0,
+    stray: float = UNEVEN,
 ) -> Ticks:
     """Lay ticks over ascending frame times. candidates: rates that the file states, the likeliest first. last_s: how
-    long the last frame stays; None: as long as most.
+    long the last frame stays; None: as long as most. resolution_s: to which times are rounded. stray: share of a frame
+    by which times may miss an even grid.
 
     The interval is the median of the frames', so that a pause does not halve the rate. Raises ValueError for times that
     leave a frame on screen for hundreds of ticks.
@@ -37,11 +42,11 @@ def even_ticks(
         return Ticks(usual, np.zeros(1, np.int64))
     mean = (count - 1) / offset[-1] if offset[-1] > 0 else 0.0
     for fps in (*candidates, mean):
-        if 0 < fps <= 1000 and np.abs(offset - np.arange(count) / fps).max() * fps <= UNEVEN:
+        if 0 < fps <= 1000 and np.abs(offset - np.arange(count) / fps).max() * fps <= stray:
             return Ticks(_usual(fps), np.arange(count))
     intervals = np.diff(offset)
     stays = float(np.median(intervals)) if last_s is None else last_s
-    fps = round(_median_rate(np.append(intervals, stays), candidates), 6)
+    fps = round(_median_rate(np.append(intervals, stays), candidates, resolution_s), 6)
     total = max(1, round((offset[-1] + stays) * fps))
     if total > _MOST_TICKS_A_FRAME * (count + 10):
         longest = int(intervals.argmax())
@@ -74,12 +79,14 @@ def _first_ticks(starts: Float[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
     return begins
 
 
-def _median_rate(intervals: Float[np.ndarray, "N"], candidates: tuple[float, ...]) -> float:
+def _median_rate(intervals: Float[np.ndarray, "N"], candidates: tuple[float, ...], resolution_s: float) -> float:
     """Frames per second of the most usual interval, a stated or usual rate where one is as near as rounding allows."""
     positive = intervals[intervals > 0]
     median = np.median(positive)
-    fps = 1 / positive[np.abs(positive - median) <= 0.05 * median].mean()
-    near = [rate for rate in (*candidates, *_USUAL_RATES) if abs(rate / fps - 1) < 0.004]
+    usual = positive[np.abs(positive - median) <= 0.05 * median + 1.01 * resolution_s]
+    fps, rounding = 1 / usual.mean(), resolution_s / usual.sum()
+    stated = [rate for rate in candidates if abs(rate / fps - 1) <= rounding]
+    near = stated[:1] or [rate for rate in (*candidates, *_USUAL_RATES) if abs(rate / fps - 1) < 0.004 + rounding]
     return float(min(max(min(near, key=lambda rate: abs(rate - fps)) if near else fps, 0.01), 1000.0))
 
 

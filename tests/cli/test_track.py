@@ -114,7 +114,7 @@ def test_a_reshot_video_comes_with_tracks(video, model_folder, tmp_path, capsys)
     record = json.loads((out / "run.json").read_text())
     assert record["shot"]["tracks"] == {"points": "grid:4@5", "depth": None}
     assert any("were moved to the nearest latent frame" in note for note in record["input"]["notes"])
-    assert open_video(out / "tracks_reshot.mp4").size == (450, 600)
+    assert open_video(out / "tracks_reshot.mp4").size == (360, 640)
 
 
 def test_depth_takes_points_into_the_new_view(video, model_folder, tmp_path, capsys):

@@ -137,6 +137,20 @@ def test_a_pause_does_not_change_the_rate():
     assert ticks.frame_of.tolist() == [*range(10), *[9] * 20, *range(10, 20)]
 
 
+def test_times_rounded_to_milliseconds_keep_the_rate_beside_a_pause():
+    """Matroska rounds: 16.67 ms are 16 or 17."""
+    times = np.delete(np.arange(14), [6, 7]) / 60
+    ticks = even_ticks(times.round(3), (60.0,), 0.016, resolution_s=0.001)
+    assert ticks.fps == 60
+    assert ticks.frame_of.tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_a_time_stamp_of_the_next_frame_is_no_pause_in_a_program_stream():
+    times = np.arange(13) / 25 + (np.arange(13) >= 7) / 25
+    assert len(even_ticks(times, (25.0,), 0.04).frame_of) == 14
+    assert even_ticks(times, (25.0,), 0.04, stray=1.25).frame_of.tolist() == list(range(13))
+
+
 def test_frames_shorter_than_a_tick_are_shown_where_others_leave_room():
     """Delays of 100, 20 and 20 ms: the grid is of 100 ms by the median of 5, and no frame is lost."""
     ticks = even_ticks(np.array([0.0, 0.2, 0.22, 0.42, 0.52]), (), 0.1)
