@@ -17,7 +17,7 @@ from torch import Tensor
 from mvtrack.data.synthetic.camera_rig import amount_of, base_pose
 from mvtrack.data.synthetic.detailed_scenes import FOV_DEG, STATIC, detailed_scene
 from mvtrack.data.synthetic.renderer import render
-from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
+from mvtrack.evaluation.estimators import ColmapPoses
 from mvtrack.evaluation.interface import Inputs, Sample
 from mvtrack.evaluation.measures.camera import CAMERA_ORIGINS, CameraMeasure
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov

@@ -30,7 +30,7 @@ from mvtrack.data.synthetic.camera_rig import RigStyle, amount_of, base_pose, re
 from mvtrack.data.synthetic.detailed_scenes import detailed_scene
 from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
-from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
+from mvtrack.evaluation.estimators import PlaneSweepDepth
 from mvtrack.evaluation.interface import Inputs, Sample, Skipped
 from mvtrack.evaluation.measures.consistency import WarpConsistency
 from mvtrack.evaluation.measures.pair_features import PairFeatures

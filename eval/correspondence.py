@@ -19,7 +19,7 @@ from mvtrack.evaluation.attention.growth import Stage, check_comparable, growth_
 from mvtrack.evaluation.attention.overlays import example_sheet
 from mvtrack.evaluation.attention.quality import correlate, measure_harm, picture_quality
 from mvtrack.evaluation.attention.scenes import Subject
-from mvtrack.evaluation.measures.perceptual import PerceptualDistance
+from mvtrack.evaluation.measures.fidelity import PerceptualDistance
 from mvtrack.evaluation.measures.weight_files import default_weights
 from mvtrack.evaluation.tables import write_results
 from mvtrack.files.cache import sha256

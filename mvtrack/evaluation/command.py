@@ -14,8 +14,7 @@ from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Benchmark, Method
 from mvtrack.evaluation.measures.registry import all_estimators, all_metrics, chosen_metrics, pose_estimator
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline
-from mvtrack.evaluation.methods.existing_rows import ExistingRows, existing_rows
-from mvtrack.evaluation.methods.external_videos import ExternalVideos
+from mvtrack.evaluation.methods.existing_rows import ExistingRows, ExternalVideos, existing_rows
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.report.summary import check_backbones
 from mvtrack.evaluation.report.write import table_of, write_report

@@ -7,9 +7,7 @@ from typing import get_args
 
 import torch
 
-from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
-from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
-from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
+from mvtrack.evaluation.estimators import ColmapPoses, DepthAnythingPoses, PlaneSweepDepth
 from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Estimator, Metric
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
 from mvtrack.evaluation.measures.registry import all_estimators, all_metrics

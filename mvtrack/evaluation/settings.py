@@ -14,8 +14,7 @@ from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import apply_override, from_tree
 from mvtrack.evaluation.adapters import interpreter_in_environment
 from mvtrack.evaluation.measures.camera import CameraOrigin
-from mvtrack.evaluation.measures.dynamic_masks import MaskKind
-from mvtrack.evaluation.measures.pair_features import FeatureKind
+from mvtrack.evaluation.measures.pair_features import FeatureKind, MaskKind
 from mvtrack.evaluation.measures.pair_sources import NETWORK_KINDS
 from mvtrack.evaluation.measures.weight_files import default_weights
 from mvtrack.geometry.presets import PIVOT_M

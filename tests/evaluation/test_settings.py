@@ -4,11 +4,10 @@ import pytest
 import yaml
 
 from mvtrack.config.tree import to_tree
+from mvtrack.evaluation import estimators
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.iphone import IPhone
-from mvtrack.evaluation.estimators import colmap_poses
-from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
-from mvtrack.evaluation.estimators.true_poses import TruePoses
+from mvtrack.evaluation.estimators import ColmapPoses, TruePoses
 from mvtrack.evaluation.measures.registry import all_metrics, chosen_metrics, pose_estimator
 from mvtrack.evaluation.readiness import evaluation_readiness, readiness_text
 from mvtrack.evaluation.report.columns import CAMERA, table_groups
@@ -140,7 +139,7 @@ def test_readiness_says_what_is_there_and_how_to_get_the_rest(tmp_path):
 
 def test_readiness_knows_what_estimators_and_other_environments_need(tmp_path, monkeypatch):
     """Camera accuracy cannot run without its estimator; what is not free is told, and found where it is kept."""
-    monkeypatch.setattr(colmap_poses, "colmap_missing", lambda: "pycolmap: pip install pycolmap")
+    monkeypatch.setattr(estimators, "colmap_missing", lambda: "pycolmap: pip install pycolmap")
     monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
     for path in ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth", "hub/checkpoints/dino16_jbu_stack_cocostuff.ckpt"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvtrack.evaluation.interface import Benchmark, Skipped
-from mvtrack.evaluation.runner.fault_tolerance import guarded
+from mvtrack.evaluation.runner.case import guarded
 from mvtrack.evaluation.runner.records import write_text
 from mvtrack.geometry.camera import Camera
 

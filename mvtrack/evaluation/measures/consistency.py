@@ -16,8 +16,7 @@ from torch import Tensor
 
 from mvtrack.evaluation.adapters import few_at_a_time
 from mvtrack.evaluation.interface import BatchMetric, Column, Metric, Sample, Scores, Skipped, failed, skipped
-from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
-from mvtrack.evaluation.measures.pair_features import PairFeatures
+from mvtrack.evaluation.measures.pair_features import DynamicMasks, PairFeatures
 from mvtrack.evaluation.measures.pair_sources import Frame, PairSource, read_pairs
 from mvtrack.metrics.warp_consistency import (
     HIDDEN,

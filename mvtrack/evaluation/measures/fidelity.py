@@ -1,11 +1,16 @@
-"""PSNR and SSIM against the true video of the target view, of whole frames and under dycheck's masks."""
+"""What differs from the true video of the target view: PSNR, SSIM and LPIPS, whole frames and under dycheck's masks."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
 from mvtrack.evaluation.interface import Column, Metric, Sample, Scores, Skipped, skipped
+from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
+from mvtrack.files.cache import sha256_once
 from mvtrack.metrics.image import masked_psnr, masked_ssim, psnr, ssim
+from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, masked_lpips, packaged_heads
 
 NOTHING_SEEN = skipped("no pixel of the target is seen by the reference")
 
@@ -66,3 +71,70 @@ class MaskedFidelity(Metric):
             "mpsnr": sum(float(masked_psnr(*f)) for f in frames) / len(frames),
             "mssim": sum(float(masked_ssim(*f)) for f in frames) / len(frames),
         }
+
+
+_ENTRY = {"alex": "lpips_alexnet", "vgg": "lpips_vgg16"}
+_TITLE = {"alex": "AlexNet", "vgg": "VGG16"}
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class PerceptualDistance(Metric):
+    """Mean over the frames whose truth is known. folder: holds the backbone; the heads lie there too (<net>.pth), or
+    come from an installed package."""
+
+    net: LpipsNet = "alex"
+    folder: Path | None = None
+    name = "lpips"
+    columns = (Column("lpips", "LPIPS", "lower"), Column("mlpips", "mLPIPS", "lower"))
+    needs = ("target",)
+
+    @property
+    def settings(self) -> dict:
+        heads = self._heads()
+        known = "missing" if heads is None else sha256_once(heads)
+        return {"net": self.net, "backbone": self._backbone.sha256, "heads": known}
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        return (
+            f"LPIPS 0.1 with {_TITLE[self.net]}; the paper does not say which network it used. mLPIPS: dycheck's, on "
+            "what the reference sees, the rest black.",
+        )
+
+    @property
+    def _backbone(self) -> WeightFile:
+        return WeightFile.of(_ENTRY[self.net], self.folder)
+
+    def _heads(self) -> Path | None:
+        own = None if self.folder is None else self.folder / f"{self.net}.pth"
+        return own if own and own.is_file() else packaged_heads(self.net)
+
+    def missing(self) -> str | None:
+        lacking = self._backbone.missing()
+        if lacking is None and self._heads() is None:
+            return "LPIPS heads: pip install --no-deps lpips"
+        return lacking
+
+    def network(self) -> Lpips:
+        """Only where nothing is `missing`."""
+        return _loaded(self.net, self._backbone.path, self._heads())
+
+    def score(self, sample: Sample) -> Scores:
+        inputs, network = sample.inputs, self.network()
+        device = next(network.parameters()).device
+        made, truth = sample.generated[torch.tensor(inputs.target_frames)].clamp(-1, 1), inputs.target
+        pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
+        with torch.no_grad():
+            distances = torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs])
+            scores: Scores = {"lpips": float(distances.double().mean())}
+            if why := inputs.why_missing("covisible"):
+                return scores | {"mlpips": why}
+            frames = [frame for frame in zip(made, truth, inputs.covisible, strict=True) if frame[2].any()]
+            masked = [float(masked_lpips(network, *(x.to(device) for x in frame))) for frame in frames]
+        return scores | {"mlpips": sum(masked) / len(masked) if masked else NOTHING_SEEN}
+
+
+@lru_cache(maxsize=1)
+def _loaded(net: LpipsNet, backbone: Path, heads: Path) -> Lpips:
+    return load_lpips(net, backbone, heads).to(network_device())

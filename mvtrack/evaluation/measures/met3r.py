@@ -9,7 +9,7 @@ import numpy as np
 
 from mvtrack.evaluation.adapters import external_program, few_at_a_time, picture_name, write_videos
 from mvtrack.evaluation.interface import BatchMetric, Column, Sample, Scores, Skipped, failed, skipped
-from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
+from mvtrack.evaluation.measures.pair_features import DynamicMasks
 from mvtrack.inference.external_program import ExternalProgram, package_identity, write_frames
 from mvtrack.metrics.warp_consistency import Pairing, frame_pairs
 

@@ -2,21 +2,15 @@
 
 from collections.abc import Callable
 
-from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses
-from mvtrack.evaluation.estimators.depth_anything_poses import DepthAnythingPoses
-from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
-from mvtrack.evaluation.estimators.pose_files import PoseFiles
-from mvtrack.evaluation.estimators.true_poses import TruePoses
+from mvtrack.evaluation.estimators import ColmapPoses, DepthAnythingPoses, PlaneSweepDepth, PoseFiles, TruePoses
 from mvtrack.evaluation.interface import Estimator, Metric
 from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.measures.consistency import NetworkWarpConsistency, WarpConsistency
 from mvtrack.evaluation.measures.correspondence import Correspondence
-from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
-from mvtrack.evaluation.measures.fidelity import Fidelity, MaskedFidelity
+from mvtrack.evaluation.measures.fidelity import Fidelity, MaskedFidelity, PerceptualDistance
 from mvtrack.evaluation.measures.met3r import Met3r
-from mvtrack.evaluation.measures.pair_features import PairFeatures
+from mvtrack.evaluation.measures.pair_features import DynamicMasks, PairFeatures
 from mvtrack.evaluation.measures.pair_sources import DepthFiles, EstimatedDepth, PairNetwork, TrueDepth
-from mvtrack.evaluation.measures.perceptual import PerceptualDistance
 from mvtrack.evaluation.measures.vbench import DIMENSIONS, NATIVE, VBenchNative, VBenchPackage
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.settings import EvaluationSettings

@@ -24,8 +24,8 @@ from mvtrack.evaluation.report.view import (
     shown_groups,
 )
 from mvtrack.evaluation.runner.plan import Plan
-from mvtrack.evaluation.runner.previews import REFERENCE, TARGET, preview_file
 from mvtrack.evaluation.runner.records import write_text
+from mvtrack.evaluation.runner.videos import REFERENCE, TARGET, preview_file
 from mvtrack.evaluation.tables import markdown_table
 
 _ARROWS = {"higher": "\N{NO-BREAK SPACE}↑", "lower": "\N{NO-BREAK SPACE}↓", "none": ""}

@@ -1,19 +1,38 @@
-"""One case while it is worked on: its inputs, and the videos that the rows have of it."""
+"""One case while it is worked on: its inputs and its rows' videos; what goes wrong with it is counted, not fatal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.evaluation.interface import Inputs, Skipped, failed
-from mvtrack.evaluation.runner.fault_tolerance import guarded
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of, read_record
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import from_bytes
+
+Result = TypeVar("Result")
+_ON_PURPOSE = (ValueError, OSError, RuntimeError)  # their message says all
+
+
+def guarded(work: Callable[[], Result], about: str = "", debug: bool = False) -> Result | Skipped:
+    """What `work` returns, or a failure with its reason after `about`.
+
+    debug: an exception that no part raises on purpose is let through, with its traceback.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if debug and not isinstance(error, _ON_PURPOSE):
+            raise
+        message = " ".join(str(error).split())
+        if isinstance(error, _ON_PURPOSE) and message:
+            return failed(about + message)
+        return failed(about + (f"{type(error).__name__}: {message}" if message else type(error).__name__))
 
 
 @dataclass(frozen=True)

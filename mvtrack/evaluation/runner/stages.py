@@ -12,10 +12,9 @@ from tqdm import tqdm
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.runner.case import Case
 from mvtrack.evaluation.runner.plan import Plan
-from mvtrack.evaluation.runner.previews import preview_case, previews_due
 from mvtrack.evaluation.runner.records import read_record, write_record
 from mvtrack.evaluation.runner.scoring import estimate_case, estimates_due, metrics_due, score_case, score_together
-from mvtrack.evaluation.runner.videos import generate_case, methods_due
+from mvtrack.evaluation.runner.videos import generate_case, methods_due, preview_case, previews_due
 
 STAGES = ("generate", "estimate", "score", "page")
 _TOGETHER = 64  # videos that a metric sees at once: what was scored before a kill is kept in steps of so many

@@ -1,4 +1,4 @@
-"""The first stage: one video a method and case, kept without loss, or found where another program left it."""
+"""Videos: one a method and case, made or found and kept without loss; and small copies that a browser can play."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 from mvtrack.data.clip import resize_frames
 from mvtrack.evaluation.interface import Benchmark, Method, Skipped, failed
-from mvtrack.evaluation.runner.case import Case
-from mvtrack.evaluation.runner.estimates import gather
-from mvtrack.evaluation.runner.fault_tolerance import guarded
+from mvtrack.evaluation.runner.case import Case, guarded
+from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import hash_of_files, pack, read_record, write_record
+from mvtrack.evaluation.runner.scoring import gather
 from mvtrack.video.reader import open_video
 from mvtrack.video.video import Video
 from mvtrack.video.writer import from_bytes, write_video
@@ -116,3 +116,53 @@ def check_footage(footage: Video, frames: int, benchmark: Benchmark, resize: boo
 def _sha(path: Path) -> str:
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     return hash_of_files(files, [f.name for f in files] if path.is_dir() else None)
+
+
+REFERENCE, TARGET = "_reference", "_target"  # beside the methods' names, which start with a letter or digit
+_CRF = 18
+
+
+def preview_file(plan: Plan, who: str, key: str) -> Path:
+    return plan.folder / "page" / who / f"{key}.mp4"
+
+
+def previews_due(case: Case) -> list[str]:
+    """Whose preview of a case is missing or old: the reference's (and with it the target's), or a row's."""
+    due = [] if _is_made(case, REFERENCE, case.digest) else [REFERENCE]
+    return due + [video.row for video in case.videos() if not _is_made(case, video.row, video.sha256)]
+
+
+def preview_case(case: Case) -> list[str]:
+    """Write what is due; returns what failed, one line each. A case without inputs has nothing to show."""
+    if isinstance(case.inputs, Skipped):
+        return []
+    failures = guarded(lambda: _write_due(case), f"{case.key}, page: ", case.plan.debug)
+    return [failures.reason] if isinstance(failures, Skipped) else failures
+
+
+def _write_due(case: Case) -> list[str]:
+    failures, inputs = [], case.inputs
+    for who in previews_due(case):
+        if who == REFERENCE:
+            if inputs.target is not None:
+                fps = inputs.fps * len(inputs.target) / len(inputs.reference)
+                _write(case, TARGET, inputs.target, fps, case.digest)
+            _write(case, REFERENCE, inputs.reference, inputs.fps, case.digest)
+            continue
+        video = case.video(who)
+        if isinstance(video.frames, Skipped):
+            failures.append(f"{who}, {case.key}, page: {video.frames.reason}")
+        else:
+            _write(case, who, video.frames, inputs.fps, video.sha256)
+    return failures
+
+
+def _is_made(case: Case, who: str, source: str) -> bool:
+    record = read_record(preview_file(case.plan, who, case.key).with_suffix(".json"))
+    return record is not None and record["key"] == source
+
+
+def _write(case: Case, who: str, video: Tensor, fps: float, source: str) -> None:
+    path = preview_file(case.plan, who, case.key)
+    write_video(path, video, fps, crf=_CRF)
+    write_record(path.with_suffix(".json"), {"key": source})

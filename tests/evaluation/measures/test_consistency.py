@@ -6,8 +6,7 @@ import torch
 
 from mvtrack.evaluation.interface import BatchMetric, Sample, Skipped
 from mvtrack.evaluation.measures.consistency import WarpConsistency
-from mvtrack.evaluation.measures.dynamic_masks import DynamicMasks
-from mvtrack.evaluation.measures.pair_features import PairFeatures
+from mvtrack.evaluation.measures.pair_features import DynamicMasks, PairFeatures
 from mvtrack.evaluation.measures.pair_sources import DepthFiles, EstimatedDepth, TrueDepth
 from mvtrack.evaluation.methods.baselines import Baseline
 from mvtrack.evaluation.report.summary import summarise

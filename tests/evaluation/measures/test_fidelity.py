@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from mvtrack.evaluation.interface import Sample, Skipped
-from mvtrack.evaluation.measures.fidelity import Fidelity, MaskedFidelity
-from mvtrack.evaluation.measures.perceptual import PerceptualDistance
+from mvtrack.evaluation.measures.fidelity import Fidelity, MaskedFidelity, PerceptualDistance
 from mvtrack.metrics.image import masked_psnr, masked_ssim
 from mvtrack.metrics.perceptual import Lpips, masked_lpips
 
@@ -41,7 +40,7 @@ def network(monkeypatch) -> Lpips:
     model = Lpips("alex")
     for head in model.heads:
         head.weight.data.abs_()
-    monkeypatch.setattr("mvtrack.evaluation.measures.perceptual._loaded", lambda *args: model)
+    monkeypatch.setattr("mvtrack.evaluation.measures.fidelity._loaded", lambda *args: model)
     return model
 
 
@@ -62,7 +61,7 @@ def test_lpips_of_the_frames_whose_truth_is_known(seen, network):
 
 
 def test_what_lpips_lacks_is_named_in_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("mvtrack.evaluation.measures.perceptual.packaged_heads", lambda net: None)
+    monkeypatch.setattr("mvtrack.evaluation.measures.fidelity.packaged_heads", lambda net: None)
     metric = PerceptualDistance("vgg", tmp_path)
     assert metric.missing().startswith("vgg16-397923af.pth: put https://download.pytorch.org/models/vgg16-397923af.pth")
     assert metric.settings == {"net": "vgg", "backbone": "missing", "heads": "missing"}

@@ -6,8 +6,7 @@ import pytest
 
 from mvtrack.config.placement import Placement
 from mvtrack.evaluation.methods.baselines import Baseline
-from mvtrack.evaluation.methods.existing_rows import existing_rows
-from mvtrack.evaluation.methods.external_videos import ExternalVideos
+from mvtrack.evaluation.methods.existing_rows import ExternalVideos, existing_rows
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages

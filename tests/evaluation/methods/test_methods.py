@@ -6,7 +6,7 @@ import torch
 from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Skipped
 from mvtrack.evaluation.methods.baselines import BASELINES, Baseline, warp_and_fill
-from mvtrack.evaluation.methods.external_videos import ExternalVideos
+from mvtrack.evaluation.methods.existing_rows import ExternalVideos
 from mvtrack.evaluation.methods.model import ModelMethod
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.sampler import SamplerOptions

@@ -9,7 +9,7 @@ import torch
 from mvtrack.evaluation.interface import BatchMetric, Column
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline
-from mvtrack.evaluation.methods.external_videos import ExternalVideos
+from mvtrack.evaluation.methods.existing_rows import ExternalVideos
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
@@ -123,7 +123,7 @@ def test_a_preview_that_cannot_be_written_is_said_and_tried_again(toy, told, tmp
         raise IndexError(f"no codec for {path.parent.name}")
 
     with monkeypatch.context() as during:
-        during.setattr("mvtrack.evaluation.runner.previews.write_video", odd)
+        during.setattr("mvtrack.evaluation.runner.videos.write_video", odd)
         troubles = run_stages(plan, ["page"])
     assert troubles == [f"{key}, page: IndexError: no codec for _target" for key in GOOD]
     assert run_stages(plan, ["page"]) == []

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from mvtrack.evaluation.estimators import colmap_poses
-from mvtrack.evaluation.estimators.colmap_poses import ColmapPoses, moving_in_target
-from mvtrack.evaluation.estimators.plane_sweep import PlaneSweepDepth
-from mvtrack.evaluation.estimators.pose_files import PoseFiles
-from mvtrack.evaluation.estimators.true_poses import TruePoses
-from mvtrack.evaluation.interface import Estimator, Inputs
+from mvtrack.data.synthetic.camera_rig import base_pose
+from mvtrack.data.synthetic.detailed_scenes import FOV_DEG, STATIC, detailed_scene
+from mvtrack.data.synthetic.renderer import render
+from mvtrack.evaluation import estimators
+from mvtrack.evaluation.estimators import (
+    ColmapPoses,
+    PlaneSweepDepth,
+    PoseFiles,
+    TruePoses,
+    moving_in_target,
+)
+from mvtrack.evaluation.interface import Estimator, Inputs, Sample
 from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.measures.registry import pose_estimator
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -25,10 +31,11 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.geometry.splat import splat
+from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError, cameras_from_poses
 from mvtrack.metrics.camera_accuracy import rotation_angle
-from mvtrack.video.writer import to_bytes
+from mvtrack.video.writer import from_bytes, to_bytes
 
 T, SIZE = 5, (13, 17)  # of the toy benchmark's cases
 
@@ -144,7 +151,7 @@ def test_what_colmap_is_given(davis, monkeypatch):
         c2w[:, 0, 3] = torch.arange(len(frames))
         return cameras_from_poses(c2w, K, lens.size, torch.arange(len(frames)) != 3, "told")
 
-    monkeypatch.setattr(colmap_poses, "recover_with_colmap", told)
+    monkeypatch.setattr(estimators, "recover_with_colmap", told)
     case = davis.load(davis.case_keys()[0])
     zoomed = case.camera.K.clone()
     zoomed[1, :, :2, :2] *= torch.linspace(1, 1.5, T)[:, None, None]
@@ -273,3 +280,27 @@ def test_weights_that_are_not_free_wait_for_consent(tmp_path, monkeypatch):
     assert str(weights) not in str(before)
     (weights / "model.safetensors").write_bytes(b"two")
     assert first.settings["weights"] != before["weights"]
+
+
+@pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
+def test_a_video_that_stays_at_the_reference_is_off_by_the_angle_between_the_cameras():
+    frames, size, aside_deg = 5, (180, 240), 15.0
+    rng = np.random.default_rng(1)
+    scene, K = detailed_scene(rng, frames, STATIC), intrinsics_from_fov(FOV_DEG, size)
+    first, pivot_m = base_pose(rng, float(K[0, 0]) / size[1])
+    moving = first @ CameraPath("arc_right", 12.0, pivot_m=pivot_m).poses(frames)
+    still = (first @ CameraPath("arc_left", aside_deg, pivot_m=pivot_m).poses(2)[-1]).expand(frames, 4, 4)
+    camera = Camera(torch.stack([moving, still]).float(), K.expand(2, frames, 3, 3), size, True)
+    reference, target = from_bytes(render(scene, camera).video)
+    inputs = Inputs("case", reference, camera, source_camera_known=True, subject_distance=pivot_m)
+
+    def scores(video: torch.Tensor) -> dict:
+        joint = ColmapPoses().estimate(inputs, torch.cat([reference, video]), "joint")
+        return CameraMeasure(origin="reference").score(Sample(inputs, video, estimates={"joint.poses": joint}))
+
+    truth, stays = scores(target), scores(reference[:1].expand(frames, -1, -1, -1))
+    assert truth["pose_coverage"] == stays["pose_coverage"] == 1
+    assert truth["mRotErr"] < 0.3
+    assert truth["mTransErr"] < 0.02
+    assert stays["mRotErr"] == pytest.approx(aside_deg, abs=0.3)
+    assert stays["mTransErr"] > 0.5
