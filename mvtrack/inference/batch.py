@@ -1,7 +1,6 @@
 """Many videos at once: a folder of them, or a CSV that says what to do with each. Finished ones are not done again."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 from mvtrack.config.command_line import with_text
 from mvtrack.config.errors import is_out_of_memory, out_of_memory
 from mvtrack.config.model import ModelConfig
+from mvtrack.files.atomic_io import write_aside
 from mvtrack.files.cache import sha256
 from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.job_table import read_table
@@ -81,7 +81,7 @@ def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Calla
         status, reason = _do(job, shot_of, model, folder)
         results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
         sys.stdout.write(f"{status}: {job.out}{f' ({reason})' if reason else ''}\n")
-        _write_results(out / "batch.json", results)
+        write_aside(out / "batch.json", lambda aside: aside.write_text(json.dumps(results, indent=1)))
     failed = [r for r in results if r["status"] == "failed"]
     if failed:
         raise ValueError(f"{len(failed)} of {len(results)} videos failed; the first: {failed[0]['reason']}")
@@ -178,9 +178,3 @@ def _jobs_of_csv(options: Any, out: Path, config: ModelConfig) -> list[Job]:
 def _require_camera(options: Any, where: object) -> None:
     if options.shot.camera is None:
         raise ValueError(f"{where}: give the path as --camera, or in a column `camera` of a table")
-
-
-def _write_results(path: Path, results: list[dict]) -> None:
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(results, indent=1))
-    os.replace(aside, path)

@@ -17,7 +17,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.keyframe_path import warn_of_jumps
 from mvtrack.geometry.keyframes import MAX_KEYS, MIN_KEYS, PathKeys
-from mvtrack.geometry.rotation import rotation_vector
+from mvtrack.geometry.rotation import matrix_from_quaternion, quaternion_from_matrix
 from mvtrack.geometry.trajectory import CameraMotion
 from mvtrack.inference.pipeline import Shot, shot_cameras
 from mvtrack.inference.preview import FLAT, Warper
@@ -100,16 +100,15 @@ class PathPage:
             "/subject", 0.04 * self.shot.path.pivot_m, (26, 96, 192), position=(0, 0, self.keys.pivot_m)
         )
         for i, pose in enumerate(self.keys.poses):
-            handle = scene.add_transform_controls(
-                f"/keys/{i}", scale=1.3 * size, wxyz=quaternion(pose[:3, :3]), position=pose[:3, 3].numpy()
-            )
+            wxyz, position = quaternion_from_matrix(pose[:3, :3]).numpy(), pose[:3, 3].numpy()
+            handle = scene.add_transform_controls(f"/keys/{i}", scale=1.3 * size, wxyz=wxyz, position=position)
             scene.add_camera_frustum(f"/keys/{i}/frustum", fov, aspect, scale=size, color=_KEY)
             handle.on_update(lambda event, i=i: self._dragged(i, event.target))
 
     def _dragged(self, index: int, handle) -> None:
         with self._lock:
             pose = torch.eye(4, dtype=torch.float64)
-            pose[:3, :3] = rotation(torch.tensor(np.array(handle.wxyz)))
+            pose[:3, :3] = matrix_from_quaternion(torch.tensor(np.array(handle.wxyz)).double())
             pose[:3, 3] = torch.tensor(np.array(handle.position))
             self.keys = self.keys.moved(index, pose)
             self._refresh()
@@ -143,23 +142,3 @@ class PathPage:
 
 def _bytes(frame: Float[Tensor, "3 H W"]) -> np.ndarray:
     return to_bytes(frame[None])[0]
-
-
-def quaternion(matrix: Float[Tensor, "3 3"]) -> np.ndarray:
-    """(w, x, y, z) of a rotation."""
-    vector = rotation_vector(matrix.double())
-    angle = vector.norm()
-    axis = vector / angle.clamp_min(1e-12)
-    return torch.cat([torch.cos(angle / 2)[None], torch.sin(angle / 2) * axis]).numpy()
-
-
-def rotation(wxyz: Float[Tensor, "4"]) -> Float[Tensor, "3 3"]:
-    """The rotation of a quaternion of any length."""
-    w, x, y, z = torch.nn.functional.normalize(wxyz.double(), dim=0)
-    return torch.stack(
-        [
-            *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-            *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-            *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-        ]
-    ).view(3, 3)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import to_tree
+from mvtrack.files.atomic_io import write_aside
 from mvtrack.video.writer import to_bytes, write_video
 
 VIDEO_FPS = 12
@@ -77,9 +77,7 @@ def _forget_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:  # the last line of a killed run
             break
-    aside = path.with_suffix(".partial")
-    aside.write_text("".join(kept))
-    os.replace(aside, path)
+    write_aside(path, lambda aside: aside.write_text("".join(kept)))
 
 
 def _start_wandb(run_dir: Path, config: RunConfig):

@@ -49,19 +49,10 @@ def table(root: Path) -> str:
         return f"no runs below {root}"
     rows.sort(key=lambda row: row.started)
     head = ("run", "status", "step", "loss", "best dB", "attempts", "started", "commit")
-    body = [
-        (
-            r.name,
-            r.status,
-            f"{r.step}/{r.steps}",
-            _number(r.loss),
-            _number(r.psnr_db),
-            str(r.attempts),
-            r.started,
-            r.commit,
-        )
-        for r in rows
-    ]
+    body = []
+    for r in rows:
+        scores = f"{r.step}/{r.steps}", _number(r.loss), _number(r.psnr_db)
+        body.append((r.name, r.status, *scores, str(r.attempts), r.started, r.commit))
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [head, *body]

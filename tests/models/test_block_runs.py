@@ -120,16 +120,11 @@ def test_checkpointing_lowers_saved_bytes():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "dtype", "tokens", "kept"),
-    [
-        ("cpu", torch.float32, 36, True),
-        ("flash", torch.bfloat16, 36, True),
-        ("cpu", torch.bfloat16, 36, True),
-        ("plain", torch.float32, 36, True),
-    ],
+    ("kernel", "dtype"),
+    [("cpu", torch.float32), ("flash", torch.bfloat16), ("cpu", torch.bfloat16), ("plain", torch.float32)],
 )
-def test_kernels_say_whether_attention_can_be_kept(kernel, dtype, tokens, kept):
-    assert keeps_attention(kernel, torch.empty(1, tokens, 2, 12, dtype=dtype, device="meta")) is kept
+def test_kernels_of_torch_keep_attention(kernel, dtype):
+    assert keeps_attention(kernel, torch.empty(1, 36, 2, 12, dtype=dtype, device="meta"))
 
 
 @pytest.fixture

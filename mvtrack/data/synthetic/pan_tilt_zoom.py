@@ -7,7 +7,6 @@ and the target video are exact. The source's own motion and its absolute focal l
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -104,24 +103,3 @@ def pan_tilt_zoom_clip(
         key=key,
         depth=1 / rays.norm(dim=-1),
     )
-
-
-def sample_pan_tilt_zoom(
-    rng: np.random.Generator, num_frames: int, wide_fov_deg: float, wide_size: tuple[int, int], size: tuple[int, int]
-) -> tuple[PanTiltZoom, PanTiltZoom]:
-    """A random still reference and a random moving target that both stay inside the wide image."""
-    vertical = wide_size[0] / wide_size[1]  # a view as wide as the wide image may be taller than it
-    least_zoom = max(1.0, size[0] / size[1] / vertical)
-    for _ in range(200):
-        zoom = least_zoom * rng.uniform(1.3, 2.2)
-        aim = rng.uniform(-1, 1, 2) * [0.2, 0.12] * wide_fov_deg
-        reference = PanTiltZoom.ramp((*aim, zoom), (*aim, zoom), num_frames)
-        turn = rng.uniform(-1, 1, 2) * [0.5, 0.3] * wide_fov_deg / zoom
-        ratio = math.exp(rng.uniform(-0.3, 0.3)) if rng.uniform() < 0.6 else 1.0
-        end = (aim[0] + turn[0], aim[1] + turn[1], zoom * ratio)
-        start = rng.uniform(0, 0.6)
-        begin = (aim[0] + start * turn[0], aim[1] + start * turn[1], zoom * ratio**start)
-        target = PanTiltZoom.ramp(begin, end, num_frames)
-        if all(fits(path, wide_fov_deg, wide_size, size) for path in (reference, target)):
-            return reference, target
-    raise ValueError(f"no pan-tilt-zoom view of {size} fits into {wide_size} at {wide_fov_deg} degrees")
