@@ -76,7 +76,7 @@ def test_two_ranks_equal_one(two_ranks, job, reference, stage, micro):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-7), ("bf16", 1e-6)])
 def test_resumed_run_equals_uninterrupted(two_ranks, job, stage, precision, atol):
-    """In bf16 the masters come back to the bit, and the working copies are their rounding: the runs agree exactly too."""
+    """In bf16 the masters come back to the bit, and working copies are their rounding: the runs agree exactly too."""
     settings = {"train__zero_stage": stage, "train__precision": precision, **COMMON}
     whole, parts = (job(name, **settings) for name in ("whole", "parts"))
     assert two_ranks.train(whole) == [None, None]
