@@ -1,4 +1,7 @@
-"""The ten basic camera paths of ReCamMaster by name, and how fast they run. No torch: command lines list them."""
+"""The ten basic camera paths of ReCamMaster by name, and how fast they run. No torch: command lines list them.
+
+The motion itself is `CameraPath` in trajectory.py.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The correspondence loss on the attention of supervised layers (MVTrack4Gen eq. 20; CAMEO eq. 5)."""
+"""The correspondence loss in training, on the attention of supervised layers (MVTrack4Gen eq. 20; CAMEO eq. 5).
+
+The formula is in mvtrack/correspondence/loss.py; here are the batch's targets and the taps.
+"""
 
 from collections.abc import Callable
 

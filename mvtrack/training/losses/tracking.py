@@ -1,4 +1,7 @@
-"""The tracking loss: the head follows points from random anchors of both views (MVTrack4Gen §5.2, B.5)."""
+"""The tracking loss in training: the head follows points from random anchors of both views (MVTrack4Gen §5.2, B.5).
+
+The formula is `track_loss` in tracking_head/losses.py.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
