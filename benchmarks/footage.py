@@ -1,13 +1,16 @@
-"""`python benchmarks/footage.py`: reading video against decord's own reader, and the memory that a long video takes.
+"""`python benchmarks/footage.py`: opening and reading video against decord's own reader, and a long video's memory.
 
-The reference decodes and resizes 100 frames of 1280x720 to 480x832 with decord alone. Memory is the peak of a process
-that reads a whole 10-minute video in windows, over the peak of one that reads its first minute.
+The reference decodes and resizes 100 frames of 1280x720 to 480x832 with decord alone; what counts is the
+processor's time, of all threads, since other programs' turns hit the clock. Memory is the peak of a process
+that reads a whole 10-minute video in windows, over the peak of one that reads its first minute. What opening costs is
+that of a 10-second clip of 1280x720.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import decord
@@ -31,10 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes: does it run?")
     options = parser.parse_args()
-    frames, minutes, rounds = (10, 0.2, 1) if options.small else (100, 10, 7)
+    frames, minutes, rounds = (10, 0.2, 1) if options.small else (100, 10, 15)
     with tempfile.TemporaryDirectory() as folder:
-        clip, long = Path(folder, "clip.mp4"), Path(folder, "long.mp4")
+        clip, ten, long = (Path(folder, f"{name}.mp4") for name in ("clip", "ten", "long"))
         _make(clip, "1280x720", frames / 25)
+        _make(ten, "1280x720", 10)
         _make(long, "640x360", 60 * minutes)
 
         def ours() -> np.ndarray:
@@ -44,11 +48,13 @@ def main() -> int:
             return decord.VideoReader(str(clip), width=SIZE[1], height=SIZE[0]).get_batch(range(frames)).asnumpy()
 
         assert np.array_equal(ours().transpose(0, 2, 3, 1), reference())
-        seconds = timed_by_turns({"ours": ours, "decord": reference}, rounds)
+        seconds = timed_by_turns({"ours": ours, "decord": reference}, rounds, time.process_time)
+        opening = timed_by_turns({"ours": lambda: open_video(ten)}, rounds)["ours"]
         total = len(open_video(long))
         whole, part = _peak_kib(long, total), _peak_kib(long, total // 10)
     figures = {
-        "ours over decord, time": seconds["ours"] / seconds["decord"],
+        "opening 10 s of 1280x720, ms": 1000 * opening,
+        "decord over ours, processor time of reading": seconds["decord"] / seconds["ours"],
         "decord, s": seconds["decord"],
         "whole long video over its first tenth, peak memory": whole / part,
         "peak memory, MiB": whole / 1024,
@@ -56,7 +62,8 @@ def main() -> int:
     return report(
         figures,
         {
-            "ours over decord, time": ("<=", 1.15),
+            "opening 10 s of 1280x720, ms": ("<=", 60),
+            "decord over ours, processor time of reading": (">=", 0.95),
             "whole long video over its first tenth, peak memory": ("<=", 1.15),
         },
     )

@@ -73,7 +73,7 @@ def _reshoot(options: ReshootCommand) -> None:
     shot = shot_of(options, options.video)
     outputs = reshoot_file(
         options.video, shot.path, options.model, options.out, shot, options.overwrite, options.placement,
-        check_memory=not options.ignore_memory, say=_say if options.verbose else None,
+        check_memory=not options.ignore_memory, say=_say if options.verbose else None, warn=_say,
     )  # fmt: skip
     for note in outputs.notes:
         _say(note)

@@ -1,6 +1,5 @@
 """Estimates in words, for this machine or another: memory, time, what to change."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
 from mvtrack.inference.environment import CheckLine
-from mvtrack.inference.machine import GPUS, free_gib, gpu_memory_gib, gpu_peak_flops
+from mvtrack.inference.machine import GPUS, cpu_flops, free_gib, gpu_memory_gib, gpu_peak_flops
 from mvtrack.inference.memory.check_memory import Memory, Verdict, judge_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, UTILISATION, Work
@@ -73,17 +72,6 @@ def _share(count: int) -> float | None:
     """Of the CPU's free memory."""
     free = free_gib(torch.device("cpu"))
     return None if free is None else free / count
-
-
-def cpu_flops() -> float:
-    """What this CPU's matrix products reach, FLOP/s, by a short measurement; in bfloat16 where that is fast."""
-    dtype = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
-    a, b = torch.ones(512, 1536, dtype=dtype), torch.ones(1536, 4096, dtype=dtype)
-    a @ b
-    began, rounds = time.perf_counter(), 4
-    for _ in range(rounds):
-        a @ b
-    return 2 * a.shape[0] * b.numel() * rounds / (time.perf_counter() - began)
 
 
 def inference_lines(

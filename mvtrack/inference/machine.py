@@ -4,6 +4,7 @@ import ctypes
 import re
 import resource
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -27,6 +28,22 @@ def gpu_peak_flops(name: str) -> float | None:
 def known_gpu(name: str) -> str | None:
     """The GPU of the table that a name means."""
     return next((known for known in GPUS if known.lower() in name.lower()), None)
+
+
+def gpu_name(device: torch.device) -> str:
+    """Of a CUDA device, as its driver says it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def cpu_flops() -> float:
+    """What this CPU's matrix products reach, FLOP/s, by a short measurement; in bfloat16 where that is fast."""
+    dtype = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
+    a, b = torch.ones(512, 1536, dtype=dtype), torch.ones(1536, 4096, dtype=dtype)
+    a @ b
+    began, rounds = time.perf_counter(), 4
+    for _ in range(rounds):
+        a @ b
+    return 2 * a.shape[0] * b.numel() * rounds / (time.perf_counter() - began)
 
 
 def gpu_memory_gib(name: str) -> float | None:

@@ -35,6 +35,7 @@ from mvtrack.inference.full_resolution.region import Resolution, resized
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.forecast import forecast
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.sampler import Callbacks, LongVideo, SamplerOptions, generate_stream, window_spans
@@ -146,13 +147,15 @@ def reshoot_file(
     placement: Placement | None = None,
     check_memory: bool = True,
     say: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Outputs:
     """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
 
     camera: a preset's name, a path in the path language, or a path object. model: a model (where it was `place`d), its
     folder, or None for the shipped one. out: folder to create, default outputs/<video>_<path>. placement: where and how
     a model from a folder works. check_memory: refuse what will not fit. say: gets a line that names the attention
-    kernel, before anything is loaded. Raises ValueError before anything is written when the input cannot be used;
+    kernel, before anything is loaded. warn: gets what a video that takes long, or has a size the model never saw, will
+    take. Raises ValueError before anything is written when the input cannot be used;
     nothing half-written stays behind.
     """
     path = parse_path(camera) if isinstance(camera, str) else camera
@@ -175,9 +178,12 @@ def reshoot_file(
         kernel = kernel_of_video(config, fit.model, len(footage), placement)
         if say:
             say(f"attention kernel: {kernel}")
+        work = Work(encoders_of(config, shot.captions.texts))
         if check_memory:
-            work = Work(encoders_of(config, shot.captions.texts))
             refuse_inference(config, fit.model, len(footage), shot.sample, placement, work)
+        ahead = forecast(config, fit.model, len(footage), shot.sample, placement, work)
+        if warn and ahead:
+            warn(ahead)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)

@@ -33,6 +33,7 @@ VIDEO_SUFFIXES = {
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".gif", ".wmv", ".flv",
     ".3gp", ".3g2", ".asf", ".vob", ".mxf", ".ogv", ".divx", ".m2v",
 }  # fmt: skip
+_WIDE = 128  # pixels; see `_has_three_channels`
 _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 
@@ -196,9 +197,9 @@ class DecordVideo(Video):
                 reader = _decord_reader(self.path, None if size == self.size else size)
                 if not _agrees(reader, self.probe):
                     return None
-                if not _has_three_channels(reader):
+                if not _has_three_channels(reader, size):
                     reader = _decord_reader(self.path)
-                    return reader if _has_three_channels(reader) else None
+                    return reader if _has_three_channels(reader, self.size) else None
             except (RuntimeError, decord.DECORDError):
                 return None
         return reader
@@ -236,10 +237,10 @@ def _decord_reader(path: Path, size: tuple[int, int] | None = None):
     return _decord().VideoReader(str(path), width=width, height=height, num_threads=os.cpu_count() or 1)
 
 
-def _has_three_channels(reader) -> bool:
+def _has_three_channels(reader, size: tuple[int, int]) -> bool:
     """Whether decord can hand out RGB frames. It takes the number of channels for a padded row's length over the width,
     so frames 8, 12, 16, 24, 48 or 72 pixels wide come out with a wrong one, and batches of them not at all."""
-    return reader[0].shape[2] == 3
+    return size[1] >= _WIDE or reader[0].shape[2] == 3  # decoding one costs a seek back
 
 
 @contextlib.contextmanager
