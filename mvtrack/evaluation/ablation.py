@@ -4,7 +4,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -84,21 +85,28 @@ def plot_pairs(
     path: Path, comparison: dict[str, dict], titles: dict[str, tuple[str, float, str]], base: Scores | None = None
 ) -> None:
     """A PNG: one panel a score, one line a seed, from the model before over the arm without to the one with."""
+    with _panels(path, [title for title, *_ in titles.values()], 4, 3.6) as panels:
+        for axes, (name, (_, factor, _)) in zip(panels, titles.items(), strict=True):
+            if base:
+                axes.plot(["before"], [base[name] * factor], "o", color="0.4")
+                axes.axhline(base[name] * factor, color="0.5", linestyle="--", linewidth=1)
+            for pair in zip(*(comparison[name][arm]["values"] for arm in ("without", "with")), strict=True):
+                axes.plot(["without", "with"], [value * factor for value in pair], "o-", color="tab:blue", alpha=0.7)
+            axes.margins(x=0.2)
+
+
+@contextmanager
+def _panels(path: Path, titles: list[str], columns: int, width: float) -> Iterator[list]:
+    """Axes of a PNG that is written in the end, one a title."""
     from matplotlib.figure import Figure
 
-    columns = 4
     rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(3.6 * columns, 3.0 * rows), layout="constrained")
-    for i, (name, (title, factor, _)) in enumerate(titles.items()):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        if base:
-            axes.plot(["before"], [base[name] * factor], "o", color="0.4")
-            axes.axhline(base[name] * factor, color="0.5", linestyle="--", linewidth=1)
-        for pair in zip(*(comparison[name][arm]["values"] for arm in ("without", "with")), strict=True):
-            axes.plot(["without", "with"], [value * factor for value in pair], "o-", color="tab:blue", alpha=0.7)
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.margins(x=0.2)
+    figure, panels = Figure(figsize=(width * columns, 3.0 * rows), layout="constrained"), []
+    for i, title in enumerate(titles):
+        panels.append(figure.add_subplot(rows, columns, i + 1))
+        panels[-1].set_title(title, fontsize=9)
+        panels[-1].tick_params(labelsize=8)
+    yield panels
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -128,19 +136,12 @@ def curve_table(runs: dict[str, list[dict[str, list[float]]]], titles: dict[str,
 
 def plot_curves(path: Path, runs: dict[str, list[dict[str, list[float]]]], titles: dict[str, tuple[str, str]]) -> None:
     """A PNG: one panel a score over steps, thin lines the seeds, thick lines the arms' means."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * min(2, len(titles)), 3.0 * math.ceil(len(titles) / 2)), layout="constrained")
-    for i, (name, (title, _)) in enumerate(titles.items()):
-        axes = figure.add_subplot(math.ceil(len(titles) / 2), min(2, len(titles)), i + 1)
-        for colour, (arm, curves) in zip(("tab:gray", "tab:blue"), runs.items(), strict=True):
-            for curve in curves:
-                axes.plot(curve["step"], curve[name], color=colour, linewidth=0.8, alpha=0.5)
-            mean = np.mean([curve[name] for curve in curves], 0)
-            axes.plot(curves[0]["step"], mean, "o-", color=colour, linewidth=2, markersize=3, label=f"{arm} the loss")
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with _panels(path, [title for title, _ in titles.values()], min(2, len(titles)), 4.2) as panels:
+        for axes, name in zip(panels, titles, strict=True):
+            for colour, (arm, curves) in zip(("tab:gray", "tab:blue"), runs.items(), strict=True):
+                for curve in curves:
+                    axes.plot(curve["step"], curve[name], color=colour, linewidth=0.8, alpha=0.5)
+                mean, thick = np.mean([curve[name] for curve in curves], 0), {"linewidth": 2, "markersize": 3}
+                axes.plot(curves[0]["step"], mean, "o-", color=colour, label=f"{arm} the loss", **thick)
+            axes.set_xlabel("step", fontsize=8)
+            axes.legend(fontsize=7)

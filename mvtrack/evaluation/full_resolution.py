@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mvtrack.data.clip import Clip, resize_frames
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.evaluation.tables import markdown_table, met_targets, targets_table
 from mvtrack.geometry.warp import covisible
 from mvtrack.inference.full_resolution.geometry import FileGeometry, GeometrySource, LearnedGeometry
 from mvtrack.inference.full_resolution.region import plan_region
@@ -125,34 +126,22 @@ def summarise_full(scores: dict[str, tuple[str, dict[str, float]]]) -> dict:
         "gradient energy over the truth's": (every["refined_gradient_energy"], "in", (0.85, 1.1)),
         "flicker over the truth's": (every["refined_flicker"], "<=", 1.1),
     }
-    rows = {
-        name: {"value": value, "target": f"{op} {bound}", "met": _met(value, op, bound)}
-        for name, (value, op, bound) in reached.items()
-    }
+    rows = met_targets(reached)
     co_visible = {kind: round(means[kind]["refined_co_visible_db"], 2) for kind in CLASSES if kind in means}
     return {"means": means, "targets": rows, "met": all(r["met"] for r in rows.values()), "co_visible": co_visible}
 
 
 def full_table(summary: dict) -> str:
     """Markdown: PSNR by class and method, then the targets."""
-    means, methods = summary["means"], ("copy", "bicubic", "refined", "true_depth")
-    lines = ["| scenes | " + " | ".join(f"{m}: whole / co-visible / unseen" for m in methods) + " |"]
-    lines.append("|---" * (len(methods) + 1) + "|")
-    for kind, row in means.items():
-        cells = [" / ".join(f"{row[f'{m}{part}_db']:.2f}" for part in ("", "_co_visible", "_unseen")) for m in methods]
-        lines.append(f"| {kind} ({row['count']}) | " + " | ".join(cells) + " |")
-    lines += ["", "| target | reached | asked | met |", "|---|---|---|---|"]
-    for name, row in summary["targets"].items():
-        lines.append(f"| {name} | {row['value']:.3f} | {row['target']} | {'yes' if row['met'] else '**no**'} |")
-    return "\n".join(lines)
+    methods, parts = ("copy", "bicubic", "refined", "true_depth"), ("", "_co_visible", "_unseen")
+    rows = [
+        [f"{kind} ({row['count']})", *(" / ".join(f"{row[f'{m}{part}_db']:.2f}" for part in parts) for m in methods)]
+        for kind, row in summary["means"].items()
+    ]
+    table = markdown_table(["scenes", *(f"{m}: whole / co-visible / unseen" for m in methods)], rows)
+    return f"{table}\n\n{targets_table(summary['targets'])}"
 
 
 def _mean(values: list[float]) -> float:
     known = [value for value in values if value == value]  # not NaN: cases that hide nothing
     return sum(known) / len(known) if known else float("nan")
-
-
-def _met(value: float, op: str, bound) -> bool:
-    if op == "in":
-        return bound[0] <= value <= bound[1]
-    return value >= bound if op == ">=" else value <= bound

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.evaluation.manifest import Manifest, footage_clip
-from mvtrack.evaluation.tables import mean_interval
+from mvtrack.evaluation.tables import mean_interval, met_targets
 from mvtrack.geometry.camera import Camera, relative_pose
 from mvtrack.geometry.warp import covisible, depth_warp
 from mvtrack.inference.sampler import SamplerOptions, generate
@@ -172,13 +172,4 @@ def check_targets(rendered: dict, footage: dict | None, turns: dict | None) -> d
         rows["footage: share of cuts with the right sign"] = (turns["right_sign_share"], ">=", 0.95)
         for name, slope in turns["slope"].items():
             rows[f"footage: slope of measured over true {name}"] = (slope, "in", (0.7, 1.3))
-    return {
-        name: {"value": value, "target": f"{op} {bound}", "met": _met(value, op, bound)}
-        for name, (value, op, bound) in rows.items()
-    }
-
-
-def _met(value: float, op: str, bound) -> bool:
-    if op == "in":
-        return bound[0] <= value <= bound[1]
-    return value >= bound if op == ">=" else value > bound
+    return met_targets(rows)

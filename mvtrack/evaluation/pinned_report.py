@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mvtrack.data.visualize.contact_sheet import contact_sheet
 from mvtrack.evaluation.pinned_benchmark import Scored
-from mvtrack.evaluation.tables import markdown_table
+from mvtrack.evaluation.tables import markdown_table, targets_table
 
 CASES_PER_SHEET = 16
 _ROWS = {
@@ -26,10 +26,7 @@ def table(summary: dict, targets: dict, skipped: str | None) -> str:
     rows = [
         [label, *(_cell(summary[s][name + end]) for s in sets for end in suffixes)] for name, label in _ROWS.items()
     ]
-    reached = [
-        [name, f"{row['value']:.3f}", row["target"], "yes" if row["met"] else "**no**"] for name, row in targets.items()
-    ]
-    parts = [markdown_table(head, rows), markdown_table(["target", "reached", "asked", "met"], reached), skipped]
+    parts = [markdown_table(head, rows), targets_table(targets), skipped]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -38,6 +38,27 @@ def figures_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     return markdown_table(["", *names], rows)
 
 
+def met_targets(figures: dict[str, tuple[float, str, object]]) -> dict[str, dict]:
+    """What was reached, the target, and whether it is met. figures: value, one of `>= > <= in`, and the bound or both
+    ends, by name."""
+    is_met = {
+        ">=": lambda value, bound: value >= bound,
+        ">": lambda value, bound: value > bound,
+        "<=": lambda value, bound: value <= bound,
+        "in": lambda value, ends: ends[0] <= value <= ends[1],
+    }
+    return {
+        name: {"value": value, "target": f"{op} {bound}", "met": is_met[op](value, bound)}
+        for name, (value, op, bound) in figures.items()
+    }
+
+
+def targets_table(targets: dict[str, dict]) -> str:
+    """What `met_targets` found, in Markdown."""
+    rows = [[name, f"{t['value']:.3f}", t["target"], "yes" if t["met"] else "**no**"] for name, t in targets.items()]
+    return markdown_table(["target", "reached", "asked", "met"], rows)
+
+
 def model_record(folder: Path) -> dict[str, str]:
     """Which model was scored."""
     return {"folder": str(folder), "sha256": sha256(folder / "model.safetensors")}

@@ -7,7 +7,7 @@ The backbone is a file of torchvision's (which this project does not import); th
 import importlib.util
 import pickle
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mvtrack.metrics.image import check_masked
 
 LpipsNet = Literal["alex", "vgg"]
-LPIPS_NETS: tuple[LpipsNet, ...] = get_args(LpipsNet)
 _HEAD_FOLDERS = {"lpips": "weights/v0.1", "torchmetrics": "functional/image/lpips_models"}
 SMALLEST_PX = 32  # of a picture's shorter side
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS's own colour normalisation

@@ -17,8 +17,8 @@ from torch import Tensor
 from mvtrack.config.sizes import FitMode
 from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, of_unknown_unit, pose_file_of
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
-from mvtrack.evaluation.benchmarks.pictures import MINIATURE_FILE, fit_masks, read_arrays, read_frames, read_index_image
-from mvtrack.evaluation.interface import Benchmark, Inputs, Skipped, skipped
+from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks, read_arrays, read_index_image
+from mvtrack.evaluation.interface import Inputs, Skipped, skipped
 from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
@@ -36,7 +36,7 @@ VOID = 255  # in 2017 masks; in 2016's, which hold only 0 and 255, it is the obj
 
 
 @dataclass(frozen=True)
-class Davis(Benchmark):
+class Davis(BenchmarkOnDisk):
     """size, fit: of every picture. num_frames: the first so many of a sequence are used.
 
     short_clips: sequences with fewer are re-shot at their own length ("score_real") or left out ("skip"). cameras:
@@ -74,10 +74,6 @@ class Davis(Benchmark):
         return {case.key: case for case in self.cases}
 
     @property
-    def is_miniature(self) -> bool:
-        return (self.root / MINIATURE_FILE).is_file()
-
-    @property
     def settings(self) -> dict:
         return {
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
@@ -97,7 +93,7 @@ class Davis(Benchmark):
             f"{len({c.sequence for c in self.cases})} sequences, {paths} different paths, {len(self.cases)} cases; the "
             "paper does not say which it used.",
             f"The first {self.num_frames} frames of each sequence; shorter ones are {short}.",
-            f"Pictures {_FITTED[self.fit]} {self.size[0]}x{self.size[1]}. Source cameras {self._source_words()}.",
+            f"Pictures {self.fitted}. Source cameras {self._source_words()}.",
             f"Dynamic regions: all objects of {self.annotations}.",
         )
 
@@ -143,7 +139,7 @@ class Davis(Benchmark):
         files = self._frames(case)
         if len(files) < self.num_frames and self.short_clips == "skip":
             return skipped(f"the clip has {len(files)} frames, fewer than {self.num_frames}")
-        video, fit = read_frames(files, self.size, self.fit)
+        video, fit = self.frames(files)
         problems: dict[str, str] = {}
         dynamic = None
         try:
@@ -233,7 +229,7 @@ class Davis(Benchmark):
         inputs, seen_from = replace(inputs, depth=depth), folder / case.path_name
         if not seen_from.is_dir():
             return inputs
-        target, _ = read_frames(sorted(seen_from.glob("*.png"))[:frames], self.size, self.fit)
+        target, _ = self.frames(sorted(seen_from.glob("*.png"))[:frames])
         target_depth = fit.nearest(torch.from_numpy(read_arrays(seen_from / "depth.npz", "depth")[0][:frames]))
         seen = covisible(target_depth, depth, inputs.camera[1], inputs.camera[0])
         return replace(
@@ -254,6 +250,3 @@ def _tracks(path: Path, fit: Fit, frames: int) -> Tracks | None:
     xy = fit.to_picture(xy[:, :frames])
     inside = (xy >= 0).all(-1) & (xy[..., 0] < fit.model[1]) & (xy[..., 1] < fit.model[0])
     return Tracks(xy, visible[:, :frames] & inside, valid)
-
-
-_FITTED = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.config.sizes import FitMode
-from mvtrack.evaluation.benchmarks.pictures import MINIATURE_FILE, fit_masks, read_depth, read_frames, read_index_image
-from mvtrack.evaluation.interface import Benchmark, Inputs
+from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks, read_depth, read_index_image
+from mvtrack.evaluation.interface import Inputs
 from mvtrack.evaluation.report.columns import CAMERA
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
@@ -41,7 +41,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class IPhone(Benchmark):
+class IPhone(BenchmarkOnDisk):
     """root: holds a folder a sequence. size, fit: of every picture. num_frames, start, stride: which times are used.
 
     A case is a sequence and one of its still cameras. Amounts are in the sequence's own unit.
@@ -71,10 +71,6 @@ class IPhone(Benchmark):
             )
 
     @property
-    def is_miniature(self) -> bool:
-        return (self.root / MINIATURE_FILE).is_file()
-
-    @property
     def settings(self) -> dict:
         return {
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "start": self.start,
@@ -83,13 +79,12 @@ class IPhone(Benchmark):
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        how = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}
         return (
             f"{len(self.case_keys())} pairs of a sequence ({', '.join(self.sequences)}) and a still camera; the paper "
             "does not say which it used, nor how portrait frames meet its landscape model.",
             f"{self.num_frames} times of each, from {self.start} in steps of {self.stride}; a frame is scored where "
             "the still camera has a good picture of that time.",
-            f"Pictures, cameras, masks and depth {how[self.fit]} {self.size[0]}x{self.size[1]}.",
+            f"Pictures, cameras, masks and depth {self.fitted}.",
         )
 
     @cached_property
@@ -121,9 +116,9 @@ class IPhone(Benchmark):
 
     def load(self, key: str) -> Inputs:
         folder, reference, targets = self._frames(key)
-        video, fit = read_frames([_picture(folder, f) for f in reference], self.size, self.fit)
+        video, fit = self.frames([_picture(folder, f) for f in reference])
         at = {frame.time: i for i, frame in enumerate(reference)}
-        target, _ = read_frames([_picture(folder, f) for f in targets.values()], self.size, self.fit)
+        target, _ = self.frames([_picture(folder, f) for f in targets.values()])
         problems: dict[str, str] = {}
         depth = _or_problem(problems, "depth", lambda: self._depth(folder, reference, fit))
         seen = _or_problem(problems, "covisible", lambda: self._covisible(folder, targets))

@@ -10,10 +10,32 @@ from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from mvtrack.config.sizes import FitMode
+from mvtrack.evaluation.interface import Benchmark
 from mvtrack.video.images import ImageVideo
 from mvtrack.video.resize import Fit, fit_to
 
 MINIATURE_FILE = "rendered_miniature.txt"  # stands in the folder of data that this project rendered
+
+
+class BenchmarkOnDisk(Benchmark):
+    """root: its folder. fit: how pictures meet the benchmark's size."""
+
+    root: Path
+    fit: FitMode
+
+    @property
+    def is_miniature(self) -> bool:
+        return (self.root / MINIATURE_FILE).is_file()
+
+    @property
+    def fitted(self) -> str:
+        """How pictures were brought to the size, in words."""
+        how = {"crop": "scaled and cropped evenly to", "pad": "scaled and padded to", "stretch": "stretched to"}
+        return f"{how[self.fit]} {self.size[0]}x{self.size[1]}"
+
+    def frames(self, files: list[Path]) -> tuple[Float[Tensor, "T 3 H W"], Fit]:
+        return read_frames(files, self.size, self.fit)
 
 
 def mark_miniature(root: Path) -> None:

@@ -19,7 +19,6 @@ from mvtrack.metrics.vision_transformer import VisionTransformer, load_dino
 from mvtrack.metrics.warp_consistency import Distance, colours
 
 MaskKind = Literal["reference", "generated"]
-MASK_KINDS: tuple[MaskKind, ...] = get_args(MaskKind)
 _FOOTNOTES: dict[MaskKind, str] = {
     "reference": "the benchmark's masks, in the reference's pixels",
     "generated": "masks of the generated videos, made by another program",
