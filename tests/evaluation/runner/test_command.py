@@ -44,6 +44,20 @@ def test_rows_gather_in_one_folder(run, davis, small_model, tmp_path, capsys):
     assert str(out / "table.tex") in shown
 
 
+def test_every_report_of_a_miniature_says_so_and_shows_no_published_rows(run, davis, tmp_path, capsys):
+    """In title, caption and protocol of every format; the papers' rows come on demand, and with real data."""
+    quick = ["--out", tmp_path, "--stages", "generate,score", "--metrics", "fidelity"]
+    summary = run(davis, *quick, "--baselines", "copy")
+    assert capsys.readouterr().out.startswith("DAVIS, rendered miniature\n")
+    assert "not comparable to published ones" in summary["footnotes"][0]
+    for name in ("table.md", "table.tex", "index.html"):
+        text = (tmp_path / name).read_text()
+        assert "DAVIS, rendered miniature, 2 cases" in text
+        assert "The data is a rendered miniature" in text
+        assert "Published" not in text
+    assert run(davis, *quick, "--published")["published"]["rows"]
+
+
 def test_what_would_mix_is_refused(run, davis, toy, small_model, tmp_path):
     folder, out = save_model(small_model, tmp_path / "m").parent, tmp_path / "out"
     arguments = ["--out", out, "--stages", "generate", "--model", folder]
