@@ -19,6 +19,7 @@ from mvtrack.video.reader import ffmpeg, open_video
 from mvtrack.video.resize import fit_to
 from mvtrack.video.writer import write_video
 
+PAN = parse_path("pan_left")
 OWN, H, W = 11, 48, 64
 TICKS = [0, 1, 2, 3, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10]  # frames 4 to 6 of 14 are left out
 
@@ -71,3 +72,30 @@ def test_a_result_has_as_many_frames_as_cameras(gap, small_model, tmp_path):
     lengths = {len(view["c2w"]) for view in record["views"]}
     assert lengths == {len(open_video(made.video))} == {len(open_video(made.side_by_side))} == {14}
     assert any("uneven frame times" in note for note in json.loads(made.run.read_text())["input"]["notes"])
+
+
+SOURCES = {
+    "short sound": ("s.mp4", ["-f", "lavfi", "-t", "0.4", "-i", "sine=440"], []),
+    "long sound": ("s.mp4", ["-f", "lavfi", "-t", "3", "-i", "sine=440"], []),
+    "late picture": ("s.mkv", ["-f", "lavfi", "-t", "2", "-i", "sine=440"], ["-itsoffset", "0.5"]),
+    "cut": ("s.mp4", [], ["-ss", "0.35"]),
+    "end trimmed": ("s.mov", [], ["-t", "0.6"]),
+    "transport stream": ("s.ts", ["-f", "lavfi", "-t", "0.4", "-i", "sine=440"], []),
+}
+
+
+@pytest.mark.parametrize("kind", [*SOURCES, "pause", "GIF"])
+def test_a_result_has_as_many_frames_as_its_cameras(gap, small_model, tmp_path, kind):
+    source = gap
+    if kind in SOURCES:
+        name, sound, lead = SOURCES[kind]
+        source = tmp_path / name
+        codecs = ["-c:v", "copy", *(["-c:a", "aac", "-map", "0", "-map", "1"] if sound else [])]
+        command = [ffmpeg(), "-loglevel", "error", *lead, "-i", str(gap.with_name("even.mp4")), *sound, *codecs]
+        subprocess.run([*command, str(source)], check=True)
+    elif kind == "GIF":
+        source = tmp_path / "s.gif"
+        subprocess.run([ffmpeg(), "-loglevel", "error", "-i", str(gap), str(source)], check=True)
+    made = reshoot_file(source, "pan_left", small_model, tmp_path / "o", Shot(PAN, sample=SamplerOptions(1)))
+    views = json.loads((tmp_path / "o/cameras.json").read_text())["views"]
+    assert {len(view["c2w"]) for view in views} == {len(open_video(made.video))} == {len(open_video(source))}

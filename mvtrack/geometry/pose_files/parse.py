@@ -126,12 +126,17 @@ def lines_of(text: str) -> list[str]:
 
 def read_json(path: Path | str, limit: int = MAX_JSON_BYTES) -> object:
     """A JSON document of at most `limit` bytes, without constants such as NaN and without keys that occur twice."""
-    place = place_of(path)
-    text = read_text(path, limit)
+    return parse_json(read_text(path, limit), place_of(path))
+
+
+def parse_json(text: str | bytes, place: Place) -> object:
+    """The same of what is at hand."""
     try:
         return json.loads(text, parse_int=_json_int, parse_constant=_json_constant, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise place.error("is nested too deeply to be a pose file") from None
+    except UnicodeDecodeError:
+        raise place.error("is not valid JSON: not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise place.error(f"line {error.lineno}: is not valid JSON ({error.msg}, column {error.colno})") from None
     except ValueError as error:

@@ -5,14 +5,12 @@ in metres; `K` is a 3x3 matrix column by column for a picture of `w` x `h`, or `
 cx, cy a frame; `fps`, or `frameTimestamps` in seconds.
 """
 
-import json
-
 import torch
 
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, pinhole_matrix, poses_of
-from mvtrack.geometry.pose_files.parse import Fields, frame_count
+from mvtrack.geometry.pose_files.parse import Fields, frame_count, parse_json
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import PoseFormat, PoseSource
 from mvtrack.geometry.pose_files.tum import check_quaternion
@@ -47,10 +45,7 @@ def read(source: PoseSource, options: ReadOptions) -> CameraSequence:
 
 def _metadata(source: PoseSource) -> Fields:
     place = source.place.field("metadata")
-    try:
-        return Fields(json.loads(source.npz.content("metadata")), place)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise place.error(f"is not valid JSON ({type(error).__name__})") from None
+    return Fields(parse_json(source.npz.content("metadata"), place), place)
 
 
 def _detect(source: PoseSource) -> bool:

@@ -3,7 +3,9 @@
 
 import io
 import json
+import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,9 +156,17 @@ def test_large_pictures_beside_the_poses_are_not_unpacked(tmp_path, c2w):
     assert read_cameras(path).camera.size == (4000, 6000)
 
 
+def huge_width(recording: Path) -> None:
+    with zipfile.ZipFile(recording) as archive:
+        text = archive.read("metadata").decode()
+    with zipfile.ZipFile(recording, "w") as archive:
+        archive.writestr("metadata", re.sub(r'"w": \d+', '"w": ' + "9" * 5000, text))
+
+
 @pytest.mark.parametrize(
     ("program", "change", "message"),
     [
+        ("record3d recording", huge_width, "an integer of 5000 digits"),
         ("kitti", lambda p: p.write_text(p.read_text()[:-30]), "line 7: has 11 columns, expected 12"),
         ("vipe", lambda p: np.savez(p, data=np.eye(4)[None], inds=[0, 1]), "inds: expected 1 frame numbers"),
         ("vipe", lambda p: np.savez(p, data=np.eye(4)[None], inds=[3]), "are of different frames"),
