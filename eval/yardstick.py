@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import Command, option, run
+from mvtrack.data.synthetic.test_scenes import CaseSpec
 from mvtrack.evaluation import full_resolution as full
 from mvtrack.evaluation import pinned_benchmark as yardstick
 from mvtrack.evaluation.manifest import VERSIONS, check_footage, load_manifest
@@ -35,7 +36,7 @@ class YardstickCommand(Command):
     manifest: Literal[1, 2] = option(VERSIONS[-1], "version of the pinned set")
     resolution: Count | None = option(None, "score at this size as well, such as 256, by class of path")
     refiner: Path = option(shipped_refiner(), "for --resolution; default: the shipped one")
-    every: Count = option(1, "for --resolution: take every n-th scene")
+    every: Count = option(1, "for --resolution: take every n-th case")
     seed: int = option(0, "of the noise")
 
 
@@ -83,9 +84,16 @@ def _score_full(options: YardstickCommand) -> None:
     """The rendered scenes at full resolution; the figures at the model's own size are among them."""
     manifest, model, refiner = load_manifest(options.manifest), load_model(options.model), load_refiner(options.refiner)
     steps = options.steps[0] if options.steps else SamplerOptions.of(model.config).steps
+    if options.footage:
+        check_footage(manifest, options.footage)
+    specs = [*manifest.rendered[:: options.every], *(manifest.footage[:: options.every] if options.footage else ())]
     scores = {}
-    for i, spec in enumerate(tqdm(manifest.rendered[:: options.every], desc="full resolution", unit="scene")):
-        case = full.full_case(spec, options.resolution, model, SamplerOptions(steps, seed=options.seed + i))
+    for i, spec in enumerate(tqdm(specs, desc="full resolution", unit="case")):
+        sample = SamplerOptions(steps, seed=options.seed + i)
+        if isinstance(spec, CaseSpec):
+            case = full.full_case(spec, options.resolution, model, sample)
+        else:
+            case = full.footage_case(spec, options.resolution, options.footage, model, sample)
         if case is not None:
             scores[case.clip.key] = (case.kind, full.score(case, refiner))
     summary = full.summarise_full(scores)

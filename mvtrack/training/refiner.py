@@ -54,16 +54,16 @@ def train_refiner(
     refiner, rng = (start or Refiner()).requires_grad_(True).train(), np.random.default_rng(run.seed)
 
     def examples(numbers: Iterable[int]) -> list[RefinerExample]:
-        return [augmented(read_example(scenes.ensure(int(n), model)), rng) for n in numbers]
+        return [augmented(read_example(scenes.ensure(n, model)), rng) for n in numbers]
 
     def alone(step: int) -> list[dict[str, Tensor]]:
         numbers = [(step * run.clips + i) % run.depth_scenes for i in range(run.clips)]
         clips = [augmented(read_example(ensure_depth_example(scenes, n, model.config)), rng) for n in numbers]
-        clips += examples([rng.integers(run.scenes)])
+        clips += examples([int(rng.integers(run.scenes))])
         return [depth_losses_of(refiner.depth, clip, rng) for clip in clips]
 
     def blended(step: int) -> list[dict[str, Tensor]]:
-        clips = examples(rng.choice(run.scenes, run.clips, replace=False))
+        clips = examples(rng.choice(run.scenes, run.clips, replace=False).tolist())
         return [blend_losses(refiner, clip, run, rng) for clip in clips]
 
     record, began = {"run": asdict(run)}, time.monotonic()

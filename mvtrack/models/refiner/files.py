@@ -17,7 +17,7 @@ FORMAT = "mvtrack-refiner-1"
 class Refiner(nn.Module):
     """What brings a small result to the source's resolution: depth of the source, and the blend."""
 
-    def __init__(self, depth: Sequence[int] = (32, 64, 128, 192, 192), blend: Sequence[int] = (32, 64, 96)) -> None:
+    def __init__(self, depth: Sequence[int] = (32, 64, 96, 128), blend: Sequence[int] = (32, 64, 96)) -> None:
         super().__init__()
         self.settings = {"depth": list(depth), "blend": list(blend)}
         self.depth, self.blend = SourceDepth(depth), Blend(blend)
