@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mvtrack.config.model import DiTConfig
+from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 
 FULL = (DiTConfig(num_layers=2), (2, 2, 32, 56))
@@ -85,7 +86,7 @@ def runners(ours: WanDiT, theirs: nn.Module) -> dict:
     @torch.no_grad()
     def run_ours(given: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         latents, time, text = given
-        return ours(latents, time, text=text, num_reference=0).prediction
+        return ours(latents, time, Conditioning(text=text, num_reference=0)).prediction
 
     @torch.no_grad()
     def run_theirs(given: tuple[Tensor, Tensor, Tensor]) -> Tensor:

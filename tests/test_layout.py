@@ -28,6 +28,8 @@ ORDER = [
 ENTRIES = {"__init__", "__main__", "train", "reshoot"}
 MAX_PACKAGES = 12
 MAX_FILE_LINES = 450
+# Physical lines of each. The aim is 25,000 of library and 19,000 of tests; these hold what there is (docs/results.md).
+MAX_LINES = {("mvtrack", "tracking_head"): 39_800, ("tests",): 25_900}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 
@@ -79,6 +81,11 @@ def test_files_and_functions_are_short(folder):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("folders", MAX_LINES, ids="+".join)
+def test_lines_stay_within_the_budget(folders):
+    assert sum(len(path.read_text().splitlines()) for path in python_files(*folders)) <= MAX_LINES[folders]
 
 
 def test_public_classes_have_names_of_their_own():

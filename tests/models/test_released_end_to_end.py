@@ -253,10 +253,10 @@ def test_clip_is_freed_before_transformer_loads(video, seeing, tmp_path, capsys,
     load_clip, load_dit = image_encoder.load_encoder, backbone_model.load_model
     monkeypatch.setattr(image_encoder, "load_encoder", lambda *a, **k: read.append("clip") or load_clip(*a, **k))
     monkeypatch.setattr(backbone_model, "load_model", lambda *a: read.append("transformer") or load_dit(*a))
-    arguments = [video, "--camera", "pan_left", "--model", seeing, "--steps", 1, "--query", "40,30,5"]
+    arguments = [video, "--camera", "pan_left", "--model", seeing, "--steps", 1, "--query", "40,20,5"]
     assert cli(["attention", *map(str, arguments), "--out", str(tmp_path / "o")]) == 0, capsys.readouterr().err
     assert read == ["clip", "transformer"]
-    far = [*arguments[:-1], "40,30,99"]
+    far = [*arguments[:-1], "40,20,99"]
     assert cli(["attention", *map(str, far), "--out", str(tmp_path / "p")]) == 2
     assert "the query's frame 99 does not exist: it must lie in [0, 6]" in capsys.readouterr().err
     assert read == ["clip", "transformer"]  # refused before anything is loaded
