@@ -59,7 +59,9 @@ class PointMaps:
         if self.camera is not None:
             usable = usable & (_own_depth(self.points, self.camera) > 0)
         _UNUSABLE.count(int((~usable).sum()), usable.numel())
-        return usable if self.confidence is None else usable & (self.confidence >= min_confidence)
+        if self.confidence is None or min_confidence is None:
+            return usable
+        return usable & (self.confidence >= min_confidence)
 
 
 def targets_from_points(
