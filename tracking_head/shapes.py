@@ -10,6 +10,6 @@ except ImportError:
         def __class_getitem__(cls, annotation: tuple) -> type:
             return annotation[0]
 
-    Bool = Float = Int = _Unchecked  # type: ignore[assignment, misc]
+    Bool = Float = Int = _Unchecked  # type: ignore[assignment]
 
 __all__ = ["Bool", "Float", "Int"]
