@@ -33,7 +33,7 @@ def load_estimator(name: str) -> Callable[[UInt8[Tensor, "3 H W"]], Float[Tensor
     try:
         from transformers import AutoModelForDepthEstimation
     except ImportError as error:
-        raise ValueError("--depth by a network needs transformers: pip install 'mvtrack[wan]'") from error
+        raise ValueError("--depth by a network needs transformers: pip install '.[wan]'") from error
     try:
         model = AutoModelForDepthEstimation.from_pretrained(name, local_files_only=True).eval()
     except (ImportError, RuntimeError) as error:
