@@ -62,6 +62,17 @@ def shared(request) -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture
+def shared_numbers(shared) -> Callable[[str], dict[str, np.ndarray]]:
+    """Read arrays of a reference file beside the checkout, and close it."""
+
+    def read(relative: str) -> dict[str, np.ndarray]:
+        with np.load(shared(relative)) as file:
+            return dict(file)
+
+    return read
+
+
 @pytest.fixture(scope="session")
 def golden_numbers() -> Callable[[str], dict[str, np.ndarray]]:
     """Read arrays of tests/golden: what a public implementation gave for random inputs."""

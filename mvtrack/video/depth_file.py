@@ -51,9 +51,10 @@ def _load(path: Path) -> np.ndarray:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
         if isinstance(loaded, np.ndarray):
             return loaded
-        names = list(loaded.files)
-        if "depth" in names or len(names) == 1:
-            return loaded["depth" if "depth" in names else names[0]]
+        with loaded:
+            names = list(loaded.files)
+            if "depth" in names or len(names) == 1:
+                return loaded["depth" if "depth" in names else names[0]]
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from error
     raise ValueError(f"{path} holds several arrays ({', '.join(names)}); name one of them `depth`")

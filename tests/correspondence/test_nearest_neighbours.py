@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -166,8 +165,8 @@ def test_rendered_points_match_exact_projection():
 
 
 @pytest.mark.shared
-def test_real_reconstruction_targets_match_cameras(shared):
-    z = np.load(shared("data/garden_points.npz"))
+def test_real_reconstruction_targets_match_cameras(shared_numbers):
+    z = shared_numbers("data/garden_points.npz")
     size, token_px = (420, 648), 12
     c2w = invert_pose(torch.from_numpy(z["viewmats"])).float()
     camera = Camera(c2w[None, :, None], torch.from_numpy(z["Ks"]).float()[None, :, None], size)

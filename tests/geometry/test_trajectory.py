@@ -7,9 +7,9 @@ from mvtrack.geometry.trajectory import CameraPath
 
 
 @pytest.mark.shared
-def test_golden_presets_equal_recammaster(shared):
+def test_golden_presets_equal_recammaster(shared_numbers):
     """The file stores rotations with 6 digits and centimetres with 2 decimals, hence 1e-6 and 1e-4 m."""
-    golden = np.load(shared("golden/backbones/cameras.npz"))["rd_infer_rel_81"]
+    golden = shared_numbers("golden/backbones/cameras.npz")["rd_infer_rel_81"]
     for name, theirs in zip(PRESETS, golden, strict=True):
         ours = CameraPath(name).poses(81).numpy()
         np.testing.assert_allclose(ours[:, :3, :3], theirs[:, :3, :3], atol=1e-6, err_msg=name)
@@ -17,8 +17,8 @@ def test_golden_presets_equal_recammaster(shared):
 
 
 @pytest.mark.shared
-def test_golden_presets_at_latent_frames(shared):
-    golden = np.load(shared("golden/backbones/cameras.npz"))["rc_infer_21"].reshape(10, 21, 3, 4)
+def test_golden_presets_at_latent_frames(shared_numbers):
+    golden = shared_numbers("golden/backbones/cameras.npz")["rc_infer_21"].reshape(10, 21, 3, 4)
     for name, theirs in zip(PRESETS, golden, strict=True):
         np.testing.assert_allclose(CameraPath(name).poses(21)[:, :3].numpy(), theirs, atol=1e-4, err_msg=name)
 

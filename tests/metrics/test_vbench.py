@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,16 +70,16 @@ def test_scores_by_hand(unchecked):
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["4", "7"])
-def test_golden_vbench_flickering(shared, name):
-    golden = np.load(shared("golden/metrics/vbench_flicker.npz"))
+def test_golden_vbench_flickering(shared_numbers, name):
+    golden = shared_numbers("golden/metrics/vbench_flicker.npz")
     crop = torch.from_numpy(golden[f"{name}.first10_crop_bgr_uint8"]).permute(0, 3, 1, 2)
     assert temporal_flickering(crop) == pytest.approx(float(golden[f"{name}.first10_crop_score"]), abs=1e-6)
 
 
 @pytest.mark.shared
-def test_golden_vbench_flickering_of_a_file(shared):
+def test_golden_vbench_flickering_of_a_file(shared, shared_numbers):
     """Decoded by another decoder than the golden's."""
-    golden = np.load(shared("golden/metrics/vbench_flicker.npz"))
+    golden = shared_numbers("golden/metrics/vbench_flicker.npz")
     frames = open_video(shared("data/recammaster/4.mp4")).read(0, 10)
     assert temporal_flickering(frames) == pytest.approx(float(golden["4.first10_score"]), abs=1e-3)
 

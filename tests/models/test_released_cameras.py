@@ -36,8 +36,8 @@ def recammaster_rows(cameras, origin):
     ("released", "prefix", "count"),
     [pytest.param("data/recammaster/camera_extrinsics.json", "", 10, marks=pytest.mark.shared), (None, "syn_", 3)],
 )
-def test_golden_poses_of_inference(shared, golden_numbers, released, prefix, count):
-    golden = np.load(shared("golden/backbones/cameras.npz")) if released else golden_numbers("cameras")
+def test_golden_poses_of_inference(shared, shared_numbers, golden_numbers, released, prefix, count):
+    golden = shared_numbers("golden/backbones/cameras.npz") if released else golden_numbers("cameras")
     path = shared(released) if released else SYNTHETIC
     for number in range(count):
         camera = read_cameras(path, camera=number + 1, **LENS).camera
@@ -83,8 +83,8 @@ def camera_of_rows(rows, size, square: bool) -> Camera:
     ("name", "size"),
     [("12x20", (12, 20)), ("20x12", (20, 12)), pytest.param("preset", (12, 20), marks=pytest.mark.shared)],
 )
-def test_golden_plucker_maps(golden_numbers, shared, name, size):
-    golden = np.load(shared("golden/backbones/cameras.npz")) if name == "preset" else golden_numbers("cameras")
+def test_golden_plucker_maps(golden_numbers, shared_numbers, name, size):
+    golden = shared_numbers("golden/backbones/cameras.npz") if name == "preset" else golden_numbers("cameras")
     for setting in ("infer", "train"):
         if f"plucker_{name}_{setting}" not in golden:
             continue

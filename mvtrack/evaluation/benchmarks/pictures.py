@@ -80,7 +80,8 @@ def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
 def read_depth(path: Path) -> Float[Tensor, "H W"]:
     """A .npy of z-depth, (H, W) or (H, W, 1); zero is unknown."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"cannot read the depth {path}: {' '.join(str(error).split())}") from None
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array

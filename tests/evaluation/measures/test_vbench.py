@@ -4,7 +4,6 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -75,9 +74,9 @@ def test_flickering_of_the_file_and_of_the_frames_are_one(sample):
 
 
 @pytest.mark.shared
-def test_golden_flickering_of_a_real_video(shared):
+def test_golden_flickering_of_a_real_video(shared, shared_numbers):
     """VBench's own number, its decoder and all (of OpenCV 5; older versions turn some files' colours otherwise)."""
-    golden = np.load(shared("golden/metrics/vbench_flicker.npz"))
+    golden = shared_numbers("golden/metrics/vbench_flicker.npz")
     path = shared("data/recammaster/4.mp4")
     frames = decoded_by_opencv(path, int(golden["4.num_frames"]))
     assert temporal_flickering(frames) == pytest.approx(float(golden["4.score"]), abs=1e-5)

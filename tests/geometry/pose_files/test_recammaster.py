@@ -20,8 +20,8 @@ def relative(sequence):
 
 @pytest.mark.shared
 @pytest.mark.parametrize("number", range(1, 11))
-def test_golden_presets_relative_to_their_first_frame(shared, number):
-    golden = np.load(shared("golden/backbones/cameras.npz"))
+def test_golden_presets_relative_to_their_first_frame(shared, shared_numbers, number):
+    golden = shared_numbers("golden/backbones/cameras.npz")
     path = shared("data/recammaster/camera_extrinsics.json")
     ours = relative(read_cameras(path, camera=number, **SIZE))
     np.testing.assert_allclose(ours, golden["rd_infer_rel_81"][number - 1], atol=1e-5)

@@ -17,9 +17,9 @@ from mvtrack.geometry.trajectory import CameraPath
         ("syn_rd_infer_rel_81", "syn_rd_resampled_49_speed0.5", 49, 0.5),
     ],
 )
-def test_golden_resampled_paths(golden_numbers, shared, source, resampled, frames, speed):
+def test_golden_resampled_paths(golden_numbers, shared_numbers, source, resampled, frames, speed):
     of_presets = source.startswith("rd_")
-    golden = np.load(shared("golden/backbones/cameras.npz")) if of_presets else golden_numbers("cameras")
+    golden = shared_numbers("golden/backbones/cameras.npz") if of_presets else golden_numbers("cameras")
     for path, theirs in zip(golden[source], golden[resampled], strict=True):
         ours = resample_path(torch.from_numpy(path), frames, speed)
         np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=0)
