@@ -1,10 +1,13 @@
 """Pre-norm transformer blocks over short sequences, with a mask of what may be looked at."""
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from tracking_head.shapes import Bool, Float
+
+_PART_BYTES = 256 * 2**20  # of the widest activations that exist at once where no gradients are wanted
 
 
 class Attention(nn.Module):
@@ -43,7 +46,18 @@ class AttentionBlock(nn.Module):
         context: Float[Tensor, "S m D"] | None = None,
         allowed: Bool[Tensor, "S #n m"] | None = None,
     ) -> Float[Tensor, "S n D"]:
-        """allowed: which of the context (or of x) each position may look at; at least one everywhere."""
+        """allowed: which of the context (or of x) each position may look at; at least one everywhere.
+
+        Without gradients a part of the sequences at a time, so that memory does not grow with their number.
+        """
+        longest = x.shape[1] if context is None else max(x.shape[1], context.shape[1])
+        step = max(1, _PART_BYTES // (4 * longest * self.mlp[0].out_features))
+        if torch.is_grad_enabled() or len(x) <= step:
+            return self._together(x, context, allowed)
+        parts = zip(*(len(x) * [None] if y is None else y.split(step) for y in (x, context, allowed)), strict=False)
+        return torch.cat([self._together(*part) for part in parts])
+
+    def _together(self, x: Tensor, context: Tensor | None, allowed: Tensor | None) -> Tensor:
         normed = self.norm(x)
         if context is not None and self.context_norm is not None:
             context = self.context_norm(context)

@@ -13,7 +13,7 @@ class HeadConfig:
 
     displacement: add the point's motion to and from the neighbouring frames to the tokens (84 values, as MV-TAP).
     camera: add the ray of the current estimate, in coordinates of the mean of all cameras (permuting views changes
-        nothing) or of view 0's first frame; none: no cameras are taken.
+        nothing) or of view 0's first frame; `mvtap`: MV-TAP's frame, see `encodings.common_frame`; none: no cameras.
     time_length: a clip of another number of frames gets the time embedding of one of this length, stretched; None:
         frames are numbered as they come.
     recompute: compute activations again in the backward pass instead of keeping them.
@@ -30,7 +30,7 @@ class HeadConfig:
     view_attention: bool = True
     iterations: int = 4
     displacement: bool = False
-    camera: Literal["none", "mean", "reference"] = "none"
+    camera: Literal["none", "mean", "reference", "mvtap"] = "none"
     time_length: int | None = None
     recompute: bool = True
 

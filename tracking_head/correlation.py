@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tracking_head.pyramid import CorrelationConfig, Level, level_maps, patch_weights, pyramid_levels
-from tracking_head.shapes import Float, Int
+from tracking_head.shapes import Bool, Float, Int
 
 _CPU_CHUNK_BYTES = 6 * 2**20  # the gathered keys of a chunk stay in the cache
 _GPU_CHUNK_BYTES = 512 * 2**20
@@ -25,6 +25,8 @@ class CorrelationFeatures(NamedTuple):
 
     keys: each level's stored key map. supports: query features at the P offsets around each point, in its own frame,
     already divided by the scale of the dot product. All heads of a pair that are only summed are one head here.
+    shown: the frames at which estimates stand, by number among the T; None: all T in order. active: points that
+    correlate; all volumes of the others are those of a support of zeros; None: all points.
     """
 
     keys: tuple[Float[Tensor, "G hs ws heads d"], ...]
@@ -32,6 +34,8 @@ class CorrelationFeatures(NamedTuple):
     levels: tuple[Level, ...]
     frames: int
     points: int
+    shown: Int[Tensor, "S"] | None = None
+    active: Bool[Tensor, "M"] | None = None
 
 
 def prepare(
@@ -63,7 +67,7 @@ def prepare(
     split = {"n": 1 if joined else heads}
     with torch.autocast(q.device.type, enabled=False):
         q_maps = level_maps(rearrange(q, pattern), levels, config)
-        k_maps = level_maps(rearrange(k, pattern).to(dtype), levels, config)
+        k_maps = q_maps if k is q and dtype == q.dtype else level_maps(rearrange(k, pattern).to(dtype), levels, config)
         # Levels that share a map must share a tensor: then autograd adds their gradients up in one buffer.
         views = {id(x): rearrange(x, "g h w (n d) -> g h w n d", **split) for x in k_maps}
         keys = [views[id(x)] for x in k_maps]
@@ -87,7 +91,7 @@ def sample_support(
     q_map: Float[Tensor, "G hs ws C"], xy_px: Float[Tensor, "M 2"], image: Int[Tensor, "M"], level: Level, radius: int
 ) -> Float[Tensor, "M P C"]:
     """Features of a level at the P = (2 radius + 1)^2 offsets around points, row by row; float32 or better."""
-    around = _surroundings(xy_px[:, None], image, level, radius)
+    around = _surroundings(xy_px[:, None], image[:, None], level, radius)
     rows = _rows(around, level, 1).flatten()
     patch = _matrix(q_map).index_select(0, rows).to(around.wy.dtype)
     wy, wx = around.wy[:, 0], around.wx[:, 0]
@@ -105,47 +109,47 @@ def correlate(
 ) -> Float[Tensor, "m T P P"]:
     """One level's volume around current estimates: [key offset, query offset], both row by row from the upper left.
 
-    xy_px: raster pixels in T frames, of the points from number `first_point` on among all M = B V N. The result is
-    float32 (float64 for float64 features); gradients reach q and k, and the estimates with `config.estimate_gradient`.
+    xy_px: raster pixels in the frames shown, of the points from number `first_point` on among all M = B V N. The result
+    is float32 (float64 for float64 features); gradients reach q and k, and the estimates if `config.estimate_gradient`.
     """
     point = torch.arange(first_point, first_point + len(xy_px), device=xy_px.device)
-    first_image = point // prepared.points * prepared.frames
+    shown = torch.arange(prepared.frames, device=xy_px.device) if prepared.shown is None else prepared.shown
+    image = (point // prepared.points * prepared.frames)[:, None] + shown
     with torch.autocast(xy_px.device.type, enabled=False):
         xy = (xy_px if config.estimate_gradient else xy_px.detach()).to(_at_least_float32(prepared.keys[level]))
-        around = _surroundings(xy, first_image, prepared.levels[level], config.radius)
+        around = _surroundings(xy, image, prepared.levels[level], config.radius)
         support = prepared.supports[level][first_point : first_point + len(xy_px)]
+        if prepared.active is not None:
+            support = support * prepared.active[first_point : first_point + len(xy_px), None, None, None]
         return _Volume.apply(prepared.keys[level], support, *around, prepared.levels[level], config)
 
 
 class _Surroundings(NamedTuple):
     """Where (2 radius + 1)^2 samples around n points in T images hang: weights on stored rows and columns, the first
-    of these, and the first image."""
+    of these, and the images."""
 
     wy: Float[Tensor, "n T side my"]
     wx: Float[Tensor, "n T side mx"]
     y0: Int[Tensor, "n T"]
     x0: Int[Tensor, "n T"]
-    first_image: Int[Tensor, "n"]
+    image: Int[Tensor, "n T"]
 
     def part(self, part: slice) -> "_Surroundings":
         return _Surroundings(*(x[part] for x in self))
 
 
-def _surroundings(
-    xy: Float[Tensor, "n T 2"], first_image: Int[Tensor, "n"], level: Level, radius: int
-) -> _Surroundings:
+def _surroundings(xy: Float[Tensor, "n T 2"], image: Int[Tensor, "n T"], level: Level, radius: int) -> _Surroundings:
     wy, y0 = patch_weights(xy[..., 1], level.y, radius)
     wx, x0 = patch_weights(xy[..., 0], level.x, radius)
-    return _Surroundings(wy, wx, y0, x0, first_image)
+    return _Surroundings(wy, wx, y0, x0, image)
 
 
 def _rows(around: _Surroundings, level: Level, heads: int) -> Int[Tensor, "n heads T my mx"]:
     """Row numbers of the stored samples in a map flattened to (G hs ws heads) rows."""
     device = around.y0.device
-    image = around.first_image[:, None] + torch.arange(around.y0.shape[1], device=device)
     y = around.y0[..., None] + torch.arange(around.wy.shape[-1], device=device)
     x = around.x0[..., None] + torch.arange(around.wx.shape[-1], device=device)
-    row = (image[..., None, None] * level.y.stored + y[..., :, None]) * level.x.stored + x[..., None, :]
+    row = (around.image[..., None, None] * level.y.stored + y[..., :, None]) * level.x.stored + x[..., None, :]
     return row[:, None] * heads + torch.arange(heads, device=device)[:, None, None, None]
 
 
@@ -162,10 +166,10 @@ class _Volume(torch.autograd.Function):
     adds its share of the keys' gradient into one buffer."""
 
     @staticmethod
-    def forward(ctx, keys, support, wy, wx, y0, x0, first_image, level, config):
-        ctx.save_for_backward(keys, support, wy, wx, y0, x0, first_image)
+    def forward(ctx, keys, support, wy, wx, y0, x0, image, level, config):
+        ctx.save_for_backward(keys, support, wy, wx, y0, x0, image)
         ctx.level, ctx.config = level, config
-        around = _Surroundings(wy, wx, y0, x0, first_image)
+        around = _Surroundings(wy, wx, y0, x0, image)
         volume = wy.new_empty(*y0.shape, config.offsets, config.offsets)
         for part in _chunks(keys, around, config):
             rows = _rows(around.part(part), level, keys.shape[3])

@@ -43,9 +43,11 @@ def common_frame(
 
     `mean`: the rotation nearest to the cameras' mean rotation, about their mean centre: the order of views does not
     matter. `reference`: view 0's first frame. Either way a rigid motion or a scaling of the world changes nothing.
-    Raises ValueError where cameras look in directions that have no mean.
+    `mvtap`: see `_mvtap_frame`. Raises ValueError where cameras look in directions that have no mean.
     """
     rotation, centre = c2w[..., :3, :3], c2w[..., :3, 3]
+    if mode == "mvtap":
+        return _mvtap_frame(rotation, centre)
     if mode == "reference":
         axes, origin = rotation[:, :1, :1], centre[:, :1, :1]
     else:
@@ -57,6 +59,27 @@ def common_frame(
     local = ((centre - origin)[..., None, :] @ axes)[..., 0, :]
     reach = local.norm(dim=-1).amax((1, 2))[:, None, None, None]
     return axes.mT @ rotation, torch.where(reach > 1e-6, local / reach.clamp_min(1e-6), local)
+
+
+def _mvtap_frame(
+    rotation: Float[Tensor, "B V T 3 3"], centre: Float[Tensor, "B V T 3"]
+) -> tuple[Float[Tensor, "B V T 3 3"], Float[Tensor, "B V T 3"]]:
+    """What MV-TAP's released weights were trained with: each pose times, from the right, the world-to-camera pose of
+    view 0 at its moment; centres about the mean of all that are no outliers, the first one at a distance of 2.
+
+    As the factor stands on the right, where the world's axes lie matters, and so does which view is the first; the
+    order of the others does not.
+    """
+    axes = rotation[:, :1].mT
+    turned = rotation @ axes
+    centre = centre - (turned @ centre[:, :1, :, :, None])[..., 0]
+    flat = rearrange(centre, "b v t c -> b (v t) c")
+    away = (flat - flat.median(1, keepdim=True).values).norm(dim=-1)
+    kept = away <= (10 * away.quantile(0.97, 1, keepdim=True)).clamp(max=1e6)
+    mean = (flat * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
+    centre = centre - mean[:, None, None]
+    reach = centre[:, 0, 0].norm(dim=-1)[:, None, None, None]
+    return turned, centre * torch.where(reach <= 1e-5, 2.0, 2.0 / reach)
 
 
 def estimate_rays(

@@ -81,14 +81,28 @@ class TrackingHead(nn.Module):
         query_txy = torch.where(valid[..., None], query_txy, 0.0)
         extent = (q.shape[4] * token_px, q.shape[3] * token_px)
         prepared = prepare(q, k, query_txy, token_px, self.config.correlation)
-        frame = None if cameras is None else common_frame(cameras.c2w, self.config.camera)
         xy = query_txy[:, :, None, :, 1:].expand(-1, -1, q.shape[2], -1, -1)
-        logits = xy.new_zeros(xy.shape)  # visible, confident
+        return self.refine(prepared, xy, xy.new_zeros(xy.shape), valid, extent, cameras)
+
+    def refine(
+        self,
+        prepared: CorrelationFeatures,
+        xy: Float[Tensor, "B V T N 2"],
+        logits: Float[Tensor, "B V T N 2"],
+        valid: Bool[Tensor, "B V N"],
+        extent_px: tuple[float, float],
+        cameras: Cameras | None = None,
+    ) -> HeadOutput:
+        """All iterations from given estimates: raster pixels, and the logits of visibility and confidence.
+
+        extent_px: (W, H) of the image. cameras: of the T frames. Nothing is checked here.
+        """
+        frame = None if cameras is None else common_frame(cameras.c2w, self.config.camera)
         steps = []
         for _ in range(self.config.iterations):
             xy = xy if self.config.correlation.estimate_gradient else xy.detach()
             rays = None if frame is None or cameras is None else estimate_rays(xy, *frame, cameras.K)
-            tokens = self.tokens(xy, logits, self.correlation(prepared, xy), extent, rays)
+            tokens = self.tokens(xy, logits, self.correlation(prepared, xy), extent_px, rays)
             update = rearrange(self.transformer(tokens, valid), "b v n t c -> b v t n c").to(xy.dtype)
             xy = xy + update[..., :2] * self.config.correlation.base_stride_px
             logits = logits + update[..., 2:]

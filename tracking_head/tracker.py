@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tracking_head.frames import to_video_rate
 from tracking_head.head import Cameras, HeadOutput, TrackingHead
+from tracking_head.mvtap import MVTAP
 from tracking_head.queries import Features, Queries
 from tracking_head.shapes import Float
 from tracking_head.tracks import Tracks
@@ -25,6 +26,7 @@ class SoftTracks:
 class Tracker:
     """`tracker(features, queries) -> Tracks`, without gradients.
 
+    head: or MV-TAP whole, for features of its encoder.
     threshold: a point counts as visible where its probability of being visible exceeds it.
     weigh_confidence: visibility x confidence must exceed it instead (MV-TAP's rule, with 0.6): hides points that are
         seen but not found, which costs occlusion accuracy.
@@ -33,7 +35,7 @@ class Tracker:
 
     def __init__(
         self,
-        head: TrackingHead,
+        head: TrackingHead | MVTAP,
         threshold: float = 0.5,
         weigh_confidence: bool = False,
         interpolation: Literal["linear", "spline"] = "spline",
@@ -72,13 +74,15 @@ class Tracker:
         features.check(queries)
         batched = features.q.ndim == 7
         q, k, txy, valid = features.q, features.k, queries.txy, queries.valid
+        same = k is q
         if not batched:
             q, k, txy, valid = q[None], k[None], txy[None], valid[None]
             cameras = None if cameras is None else Cameras(*(x[None] for x in cameras))
         device = next(self.head.parameters()).device
-        moved = (x.to(device) for x in (q, k, txy, valid))
+        q, asked, seen = (x.to(device) for x in (q, txy, valid))
+        k = q if same else k.to(device)
         cameras = None if cameras is None else Cameras(*(x.to(device) for x in cameras))
-        output = self.head(*moved, features.token_px, cameras).last()
+        output = self.head(q, k, asked, seen, features.token_px, cameras).last()
         output = at_video_rate(HeadOutput(*(x.to(txy.device) for x in output)), frame_stride, self.interpolation)
         seen = valid[:, :, None]
         xy = torch.where(seen[..., None], output.xy[0], 0.0)
