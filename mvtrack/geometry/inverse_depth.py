@@ -4,6 +4,7 @@ A pixel with ray r = K^-1 (x, y, 1) and inverse z-depth rho lies at K'(R r + rho
 first camera's coordinates to the other's; the third component is the ratio of both z-depths.
 """
 
+import cv2
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -27,19 +28,28 @@ def correspondence(
     height, width = view.size
     x = (torch.arange(width // stride, device=view.K.device) + 0.5) * stride
     y = (torch.arange(height // stride, device=view.K.device)[:, None] + 0.5) * stride
-    motion = relative_pose(other.c2w.double(), view.c2w.double())
-    shift = (other.K.double() @ motion[..., :3, 3:]).to(view.K)
-    turn = (other.K.double() @ motion[..., :3, :3] @ torch.linalg.inv(view.K.double())).to(view.K)
+    turn, shift = plane_homography(view, other)
     x, y, z = (
         turn[..., i, 0, None, None, None] * x
         + (turn[..., i, 1, None, None, None] * y + turn[..., i, 2, None, None, None])
-        + inverse_depth * shift[..., i, 0, None, None, None]
+        + inverse_depth * shift[..., i, None, None, None]
         for i in range(3)
     )
     front = z > _BEHIND
+    if front.all():
+        return torch.stack([x / z, y / z], -1), inverse_depth / z
     safe = torch.where(front, z, 1.0)
     xy = torch.stack([x / safe, y / safe], -1).masked_fill(~front[..., None], -1e6)
     return xy, torch.where(front, inverse_depth / safe, 0.0)
+
+
+def plane_homography(view: Camera, other: Camera) -> tuple[Float[Tensor, "*n 3 3"], Float[Tensor, "*n 3"]]:
+    """H and e of both cameras (*n): the pixel (x, y, 1) of `view` at inverse depth rho lies at H (x, y, 1) + rho e in
+    `other`, in homogeneous raster coordinates whose last one is the ratio of both z-depths."""
+    motion = relative_pose(other.c2w.double(), view.c2w.double())
+    shift = (other.K.double() @ motion[..., :3, 3:])[..., 0]
+    turn = other.K.double() @ motion[..., :3, :3] @ torch.linalg.inv(view.K.double())
+    return turn.to(view.K), shift.to(view.K)
 
 
 def inside(xy: Float[Tensor, "*n 2"], size: tuple[int, int], margin_px: float = 0.0):
@@ -58,47 +68,52 @@ def sample(
     """Values at raster coordinates, borders repeated. size: (H, W) of the picture that the coordinates are for, where
     the image is a smaller or larger version of it. mode: of `grid_sample`."""
     height, width = size or image.shape[-2:]
-    grid = 2 * xy / xy.new_tensor([width, height]) - 1
+    grid = xy * xy.new_tensor([2 / width, 2 / height]) - 1
     flat = grid.flatten(1, -3) if grid.ndim > 4 else grid
     out = F.grid_sample(image, flat, mode=mode, padding_mode="border", align_corners=False)
     return out.unflatten(2, grid.shape[1:-2]) if grid.ndim > 4 else out
 
 
 def splat_inverse_depth(
-    inverse_depth: Float[Tensor, "H W"], view: Camera, other: Camera
+    inverse_depth: Float[Tensor, "H W"], view: Camera, other: Camera, wanted: Bool[Tensor, "h w"] | None = None
 ) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
     """The surface that `view` shows, as inverse depth of `other` (cameras without leading shape), and where there is
-    one; zero elsewhere.
+    one; zero elsewhere. wanted: the only pixels of `other` that are looked at.
 
     Each pixel is spread over the four nearest ones with bilinear weights; of what meets in one, the nearest counts, and
     what lies within 3 % of it.
     """
     height, width = other.size
     xy, inverse = correspondence(inverse_depth[None], view, other)
-    corner = (xy[0] - 0.5).floor()
-    part = (xy[0] - 0.5 - corner).flatten(0, 1)
-    corner, value = corner.flatten(0, 1), inverse.flatten()
-    cells, weights = [], []
+    x, y, value = xy[0, ..., 0].flatten() - 0.5, xy[0, ..., 1].flatten() - 0.5, inverse.flatten()
+    landing = (x > -1) & (y > -1) & (x < width) & (y < height) & (value > 0)
+    if wanted is not None:
+        near = F.max_pool2d(F.pad(wanted.float()[None, None], [1] * 4), 3, 1)[0, 0] > 0
+        landing &= near[y.round().clamp(0, height - 1).long(), x.round().clamp(0, width - 1).long()]
+    x, y, value = x[landing], y[landing], value[landing]
+    left, top = x.floor(), y.floor()
+    x, y, left, top = x - left, y - top, left.long(), top.long()
+    cells, weights, nothing = [], [], height * width
     for dx in (0, 1):
         for dy in (0, 1):
-            column, row = corner[:, 0] + dx, corner[:, 1] + dy
-            weight = (part[:, 0] if dx else 1 - part[:, 0]) * (part[:, 1] if dy else 1 - part[:, 1])
-            landed = (column >= 0) & (row >= 0) & (column < width) & (row < height) & (value > 0) & (weight > _TOUCHES)
-            cells.append(torch.where(landed, row * width + column, height * width).long())
+            column, row, weight = left + dx, top + dy, (x if dx else 1 - x) * (y if dy else 1 - y)
+            hits = (column >= 0) & (row >= 0) & (column < width) & (row < height) & (weight > _TOUCHES)
+            cells.append(torch.where(hits, row * width + column, nothing))
             weights.append(weight)
     cell, weight, value = torch.cat(cells), torch.cat(weights), value.repeat(4)
-    nearest = value.new_zeros(height * width + 1).scatter_reduce(0, cell, value, "amax")
+    nearest = value.new_zeros(nothing + 1).scatter_reduce(0, cell, value, "amax")
     weight = weight * (value >= nearest[cell] * _SAME_SURFACE)
-    total = weight.new_zeros(height * width + 1).index_add(0, cell, weight)[:-1]
-    mean = value.new_zeros(height * width + 1).index_add(0, cell, value * weight)[:-1] / total.clamp_min(1e-8)
+    total = weight.new_zeros(nothing + 1).index_add(0, cell, weight)[:-1]
+    mean = value.new_zeros(nothing + 1).index_add(0, cell, value * weight)[:-1] / total.clamp_min(1e-8)
     hit = (total > 0).view(height, width)
+    if wanted is not None:
+        hit &= wanted
     return torch.where(hit, mean.view(height, width), 0.0), hit
 
 
 def median_of_neighbours(inverse_depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-    """Over 3x3 pixels: closes cracks and straightens contours."""
-    windows = F.unfold(F.pad(inverse_depth[None, None], [1] * 4, mode="replicate"), 3)[0]
-    return windows.median(0).values.view_as(inverse_depth)
+    """Over 3x3 pixels, borders repeated: closes cracks and straightens contours."""
+    return torch.from_numpy(cv2.medianBlur(inverse_depth.contiguous().numpy(), 3))
 
 
 def filled_from_behind(inverse_depth: Float[Tensor, "H W"], known: Bool[Tensor, "H W"]) -> Float[Tensor, "H W"]:

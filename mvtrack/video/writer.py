@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mvtrack.files.atomic_io import beside
 
+_PRESET = "faster"  # of x264: at equal sizes 0.2 dB below its default, in half the time
 _BT709, _LIMITED = 1, 1  # H.273 code of primaries, transfer and matrix; AVColorRange
 
 
@@ -45,7 +46,8 @@ class VideoWriter:
 
         multiple = 1 if self._lossless else 2
         height, width = frame.shape[:2]
-        frame = np.pad(frame, ((0, height % multiple), (0, width % multiple), (0, 0)), mode="edge")
+        if height % multiple or width % multiple:
+            frame = np.pad(frame, ((0, height % multiple), (0, width % multiple), (0, 0)), mode="edge")
         if self._stream is None:
             self.size = frame.shape[:2]
             self._stream = self._open_stream()
@@ -60,7 +62,7 @@ class VideoWriter:
 
     def _open_stream(self):
         codec = "libx264rgb" if self._lossless else "libx264"
-        stream = self._container.add_stream(codec, rate=self._fps, options={"crf": str(self._crf)})
+        stream = self._container.add_stream(codec, rate=self._fps, options={"crf": str(self._crf), "preset": _PRESET})
         stream.height, stream.width = self.size
         stream.pix_fmt = "rgb24" if self._lossless else "yuv420p"
         if not self._lossless:
@@ -91,7 +93,9 @@ def write_video(
 
 
 def to_bytes(video: Tensor) -> np.ndarray:
-    """(T, 3, H, W) in [-1, 1] to 8-bit (T, H, W, 3), rounded."""
+    """(T, 3, H, W) in [-1, 1] to 8-bit (T, H, W, 3), rounded; bytes stay what they are."""
+    if video.dtype == torch.uint8:
+        return video.permute(0, 2, 3, 1).cpu().numpy()
     return ((video.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -23,6 +23,12 @@ def test_analysis_benchmark_measures_tiny_model(benchmark, capsys):
     assert line_of(benchmark("analysis", "--small"), capsys)["figures"]["tiny model, s"] > 0
 
 
+def test_reshoot_benchmark_measures_a_process(benchmark, capsys):
+    figures = line_of(benchmark("reshoot_720p", "--small"), capsys)["figures"]
+    assert 0 < figures["processor time, s"]
+    assert 0.1 < figures["peak memory, GiB"] < 4
+
+
 def test_correspondence_benchmark_losses_agree(benchmark, capsys):
     figures = line_of(benchmark("correspondence", "--small"), capsys)["figures"]
     assert figures["11 queries, difference of the losses"] < 1e-5

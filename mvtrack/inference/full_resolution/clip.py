@@ -10,7 +10,7 @@ from mvtrack.inference.full_resolution.region import plan_region
 from mvtrack.inference.full_resolution.stream import FullResolution
 from mvtrack.models.refiner.blend import Blend
 from mvtrack.video.resize import fit_to
-from mvtrack.video.writer import to_bytes
+from mvtrack.video.writer import from_bytes, to_bytes
 
 
 def refined_clip(
@@ -22,4 +22,4 @@ def refined_clip(
     region = plan_region(fit_to(camera.size, model_size), "source")
     frames = torch.from_numpy(to_bytes(source)).movedim(-1, 1)
     full = FullResolution(blend, geometry, region, camera.resized(model_size), distance, frames.__getitem__)
-    return torch.stack([frame.result for frame in full.stream([generated])])
+    return from_bytes(torch.stack([frame.result for frame in full.stream([generated])]))

@@ -1,9 +1,8 @@
 """One target frame from the source's pictures and the generated one, at any size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,15 +11,16 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.inverse_depth import correspondence, inside, sample
-from mvtrack.inference.full_resolution.region import resized
-from mvtrack.inference.full_resolution.warp import SourceMoment, TargetGeometry, crisp_enlarged, lookup
+from mvtrack.inference.full_resolution.layers import Layer, add_up, border_weight, enlarged
+from mvtrack.inference.full_resolution.warp import (
+    SourceMoment,
+    TargetGeometry,
+    crisp_enlarged,
+    lookup,
+    stands_still,
+)
 from mvtrack.models.refiner.blend import Blend
-from mvtrack.video.writer import from_bytes
 
-_STRIP_PIXELS = 1 << 20  # of a picture that are warped at once
-_FEATHER_PX = 3.0  # beyond the source's border, over which its repeated edge gives way
-_NOTHING = 1e-3  # weight below which a picture is not looked up
-_SHRINKS = 1.3  # factor from which on a warp would skip pixels
 _UNSURE, _SHARPEST = 0.02, 3.0  # of how likely something is seen; the largest change that finer geometry makes
 
 
@@ -81,55 +81,32 @@ def full_frame(
     geometry: TargetGeometry,
     target: Camera,
     generated: Float[Tensor, "3 H W"],
-) -> Float[Tensor, "3 H W"]:
-    """A target frame at full size. frames, moments: the source at this moment, then at others. generated: enlarged."""
+) -> UInt8[Tensor, "3 H W"]:
+    """A target frame at full size. frames, moments: the source at this moment, then at others. generated: enlarged.
+
+    Where the target stands at the source's place, depth has no effect: all that the source shows is taken from it.
+    """
+    size, cameras = target.size, [m.camera.resized(f.shape[-2:]) for f, m in zip(frames, moments, strict=True)]
     coarse = target.resized(tuple(geometry.inverse_depth.shape))
     seen = [lookup(geometry, coarse, moment, both_sides=i > 0)[1] for i, moment in enumerate(moments)]
-    weights = _enlarged(finer_weights(mixture, torch.stack(seen)), target.size)
-    inverse_depth = crisp_enlarged(geometry.inverse_depth, target.size)
-    out = weights[-1] * (generated + _enlarged(mixture.residual, target.size))
-    for weight, frame, moment in zip(weights[:-1], frames, moments, strict=True):
-        if weight.max() > _NOTHING:
-            add_warped(out, weight, frame, moment.camera.resized(frame.shape[-2:]), inverse_depth, target)
-    return out.clamp(-1, 1)
+    weights = enlarged(finer_weights(mixture, torch.stack(seen)), size)
+    if stands_still(cameras[0], target):
+        here = border_weight(cameras[0], target)
+        weights *= 1 - here
+        weights[0] += here
+    base = enlarged(mixture.residual, size)
+    base += generated.numpy()
+    base += 1
+    base *= 127.5 * weights[-1]
+    layers = [Layer(*parts) for parts in zip(weights[:-1], frames, cameras, strict=True)]
+    return add_up(layers, base, crisp_enlarged(geometry.inverse_depth, size), target)
 
 
-def turned_frame(
-    frame: UInt8[Tensor, "3 H W"], source: Camera, target: Camera, otherwise: Float[Tensor, "3 H W"]
-) -> Float[Tensor, "3 H W"]:
-    """A target frame at the source's place, where no depth is needed: the source's pixels wherever it sees, and
-    another picture outside, over an edge of a few pixels. Cameras without leading shape, of the pictures' size."""
-    any_depth = torch.ones(target.size)
-    out, weight = torch.zeros_like(otherwise), torch.zeros(target.size)
-    for rows, view in strips(target):
-        xy = correspondence(any_depth[None, rows], view, source)[0][0]
-        edge = torch.minimum(xy, xy.new_tensor([source.size[1], source.size[0]]) - xy).amin(-1)
-        weight[rows] = (1 + edge / _FEATHER_PX).clamp(0, 1)
-    add_warped(out, weight, frame, source, any_depth, target)
-    return (out + (1 - weight) * otherwise).clamp(-1, 1)
-
-
-def add_warped(
-    out: Float[Tensor, "3 H W"], weight: Float[Tensor, "H W"], frame: UInt8[Tensor, "3 h w"], source: Camera,
-    inverse_depth: Float[Tensor, "H W"], target: Camera,
-) -> None:  # fmt: skip
-    """Add a source frame, seen by the target and times a weight, to a picture. A frame that shrinks is averaged."""
-    shrink = float(source.K[0, 0] / target.K[0, 0])
-    if shrink > _SHRINKS:
-        frame = resized(frame, tuple(max(1, round(n / shrink)) for n in frame.shape[-2:]))
-        source = source.resized(tuple(frame.shape[-2:]))
-    picture = np.ascontiguousarray(frame.movedim(0, -1).numpy())
-    for rows, view in strips(target):
-        if weight[rows].max() > _NOTHING:
-            xy = correspondence(inverse_depth[None, rows], view, source)[0][0]
-            out[:, rows] += weight[rows] * from_bytes(remapped(picture, xy))
-
-
-def remapped(picture: UInt8[np.ndarray, "h w 3"], xy: Float[Tensor, "H W 2"]) -> UInt8[Tensor, "3 H W"]:
-    """An 8-bit picture at raster coordinates, bicubic, borders repeated; coordinates are taken to 1/32 of a pixel."""
-    columns, rows = (xy - 0.5).clamp(-8, 32000).unbind(-1)
-    values = cv2.remap(picture, columns.numpy(), rows.numpy(), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return torch.from_numpy(values).movedim(-1, 0)
+def turned_frame(frame: UInt8[Tensor, "3 H W"], source: Camera, target: Camera) -> UInt8[Tensor, "3 H W"]:
+    """A target frame at the source's place that sees no more than the source does: no depth is needed. Cameras without
+    leading shape, of the pictures' size."""
+    whole = Layer(np.ones(target.size, np.float32), frame, source)
+    return add_up([whole], np.zeros((3, *target.size), np.float32), 0.0, target)
 
 
 def sees_all(source: Camera, target: Camera) -> bool:
@@ -139,27 +116,14 @@ def sees_all(source: Camera, target: Camera) -> bool:
     return bool(inside(xy, source.size).all())
 
 
-def strips(target: Camera) -> Iterator[tuple[slice, Camera]]:
-    """A large picture in rows, with the camera of each."""
-    height, width = target.size
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(height, top + rows)
-        yield slice(top, bottom), target.cropped(0, top, (bottom - top, width))
-
-
 def finer_weights(mixture: Mixture, seen: Float[Tensor, "N h w"]) -> Float[Tensor, "M h w"]:
     """Weights of each of N moments and of the generated picture, M = N + 1, from coarser ones: where finer geometry
     sees more or less of the source than the coarser one did, they follow."""
     size = tuple(seen.shape[-2:])
-    coarse, coarse_seen = _enlarged(mixture.weights, size), _enlarged(mixture.seen, size)
+    coarse, coarse_seen = (torch.from_numpy(enlarged(maps, size)) for maps in (mixture.weights, mixture.seen))
     others = seen[1:].sum(0)
     both = torch.stack([seen[0], others.clamp_max(1)])
     now, other = coarse[:2] * ((both + _UNSURE) / (coarse_seen + _UNSURE)).clamp_max(_SHARPEST)
     each = [other * share / others.clamp_min(_UNSURE) for share in seen[1:]]
     weights = torch.stack([now, *each, coarse[2]])
     return weights / weights.sum(0).clamp_min(1e-6)
-
-
-def _enlarged(maps: Float[Tensor, "C h w"], size: tuple[int, int]) -> Float[Tensor, "C H W"]:
-    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]

@@ -1,8 +1,10 @@
 """Which part of the source a result at full resolution shows, at which size, and how the model's picture lies in it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
@@ -56,14 +58,27 @@ class Region:
     def generated(
         self, frame: Float[Tensor, "3 h w"], size: tuple[int, int], mode: str = "bicubic"
     ) -> Float[Tensor, "3 H W"]:
-        """A picture of the model, laid out as the result is at some size."""
-        top, left, height, width = self.box
-        grid = pixel_grid(size) * pixel_grid(size).new_tensor([width / size[1], height / size[0]])
-        xy = self.fit.to_picture(grid + grid.new_tensor([left, top]))
-        shrink = self.fit.model[0] * height / self.fit.source[0] / size[0]
+        """A picture of the model, laid out as the result is at some size. mode: of `grid_sample`."""
+        shrink = self.fit.model[0] * self.box[2] / self.fit.source[0] / size[0]
         if shrink > 1.5:
             frame = resized(frame, tuple(max(1, round(n / shrink)) for n in self.fit.model))
-        return sample(frame[None], xy[None], self.fit.model, mode)[0]
+        rows, columns = _resampling(self, tuple(frame.shape[-2:]), size, mode)
+        return rows @ (frame @ columns.T)
+
+
+@lru_cache(maxsize=8)
+def _resampling(
+    region: Region, old: tuple[int, int], new: tuple[int, int], mode: str
+) -> tuple[Float[Tensor, "H h"], Float[Tensor, "W w"]]:
+    """Weights of the model's rows and columns, of a picture of `old` size, in those of the result at a size."""
+    top, left, height, width = region.box
+    steps = pixel_grid(new) * torch.tensor([width / new[1], height / new[0]]) + torch.tensor([float(left), float(top)])
+    xy = region.fit.to_picture(steps) * torch.tensor([n / m for n, m in zip(old, region.fit.model, strict=True)][::-1])
+    axes = []
+    for length, place in ((old[0], xy[:, :1, 1]), (old[1], xy[:1, :, 0].T)):
+        points = torch.stack([torch.full_like(place, 0.5), place], -1)
+        axes.append(sample(torch.eye(length)[None, :, :, None], points[None], mode=mode)[0, :, :, 0].T.contiguous())
+    return axes[0], axes[1]
 
 
 def plan_region(fit: Fit, resolution: Resolution) -> Region | None:

@@ -35,10 +35,10 @@ _STEADIED = 2  # frames before and after that a moment's depth is averaged with
 
 @dataclass(frozen=True)
 class FullSize:
-    """One frame. source and result as large as the region; RGB in [-1, 1]."""
+    """One frame, 8 bit. source and result as large as the region."""
 
-    source: Float[Tensor, "3 H W"]
-    result: Float[Tensor, "3 H W"]
+    source: UInt8[Tensor, "3 H W"]
+    result: UInt8[Tensor, "3 H W"]
 
 
 @dataclass
@@ -134,19 +134,13 @@ class FullResolution:
         held = [own, *(self.held[n] for n in others)]
         moments, source = [h.moment for h in held], self.camera[0, number]
         if is_same(source, target):
-            picture = from_bytes(own.frame)
-            return FullSize(picture, picture)
-        still = stands_still(source, target)
-        if still and sees_all(source, target):
-            result = turned_frame(own.frame, source, target, torch.zeros(3, *target.size))
-            return FullSize(from_bytes(own.frame), result)
+            return FullSize(own.frame, own.frame)
+        if stands_still(source, target) and sees_all(source, target):
+            return FullSize(own.frame, turned_frame(own.frame, source, target))
         geometry = target_geometry(moments[0], moments[1:], target.resized(self.geometry_size))
         mixture = self._mix(own, held, geometry, target)
-        enlarged = self.region.generated(own.made, self.region.size)
-        result = full_frame(mixture, [h.frame for h in held], moments, geometry, target, enlarged)
-        if still:
-            result = turned_frame(own.frame, source, target, result)
-        return FullSize(from_bytes(own.frame), result)
+        generated = self.region.generated(own.made, self.region.size)
+        return FullSize(own.frame, full_frame(mixture, [h.frame for h in held], moments, geometry, target, generated))
 
     def _mix(self, own: _Held, held: list[_Held], geometry: TargetGeometry, target: Camera) -> Mixture:
         pictures, moments = torch.stack([h.picture for h in held]), [h.moment for h in held]

@@ -6,6 +6,8 @@ Pure functions of inverse depth and cameras, for one target frame at a time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -63,7 +65,7 @@ def target_geometry(now: SourceMoment, others: Sequence[SourceMoment], target: C
     known = surface > 0
     behind = torch.full_like(surface, torch.inf)
     for other in others:
-        extra, hit = splat_inverse_depth(other.inverse_depth, other.camera, target)
+        extra, hit = splat_inverse_depth(other.inverse_depth, other.camera, target, ~known)
         behind = torch.where(hit & (extra < behind), extra, behind)
     usable = ~known & behind.isfinite()
     surface = torch.where(usable, behind, surface)
@@ -92,14 +94,14 @@ def stands_still(first: Camera, second: Camera) -> bool:
     return float((first.c2w[:3, 3] - second.c2w[:3, 3]).norm()) < SAME_PLACE
 
 
-def crisp_enlarged(inverse_depth: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+def crisp_enlarged(inverse_depth: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     """Enlarged without slopes between surfaces: at a contour each pixel takes the nearer or the farther side."""
-    maps = inverse_depth[None, None]
-    padded = F.pad(maps, [1] * 4, mode="replicate")
-    near, far = F.max_pool2d(padded, 3, 1), -F.max_pool2d(-padded, 3, 1)
-    mean, near, far = (F.interpolate(m, size, mode="bilinear", align_corners=False)[0, 0] for m in (maps, near, far))
-    contour = near - far > _CONTOUR * near
-    return torch.where(contour, torch.where(mean > (near + far) / 2, near, far), mean)
+    maps, box = inverse_depth.contiguous().numpy(), np.ones((3, 3), np.uint8)
+    near, far = (change(maps, box, borderType=cv2.BORDER_REPLICATE) for change in (cv2.dilate, cv2.erode))
+    mean, near, far = (cv2.resize(m, size[::-1], interpolation=cv2.INTER_LINEAR) for m in (maps, near, far))
+    contour = far < (1 - _CONTOUR) * near
+    np.copyto(mean, np.where(2 * mean > near + far, near, far), where=contour)
+    return mean
 
 
 def guided_enlarged(

@@ -57,12 +57,16 @@ def _cost(
     pair: ViewPair, picture: Float[Tensor, "B 3 h w"], at: Int[Tensor, "B"], moments: Int[Tensor, "B"], view: int
 ) -> tuple[Float[Tensor, "B P h w"], Float[Tensor, "B P h w"]]:
     """Of one picture per frame, and where it is seen (1) or not (0)."""
+    own, other = pair.camera[_SOURCE, at], pair.camera[view, moments]
     layers = plane_inverse_depths(picture.device)[:, None, None]
-    xy, _ = correspondence(layers.expand(len(at), -1, 1, 1), pair.camera[_SOURCE, at], pair.camera[view, moments])
+    if torch.equal(own.c2w[:, :3, 3], other.c2w[:, :3, 3]):
+        layers = layers[:1]  # from one place, all planes look alike
+    xy, _ = correspondence(layers.expand(len(at), -1, 1, 1), own, other)
     video = pair.source if view == _SOURCE else pair.result
     cost = (sample(video[moments], xy) - picture[:, :, None]).abs().mean(1).clamp_max(_CLAMP)
     seen = inside(xy, pair.camera.size)
-    return torch.where(seen, cost, _UNSEEN), seen.to(cost)
+    shape = (-1, PLANES, -1, -1)
+    return torch.where(seen, cost, _UNSEEN).expand(shape), seen.to(cost).expand(shape)
 
 
 def _mean_cost(

@@ -47,8 +47,9 @@ class SourceDepth(nn.Module):
         rays = camera_rays(pixel_grid(camera.size).to(picture), camera.K[:, None, None])[..., :2]
         seen = self.picture(torch.cat([picture, rearrange(rays, "b h w c -> b c h w")], 1))
         x = self.unet(self.join(torch.cat([seen, self.costs(4 * cost - 1)], 1)))
-        kinds = F.avg_pool2d(F.pad(cost[:, : 3 * PLANES], [_BOX // 2] * 4, mode="replicate"), _BOX, 1).chunk(3, 1)
-        logits = self.planes(x) - sum(_SHARPNESS * s * c for s, c in zip(self.sharpness, kinds, strict=True))
+        kinds = cost[:, : 3 * PLANES].chunk(3, 1)
+        weighted = _SHARPNESS * sum(s * c for s, c in zip(self.sharpness, kinds, strict=True))
+        logits = self.planes(x) - F.avg_pool2d(F.pad(weighted, [_BOX // 2] * 4, mode="replicate"), _BOX, 1)
         return logits, convex_upsampled(expected_inverse_depth(logits), self.weights(x))
 
 

@@ -35,7 +35,7 @@ def full(refiner, frames, cameras: Camera, geometry=None, distance=4.0) -> FullR
 
 def results(*arguments, **more) -> torch.Tensor:
     made = torch.zeros(T, 3, *SMALL)
-    return torch.stack([frame.result for frame in full(*arguments, **more).stream([made[:2], made[2:]])])
+    return from_bytes(torch.stack([frame.result for frame in full(*arguments, **more).stream([made[:2], made[2:]])]))
 
 
 def test_identity_path_returns_the_source_to_the_bit(refiner, frames):
