@@ -3,8 +3,9 @@
 import re
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from mvtrack.config.checked import config
+from mvtrack.config.checked import Positive, Range, config
 from mvtrack.config.command_line import Command, option, positional, run, section
 from mvtrack.config.errors import did_you_mean
 from mvtrack.config.pose_files import PoseFileOptions
@@ -40,8 +41,8 @@ class ConvertCameras(InspectCameras):
     frames: tuple[int | None, ...] | None = option(
         None, "some frames only, counted from 0", metavar="START:STOP:STEP", parse=_frames
     )
-    scale: float | None = option(None, "multiply all lengths", metavar="F")
-    fps: float | None = option(None, "give the frames times, from 0")
+    scale: Annotated[float, Range(1e-9, 1e9)] | None = option(None, "multiply all lengths", metavar="F")
+    fps: Annotated[float, Range(1e-3, 1e6)] | None = option(None, "give the frames times, from 0")
     rename: str | None = option(None, "new names, such as frame_{:05d}", metavar="PATTERN")
 
 
@@ -59,8 +60,10 @@ class MeasureCameras(Command):
     video: Path = positional("video file, GIF, folder of images", metavar="VIDEO")
     out: Path = positional(OUT_HELP, metavar="OUT")
     to: str = option("json", FORMAT_HELP, metavar="FORMAT")
-    fov: float | None = option(None, "horizontal field of view, where it is known", metavar="DEG")
-    subject_distance: float = option(
+    fov: Annotated[float, Range(1, 170)] | None = option(
+        None, "horizontal field of view, where it is known", metavar="DEG"
+    )
+    subject_distance: Positive = option(
         PIVOT_M,
         "what the middle depth of the first frame is called: pictures do not tell the scene's size",
         metavar="D",
@@ -129,14 +132,16 @@ def _check(options: CheckCameras) -> None:
     from mvtrack.geometry.pose_files.files import read_cameras
     from mvtrack.geometry.pose_files.parse import shown_path
     from mvtrack.geometry.pose_files.summary import list_findings
-    from mvtrack.geometry.pose_files.timing import FrameGrid
+    from mvtrack.geometry.pose_files.timing import FrameGrid, read_with_defaults
     from mvtrack.video.reader import open_video
 
-    sequence = read_cameras(options.file, **options.reading.given)
+    given = options.reading.given
     if options.video is None:
+        sequence = read_cameras(options.file, **given)
         findings = diagnose(sequence)
     else:
         footage = open_video(options.video)
+        sequence = read_with_defaults(options.file, {"size": footage.size}, **given)
         matched, frames = match_frames(sequence, shown_path(options.file), FrameGrid.of(footage))
         findings = [frames, *diagnose(matched, footage.size)]
         if all(found.level != FAIL for found in findings if found.topic in ("frames", "size")):

@@ -14,6 +14,7 @@ from mvtrack.inference.shot_options import (
     PointOptions,
     SourceOptions,
     estimate_source,
+    file_and_view,
     refuse_unread,
     video_cameras,
 )
@@ -67,6 +68,8 @@ def _say(line: str) -> None:
 
 def _cameras(options: TrackCommand):
     """The cameras of every video where they are given or can be estimated, and how they were estimated."""
+    from mvtrack.geometry.pose_files.files import shared_options
+
     from_files = options.cameras not in ((), (AUTO,))
     refuse_unread(options, from_files, from_files, "--cameras")
     if options.cameras == (AUTO,):
@@ -81,9 +84,10 @@ def _cameras(options: TrackCommand):
         raise ValueError(
             f"--cameras names {len(options.cameras)} files for {len(options.videos)} videos: give one of each"
         )
+    each = shared_options([file_and_view(file)[0] for file in options.cameras], options.pose.given)
     read = [
-        video_cameras(options.pose, *pair, options.source.reading)
-        for pair in zip(options.cameras, options.videos, strict=True)
+        video_cameras(given, file, video, options.source.reading)
+        for given, file, video in zip(each, options.cameras, options.videos, strict=True)
     ]
     for note in [note for _, notes in read for note in notes]:
         _say(note)

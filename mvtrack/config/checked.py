@@ -59,7 +59,7 @@ def config(cls: type | None = None, /, *, kw_only: bool = False) -> Any:
     """Class decorator: a frozen dataclass that raises ValueError for values which its annotations do not allow."""
     if cls is None:
         return lambda decorated: config(decorated, kw_only=kw_only)
-    own_checks = cls.__dict__.get("__post_init__")
+    own_checks = getattr(cls, "__post_init__", None)  # a base's, too: those of what fields mean together
 
     def check_values(self) -> None:
         for name, hint in field_types(type(self)).items():

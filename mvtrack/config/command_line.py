@@ -26,12 +26,14 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from mvtrack.config.checked import check, config, field_types, without_none
 from mvtrack.config.errors import did_you_mean, run_command
 
+_running: ContextVar[type | None] = ContextVar("_running", default=None)  # the command's class
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)+=.*", re.DOTALL)
 
 
@@ -96,9 +98,12 @@ class Command:
 
 
 class _Flag(NamedTuple):
-    """One option of a command. path: of its field, through sections. default: MISSING where it has to be given."""
+    """One option of a command. path: of its field, through sections. owner: the class that the field is one of.
+    default: MISSING where it has to be given."""
 
     path: tuple[str, ...]
+    prefix: str
+    owner: type
     option: _Option
     type: Any
     default: Any
@@ -122,12 +127,21 @@ def _flags(cls: type, default: Any = MISSING, within: _Flag | None = None, prefi
             known = MISSING
         if opt.kind == "section":
             made = f.default_factory() if default is MISSING else known
-            yield from _flags(type(made), made, _Flag(path, opt, type(made), made, "", opt.help), prefix + opt.flag)
+            yield from _flags(
+                type(made), made, _Flag(path, prefix, cls, opt, type(made), made, "", opt.help), prefix + opt.flag
+            )
             continue
         name = f.name.replace("_", "-")
         typed = opt.flag or f"--{prefix}{'no-' if known is True else ''}{name}"
         yield _Flag(
-            path, opt, hints[f.name], known, name if opt.kind != "flag" else typed, within.title if within else ""
+            path,
+            prefix,
+            cls,
+            opt,
+            hints[f.name],
+            known,
+            name if opt.kind != "flag" else typed,
+            within.title if within else "",
         )
 
 
@@ -309,15 +323,27 @@ def with_text(options: Any, texts: dict[str, str]) -> Any:
 
 
 def changed_flags(options: Any, *names: str) -> list[str]:
-    """The flags, as typed, of these fields (of a section: of all its fields) whose values are not the defaults."""
+    """The flags, as typed, of these fields (of a section: of all its fields) whose values are not the defaults; fields
+    whose flags have a prefix only by their section's name."""
     changed = []
     for flag in _flags(type(options)):
         value = options
         for name in flag.path:
             value = getattr(value, name)
-        if value != flag.default and set(names) & set(flag.path):
+        fields = flag.path[:-1] if flag.prefix else flag.path
+        if value != flag.default and set(names) & set(fields):
             changed.append(flag.typed)
     return changed
+
+
+def typed(cls: type, name: str, elsewhere: str) -> str:
+    """How a field of a section's class is given, for messages: its flag in the command that runs, such as --pose-fov;
+    where that has none, the flag of the command `elsewhere`; where no command runs, the field's name."""
+    command = _running.get()
+    if command is None:
+        return name
+    flags = (flag.typed for flag in _flags(command) if flag.path[-1] == name and issubclass(flag.owner, cls))
+    return next(flags, f"--{name.replace('_', '-')} of {elsewhere}")
 
 
 def refuse_unused(options: Any, *names: str, why: str) -> None:
@@ -330,10 +356,15 @@ def run(
     cls: type, work: Callable[[Any], None], arguments: list[str] | None, prog: str, less_memory: str = "",
     retired: dict[str, str] | None = None,
 ) -> int:  # fmt: skip
-    """Parse, work, and return the exit code; see `parse` and `run_command`."""
+    """Parse, work, and return the exit code; see `parse` and `run_command`. Until then `typed` gives this command's
+    flags."""
+    before = _running.set(cls)
     try:
-        options = parse(cls, arguments, prog, retired)
-    except ValueError as error:
-        sys.stderr.write(f"{prog}: {error}\n")
-        return 2
-    return run_command(lambda: work(options), prog, options.debug, less_memory)
+        try:
+            options = parse(cls, arguments, prog, retired)
+        except ValueError as error:
+            sys.stderr.write(f"{prog}: {error}\n")
+            return 2
+        return run_command(lambda: work(options), prog, options.debug, less_memory)
+    finally:
+        _running.reset(before)

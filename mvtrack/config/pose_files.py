@@ -4,11 +4,12 @@ from dataclasses import asdict
 from typing import Annotated, Literal
 
 from mvtrack.config.checked import Count, Range, config
-from mvtrack.config.command_line import option
+from mvtrack.config.command_line import option, typed
 from mvtrack.config.sizes import picture_size
 
 QuaternionOrder = Literal["xyzw", "wxyz"]
 FocalLength = Annotated[float, Range(1e-3, 1e9)]
+LENSES = ("fov", "focal_px", "focal_mm")  # of which one is given
 
 
 @config
@@ -45,11 +46,16 @@ class ReadOptions:
     undo_applied_transform: bool = option(False, "return to the world before transforms.json's applied_transform")
 
     def __post_init__(self) -> None:
-        lenses = [name for name in ("fov", "focal_px", "focal_mm") if getattr(self, name) is not None]
+        lenses = [option_name(name) for name in LENSES if getattr(self, name) is not None]
         if len(lenses) > 1:
             raise ValueError(f"{' and '.join(lenses)} both give the focal length: pass one of them")
         if self.sensor_mm is not None and self.focal_mm is None:
-            raise ValueError("sensor_mm goes with focal_mm, which is missing")
+            raise ValueError(f"{option_name('sensor_mm')} goes with {option_name('focal_mm')}, which is missing")
+
+
+def option_name(name: str) -> str:
+    """An option for messages, as it is typed: --pose-size on the command line, size in Python."""
+    return typed(ReadOptions, name, "`mvtrack cameras convert`")
 
 
 @config

@@ -103,7 +103,8 @@ def warn_of_jumps(poses: Float[Tensor, "T 4 4"], subject_distance: float) -> lis
 class PosePath:
     """A path given by poses (K, 4, 4), relative to the source's first frame, and focal lengths over the source's.
 
-    key_times: when each pose is passed, from 0 to 1; None: evenly. reading: what was decided while reading it.
+    key_times: when each pose is passed, from 0 to 1; None: evenly. Before the first and after the last of them the
+    path rests. reading: what was decided while reading it.
     """
 
     given: Float[Tensor, "K 4 4"]
@@ -132,14 +133,18 @@ class PosePath:
         """Camera-to-world matrices (float64), resampled to a number of frames."""
         if self.key_times is None:
             return resample_poses(self.given, num_frames)
-        return interpolate_poses(self.given, self.key_times, torch.linspace(0, 1, num_frames, dtype=torch.float64))
+        return interpolate_poses(self.given, self.key_times, self._times(num_frames))
 
     def lens(self, num_frames: int) -> Float[Tensor, "T"]:
         """Focal factors, resampled in proportion."""
         log = self.lens_given.double().log()
         if self.key_times is not None:
-            times = torch.linspace(0, 1, num_frames, dtype=torch.float64)
+            times = self._times(num_frames)
             i = (torch.bucketize(times, self.key_times, right=True) - 1).clamp(0, len(log) - 2)
             share = (times - self.key_times[i]) / (self.key_times[i + 1] - self.key_times[i])
             return torch.lerp(log[i], log[i + 1], share).exp()
         return F.interpolate(log[None, None], num_frames, mode="linear", align_corners=True)[0, 0].exp()
+
+    def _times(self, num_frames: int) -> Float[Tensor, "T"]:
+        times = torch.linspace(0, 1, num_frames, dtype=torch.float64)
+        return times.clamp(float(self.key_times[0]), float(self.key_times[-1]))

@@ -1,9 +1,9 @@
 """The options that say what a shot is, for every command that takes one, and how they become a `Shot`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mvtrack.config.checked import config
+from mvtrack.config.checked import Positive, Range, config
 from mvtrack.config.command_line import option, refuse_unused, section
 from mvtrack.config.pose_files import PoseFileOptions
 from mvtrack.config.sizes import FitMode, picture_size
@@ -31,10 +31,10 @@ POSE_FILES = "what pose files do not say"
 class SourceOptions:
     """A video that has no cameras of its own, and how its pictures meet the model's."""
 
-    subject_distance: float = option(
+    subject_distance: Positive = option(
         PIVOT_M, "distance of the subject in metres, or in the pose file's unit", metavar="M"
     )
-    fov: float | None = option(
+    fov: Annotated[float, Range(1, 170)] | None = option(
         None,
         "horizontal field of view of a source without cameras (default 50); where cameras are estimated (auto), it is "
         "too, unless given",
@@ -123,16 +123,17 @@ def read_shot(
     if options.camera is None:
         raise ValueError(f"--camera is needed: the path along which {video} is re-shot")
     notes: tuple[str, ...] = ()
+    of_path, of_source = _pose_options(options)
     if options.source_cameras == AUTO:
-        camera_path(options, None)  # a bad path is said before minutes of estimation
+        camera_path(options, of_path, None, video)  # a bad path is said before minutes of estimation
         measured = estimate_source(options, video)
         source = measured.camera
     else:
         refuse_unused(options, "ignore_mask", why="it is for cameras that are estimated: give --source-cameras auto")
         measured = source = None
         if options.source_cameras is not None:
-            source, notes = video_cameras(options.pose, options.source_cameras, video, options.reading)
-    path, from_file = camera_path(options, source), options.source_cameras not in (None, AUTO)
+            source, notes = video_cameras(of_source, options.source_cameras, video, options.reading)
+    path, from_file = camera_path(options, of_path, source, video), options.source_cameras not in (None, AUTO)
     refuse_unread(options, from_file, from_file or isinstance(path, PosePath), "--source-cameras")
     return Shot(
         path, options.fov_deg, source, options.fit, options.size, sample, tracks, measured, source_notes=notes,
@@ -158,14 +159,30 @@ def refuse_unread(options: Any, from_file: bool, reads_poses: bool, where: str) 
         refuse_unused(options, "pose", why=f"it is for pose files: give {where} FILE, or leave it out")
 
 
-def camera_path(options: ShotOptions, source: "Camera | None") -> "CameraMotion":
-    """The path that --camera names: a pose file if there is one of that name, else the path language."""
+def _is_file(camera: str) -> bool:
+    return Path(camera).exists() and camera not in PRESETS
+
+
+def _pose_options(options: ShotOptions) -> tuple[dict, dict]:
+    """The --pose-* options of the file given as --camera, and of the one given as --source-cameras."""
+    from mvtrack.geometry.pose_files.files import shared_options
+
+    given = options.pose.given
+    if options.source_cameras in (None, AUTO) or not _is_file(options.camera):
+        return given, given
+    of_path, of_source = shared_options([Path(options.camera), file_and_view(options.source_cameras)[0]], given)
+    return of_path, of_source
+
+
+def camera_path(options: ShotOptions, given: dict, source: "Camera | None", video: Path) -> "CameraMotion":
+    """The path that --camera names: a pose file if there is one of that name, else the path language. given: what the
+    pose file does not say."""
     from mvtrack.geometry.path_language import parse_path
 
     file = Path(options.camera)
-    if file.exists() and options.camera not in PRESETS:
+    if _is_file(options.camera):
         refuse_unused(options, "amount", "speed", why="it is for a single move, not for a pose file")
-        return _path_from_file(options, file, source)
+        return _path_from_file(options, file, given, source, video)
     if "/" in options.camera or file.suffix in {".json", ".txt", ".npz", ".bin"}:
         raise ValueError(f"pose file {file} does not exist")
     return _with_amount(parse_path(options.camera, options.subject_distance), options)
@@ -187,16 +204,18 @@ def _with_amount(path: "ComposedPath", options: ShotOptions) -> "ComposedPath":
     return replace(path, segments=(Segment((move,), 1.0),))
 
 
-def _path_from_file(options: ShotOptions, file: Path, source: "Camera | None") -> "PosePath":
+def _path_from_file(options: ShotOptions, file: Path, given: dict, source: "Camera | None", video: Path) -> "PosePath":
     """Poses of a file relative to the source's first frame, with focal lengths over that frame's (or the first's)."""
     import torch
 
     from mvtrack.geometry.camera import relative_pose
     from mvtrack.geometry.keyframe_path import PosePath
-    from mvtrack.geometry.pose_files.timing import key_times, read_path, unit_note
+    from mvtrack.geometry.pose_files.timing import FrameGrid, key_times, read_path, stretch_note, unit_note
+    from mvtrack.video.reader import open_video
     from mvtrack.video.resize import still_camera
 
-    sequence = read_path(file, **options.pose.given)
+    sequence = read_path(file, **given)
+    grid = FrameGrid.of(open_video(video, fps=options.reading.fps, damaged=options.reading.damaged))
     camera, unit = sequence.camera, unit_note(sequence, options.subject_distance)
     focal = camera.K[:, 0, 0].double() / camera.size[1]
     origin, first_focal = camera.c2w[0].double(), focal[0]
@@ -208,24 +227,26 @@ def _path_from_file(options: ShotOptions, file: Path, source: "Camera | None") -
     if options.poses_relative_to == "source":
         origin = torch.eye(4, dtype=torch.float64)
     poses = relative_pose(origin, camera.c2w.double())
-    reading = (*sequence.notes, *([unit] if unit else []))
-    lens = focal / first_focal
-    return PosePath(poses, lens, options.subject_distance, file.stem, key_times(sequence, file), reading)
+    reading = (*sequence.notes, *(note for note in (unit, stretch_note(sequence, grid)) if note))
+    lens, times = focal / first_focal, key_times(sequence, file, grid)
+    return PosePath(poses, lens, options.subject_distance, file.stem, times, reading)
 
 
-def video_cameras(
-    options: PoseFileOptions, file: str, video: Path, reading: VideoReading
-) -> "tuple[Camera, tuple[str, ...]]":
+def file_and_view(text: str) -> tuple[Path, dict]:
+    """A pose file, and the option that names a view of it where `FILE:VIEW` does."""
+    name, _, view = text.rpartition(":")
+    return (Path(name), {"view": view}) if name and not Path(text).exists() else (Path(text), {})
+
+
+def video_cameras(given: dict, file: str, video: Path, reading: VideoReading) -> "tuple[Camera, tuple[str, ...]]":
     """A video's cameras (T,) from a pose file, at the video's own size, and notes of what was done to fit them;
-    `file:view` names a view of a cameras.json.
+    `file:view` names a view of a cameras.json. given: what the file does not say.
 
     Raises ValueError for another number of frames, unless times or names tell them, or another aspect.
     """
     from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
     from mvtrack.video.reader import open_video
 
-    arguments, (name, _, view) = options.given, file.rpartition(":")
-    if name and not Path(file).exists():
-        file, arguments = name, arguments | {"view": view}
+    path, view = file_and_view(file)
     footage = open_video(video, fps=reading.fps, damaged=reading.damaged)
-    return read_video_cameras(Path(file), FrameGrid.of(footage), **arguments)
+    return read_video_cameras(path, FrameGrid.of(footage), **given | view)

@@ -99,8 +99,8 @@ def test_read_as_another_convention(run, file, tmp_path):
         (("--to", "json", "--frames", "all"), "--frames must look like 0:81"),
         (("--to", "json", "--frames", "0:9:0"), "at least 1, got 0"),
         (("--to", "json", "--rename", "frame"), "frame_{:05d}, got 'frame'"),
-        (("--to", "json", "--scale", "0"), "scale: expected a number in"),
-        (("--to", "json", "--fps", "-1"), "fps: expected a number in"),
+        (("--to", "json", "--scale", "0"), "--scale must lie in"),
+        (("--to", "json", "--fps", "-1"), "--fps must lie in"),
         (("--to", "json", "--read-as", "opengl"), "axes and direction"),
     ],
 )
@@ -109,6 +109,26 @@ def test_changes_that_make_no_sense(run, file, tmp_path, arguments, message):
     assert code == 2
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("", "the option {0}size is needed"),
+        ("{0}size 46x62", "one of the options {0}fov (horizontal, degrees), {0}focal-px, or {0}focal-mm with"),
+        ("{0}focal-px 7 {0}fov 50", "{0}fov and {0}focal-px both give the focal length"),
+        ("{0}sensor-mm 7", "{0}sensor-mm goes with {0}focal-mm, which is missing"),
+        ("{0}fov 50 {0}view left", "format recammaster takes no option {0}view; it takes: {0}camera, {0}size"),
+    ],
+)
+def test_errors_name_the_flags_that_are_typed(run, file, video, capsys, typed, message):
+    """`--pose-size` beside `--source-cameras`, which takes a size from the video, and `--size` of `mvtrack cameras`."""
+    code, _, err = run("inspect", file, *typed.format("--").split())
+    assert (code, message.format("--") in err, err.count("\n")) == (2, True, 1), err
+    if typed:
+        arguments = ["preview", video, "--camera", "static", "--source-cameras", file, *typed.format("--pose-").split()]
+        assert mvtrack([str(argument) for argument in arguments]) == 2
+        assert message.format("--pose-") in capsys.readouterr().err
 
 
 @pytest.fixture

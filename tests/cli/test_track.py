@@ -159,7 +159,7 @@ def test_a_caption_changes_what_the_model_sees(video, told_model, tmp_path, caps
             "--fov has no effect, the file given as --cameras says it",
         ),
         ({"--pose-convention": "opengl"}, "--pose-convention has no effect, it is for pose files: give --cameras"),
-        ({"--fov": 200}, "field of view must lie in"),
+        ({"--fov": 200}, "--fov must lie in"),
         ({"--size": "9"}, "--size must look like"),
         ({"--caption": "fog"}, "this model takes no captions (dit.text_dim is 0)"),
     ],

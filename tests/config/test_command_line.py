@@ -16,6 +16,7 @@ from mvtrack.config.command_line import (
     refuse_unused,
     run,
     section,
+    typed,
     with_text,
 )
 
@@ -106,6 +107,26 @@ def test_bad_arguments_are_one_line_that_names_the_flag(capsys, arguments, messa
     assert said.count("\n") == 1
 
 
+def test_messages_name_fields_as_they_are_typed(capsys):
+    """Of the command that runs, with its prefix; of another one where it has no such flag; in Python by name."""
+
+    def work(_):
+        raise ValueError(" ".join(typed(Lens, name, "`film develop`") for name in ("kind", "focal_px", "inner")))
+
+    assert run(Film, work, ["--call", "x"], "film") == 2
+    assert capsys.readouterr().err == "film: --lens-kind --lens-focal-px --inner of `film develop`\n"
+    assert typed(Lens, "focal_px", "`film develop`") == "focal_px"
+
+
+def test_checks_of_a_base_class_hold_for_those_built_on_it():
+    @config
+    class Zoom(Lens):
+        factor: Positive = 2.0
+
+    with pytest.raises(ValueError, match="--kind tele needs --focal-px"):
+        Zoom("tele")
+
+
 def test_a_needed_option_is_named(capsys):
     assert run(Film, pytest.fail, [], "film") == 2
     assert capsys.readouterr().err == "film: --call is needed: of the film\n"
@@ -131,6 +152,7 @@ def test_options_are_replaced_by_text():
 def test_options_without_effect_are_refused():
     made = film("--lens-focal-px", 9, "--loud")
     assert changed_flags(made, "lens", "loud", "steps") == ["--loud", "--lens-focal-px"]
+    assert changed_flags(made, "focal_px", "loud") == ["--loud"]  # another one may be --focal-px
     refuse_unused(made, "steps", "second", why="")
     with pytest.raises(ValueError, match="--lens-focal-px has no effect, it is for lenses: leave it out"):
         refuse_unused(made, "lens", why="it is for lenses: leave it out")

@@ -8,7 +8,7 @@ from mvtrack.config.command_line import parse
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.keyframes import PathKeys
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.geometry.pose_files import CameraSequence, read_cameras, write_cameras
 from mvtrack.inference.pipeline import path_notes
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.shot_options import ShotOptions, read_shot
@@ -108,9 +108,10 @@ def test_the_notes_of_a_pose_file_are_those_of_the_shot(video, tmp_path):
     assert "w first" in notes[0]
     assert notes[1:] == [
         "unit unknown: 1 is taken as a quarter of the subject's distance",
+        "its 6 s are stretched over the video's 0.5 s",
         "5 poses at their own, uneven times over 7 frames by a spline",
     ]
-    assert path_notes(shot(video, "--camera", trajectory, "--pose-metric").path, T) == [notes[0], notes[2]]
+    assert path_notes(shot(video, "--camera", trajectory, "--pose-metric").path, T) == [notes[0], *notes[2:]]
     source = pose_file(tmp_path / "s.json", "pan_left")
     document = json.loads(source.read_text())
     keep = [0, 1, 2, 5, 6]
@@ -122,6 +123,18 @@ def test_the_notes_of_a_pose_file_are_those_of_the_shot(video, tmp_path):
     made = shot(video, "--camera", "pan_left", "--source-cameras", source)
     torch.testing.assert_close(made.source.c2w, parse_path("pan_left").poses(T), atol=1e-3, rtol=0)
     assert made.notes[0].endswith("holds 5 cameras for 7 frames: 2 are interpolated, by its names")
+
+
+def test_two_files_take_the_options_that_each_of_them_knows(video, tmp_path):
+    """A path that has its lens, and a source without one: --pose-fov is for the source."""
+    path = write_cameras(tmp_path / "p", read_cameras(pose_file(tmp_path / "p.json", "pan_left")), "dycheck")
+    source = tmp_path / "00.txt"
+    source.write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * T)
+    made = shot(video, "--camera", path, "--source-cameras", source, "--pose-fov", 90)
+    assert made.source.K[0, 0, 0].item() == pytest.approx(SIZE[1] / 2)
+    torch.testing.assert_close(made.path.poses(T), parse_path("pan_left").poses(T))
+    with pytest.raises(ValueError, match="takes no option order"):
+        shot(video, "--camera", path, "--source-cameras", source, "--pose-fov", 90, "--pose-order", "name")
 
 
 def test_what_is_read_from_a_pose_file_may_be_said(video, tmp_path):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.pose_files import ReadOptions
+from mvtrack.config.pose_files import ReadOptions, option_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.colmap_files import (
     BINARY_FILES,
@@ -28,6 +28,7 @@ from mvtrack.geometry.pose_files.colmap_files import (
 )
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import c2w_from_w2c, pinhole_matrix, poses_of, w2c_from_c2w
+from mvtrack.geometry.pose_files.options import needed
 from mvtrack.geometry.pose_files.parse import Place, frame_count, natural_order, place_of, positive, show
 from mvtrack.geometry.pose_files.sequence import CameraSequence, refuse_skew, require_ascending_names
 from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource
@@ -56,7 +57,7 @@ def _read(source: PoseSource, options: ReadOptions, kind: str) -> CameraSequence
     sizes = {camera.size for camera in used.values()}
     if len(sizes) > 1:
         shown = ", ".join(f"{i}: {c.size[1]}x{c.size[0]}" for i, c in list(used.items())[:8])
-        raise place.error(f"has cameras of different image sizes ({shown}): the option camera is needed, a number")
+        raise place.error(f"has cameras of different image sizes ({shown}): {needed('camera')}, a number")
     lenses = {number: _lens(camera, options) for number, camera in used.items()}
     lens = torch.tensor([lenses[image.camera_id][0] for image in images], dtype=torch.float64)
     wxyz_t = torch.tensor([image.pose for image in images], dtype=torch.float64)
@@ -104,7 +105,7 @@ def _lens(camera: ColmapCamera, options: ReadOptions) -> tuple[list[float], str]
     if not options.drop_distortion:
         raise place.error(
             f"the {moved} is not supported, expected one of {', '.join(_BROWN)} (without k4 to k6): undistort the "
-            "pictures (colmap image_undistorter), or give the option drop_distortion"
+            f"pictures (colmap image_undistorter), or give the option {option_name('drop_distortion')}"
         )
     return [*pinhole, *[0.0] * len(_LENS)], f"the {moved} is taken as a pinhole"
 

@@ -14,6 +14,7 @@ from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import poses_of
+from mvtrack.geometry.pose_files.options import needed
 from mvtrack.geometry.pose_files.parse import (
     Fields,
     Place,
@@ -84,7 +85,7 @@ def _of_camera(files: list[Path], camera: str | int | None, place: Place) -> lis
         by_camera.setdefault(_camera_of(file.stem), []).append(file)
     shown = ", ".join(show(key)[1:-1] for key in list(by_camera)[:12])
     if camera is None and len(by_camera) > 1:
-        raise place.error(f"holds {len(by_camera)} cameras: the option camera is needed, one of {shown}")
+        raise place.error(f"holds {len(by_camera)} cameras: {needed('camera')}, one of {shown}")
     if camera is not None and str(camera) not in by_camera:
         raise place.error(f"has no camera {show(str(camera))}; it has {shown or 'none'}")
     return files if camera is None else by_camera[str(camera)]

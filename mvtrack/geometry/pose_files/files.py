@@ -35,6 +35,17 @@ def read_with_format(path: Path | str, format: str | None = None, **options) -> 
     return _without_distortion(sequence) if checked.drop_distortion else sequence, known
 
 
+def shared_options(paths: list[Path], given: dict) -> list[dict]:
+    """Options that were given once for several files: for each of them those that its format takes, and those that none
+    takes, which reading refuses."""
+    if not given:
+        return [given] * len(paths)
+    named = given.get("format")
+    formats = [detect(PoseSource(path)) if named is None else find_format(named) for path in paths]
+    taken = {name for known in formats for name in known.options}
+    return [{k: v for k, v in given.items() if k in known.options or k not in taken} for known in formats]
+
+
 def _without_distortion(sequence: CameraSequence) -> CameraSequence:
     if sequence.distortion is None:
         return sequence

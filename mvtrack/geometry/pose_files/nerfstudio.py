@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.pose_files import ReadOptions
+from mvtrack.config.pose_files import ReadOptions, option_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv, full_poses, pinhole_matrix
+from mvtrack.geometry.pose_files.options import needed
 from mvtrack.geometry.pose_files.parse import Fields, Place, number, positive, show, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, in_order, refuse_skew
 from mvtrack.geometry.pose_files.source import ALL_BUT_TIMES, PoseFormat, PoseSource
@@ -94,11 +95,13 @@ def _size(values: dict[str, float], options: ReadOptions, place: Place) -> tuple
         raise place.error("has only one of w and h, expected both")
     if "w" not in values:
         if options.size is None:
-            raise place.error("has no image size (w, h): the option size is needed, such as 480x832 (height x width)")
+            raise place.error(f"has no image size (w, h): {needed('size')}, such as 480x832 (height x width)")
         return options.size
     size = side_px(values["h"], place.field("h")), side_px(values["w"], place.field("w"))
     if options.size is not None and options.size != size:
-        raise place.error(f"has images of {size[0]}x{size[1]} (H x W), the option size says {options.size}")
+        raise place.error(
+            f"has images of {size[0]}x{size[1]} (H x W), the option {option_name('size')} says {options.size}"
+        )
     return size
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.errors import did_you_mean
-from mvtrack.config.pose_files import QuaternionOrder, ReadOptions
+from mvtrack.config.pose_files import QuaternionOrder, ReadOptions, option_name
 from mvtrack.config.sizes import picture_size
 from mvtrack.geometry.pose_files.geometry import AXES
 from mvtrack.geometry.pose_files.parse import Place, show, text_number
@@ -18,6 +18,11 @@ DIRECTIONS = ("c2w", "w2c")
 PIXELS = ("raster", "index")
 QUATERNIONS: tuple[QuaternionOrder, ...] = get_args(QuaternionOrder)
 _NUMBERS = ("fov", "focal_px", "focal_mm", "sensor_mm")
+
+
+def needed(name: str) -> str:
+    """That an option has to be given, as a phrase."""
+    return f"the option {option_name(name)} is needed"
 
 
 def make_options(given: dict, allowed: tuple[str, ...], format_name: str) -> ReadOptions:
@@ -31,17 +36,21 @@ def make_options(given: dict, allowed: tuple[str, ...], format_name: str) -> Rea
             hint = did_you_mean(name, known) or ";"
             raise ValueError(f"unknown option {show(name)}{hint} known: {', '.join(known)}")
         if name not in allowed:
-            takes = ", ".join(allowed) if allowed else "none"
-            raise ValueError(f"format {format_name} takes no option {name!r}; it takes: {takes}")
-    place = Place("option")
+            takes = ", ".join(map(option_name, allowed)) if allowed else "none"
+            raise ValueError(f"format {format_name} takes no option {option_name(name)}; it takes: {takes}")
     try:
-        options = ReadOptions(**{name: _read(name, value, place.field(name)) for name, value in given.items()})
+        options = ReadOptions(**{name: _read(name, value, option_place(name)) for name, value in given.items()})
     except ValueError as error:
         text = str(error)
-        raise error if text.startswith("option: ") else ValueError(f"option: {text}") from error
+        raise error if text.startswith("option ") else ValueError(f"option {text}") from error
     if options.convention is not None:
-        parse_convention(options.convention, place.field("convention"))
+        parse_convention(options.convention, option_place("convention"))
     return options
+
+
+def option_place(name: str) -> Place:
+    """Where the value of an option stands, for errors."""
+    return Place(f"option {option_name(name)}")
 
 
 def _read(name: str, value: object, place: Place) -> object:
@@ -59,7 +68,7 @@ def _read(name: str, value: object, place: Place) -> object:
 def image_size(options: ReadOptions, place: Place) -> tuple[int, int]:
     """The size option; ValueError if it is missing."""
     if options.size is None:
-        raise place.error("the file has no image size: the option size is needed, such as 480x832 (height x width)")
+        raise place.error(f"the file has no image size: {needed('size')}, such as 480x832 (height x width)")
     return options.size
 
 
@@ -73,11 +82,13 @@ def lens_matrix(options: ReadOptions, size: tuple[int, int], place: Place) -> Fl
     elif options.focal_mm is not None and options.sensor_mm is not None:
         focal_px = options.focal_mm / options.sensor_mm * width
     elif options.focal_mm is not None:
-        raise place.error("focal_mm needs the sensor's width: give the option sensor_mm too")
+        needs, too = map(option_name, ("focal_mm", "sensor_mm"))
+        raise place.error(f"{needs} needs the sensor's width: give the option {too} too")
     else:
+        fov, focal_px, focal_mm, sensor = map(option_name, ("fov", "focal_px", "focal_mm", "sensor_mm"))
         raise place.error(
-            "the file has no intrinsics: one of the options fov (horizontal, degrees), focal_px, or focal_mm with "
-            "sensor_mm is needed"
+            f"the file has no intrinsics: one of the options {fov} (horizontal, degrees), {focal_px}, or {focal_mm} "
+            f"with {sensor} is needed"
         )
     return torch.tensor([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1]], dtype=torch.float64)
 

@@ -12,11 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.pose_files import ReadOptions
+from mvtrack.config.pose_files import LENSES, ReadOptions, option_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, c2w_from_w2c, full_poses
-from mvtrack.geometry.pose_files.options import image_size, lens_matrix, parse_convention
+from mvtrack.geometry.pose_files.options import (
+    image_size,
+    lens_matrix,
+    needed,
+    option_place,
+    parse_convention,
+)
 from mvtrack.geometry.pose_files.parse import Fields, Place, frame_count, items, name, number, show, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import HOLDABLE, LENS_OPTIONS, PoseFormat, PoseSource
@@ -34,7 +40,7 @@ def _read_json(source: PoseSource, options: ReadOptions) -> CameraSequence:
     if "views" in document:
         document = _view(document, options)
     elif options.view is not None:
-        raise source.place.error("has no views: the option view is for a cameras.json with several")
+        raise source.place.error(f"has no views: the option {option_name('view')} is for a cameras.json with several")
     return _assemble(document, list(document.tree), options, "JSON")
 
 
@@ -49,7 +55,7 @@ def _view(document: Fields, options: ReadOptions) -> Fields:
     titles = [view.name("name") if "name" in view else str(i) for i, view in enumerate(views)]
     shown = ", ".join(show(title)[1:-1] for title in titles[:12])
     if options.view is None and len(views) != 1:
-        raise at.error(f"holds {len(views)} views: the option view is needed, one of {shown}")
+        raise at.error(f"holds {len(views)} views: {needed('view')}, one of {shown}")
     matches = [i for i, title in enumerate(titles) if options.view in (None, title)]
     if not matches and options.view.isascii() and options.view.isdigit() and len(options.view) < 6:
         matches = [int(options.view)] if int(options.view) < len(views) else []
@@ -103,14 +109,16 @@ def _assemble(fields: Fields, all_names: list[str], options: ReadOptions, kind: 
 def _convention(stated: object, key: str, options: ReadOptions, place: Place) -> tuple[str, str, str]:
     if stated is None and options.convention is None:
         raise place.error(
-            f"does not say what its numbers mean: the field or option convention is needed, such as {_CONVENTION!r}"
+            f"does not say what its numbers mean: the field convention, or {needed('convention')}, such as "
+            f"{_CONVENTION!r}"
         )
     stated = _CONVENTION if stated == _CAMERAS_JSON else stated
     in_file = None if stated is None else parse_convention(stated, place.field("convention"))
     option = options.convention
-    by_option = None if option is None else parse_convention(option, Place("option").field("convention"))
+    by_option = None if option is None else parse_convention(option, option_place("convention"))
     if in_file and by_option and in_file != by_option:
-        raise place.field("convention").error(f"is {' '.join(in_file)!r}, but the option says {' '.join(by_option)!r}")
+        said = f"{option_name('convention')} says {' '.join(by_option)!r}"
+        raise place.field("convention").error(f"is {' '.join(in_file)!r}, but {said}")
     convention = in_file or by_option
     if convention[1] != key:
         raise place.field(key).error(f"the field's name says {key}, the convention says {convention[1]}")
@@ -135,7 +143,7 @@ def _size(fields: Fields, options: ReadOptions) -> tuple[int, int]:
     else:
         size = tuple(side_px(side, at) for side in fields.numbers("size", (2,)).tolist())
     if options.size not in (None, size):
-        raise at.error(f"is {size} (H, W), the option says {options.size}")
+        raise at.error(f"is {size} (H, W), {option_name('size')} says {options.size}")
     return size
 
 
@@ -144,9 +152,11 @@ def _intrinsics(
 ) -> Float[Tensor, "*frames 3 3"]:
     if "K" not in fields:
         return lens_matrix(options, size, fields.place)
-    given = next((key for key in ("fov", "focal_px", "focal_mm") if getattr(options, key) is not None), None)
+    given = next((key for key in LENSES if getattr(options, key) is not None), None)
     if given is not None:
-        raise fields.at("K").error(f"is in the file: the option {given} is not needed, and may contradict it")
+        raise fields.at("K").error(
+            f"is in the file: the option {option_name(given)} is not needed, and may contradict it"
+        )
     K = fields.numbers("K", (3, 3), (None, 3, 3))
     if pixels == "index":  # centre of the first pixel at 0
         K[..., :2, 2] += 0.5

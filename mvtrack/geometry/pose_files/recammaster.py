@@ -15,7 +15,7 @@ import torch
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import axes_from_opencv, axes_to_opencv
-from mvtrack.geometry.pose_files.options import image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix, needed
 from mvtrack.geometry.pose_files.parse import Fields, Place, frame_count, show, text_number
 from mvtrack.geometry.pose_files.sequence import CameraSequence, refuse_distortion
 from mvtrack.geometry.pose_files.source import LENS_OPTIONS, PoseFormat, PoseSource
@@ -67,7 +67,7 @@ def _choose(frame: dict, options: ReadOptions, place: Place) -> str:
         return next(iter(frame))
     shown = ", ".join(sorted(show(name)[1:-1] for name in frame)[:12])
     if wanted is None:
-        raise place.error(f"holds {len(frame)} cameras: the option camera is needed, one of {shown}")
+        raise place.error(f"holds {len(frame)} cameras: {needed('camera')}, one of {shown}")
     name = str(wanted)
     if name not in frame and re.fullmatch(r"[0-9]{1,4}", name, re.ASCII):
         name = f"cam{int(name):02d}"

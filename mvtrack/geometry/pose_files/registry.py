@@ -8,6 +8,7 @@ from mvtrack.geometry.pose_files.dycheck import DYCHECK
 from mvtrack.geometry.pose_files.kitti import KITTI
 from mvtrack.geometry.pose_files.llff import LLFF
 from mvtrack.geometry.pose_files.nerfstudio import TRANSFORMS
+from mvtrack.geometry.pose_files.options import needed
 from mvtrack.geometry.pose_files.polycam import POLYCAM
 from mvtrack.geometry.pose_files.realestate10k import REALESTATE10K
 from mvtrack.geometry.pose_files.recammaster import RECAMMASTER
@@ -40,7 +41,7 @@ def detect(source: PoseSource) -> PoseFormat:
     fitting = [known for known in FORMATS.values() if known.detect(source)]
     if len(fitting) > 1:
         names = " or ".join(known.name for known in fitting)
-        raise source.place.error(f"may be {names}: say which format it is")
+        raise source.place.error(f"may be {names}: {needed('format')}")
     if not fitting:
         raise source.place.error(
             f"has no known pose format: {_why_unknown(source)}. Known formats: {', '.join(FORMATS)}"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
+from mvtrack.geometry.pose_files.options import needed
 from mvtrack.geometry.pose_files.parse import Place, check_name, natural_order, show
 
 ROTATION_TOLERANCE = 1e-3  # largest entry of R^T R - I: passes a rotation that was written with four digits
@@ -123,8 +124,8 @@ def in_order(sequence: CameraSequence, order: str | None, place: Place) -> Camer
         return sequence.frames(ascending)
     first = next(i for i, j in enumerate(ascending) if i != j)
     raise place.item(first).error(
-        f"is {show(sequence.names[first])}, but {show(sequence.names[ascending[first]])} comes first by name: give the "
-        "option order, 'name' or 'file', to say which order the frames have in time"
+        f"is {show(sequence.names[first])}, but {show(sequence.names[ascending[first]])} comes first by name: "
+        f"{needed('order')}, 'name' or 'file', to say which order the frames have in time"
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.pose_files import LENSES, option_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.keyframe_path import interpolate_poses
 from mvtrack.geometry.pose_files.distortion import largest_displacement_px
@@ -24,9 +25,9 @@ from mvtrack.geometry.pose_files.source import PoseSource
 MAX_GAP_S = 1.0
 _MAX_GAP_FRAMES = 30  # where the video's rate is not known
 _ASPECT = 0.01
+_SAME_LENGTH = 1.5  # frames by which a path and a video may differ
 NEGLIGIBLE_PX = 0.5  # of lens distortion
 _ANY_SIZE, _ANY_FOV = (480, 832), 50.0  # of a path, which is used by its poses and by how its lens changes
-_LENSES = ("fov", "focal_px", "focal_mm")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def read_video_cameras(path: Path, grid: FrameGrid, **options) -> tuple[Camera, 
     moves pixels by over half a pixel, and where the file does not tell which camera each frame has.
     """
     size = grid.size
-    sequence = _read(path, {"size": size}, **options)
+    sequence = read_with_defaults(path, {"size": size}, **options)
     own, shown = sequence.camera.size, shown_path(path)
     sizes = [size] if grid.stored_size is None else [size, grid.stored_size]
     if all(abs(own[1] / own[0] / (width / height) - 1) > _ASPECT for height, width in sizes):
@@ -73,7 +74,8 @@ def read_video_cameras(path: Path, grid: FrameGrid, **options) -> tuple[Camera, 
         text = f"{shown} has a distorted lens, which moves pixels by up to {moved:.1f} px at {size[1]}x{size[0]}"
         if moved > NEGLIGIBLE_PX:
             raise ValueError(
-                f"{text}: undistort the video first, or take the lens as a pinhole with the option drop_distortion"
+                f"{text}: undistort the video first, or take the lens as a pinhole with the option "
+                f"{option_name('drop_distortion')}"
             )
         notes = (*notes, f"{text}: it is taken as a pinhole")
     return camera, (*sequence.notes, *notes)
@@ -81,15 +83,16 @@ def read_video_cameras(path: Path, grid: FrameGrid, **options) -> tuple[Camera, 
 
 def read_path(path: Path, **options) -> CameraSequence:
     """A camera path from a pose file; its size and lens are not asked for, where a format has none."""
-    return _read(path, {"size": _ANY_SIZE, "fov": _ANY_FOV}, **options)
+    return read_with_defaults(path, {"size": _ANY_SIZE, "fov": _ANY_FOV}, **options)
 
 
-def _read(path: Path, defaults: dict, format: str | None = None, **options) -> CameraSequence:
+def read_with_defaults(path: Path, defaults: dict, format: str | None = None, **options) -> CameraSequence:
+    """As `read_cameras`, with a size, or a size and a field of view, for formats that have none."""
     known = find_format(format) if format is not None else detect(PoseSource(path))
     if "size" in defaults and "size" in known.options and "size" not in known.holds:
         options.setdefault("size", defaults["size"])
     lens_is_missing = "fov" in known.options and "intrinsics" not in known.holds
-    if "fov" in defaults and lens_is_missing and not any(name in options for name in _LENSES):
+    if "fov" in defaults and lens_is_missing and not any(name in options for name in LENSES):
         options["fov"] = defaults["fov"]
     return read_with_format(path, known.name, **options)[0]
 
@@ -185,8 +188,24 @@ def _frames_by_name(names: tuple[str, ...], num_frames: int) -> Float[Tensor, "K
     return None if numbers[0] < base else torch.tensor(numbers, dtype=torch.float64) - base
 
 
-def key_times(sequence: CameraSequence, path: Path) -> Float[Tensor, "K"] | None:
-    """When the poses of a path are passed, from 0 to 1, by its times or else by the numbers in its names.
+def _duration_frames(sequence: CameraSequence, grid: FrameGrid) -> float | None:
+    """How many of a video's frames the times of a path last, from its first pose to its last; None without times."""
+    times = sequence.timestamps_s
+    known = times is not None and grid.fps is not None and grid.num_frames > 1 and len(times) > 1
+    return float(times[-1] - times[0]) * grid.fps if known else None
+
+
+def stretch_note(sequence: CameraSequence, grid: FrameGrid) -> str | None:
+    """That a path is shown faster or slower than its times say; None where it is not, or has a pose for each frame."""
+    frames, last = _duration_frames(sequence, grid), grid.num_frames - 1
+    if frames is None or sequence.num_frames == grid.num_frames or abs(frames - last) <= _SAME_LENGTH:
+        return None
+    return f"its {frames / grid.fps:.3g} s are stretched over the video's {last / grid.fps:.3g} s"
+
+
+def key_times(sequence: CameraSequence, path: Path, grid: FrameGrid) -> Float[Tensor, "K"] | None:
+    """When the poses of a path are passed, from 0 to 1 of a video, by its times or else by the numbers in its names:
+    as they are where the times last as long as the video, and else stretched over it.
 
     None where the file has neither, or where they are even. Raises ValueError for times that do not ascend.
     """
@@ -204,7 +223,10 @@ def key_times(sequence: CameraSequence, path: Path) -> Float[Tensor, "K"] | None
         )
     keys = (times.double() - times[0]) / (times[-1] - times[0])
     even = torch.linspace(0, 1, len(keys), dtype=torch.float64)
-    return None if (keys - even).abs().max() < 0.1 / (len(keys) - 1) else keys
+    if (keys - even).abs().max() < 0.1 / (len(keys) - 1):
+        return None
+    frames, last = _duration_frames(sequence, grid), grid.num_frames - 1
+    return keys if frames is None or abs(frames - last) > _SAME_LENGTH else keys * frames / last
 
 
 def unit_note(sequence: CameraSequence, subject_distance: float) -> str | None:

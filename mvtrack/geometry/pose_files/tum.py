@@ -14,7 +14,7 @@ import torch
 from mvtrack.config.pose_files import ReadOptions
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.geometry import poses_of
-from mvtrack.geometry.pose_files.options import image_size, lens_matrix
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix, needed
 from mvtrack.geometry.pose_files.parse import Place, number, show, text_number
 from mvtrack.geometry.pose_files.sequence import CameraSequence
 from mvtrack.geometry.pose_files.source import LENS_OPTIONS, PoseFormat, PoseSource, row_numbers
@@ -69,7 +69,7 @@ def _quaternion_order(columns: torch.Tensor, stated: str | None, place: Place) -
     if not last_still and (columns[:, 0].abs() > _FEW_TURNS).all():
         raise place.error(
             f"its quaternions, such as {show([round(v, 4) for v in columns[0].tolist()])}, may have w first or last: "
-            "the option quaternion is needed, wxyz or xyzw"
+            f"{needed('quaternion')}, wxyz or xyzw"
         )
     return "xyzw", ()
 

@@ -25,7 +25,7 @@ def test_unknown_formats_and_options_suggest_the_right_one(tmp_path, sequence):
         read_cameras(path, "nerfstudo")
     with pytest.raises(ValueError, match="unknown option 'fov_deg'; did you mean 'fov'"):
         read_cameras(path, fov_deg=50)
-    with pytest.raises(ValueError, match="format json takes no option 'order'; it takes: size"):
+    with pytest.raises(ValueError, match="format json takes no option order; it takes: size"):
         read_cameras(path, order="name")
     with pytest.raises(ValueError, match=r"fov and focal_px both"):
         read_cameras(path, fov=50, focal_px=53)

@@ -12,7 +12,14 @@ from mvtrack.geometry.pose_files import Distortion, write_cameras
 from mvtrack.geometry.pose_files.conventions import alternatives, reinterpret
 from mvtrack.geometry.pose_files.diagnosis import judge_fits
 from mvtrack.geometry.pose_files.reprojection_check import ImageMatches, convention_fits, frame_pairs
-from mvtrack.geometry.pose_files.timing import FrameGrid, key_times, read_path, read_video_cameras, unit_note
+from mvtrack.geometry.pose_files.timing import (
+    FrameGrid,
+    key_times,
+    read_path,
+    read_video_cameras,
+    stretch_note,
+    unit_note,
+)
 
 N, SIZE, FPS = 60, (180, 320), 30.0
 
@@ -74,12 +81,27 @@ def uneven_trajectory(path, start: float = 1305031100.0):
 def test_key_frames_of_a_path_are_passed_at_their_times(tmp_path):
     path = uneven_trajectory(tmp_path / "KeyFrameTrajectory.txt")
     sequence = read_path(path)
-    motion = PosePath(sequence.camera.c2w, torch.ones(7), key_times=key_times(sequence, path))
+    keys = key_times(sequence, path, FrameGrid(201, SIZE, FPS))
+    motion = PosePath(sequence.camera.c2w, torch.ones(7), key_times=keys)
     x = motion.poses(201)[:, 0, 3]
     assert x[50].item() == pytest.approx(0, abs=1e-9)  # 0.5 s of 2 s
     assert x[175].item() == pytest.approx(0.25, abs=0.002)
     assert x.min() > -1e-9
     assert motion.notes(201) == ["7 poses at their own, uneven times over 201 frames by a spline"]
+
+
+@pytest.mark.parametrize("frames", [N, N + 1, N + 2])
+def test_a_path_as_long_as_the_video_keeps_its_times(tmp_path, frames):
+    """2 s of key frames beside a video of 1.967 to 2.033 s: not stretched, at rest after the last."""
+    path = uneven_trajectory(tmp_path / "KeyFrameTrajectory.txt")
+    sequence, grid = read_path(path), FrameGrid(frames, SIZE, FPS)
+    motion = PosePath(sequence.camera.c2w, torch.linspace(1, 2, 7), key_times=key_times(sequence, path, grid))
+    x = motion.poses(frames)[:, 0, 3]
+    assert x[15].item() == pytest.approx(0, abs=1e-9)  # 0.5 s
+    assert x[51].item() == pytest.approx(0.2, abs=1e-6)  # 1.7 s
+    assert motion.lens(frames)[51].item() == pytest.approx(1.5)
+    assert stretch_note(sequence, grid) is None
+    assert stretch_note(sequence, FrameGrid(211, SIZE, FPS)) == "its 2 s are stretched over the video's 7 s"
 
 
 @pytest.mark.parametrize("start", [0.0, 1305031100.0])
@@ -96,7 +118,7 @@ def test_key_frames_of_a_source_stand_at_their_times(tmp_path, start):
 def test_a_path_of_missing_frames_is_timed_by_name(tmp_path):
     path = transforms(tmp_path / "missing.json", [*range(20), *range(40, N)])
     sequence = read_path(path)
-    motion = PosePath(sequence.camera.c2w, torch.ones(40), key_times=key_times(sequence, path))
+    motion = PosePath(sequence.camera.c2w, torch.ones(40), key_times=key_times(sequence, path, FrameGrid(N, SIZE, FPS)))
     torch.testing.assert_close(motion.poses(N), sequence_of_all(tmp_path), atol=1e-9, rtol=0)
 
 
@@ -108,7 +130,7 @@ def test_times_that_go_back_are_refused_for_a_path(tmp_path):
     path = tmp_path / "traj.txt"
     path.write_text("".join(f"{t} 0 0 0 0 0 0 1\n" for t in (0, 2, 1, 3)))
     with pytest.raises(ValueError, match="traj.txt: its times do not ascend: pose 2 is at 1 s"):
-        key_times(read_path(path), path)
+        key_times(read_path(path), path, FrameGrid(N, SIZE, FPS))
 
 
 def test_a_distorted_lens_is_refused_with_its_pixels_or_dropped_with_a_note(tmp_path):
