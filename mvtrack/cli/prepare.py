@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from mvtrack.config.checked import Count, config
-from mvtrack.config.command_line import option, overrides, positional, run
+from mvtrack.config.command_line import option, overrides, positional, run, section
+from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
 
 
@@ -16,17 +17,28 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _limit(text: str) -> int | float:
+    match = re.fullmatch(r"(\d+)(%?)", text)
+    if not match or (match[2] and int(match[1]) > 100):
+        raise ValueError(f"must be a number of clips or a share such as 1%, got {text!r}")
+    return int(match[1]) / 100 if match[2] else int(match[1])
+
+
 @config(kw_only=True)
 class PrepareCommand(MemoryChecked):
     """Encode multi-view clips for training."""
 
-    clips: Path | None = positional("a folder with a folder per clip, see docs/data.md", None)
+    clips: Path | None = positional("a dataset's folder, or one with a folder per clip, see docs/data.md", None)
     config: Path = option(..., "of the training, see configs/")
     rendered: Count | None = option(None, "instead: N scenes that this project renders", metavar="N")
     into: str | None = option(None, "which folder of data.latents; default: the first", metavar="ROOT")
     device: str = option("auto", "cpu, cuda or cuda:1; default: a GPU where there is one")
     shard: tuple[int, int] = option((1, 1), "i/n: only every n-th clip, from the i-th on; default: all", parse=_shard)
     overwrite: bool = option(False, "encode clips anew whose files have changed")
+    max_skipped: int | float = option(
+        0.01, "how many clips may be broken and are left out, a number or a share; default: 1%", parse=_limit
+    )
+    dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself")
     overrides: tuple[str, ...] = overrides()
 
 
@@ -39,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(options: PrepareCommand) -> None:
     from mvtrack.config.placement import Placement
     from mvtrack.config.run import load_config
-    from mvtrack.training.encode_clips import prepare_clips, rendered_sources, sources_of_folder
+    from mvtrack.training.clip_sources import rendered_sources, sources_of_folder
+    from mvtrack.training.encode_clips import EncodeOptions, prepare_clips
     from mvtrack.training.memory import refuse_preparing
 
     if (options.clips is None) == (options.rendered is None):
@@ -55,12 +68,16 @@ def _prepare(options: PrepareCommand) -> None:
     if not options.ignore_memory:
         refuse_preparing(config, entry, device)
     if options.rendered is None:
-        sources = sources_of_folder(options.clips, config, entry)
+        sources = sources_of_folder(options.clips, config, entry, options.dataset)
     else:
         sources = rendered_sources(options.rendered, config, entry)
-    done = prepare_clips(config, entry, sources, device, options.shard, options.overwrite)
-    strays = f"; {done.strays} others in the folder are not among them and will not be used" if done.strays else ""
-    sys.stdout.write(f"{into}: {done.encoded} clips encoded, {done.kept} were there{strays}\n")
+    done = prepare_clips(
+        config, entry, sources, device, EncodeOptions(options.shard, options.overwrite, options.max_skipped)
+    )
+    more = f", {done.tracks} got new tracks" if done.tracks else ""
+    more += f", {done.skipped} cannot be read and are left out (skipped.jsonl)" if done.skipped else ""
+    more += f"; {done.strays} others in the folder are not among them and will not be used" if done.strays else ""
+    sys.stdout.write(f"{into}: {done.encoded} clips encoded, {done.kept} were there{more}\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
@@ -18,7 +18,8 @@ class Clip:
     """V synchronised views of the same T moments. View 0 is the reference.
 
     video: RGB in [-1, 1]. camera: leading shape (V, T). fps: frames per second.
-    depth: z-depth in the camera's unit. point_map: world coordinates of each pixel.
+    depth: z-depth in the camera's unit. point_map: world coordinates of each pixel. masks: what is annotated, or moves.
+    domain: the kind of pictures, such as rendered or photo.
     """
 
     video: Float[Tensor, "V T 3 H W"]
@@ -29,6 +30,8 @@ class Clip:
     tracks: Tracks | None = None
     depth: Float[Tensor, "V T H W"] | None = None
     point_map: Float[Tensor, "V T 3 H W"] | None = None
+    masks: Bool[Tensor, "V T H W"] | None = None
+    domain: str = ""
 
     def __post_init__(self) -> None:
         if self.video.ndim != 5 or self.video.shape[2] != 3:
@@ -58,6 +61,7 @@ class Clip:
             tracks=None if self.tracks is None else self.tracks.frames(index),
             depth=None if self.depth is None else self.depth[:, index],
             point_map=None if self.point_map is None else self.point_map[:, index],
+            masks=None if self.masks is None else self.masks[:, index],
         )
 
     def views(self, order: list[int]) -> "Clip":
@@ -69,6 +73,7 @@ class Clip:
             tracks=None if self.tracks is None else self.tracks.views(order),
             depth=None if self.depth is None else self.depth[order],
             point_map=None if self.point_map is None else self.point_map[order],
+            masks=None if self.masks is None else self.masks[order],
         )
 
     def cropped(self, left: int, top: int, size: tuple[int, int]) -> "Clip":
@@ -83,6 +88,7 @@ class Clip:
             tracks=None if self.tracks is None else self.tracks.cropped(left, top, size),
             depth=None if self.depth is None else self.depth[..., rows, columns],
             point_map=None if self.point_map is None else self.point_map[..., rows, columns],
+            masks=None if self.masks is None else self.masks[..., rows, columns],
         )
 
     def resized(self, size: tuple[int, int]) -> "Clip":
@@ -95,6 +101,7 @@ class Clip:
             tracks=None if self.tracks is None else self.tracks.resized(size[1] / width, size[0] / height),
             depth=None if self.depth is None else _nearest(self.depth[:, :, None], size)[:, :, 0],
             point_map=None if self.point_map is None else _nearest(self.point_map, size),
+            masks=None if self.masks is None else _nearest(self.masks[:, :, None].float(), size)[:, :, 0] > 0,
         )
 
 

@@ -193,6 +193,7 @@ def mirrored(clip: Clip) -> Clip:
         point_map=None
         if clip.point_map is None
         else clip.point_map.flip(-1) * clip.point_map.new_tensor([-1, 1, 1])[:, None, None],
+        masks=None if clip.masks is None else clip.masks.flip(-1),
     )
 
 

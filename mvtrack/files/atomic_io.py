@@ -1,11 +1,15 @@
 """Folders and files of results that appear whole or not at all."""
 
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{32}")  # a name by `beside`
 
 
 def beside(path: Path, suffix: str = "") -> Path:
@@ -46,3 +50,29 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for a lock file, and hold it: one process at a time, on machines whose shared folder has locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def shared_folder(root: Path) -> Iterator[None]:
+    """Work in a folder beside others that do so. Who is alone first clears away what killed ones were writing."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".in_use.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            for path in root.rglob(".*"):
+                if _ASIDE.fullmatch(path.name) and path.is_file():
+                    path.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield

@@ -24,6 +24,21 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sampled_sha256(path: Path, pieces: int = 64, piece_bytes: int = 1 << 16, whole: int | None = None) -> str:
+    """Hex digest of a file's size and of pieces spread over it. whole: bytes up to which all of it is hashed; default:
+    those of all pieces."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= (pieces * piece_bytes if whole is None else whole):
+            digest.update(file.read())
+        else:
+            for n in range(pieces):
+                file.seek(n * (size - piece_bytes) // (pieces - 1))
+                digest.update(file.read(piece_bytes))
+    return digest.hexdigest()
+
+
 def sha256_once(file: Path) -> str:
     """Hex digest of a file, read once as long as its size and time stay what they are."""
     stat = file.stat()

@@ -1,7 +1,9 @@
 """Encode clips once for training: latents in both directions of time, image tokens, features of captions."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,17 +13,22 @@ from tqdm import tqdm
 
 from mvtrack.config.data import LatentsConfig
 from mvtrack.config.run import RunConfig
-from mvtrack.data.clip import Clip
 from mvtrack.data.latents import (
+    SKIPPED,
+    ClipRecord,
     EncodedClip,
     Kind,
+    change_skipped,
     clip_file,
     clip_key,
     key_of_file,
+    tracks_file,
     write_caption,
     write_clip,
+    write_tracks,
 )
-from mvtrack.data.synthetic.bank import BankRecipe, render_scene_tensors
+from mvtrack.data.public.fitting import FittedView
+from mvtrack.files.atomic_io import shared_folder
 from mvtrack.geometry.camera import Camera
 from mvtrack.models.encoders import run_encoders
 from mvtrack.models.image_encoder import encode as encode_images
@@ -30,58 +37,81 @@ from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import load_model
 from mvtrack.models.text_encoder import embed_captions
 from mvtrack.models.weights.sources import open_part
-from mvtrack.training.clip_folders import clip_folders, read_clip
-from mvtrack.video.resize import plan_fit
-from tracking_head import Tracks
+from mvtrack.training.clip_sources import Source
 
-RENDERED_VIEWS = 3
-
-
-@dataclass(frozen=True)
-class Source:
-    """A clip to come. contents: what it is made of, for its key."""
-
-    name: str
-    contents: list
-    caption: str
-    read: Callable[[], Clip]
-
-
-def sources_of_folder(root: Path, config: RunConfig, entry: LatentsConfig) -> list[Source]:
-    """The clips of a user's folder, see clip_folders.py."""
-
-    def fit(size: tuple[int, int]):
-        return plan_fit(size, config.model, "crop", entry.size)
-
-    frames = config.data.num_frames
-    return [
-        Source(found.name, found.contents(), found.caption, lambda found=found: read_clip(found, frames, fit))
-        for found in clip_folders(root)
-    ]
-
-
-def rendered_sources(count: int, config: RunConfig, entry: LatentsConfig) -> list[Source]:
-    """Scenes that the project renders, with exact tracks and depth, and no caption."""
-    recipe = BankRecipe(entry.size, config.data.num_frames, RENDERED_VIEWS)
-    return [
-        Source(f"rendered_{n:06d}", [asdict(recipe), n], "", lambda n=n: _rendered(recipe, n)) for n in range(count)
-    ]
-
-
-def _rendered(recipe: BankRecipe, number: int) -> Clip:
-    part = render_scene_tensors(recipe, number)
-    camera = Camera(part["c2w"], part["K"], recipe.size, scale_known=True)
-    tracks = Tracks(part["track_xy"], part["track_visible"], part["track_valid"])
-    return Clip(part["video"].float() / 127.5 - 1, camera, tracks=tracks, depth=part["depth"].float())
+_READERS = 16  # threads that hash files, which wait for a disk most of the time
 
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """How many clips were encoded now, and how many were there already. strays: files that no source names."""
+    """How many clips were encoded now, and how many were there already. tracks: how many only got new tracks. strays:
+    files that no source names. skipped: clips that cannot be read."""
 
     encoded: int
     kept: int
+    tracks: int
+    skipped: int
     strays: int
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Which of a folder's clips this process encodes, and what it may do. shard: (i, n), every n-th clip from the i-th
+    on, so that n processes share the work. max_skipped: how many clips may be broken, a count or a share of all."""
+
+    shard: tuple[int, int] = (1, 1)
+    overwrite: bool = False
+    max_skipped: int | float = 0.01
+
+
+@dataclass
+class ClipEncoder:
+    """What encodes a clip: the codec and, where the model has one, the image encoder; both are loaded when needed."""
+
+    config: RunConfig
+    device: torch.device
+    codec: VideoCodec = field(init=False)
+    _images: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        self.codec = _codec(self.config)
+
+    @torch.no_grad()
+    def __call__(self, views: Iterator[FittedView], directions: int) -> EncodedClip:
+        """One view at a time: a view's video is all that lies in memory and on the device."""
+        latents, tokens, cameras, depths = [], [], [], []
+        self.codec.to(self.device)
+        for view in views:
+            both = [view.video if direction == 0 else view.video.flip(0) for direction in range(directions)]
+            latents.append(torch.stack([self._encoded(video) for video in both]))
+            cameras.append(view.camera)
+            depths.append(view.depth)
+            if self.config.model.image is not None:
+                first = torch.stack([video[0] for video in both])
+                tokens.append(encode_images(self._image_encoder(), first.to(self.device)).cpu())
+        depth = None if any(each is None for each in depths) else torch.stack(depths)
+        return EncodedClip(
+            torch.stack(latents, 1),
+            Camera.stack(cameras),
+            None if depth is None else median_depth(depth),
+            torch.stack(tokens, 1) if tokens else None,
+            None if self.config.model.views is None else depth,
+        )
+
+    def _encoded(self, video: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "f c h w"]:
+        return self.codec.encode(video[None, None].to(self.device))[0, 0].cpu()
+
+    def _image_encoder(self) -> nn.Module:
+        if self._images is None:
+            self._images = load_encoder(open_part(self.config.model.image.weights, "image"), torch.float32)
+            self._images.to(self.device)
+        return self._images
+
+
+def median_depth(depth: Float[Tensor, "V T H W"]) -> Float[Tensor, "V T"] | None:
+    """Of the pixels that have one; None where a frame has none at all, and its distance is not known."""
+    known = torch.where(depth > 0, depth, torch.nan).flatten(2).nanmedian(-1).values
+    return known if known.isfinite().all() else None
 
 
 def prepare_clips(
@@ -89,53 +119,117 @@ def prepare_clips(
     entry: LatentsConfig,
     sources: list[Source],
     device: torch.device,
-    shard: tuple[int, int] = (1, 1),
-    overwrite: bool = False,
+    options: EncodeOptions | None = None,
 ) -> PreparationReport:
-    """Encode what is missing. shard: (i, n), every n-th clip from the i-th on, so that n processes share the work.
+    """Encode what is missing. A clip that cannot be read is listed in `skipped.jsonl` and left out.
 
-    Raises ValueError for a clip that was encoded from other files, unless it may be overwritten.
+    Raises ValueError for a clip that was encoded from other files, unless it may be overwritten, and where more clips
+    cannot be read than may.
     """
-    root, model = Path(entry.root), config.model
-    codec = _codec(config)
-    encoders = run_encoders(model, codec)
-    kind = Kind(entry.size, config.data.num_frames, 2 if config.data.reverse else 1, encoders)
+    root, options = Path(entry.root), options or EncodeOptions()
+    encoder = ClipEncoder(config, device)
+    kind = Kind(
+        entry.size, config.data.num_frames, 2 if config.data.reverse else 1, run_encoders(config.model, encoder.codec)
+    )
     kind.check(root)
-    keys = {source.name: clip_key([source.contents, asdict(kind)]) for source in sources}
-    mine = sources[shard[0] - 1 :: shard[1]]
-    todo = list(_todo(mine, keys, root, overwrite))
-    kind.write(root, keys)
-    if encoders.text is not None:
-        _write_captions(config, mine, root, device)
-    images = None
-    if encoders.image is not None and todo:
-        images = load_encoder(open_part(model.image.weights, "image"), torch.float32).to(device)
-    codec.to(device)
-    for source in tqdm(todo, desc=f"encoding into {root}", unit="clip"):
-        clip = source.read()
-        write_clip(root, source.name, keys[source.name], encode_clip(clip, codec, images, device, kind.directions))
-    strays = {path.name for path in root.glob("clip_*.safetensors")} - {clip_file(root, name).name for name in keys}
-    return PreparationReport(len(todo), len(mine) - len(todo), len(strays))
+    with shared_folder(root):
+        skips = Skips(root, len(sources), options.max_skipped)
+        records = _records(sources, kind, config, skips)
+        mine = [source for source in sources[options.shard[0] - 1 :: options.shard[1]] if source.name in records]
+        todo = list(_todo(mine, records, root, options.overwrite))
+        kind.write(root, records)
+        if kind.encoders.text is not None:
+            _write_captions(config, mine, root, device)
+        encoded = tracks = 0
+        for source in tqdm(todo, desc=f"encoding into {root}", unit="clip"):
+            with skips.of(source.name):
+                fresh = _prepare_clip(source, records[source.name], root, lambda s: encoder(s.views(), kind.directions))
+                encoded, tracks = encoded + fresh, tracks + (not fresh)
+        names = {clip_file(root, name).name for name in records}
+        strays = {path.name for path in root.glob("clip_*.safetensors")} - names
+        kept = sum(source.name not in skips.names for source in mine) - encoded - tracks
+        return PreparationReport(encoded, kept, tracks, len(skips.names), len(strays))
 
 
-@torch.no_grad()
-def encode_clip(
-    clip: Clip, codec: VideoCodec, images: nn.Module | None, device: torch.device, directions: int
-) -> EncodedClip:
-    """One view at a time: a view's video is all that lies on the device."""
-    latents, tokens = [], []
-    for direction in range(directions):
-        video = clip.video if direction == 0 else clip.video.flip(1)
-        latents.append(torch.cat([_encoded(codec, view.to(device)) for view in video]))
-        if images is not None:
-            tokens.append(encode_images(images, video[:, 0].to(device)).cpu())
-    distance = None if clip.depth is None else clip.depth.flatten(2).median(-1).values
-    image = torch.stack(tokens) if tokens else None
-    return EncodedClip(torch.stack(latents), clip.camera, clip.caption, clip.tracks, distance, image)
+def _prepare_clip(source: Source, record: ClipRecord, root: Path, encode: Callable[[Source], EncodedClip]) -> bool:
+    """Write what a clip lacks; whether that was more than its tracks. Tracks come first: a clip's file says that it is
+    whole."""
+    if record.tracks is not None and key_of_file(tracks_file(root, source.name)) != record.tracks:
+        write_tracks(root, source.name, record.tracks, source.tracks())
+    if key_of_file(clip_file(root, source.name)) == record.key:
+        return False
+    write_clip(root, source.name, record.key, encode(source))
+    return True
 
 
-def _encoded(codec: VideoCodec, video: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "1 f c h w"]:
-    return codec.encode(video[None, None])[0].cpu()
+class Skips:
+    """Clips that cannot be read: listed, counted, and an error beyond the limit. What earlier runs listed is tried
+    again."""
+
+    def __init__(self, root: Path, num_clips: int, limit: int | float) -> None:
+        self.root, self.limit, self.total = root, int(limit if isinstance(limit, int) else limit * num_clips), num_clips
+        self.names: set[str] = set()
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """A context in which a ValueError is a clip that cannot be read."""
+        try:
+            yield
+        except ValueError as error:
+            self.note(name, error)
+        else:
+            self.note(name, None)
+
+    def note(self, name: str, error: ValueError | None) -> None:
+        """List a clip, or take it off the list."""
+        change_skipped(self.root, name, None if error is None else " ".join(str(error).split()))
+        if error is None:
+            return
+        self.names.add(name)
+        if len(self.names) > self.limit:
+            raise ValueError(
+                f"{error} ({len(self.names)} of {self.total} clips cannot be read, listed in {self.root / SKIPPED}; "
+                f"--max-skipped {self.limit} may be)"
+            ) from error
+
+
+def _records(sources: list[Source], kind: Kind, config: RunConfig, skips: Skips) -> dict[str, ClipRecord]:
+    """What the card will say of every clip whose files are there."""
+    settings = asdict(kind)
+    settings["encoders"].pop("text")  # captions have files of their own
+    fitted = [list(kind.size), kind.num_frames]
+
+    def record(source: Source) -> ClipRecord | ValueError:
+        try:
+            contents, tracks = source.contents(), source.tracks_contents()
+        except ValueError as error:
+            return error
+        key = clip_key([contents, settings, config.model.views is not None])
+        return ClipRecord(key, None if tracks is None else clip_key([contents, tracks, fitted]), source.captions,
+                          source.domain)  # fmt: skip
+
+    records = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(record, sources)
+        for source, made in zip(tqdm(sources, "reading files", unit="clip", delay=5), found, strict=True):
+            if isinstance(made, ValueError):
+                skips.note(source.name, made)
+            else:
+                records[source.name] = made
+    return records
+
+
+def _todo(sources: list[Source], records: dict[str, ClipRecord], root: Path, overwrite: bool) -> Iterator[Source]:
+    for source in sources:
+        record, there = records[source.name], key_of_file(clip_file(root, source.name))
+        if there is not None and there != record.key and not overwrite:
+            raise ValueError(
+                f"{clip_file(root, source.name)} was made of other files or settings than {source.name} has now: pass "
+                "--overwrite to encode it again, or choose another folder"
+            )
+        has_tracks = record.tracks is None or key_of_file(tracks_file(root, source.name)) == record.tracks
+        if there != record.key or not has_tracks:
+            yield source
 
 
 def _codec(config: RunConfig) -> VideoCodec:
@@ -144,21 +238,9 @@ def _codec(config: RunConfig) -> VideoCodec:
     return build_codec(config.model.codec)
 
 
-def _todo(sources: list[Source], keys: dict[str, str], root: Path, overwrite: bool) -> Iterator[Source]:
-    for source in sources:
-        found = key_of_file(clip_file(root, source.name))
-        if found is not None and found != keys[source.name] and not overwrite:
-            raise ValueError(
-                f"{clip_file(root, source.name)} was made of other files or settings than {source.name} has now: pass "
-                "--overwrite to encode it again, or choose another folder"
-            )
-        if found != keys[source.name]:
-            yield source
-
-
 def _write_captions(config: RunConfig, sources: list[Source], root: Path, device: torch.device) -> None:
     """Features of the empty caption and of all others, by a text encoder that is gone when this returns."""
-    captions = sorted({"", *(source.caption for source in sources)})
+    captions = sorted({"", *(caption for source in sources for caption in source.captions)})
     for caption in tqdm(captions, desc="captions", unit="caption", disable=len(captions) < 20):
         # one by one out of the cache, which the first call fills for all
         if caption == captions[0]:

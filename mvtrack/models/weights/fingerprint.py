@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from mvtrack.files.cache import sampled_sha256
 from mvtrack.models.weights.checkpoint import INDEX_SUFFIX, shard_names
 
 SAMPLES, SAMPLE_BYTES = 64, 2**16
@@ -20,16 +21,7 @@ def fingerprint(path: Path) -> str:
         return _digest({file.name: fingerprint(file) for file in files})
     if path.name.endswith(INDEX_SUFFIX):
         return _digest({name: fingerprint(path.parent / name) for name in shard_names(path)})
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= SAMPLES * SAMPLE_BYTES:
-            digest.update(file.read())
-        else:
-            for n in range(SAMPLES):
-                file.seek(n * (size - SAMPLE_BYTES) // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
+    return sampled_sha256(path, SAMPLES, SAMPLE_BYTES)
 
 
 def _digest(parts: dict[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""Readers of public datasets, each in its own layout, axes and units, into one type (docs/datasets)."""

@@ -1,0 +1,79 @@
+"""Files of datasets as arrays: pictures, depth, archives and names, each refused with its path when it is bad."""
+
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from mvtrack.geometry.camera import pixel_grid
+
+_NAME = re.compile(r"[\w][\w .+=@-]{0,199}", re.ASCII)
+
+
+def safe_name(name: str, where: Path) -> str:
+    """A name out of a dataset that becomes a file's name. Raises ValueError for one that leads elsewhere."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(f"{where}: {name!r} cannot be a scene's name: letters, digits and . _ - + = @ only, no ..")
+    return name
+
+
+def inside(root: Path, relative: str, where: Path) -> Path:
+    """A path that a dataset's own file names, which must stay in its folder. where: that file, for the error."""
+    path = Path(relative)
+    if path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
+        raise ValueError(f"{where} names the file {relative!r}, which leads out of {root}")
+    return root / path
+
+
+def read_map(path: Path, dtype: type | None = None) -> Shaped[np.ndarray, "H W"]:
+    """One value a pixel of a png, tiff or exr file, as it is stored. dtype: the type that it must have."""
+    try:
+        raw = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    return decode_map(raw, path, dtype)
+
+
+def decode_map(raw: bytes | np.ndarray, where: Path, dtype: type | None = None) -> Shaped[np.ndarray, "H W"]:
+    """The same of a file's bytes."""
+    raw = np.frombuffer(raw, np.uint8) if isinstance(raw, bytes) else raw
+    array = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
+    if array is None:
+        raise ValueError(f"{where} holds no image that can be decoded: it is empty or damaged")
+    if array.ndim != 2 or (dtype is not None and array.dtype != dtype):
+        wanted = "" if dtype is None else f" of {np.dtype(dtype)}"
+        raise ValueError(f"{where} is {array.dtype} of shape {array.shape}, expected one value{wanted} a pixel")
+    return array
+
+
+def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of an .npz by name. ValueError names a file that is damaged, lacks one, or would have to be unpickled."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        shown = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a file of arrays with {', '.join(names)} ({shown})") from None
+
+
+def z_from_distance(distance: Float[Tensor, "*T H W"], K: Float[Tensor, "*any 3 3"]) -> Float[Tensor, "*T H W"]:
+    """z-depth of Euclidean distances from the camera's centre, at pixel centres. K: (3, 3), or one a map."""
+    size = tuple(distance.shape[-2:])
+    grid = pixel_grid(size).to(K)
+    x = (grid[..., 0] - K[..., 0, 2, None, None]) / K[..., 0, 0, None, None]
+    y = (grid[..., 1] - K[..., 1, 2, None, None]) / K[..., 1, 1, None, None]
+    return (distance / (1 + x**2 + y**2).sqrt()).to(distance.dtype)
+
+
+def same_size(maps: list[np.ndarray], size: tuple[int, int], where: Path) -> Tensor:
+    """Maps of all frames as one tensor. Raises ValueError for one of another size (H, W) than the pictures."""
+    odd = next((each.shape for each in maps if each.shape != size), None)
+    if odd is not None:
+        raise ValueError(f"{where} holds a map of {odd[1]}x{odd[0]}, the pictures are {size[1]}x{size[0]}")
+    return torch.from_numpy(np.stack(maps))

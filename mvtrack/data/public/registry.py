@@ -1,0 +1,43 @@
+"""The layouts of datasets that are read. A new one is a file with a `DatasetLayout` in it, and a line here."""
+
+from pathlib import Path
+
+from mvtrack.config.errors import did_you_mean
+from mvtrack.data.public.clip_folder import ClipFolders
+from mvtrack.data.public.layout import DatasetLayout
+from mvtrack.data.public.multicamvideo import MultiCamVideo
+
+LAYOUTS: dict[str, DatasetLayout] = {
+    layout.name: layout
+    for layout in (
+        MultiCamVideo(),
+        ClipFolders(),
+    )
+}
+
+
+def find_layout(root: Path, name: str | None = None) -> DatasetLayout:
+    """The layout that was named, or the one that a folder fits.
+
+    Raises ValueError that says what was looked for in each, which came nearest, and what it lacks.
+    """
+    if name is not None and name not in LAYOUTS:
+        hint = did_you_mean(name, list(LAYOUTS)) or ";"
+        raise ValueError(f"unknown layout {name!r}{hint} known: {', '.join(LAYOUTS)}")
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder of clips: give a dataset's folder, or one with a folder per clip")
+    if name is not None:
+        return LAYOUTS[name]
+    found = {key: layout.fitting(root) for key, layout in LAYOUTS.items()}
+    whole = [key for key, fitting in found.items() if not fitting.missing]
+    if len(whole) == 1:
+        return LAYOUTS[whole[0]]
+    if whole:
+        raise ValueError(f"{root} may be {' or '.join(whole)}: say which with --layout")
+    best = max(found, key=lambda key: len(found[key].there) / len(LAYOUTS[key].signs))
+    near, looked = found[best], "; ".join(f"{key}: {', '.join(layout.signs)}" for key, layout in LAYOUTS.items())
+    nearest = (
+        f"the nearest is {best}, which lacks {' and '.join(near.missing)} (below {near.base})" if near.there
+        else "none of it is there"
+    )  # fmt: skip
+    raise ValueError(f"{root} has no layout that is known: {nearest}. Looked for {looked}")

@@ -1,0 +1,132 @@
+"""What `mvtrack prepare` encodes: scenes of a dataset, or scenes that this project renders, told apart by keys."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from mvtrack.config.data import LatentsConfig
+from mvtrack.config.datasets import DatasetOptions
+from mvtrack.config.run import RunConfig
+from mvtrack.data.public.fitting import FittedScene, FittedView
+from mvtrack.data.public.layout import DatasetLayout, SceneFiles
+from mvtrack.data.public.registry import find_layout
+from mvtrack.data.synthetic.bank import BankRecipe, render_scene_tensors
+from mvtrack.files.cache import sampled_sha256
+from mvtrack.geometry.camera import Camera
+from mvtrack.video.resize import plan_fit
+from tracking_head import Tracks
+
+RENDERED_VIEWS = 3
+_WHOLE = 1 << 20  # bytes up to which a file's hash is of all of it
+_PIECES, _PIECE_BYTES = 4, 1 << 14  # of larger ones: a dataset of 136,000 videos is told apart by reading 9 GB of it
+
+
+class Source(ABC):
+    """A clip to come. captions: none, one of all views, or one of each."""
+
+    name: str
+    captions: tuple[str, ...] = ()
+    domain: str = ""
+
+    @abstractmethod
+    def contents(self) -> list:
+        """What its pictures, cameras and depth are made of, for a key. Raises ValueError for a clip that lacks some."""
+
+    @abstractmethod
+    def tracks_contents(self) -> list | None:
+        """What its tracks are made of beside `contents`; None: it has none."""
+
+    @abstractmethod
+    def views(self) -> Iterator[FittedView]:
+        """Its views at the clip's size, one by one. Raises ValueError for what cannot be read."""
+
+    @abstractmethod
+    def tracks(self) -> Tracks:
+        """Its tracks in the clip's pixels."""
+
+
+@dataclass
+class DatasetSource(Source):
+    """A scene of a dataset."""
+
+    layout: DatasetLayout
+    files: SceneFiles
+    config: RunConfig
+    entry: LatentsConfig
+
+    def __post_init__(self) -> None:
+        self.name, self.captions = self.files.name, self.files.captions
+        self.domain = self.files.domain or self.layout.domain
+
+    def contents(self) -> list:
+        paths = self.layout.files(self.files)
+        return [self.layout.name, list(self.files.detail), [f"{path.name} {_hash(path)}" for path in paths]]
+
+    def tracks_contents(self) -> list | None:
+        return None if self.files.tracks is None else [_hash(self.files.tracks)]
+
+    @cached_property
+    def _scene(self) -> FittedScene:
+        fit = partial(plan_fit, config=self.config.model, mode="crop", size=self.entry.size)
+        return FittedScene(self.layout.read(self.files), self.config.data.num_frames, fit)
+
+    def views(self) -> Iterator[FittedView]:
+        yield from self._scene.views()
+
+    def tracks(self) -> Tracks:
+        return self._scene.tracks()
+
+
+@dataclass
+class RenderedSource(Source):
+    """A scene that the project renders, with exact tracks and depth, and no caption."""
+
+    recipe: BankRecipe
+    number: int
+
+    def __post_init__(self) -> None:
+        self.name, self.domain = f"rendered_{self.number:06d}", "rendered"
+
+    def contents(self) -> list:
+        return [asdict(self.recipe), self.number]
+
+    def tracks_contents(self) -> list:
+        return []
+
+    @cached_property
+    def _part(self) -> dict:
+        return render_scene_tensors(self.recipe, self.number)
+
+    def views(self) -> Iterator[FittedView]:
+        part = self._part
+        for video, c2w, K, depth in zip(part["video"], part["c2w"], part["K"], part["depth"], strict=True):
+            yield FittedView(video.float() / 127.5 - 1, Camera(c2w, K, self.recipe.size, True), depth.float())
+
+    def tracks(self) -> Tracks:
+        return Tracks(*(self._part[f"track_{name}"] for name in ("xy", "visible", "valid")))
+
+
+def sources_of_folder(root: Path, config: RunConfig, entry: LatentsConfig, options: DatasetOptions) -> list[Source]:
+    """The scenes of a dataset's folder, or the clips of a user's, see mvtrack/data/public."""
+    layout = find_layout(root, options.layout)
+    return [DatasetSource(layout, scene, config, entry) for scene in layout.scenes(root, options)]
+
+
+def rendered_sources(count: int, config: RunConfig, entry: LatentsConfig) -> list[Source]:
+    """Scenes by their numbers."""
+    recipe = BankRecipe(entry.size, config.data.num_frames, RENDERED_VIEWS)
+    return [RenderedSource(recipe, n) for n in range(count)]
+
+
+def _hash(path: Path) -> str:
+    """Raises ValueError for a file that is not there. A folder: of its files' names and sizes."""
+    try:
+        if path.is_dir():
+            listed = "".join(f"{file.name} {file.stat().st_size}\n" for file in sorted(path.iterdir()))
+            return hashlib.sha256(listed.encode()).hexdigest()
+        return sampled_sha256(path, _PIECES, _PIECE_BYTES, _WHOLE)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None

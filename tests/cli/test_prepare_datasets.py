@@ -1,0 +1,161 @@
+"""`mvtrack prepare` over a public dataset's own folders, and training on what it wrote."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mvtrack.cli.main import main as cli
+from mvtrack.config.data import LatentsConfig
+from mvtrack.data.latents import SKIPPED, LatentFolder, clip_file, tracks_file
+from mvtrack.models.reshoot_model import save_model
+from tests.data.public.test_multicamvideo import truth_of, write_scene
+
+ROOT, SIZE = Path(__file__).parents[2], (24, 32)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    root = tmp_path / "MultiCamVideo-Dataset"
+    for n, lens in enumerate(("f24_aperture5", "f24_aperture5", "f35_aperture2.4")):
+        write_scene(root / f"train/{lens}/scene{n + 1}", truth_of(n))
+    return root
+
+
+@pytest.fixture
+def config_file(small_run, small_model, tmp_path) -> Path:
+    save_model(small_model, tmp_path / "model")
+    tree = deepcopy(small_run)
+    tree["model"]["rays"]["scale"] = "path_extent"
+    tree["data"] = {
+        "banks": [], "latents": [{"root": str(tmp_path / "latents"), "size": list(SIZE), "held_out": 1}],
+        "num_frames": 5, "mirror": False, "palette": False, "workers": 0,
+    }  # fmt: skip
+    tree["loss"] |= {"correspondence_targets": "tracks"}
+    tree["train"] |= {"init_from": str(tmp_path / "model"), "run_dir": str(tmp_path / "run"), "steps": 2}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def prepare(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli(["prepare", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out.strip(), captured.err.splitlines()[-1] if captured.err else ""
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def test_a_dataset_is_encoded_and_trained_on(dataset, config_file, tmp_path, capsys):
+    code, out, error = prepare(capsys, dataset, "--config", config_file)
+    assert code == 0, error
+    assert out == f"{tmp_path / 'latents'}: 3 clips encoded, 0 were there"
+    folder = LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE), 5)
+    assert folder.training == ["f24_aperture5_scene1", "f24_aperture5_scene2", "f35_aperture2.4_scene3"]
+    clip = folder.clip("f24_aperture5_scene2", [2, 0])
+    assert (clip.domain, clip.camera.scale_known, tuple(clip.latents.shape[:2])) == ("rendered", True, (2, 2))
+    assert clip.tracks.visible.any()
+    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config_file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = {name: value for row in rows for name, value in row.items()}
+    assert last["step"] == 2
+    assert last["loss/correspondence"] > 0
+
+
+def test_new_tracks_and_captions_encode_no_video_anew(dataset, config_file, tmp_path, capsys):
+    root, name = tmp_path / "latents", "f24_aperture5_scene1"
+    tracks = dataset / "train/f24_aperture5/scene1/tracks.npz"
+    arrays = dict(np.load(tracks))
+    tracks.unlink()
+    assert prepare(capsys, dataset, "--config", config_file)[0] == 0
+    before = clip_file(root, name).stat().st_mtime_ns
+    assert LatentFolder(LatentsConfig(str(root), SIZE), 5).clip(name, [0, 1]).tracks is None
+    np.savez(tracks, **arrays)
+    (dataset / "metadata.csv").write_text("file_name,text\ntrain/f24_aperture5/scene1/videos/cam02.mp4,a ball\n")
+    code, out, error = prepare(capsys, dataset, "--config", config_file)
+    assert code == 0, error
+    assert out.endswith("0 clips encoded, 2 were there, 1 got new tracks")
+    assert clip_file(root, name).stat().st_mtime_ns == before
+    clip = LatentFolder(LatentsConfig(str(root), SIZE), 5).clip(name, [0, 1])
+    assert clip.caption == "a ball"  # of the target
+    assert clip.tracks.xy.shape[-2] == arrays["xy"].shape[-2]
+    tracks_file(root, name).unlink()
+    with pytest.raises(ValueError, match="lacks 1 of its 3 clips, f24_aperture5_scene1 first"):
+        LatentFolder(LatentsConfig(str(root), SIZE), 5)
+
+
+def test_broken_scenes_are_listed_and_left_out(dataset, config_file, tmp_path, capsys):
+    video = dataset / "train/f24_aperture5/scene1/videos/cam02.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    (dataset / "train/f24_aperture5/scene2/cameras/camera_extrinsics.json").unlink()
+    code, _, error = prepare(capsys, dataset, "--config", config_file, "--max-skipped", "1")
+    assert code == 2
+    assert "(2 of 3 clips cannot be read, listed in" in error
+    code, out, error = prepare(capsys, dataset, "--config", config_file, "--max-skipped", "70%")
+    assert code == 0, error
+    assert out.endswith("1 clips encoded, 0 were there, 2 cannot be read and are left out (skipped.jsonl)")
+    rows = [json.loads(line) for line in (tmp_path / "latents" / SKIPPED).read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["f24_aperture5_scene1", "f24_aperture5_scene2"]
+    assert [Path(text).name for row in rows for text in row["reason"].split() if text.endswith((".mp4", ".json:"))] == [
+        "cam02.mp4",
+        "camera_extrinsics.json:",
+    ]
+    assert LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE), 5).training == ["f35_aperture2.4_scene3"]
+    video.write_bytes(whole)
+    code, out, _ = prepare(capsys, dataset, "--config", config_file, "--max-skipped", "1")
+    assert out.endswith("1 clips encoded, 1 were there, 1 cannot be read and are left out (skipped.jsonl)")
+    code, _, error = prepare(capsys, dataset, "--config", config_file, "--max-skipped", "x")
+    assert "must be a number of clips or a share such as 1%, got 'x'" in error
+
+
+def test_what_a_killed_one_left_is_cleared_and_done_again(dataset, config_file, tmp_path, capsys):
+    assert prepare(capsys, dataset, "--config", config_file)[0] == 0
+    root = tmp_path / "latents"
+    expected = contents(root)
+    half = clip_file(root, "f24_aperture5_scene2")
+    half.write_bytes(half.read_bytes()[:1000])
+    tracks_file(root, "f24_aperture5_scene1").unlink()
+    (root / f".clip_x.safetensors.{32 * 'a'}").write_bytes(b"half")
+    code, out, error = prepare(capsys, dataset, "--config", config_file)
+    assert code == 0, error
+    assert out.endswith("1 clips encoded, 1 were there, 1 got new tracks")
+    assert contents(root) == expected
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_byte(dataset, config_file, tmp_path, capsys):
+    for n in range(4, 9):
+        write_scene(dataset / f"train/f50_aperture2.4/scene{n}", truth_of(n))
+    assert prepare(capsys, dataset, "--config", config_file)[0] == 0
+    root = tmp_path / "latents"
+    expected = contents(root)
+    os.rename(root, tmp_path / "whole")
+    command = [sys.executable, "-m", "mvtrack.cli.prepare", str(dataset), "--config", str(config_file)]
+    draw = random.Random(5)
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        began = len(list(root.rglob("*"))) if root.exists() else 0
+        while process.poll() is None and (len(list(root.rglob("*"))) if root.exists() else 0) <= began:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if draw.random() < 0.5 and (clips := sorted(root.glob("clip_*"))):
+            draw.choice(clips).unlink()  # so that something is left to do
+    assert prepare(capsys, dataset, "--config", config_file)[0] == 0
+    assert contents(root) == expected
