@@ -170,7 +170,7 @@ def _measure(options: MeasureCameras) -> None:
     measured = measured_cameras(options.video, options.fov, options.subject_distance, options.ignore_mask)
     frames, fps = measured.camera.shape[0], open_video(options.video).fps
     times = torch.arange(frames, dtype=torch.float64) / fps
-    sequence = CameraSequence(measured.camera, frame_names(frames), times)
+    sequence = CameraSequence(measured.camera, frame_names(frames), times, points=measured.points)
     path = write_cameras(options.out, sequence, found.name, options.overwrite)
     for note in measured.notes:
         sys.stderr.write(f"mvtrack cameras measure: {note}\n")

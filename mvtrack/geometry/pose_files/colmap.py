@@ -68,8 +68,9 @@ def _read(source: PoseSource, options: ReadOptions, kind: str) -> CameraSequence
         distortion=Distortion.unless_zero(lens[:, 4:]),
         convention=f"COLMAP {kind} model: OpenCV axes, world-to-camera, raster pixels",
         file_direction="w2c",
-        points=points,
-        notes=tuple(note for _, note in lenses.values() if note),
+        points=None if points is None else points.xyz,
+        point_colors=None if points is None else points.rgb,
+        notes=(*(note for _, note in lenses.values() if note), *([points.note] if points and points.note else [])),
     )
 
 
@@ -153,8 +154,11 @@ def _write(sequence: CameraSequence, kind: str) -> dict[str, bytes]:
         pose = pycolmap.Rigid3d(pycolmap.Rotation3d(xyzw[index - 1].numpy()), offset[index - 1].numpy())
         image = pycolmap.Image(name=name, camera_id=numbers[row], image_id=index)
         model.add_image_with_trivial_frame(image, pose)
-    for point in () if sequence.points is None else sequence.points.double().numpy():
-        model.add_point3D(point, pycolmap.Track())
+    if sequence.points is not None:
+        colors = sequence.point_colors
+        colors = torch.zeros(sequence.points.shape, dtype=torch.uint8) if colors is None else colors
+        for point, color in zip(sequence.points.double().numpy(), colors.numpy(), strict=True):
+            model.add_point3D(point, pycolmap.Track(), color)
     with tempfile.TemporaryDirectory() as folder:
         (model.write_text if kind == "text" else model.write_binary)(folder)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
@@ -188,7 +192,7 @@ def _format(kind: str, title: str, files: tuple[str, str, str]) -> PoseFormat:
     return PoseFormat(
         f"colmap_{kind}", title, "opencv", "w2c", "unknown", detect,
         lambda source, options: _read(source, options, kind), lambda sequence: _write(sequence, kind),
-        ("camera", "drop_distortion", "metric"), ALL_BUT_TIMES, True,
+        ("camera", "drop_distortion", "metric"), (*ALL_BUT_TIMES, "points"), True,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvtrack.geometry.pose_files.parse import (
@@ -28,7 +28,7 @@ from mvtrack.geometry.pose_files.parse import (
 
 TEXT_FILES = ("cameras.txt", "images.txt", "points3D.txt")
 BINARY_FILES = ("cameras.bin", "images.bin", "points3D.bin")
-MAX_POINTS = 100_000  # of the scene; more add nothing to its middle depth
+MAX_POINTS = 1_000_000  # of the scene, that are kept
 
 # Number and parameters of every camera model.
 MODELS = {
@@ -81,7 +81,22 @@ class ColmapImage:
     place: Place
 
 
-Model = tuple[dict[int, ColmapCamera], list[ColmapImage], Float[Tensor, "N 3"] | None]
+@dataclass(frozen=True)
+class ColmapPoints:
+    """Of the scene, with their colours. note: where there are too many to be kept."""
+
+    xyz: Float[Tensor, "N 3"]
+    rgb: UInt8[Tensor, "N 3"]
+    note: str = ""
+
+
+Model = tuple[dict[int, ColmapCamera], list[ColmapImage], ColmapPoints | None]
+
+
+def _points(xyz: list[list[float]], rgb: list[list[int]], count: int) -> ColmapPoints:
+    note = f"its first {MAX_POINTS} of {count} points are kept" if count > MAX_POINTS else ""
+    place = torch.tensor(xyz, dtype=torch.float64).view(-1, 3)
+    return ColmapPoints(place, torch.tensor(rgb, dtype=torch.uint8).view(-1, 3), note)
 
 
 def _make_camera(model: str, width: int, height: int, values: list[float], place: Place) -> ColmapCamera:
@@ -143,15 +158,15 @@ def _text_images(text: str, place: Place) -> list[ColmapImage]:
     return images
 
 
-def _text_points(path: Path) -> Float[Tensor, "N 3"]:
-    points = []
-    for at, tokens in _rows(read_text(path, _MAX_TEXT_BYTES), place_of(path)):
+def _text_points(path: Path) -> ColmapPoints:
+    xyz, rgb = [], []
+    rows = _rows(read_text(path, _MAX_TEXT_BYTES), place_of(path))
+    for at, tokens in rows[:MAX_POINTS]:
         if len(tokens) < 8:
             raise at.error(f"has {len(tokens)} columns, expected POINT3D_ID X Y Z R G B ERROR TRACK…")
-        points.append([text_number(token, at) for token in tokens[1:4]])
-        if len(points) == MAX_POINTS:
-            break
-    return torch.tensor(points, dtype=torch.float64).view(-1, 3)
+        xyz.append([text_number(token, at) for token in tokens[1:4]])
+        rgb.append([int(number(_integer(token, at), at, 0, 255)) for token in tokens[4:7]])
+    return _points(xyz, rgb, len(rows))
 
 
 def _rows(text: str, place: Place) -> list[tuple[Place, list[str]]]:
@@ -263,10 +278,12 @@ def _binary_images(records: _Records) -> list[ColmapImage]:
     return images
 
 
-def _binary_points(records: _Records) -> Float[Tensor, "N 3"]:
-    points = []
-    for index in range(min(records.count(_POINT.size, "points"), MAX_POINTS)):
-        _, *xyz, _, _, _, _, track = records.unpack(_POINT)
-        points.append([number(value, records.place.item(index)) for value in xyz])
+def _binary_points(records: _Records) -> ColmapPoints:
+    xyz, rgb = [], []
+    count = records.count(_POINT.size, "points")
+    for index in range(min(count, MAX_POINTS)):
+        _, x, y, z, *color, _, track = records.unpack(_POINT)
+        xyz.append([number(value, records.place.item(index)) for value in (x, y, z)])
+        rgb.append(color)
         records.skip(track, _TRACK_BYTES)
-    return torch.tensor(points, dtype=torch.float64).view(-1, 3)
+    return _points(xyz, rgb, count)

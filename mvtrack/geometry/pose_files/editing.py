@@ -21,7 +21,8 @@ def some_frames(sequence: CameraSequence, start: int | None, stop: int | None, s
 def scaled(sequence: CameraSequence, factor: float) -> CameraSequence:
     """All lengths times `factor`, for instance 0.01 for centimetres that are to be metres."""
     number(factor, Place("scale"), 1e-9, 1e9)
-    return replace(sequence, camera=sequence.camera.scaled(factor))
+    points = None if sequence.points is None else sequence.points * factor
+    return replace(sequence, camera=sequence.camera.scaled(factor), points=points)
 
 
 def timed(sequence: CameraSequence, fps: float) -> CameraSequence:

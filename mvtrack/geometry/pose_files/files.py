@@ -60,7 +60,7 @@ def write_cameras(path: Path | str, sequence: CameraSequence, format: str, overw
 
     The result is written beside `path` and renamed, so that it appears whole or not at all. What a format cannot hold
     is an error where leaving it out would change the picture (distortion, skew) and left out otherwise: names, times,
-    intrinsics, size and the knowledge of the unit (`registry.held_back` lists them).
+    intrinsics, size, points and the knowledge of the unit (`registry.held_back` lists them).
 
     Raises ValueError for cameras that are not valid or that the format cannot hold, and for a path that exists: a file
     is replaced with `overwrite`, a folder never.

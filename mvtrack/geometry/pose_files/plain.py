@@ -25,7 +25,7 @@ from mvtrack.geometry.pose_files.options import (
 )
 from mvtrack.geometry.pose_files.parse import Fields, Place, frame_count, items, name, number, show, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
-from mvtrack.geometry.pose_files.source import HOLDABLE, LENS_OPTIONS, PoseFormat, PoseSource
+from mvtrack.geometry.pose_files.source import ALL_BUT_POINTS, LENS_OPTIONS, PoseFormat, PoseSource
 
 OPTIONS = (*LENS_OPTIONS, "convention", "drop_distortion", "metric")
 FIELDS = ("c2w", "w2c", "K", "size", "convention", "unit", "names", "timestamps_s", "fps", "distortion")
@@ -197,10 +197,10 @@ def _write_npz(sequence: CameraSequence) -> bytes:
 JSON = PoseFormat(
     "json", "plain arrays as JSON, and mvtrack's cameras.json", "stated", "stated", "stated",
     lambda source: bool({"c2w", "w2c"} & set(source.fields)) or isinstance(source.fields.get("views"), list),
-    _read_json, _write_json, (*OPTIONS, "view"), HOLDABLE,
+    _read_json, _write_json, (*OPTIONS, "view"), ALL_BUT_POINTS,
 )  # fmt: skip
 NPZ = PoseFormat(
     "npz", "plain arrays as npz", "stated", "stated", "stated",
     lambda source: source.is_npz and (source.npz.has("c2w") or source.npz.has("w2c")),
-    _read_npz, _write_npz, OPTIONS, HOLDABLE,
+    _read_npz, _write_npz, OPTIONS, ALL_BUT_POINTS,
 )  # fmt: skip

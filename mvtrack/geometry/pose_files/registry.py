@@ -73,5 +73,6 @@ def held_back(sequence: CameraSequence, target: PoseFormat) -> list[str]:
         "size": True,
         "distortion": sequence.distortion is not None,
         "unit": sequence.camera.scale_known,
+        "points": sequence.points is not None,
     }
     return [what for what in HOLDABLE if present[what] and what not in target.holds]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
@@ -23,8 +23,9 @@ class CameraSequence:
     camera: leading shape (T,); `camera.scale_known` says whether the unit is metres. names: the frames' names or ids
     in the file. timestamps_s: seconds, where the file has times. distortion: the lens, where the file has one that is
     not zero. convention: what the file said in its own terms, for people. file_axes, file_direction, file_quaternion:
-    what its numbers were taken to be, which `reinterpret` can change ("" for a file without quaternions). points: of
-    the scene, where the file holds some. notes: what was decided while reading, for people.
+    what its numbers were taken to be, which `reinterpret` can change ("" for a file without quaternions). points,
+    point_colors: of the scene, in the unit of the poses, where the file holds some. notes: what was decided while
+    reading, for people.
     """
 
     camera: Camera
@@ -36,6 +37,7 @@ class CameraSequence:
     file_direction: str = "c2w"
     file_quaternion: str = ""
     points: Float[Tensor, "N 3"] | None = None
+    point_colors: UInt8[Tensor, "N 3"] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

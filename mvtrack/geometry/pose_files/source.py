@@ -25,7 +25,8 @@ from mvtrack.geometry.pose_files.parse import (
 from mvtrack.geometry.pose_files.sequence import CameraSequence
 
 MAX_TEXT_BYTES = 64 << 20
-HOLDABLE = ("names", "times", "intrinsics", "size", "distortion", "unit")
+HOLDABLE = ("names", "times", "intrinsics", "size", "distortion", "unit", "points")
+ALL_BUT_POINTS = ("names", "times", "intrinsics", "size", "distortion", "unit")
 ALL_BUT_TIMES = ("names", "intrinsics", "size", "distortion")
 LENS_OPTIONS = ("size", "fov", "focal_px", "focal_mm", "sensor_mm")
 _START_BYTES = 1 << 16

@@ -192,7 +192,8 @@ class _Mapping:
             raise CameraEstimationError(f"the {stage} mapper placed {len(got['points'])} points only")
         cameras = cameras_from_poses(c2w, K, self.lens.size, found, f"colmap, {stage}")
         doubt = _disagreement(*torch.from_numpy(got["halves"])[:, found])
-        return replace(cameras, median_depth=depth, doubt_deg=doubt)
+        seen = (torch.from_numpy(got["points"]) - first[:3, 3]) @ first[:3, :3]
+        return replace(cameras, median_depth=depth, doubt_deg=doubt, points=seen)
 
     def _run(self, stage: str, refine: bool) -> dict[str, np.ndarray]:
         names = ("max_features", "peak_threshold", "edge_threshold", "max_error_px", "threads")

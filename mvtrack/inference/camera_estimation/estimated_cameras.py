@@ -25,6 +25,7 @@ class EstimatedCameras:
     frame shows, in the cameras' unit; None where there is none. misfit_px: mean distance of matched points from where
     the cameras allow them, where that was measured. doubt_deg: mean difference of the turns between cameras from two
     halves of the points; it grows where the pictures do not determine the cameras. notes: what the user should know.
+    points: of the scene, in the same world, where the method places some.
     """
 
     camera: Camera
@@ -35,6 +36,7 @@ class EstimatedCameras:
     misfit_px: float | None = None
     doubt_deg: float | None = None
     notes: tuple[str, ...] = ()
+    points: Float[Tensor, "N 3"] | None = None
 
     @property
     def coverage(self) -> float:
@@ -61,7 +63,9 @@ class EstimatedCameras:
             return self
         if self.median_depth is None:
             raise ValueError(f"cameras from {self.method} come without depth: their unit cannot be set")
-        return replace(self, camera=self.camera.scaled(depth / self.median_depth), median_depth=depth)
+        factor = depth / self.median_depth
+        points = None if self.points is None else self.points * factor
+        return replace(self, camera=self.camera.scaled(factor), median_depth=depth, points=points)
 
     def filled(self) -> Camera:
         """Cameras of all frames: missing ones interpolated between found ones; beyond the ends, held still."""
@@ -93,6 +97,7 @@ class EstimatedCameras:
             "misfit_px": np.array(np.nan if self.misfit_px is None else self.misfit_px),
             "doubt_deg": np.array(np.nan if self.doubt_deg is None else self.doubt_deg),
             "notes": np.array(self.notes, dtype=np.str_),
+            "points": np.zeros((0, 3)) if self.points is None else self.points.numpy(),
         }
 
     @staticmethod
@@ -109,6 +114,7 @@ class EstimatedCameras:
             None if np.isnan(misfit) else misfit,
             None if np.isnan(doubt) else doubt,
             tuple(str(note) for note in arrays["notes"]),
+            torch.from_numpy(arrays["points"]) if len(arrays["points"]) else None,
         )
 
 

@@ -8,6 +8,9 @@ as for a still source.
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mvtrack.config.video_reading import DEFAULT_READING, VideoReading
 from mvtrack.geometry.camera import Camera, path_extent
 from mvtrack.inference.camera_estimation.cached_estimate import cameras_of_video
@@ -20,11 +23,12 @@ AUTO = "auto"
 @dataclass(frozen=True)
 class MeasuredSource:
     """camera: (T,) at the video's own size, None where it could not be measured. record: how, as plain values. notes:
-    what the user must know."""
+    what the user must know. points: of the scene, in the path's unit, where some were placed."""
 
     camera: Camera | None
     record: dict
     notes: tuple[str, ...]
+    points: Float[Tensor, "N 3"] | None = None
 
 
 def measure_source(
@@ -69,7 +73,7 @@ def measured_cameras(
         "unit": "none" if found.rotation_only else f"median depth of the first frame is {subject_distance:g}",
         **_given(masks),
     }  # fmt: skip
-    return MeasuredSource(camera, record, (_summary(video, found, record), *found.notes))
+    return MeasuredSource(camera, record, (_summary(video, found, record), *found.notes), found.points)
 
 
 def _given(masks: Path | None) -> dict:

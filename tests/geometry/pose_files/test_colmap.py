@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from mvtrack.geometry.camera import project
-from mvtrack.geometry.pose_files import Distortion, read_cameras, write_cameras
+from mvtrack.geometry.pose_files import FORMATS, Distortion, read_cameras, write_cameras
 from mvtrack.geometry.pose_files.distortion import distort_pixels
+from mvtrack.geometry.pose_files.editing import scaled
+from mvtrack.geometry.pose_files.registry import held_back
 
 PARAMETERS = {
     "SIMPLE_PINHOLE": [530.0, 321.5, 239.25],
@@ -79,6 +81,24 @@ def test_pycolmap_reads_what_is_written(pycolmap, tmp_path, odd_lens, points, co
         frame = sequence.names.index(image.name)
         theirs = np.array([image.project_point(point) for point in points.numpy()])
         np.testing.assert_allclose(xy[frame], theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_written_models_hold_images_frames_rigs_and_points(pycolmap, tmp_path, sequence, points, form):
+    """As pycolmap reads them; scaled with their cameras; and lost with a word where a format has no place for them."""
+    colors = torch.arange(33, dtype=torch.uint8).view(11, 3)
+    whole = replace(sequence, points=points, point_colors=colors)
+    made = pycolmap.Reconstruction(str(write_cameras(tmp_path / "model", scaled(whole, 2.0), form)))
+    assert (made.num_images(), made.num_frames(), made.num_rigs(), made.num_points3D()) == (5, 5, 1, 11)
+    assert all(frame.has_pose for frame in made.frames.values())
+    back = {tuple(point.color.tolist()): point.xyz for point in made.points3D.values()}
+    ours = read_cameras(tmp_path / "model")
+    mine = dict(zip(map(tuple, ours.point_colors.tolist()), ours.points.numpy(), strict=True))
+    for color, point in zip(map(tuple, colors.tolist()), points.numpy(), strict=True):
+        np.testing.assert_allclose(back[color], 2 * point, atol=1e-12)
+        np.testing.assert_allclose(mine[color], 2 * point, atol=1e-12)
+    assert "points" in held_back(whole, FORMATS["nerfstudio"])
+    assert "points" not in held_back(whole, FORMATS[form])
 
 
 @pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "FOV"])

@@ -25,6 +25,7 @@ def some() -> EstimatedCameras:
         misfit_px=0.25,
         doubt_deg=0.125,
         notes=("one", "two"),
+        points=torch.arange(33).double().view(11, 3),
     )
 
 
@@ -45,6 +46,7 @@ def test_arrays_bring_it_back(some):
         assert getattr(again, name) == getattr(some, name)
     assert torch.equal(again.camera.c2w, some.camera.c2w)
     assert torch.equal(again.found, some.found)
+    assert torch.equal(again.points, some.points)
     assert again.camera.size == SIZE
     bare = EstimatedCameras.of_arrays(replace(some, median_depth=None, misfit_px=None, notes=()).arrays())
     assert (bare.median_depth, bare.misfit_px, bare.notes) == (None, None, ())
@@ -55,6 +57,7 @@ def test_the_unit_is_the_subject_s_distance(some):
     torch.testing.assert_close(scaled.camera.c2w[:, :3, 3], some.camera.c2w[:, :3, 3] / 2)
     torch.testing.assert_close(scaled.camera.c2w[:, :3, :3], some.camera.c2w[:, :3, :3])
     assert scaled.median_depth == 4.0
+    torch.testing.assert_close(scaled.points, some.points / 2)
     with pytest.raises(ValueError, match="by hand come without depth"):
         replace(some, median_depth=None).scaled_to_depth(4.0)
     turns = replace(some, median_depth=None, rotation_only=True)
