@@ -10,7 +10,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm import tqdm
 
@@ -318,7 +318,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
     return Outputs(out, *files, tuple(record["input"]["notes"]), tuple(out / path.name for path in tracks))
 
 
-def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]]:
+def _stream(job: _Job) -> Iterator[tuple[Shaped[Tensor, "n 3 H W"], Shaped[Tensor, "n 3 H W"]]]:
     """Reference and generated frames, trimmed to the content, in order."""
     shot, footage, fit = job.shot, job.footage, job.fit
     spans = window_spans(job.model.config, len(footage))
@@ -347,7 +347,7 @@ def _stream(job: _Job) -> Iterator[tuple[Float[Tensor, "n 3 H W"], Float[Tensor,
             yield fit.undo(reference), fit.undo(made)
 
 
-def _for_the_eye(video: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
+def _for_the_eye(video: Shaped[Tensor, "n 3 H W"]) -> Shaped[Tensor, "n 3 h w"]:
     """A large video at a size at which two of them fit on a screen."""
     height, width = video.shape[-2:]
     scale = _SIDE_BY_SIDE_HEIGHT / height

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from mvtrack.video.writer import to_bytes
@@ -13,7 +13,7 @@ LABEL_PX = 24
 _LEAST_HEIGHT = 256
 
 
-def side_by_side(videos: dict[str, Float[Tensor, "T 3 H W"]], gap_px: int = 8) -> Iterator[np.ndarray]:
+def side_by_side(videos: dict[str, Shaped[Tensor, "T 3 H W"]], gap_px: int = 8) -> Iterator[np.ndarray]:
     """8-bit RGB frames of all videos in a row under their titles, magnified to at least 256 pixels of height."""
     arrays = [to_bytes(video) for video in videos.values()]
     height, width = arrays[0].shape[1:3]
