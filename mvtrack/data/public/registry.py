@@ -4,13 +4,17 @@ from pathlib import Path
 
 from mvtrack.config.errors import did_you_mean
 from mvtrack.data.public.clip_folder import ClipFolders
+from mvtrack.data.public.kubric4d import Kubric4D
 from mvtrack.data.public.layout import DatasetLayout
 from mvtrack.data.public.multicamvideo import MultiCamVideo
+from mvtrack.data.public.mv_kubric import MVKubric
 
 LAYOUTS: dict[str, DatasetLayout] = {
     layout.name: layout
     for layout in (
         MultiCamVideo(),
+        MVKubric(),
+        Kubric4D(),
         ClipFolders(),
     )
 }

@@ -1,6 +1,7 @@
 """Scenes of this project's renderer, to be written in a dataset's layout, and what must hold once they are read."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -42,6 +43,19 @@ class Truth:
         c2w[..., :3, :] = change @ c2w[..., :3, :]
         return c2w, self.world.double() @ change.T
 
+    def scene(self, change: torch.Tensor) -> SimpleNamespace:
+        """As a reader should give it, in another world."""
+        c2w, K = self.turned(change)[0], self.camera.K.double()
+        views = [
+            SimpleNamespace(
+                camera=Camera(c2w[v], K[v], self.camera.size),
+                depth=lambda n, v=v: self.depth[v, :n],
+                video=SimpleNamespace(size=self.camera.size),
+            )
+            for v in range(len(c2w))
+        ]
+        return SimpleNamespace(views=views)
+
 
 def synthesise(seed=3, views=3, frames=5, size=(38, 58), points=11, static=False, square_lens=None) -> Truth:
     """A scene whose principal point is centred. square_lens: focal length over width of all cameras."""
@@ -75,7 +89,7 @@ def depth_agreement(scene: MultiViewScene, first: int = 0, second: int = 1) -> f
     """Share of a view's pixels whose point lies, in the other view's picture, at that view's depth to 1 %."""
     agree, count = 0, 0
     a, b = scene.views[first], scene.views[second]
-    frames = len(a.video)
+    frames = a.camera.shape[0]
     depth_a, depth_b = a.depth(frames).double(), b.depth(frames).double()
     height, width = b.video.size
     for t in range(frames):
