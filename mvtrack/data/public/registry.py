@@ -6,6 +6,7 @@ from mvtrack.config.errors import did_you_mean
 from mvtrack.data.public.clip_folder import ClipFolders
 from mvtrack.data.public.kubric4d import Kubric4D
 from mvtrack.data.public.layout import DatasetLayout
+from mvtrack.data.public.movi import Movi
 from mvtrack.data.public.multicamvideo import MultiCamVideo
 from mvtrack.data.public.mv_kubric import MVKubric
 
@@ -15,6 +16,7 @@ LAYOUTS: dict[str, DatasetLayout] = {
         MultiCamVideo(),
         MVKubric(),
         Kubric4D(),
+        Movi(),
         ClipFolders(),
     )
 }
