@@ -137,7 +137,8 @@ class LatentFolder:
             metadata, direction = _metadata(file), int(reverse)
             take = lambda key: torch.stack([part[key][v] for v in views])  # noqa: E731
             frames = slice(None) if not reverse else torch.arange(part["c2w"].get_shape()[1] - 1, -1, -1)
-            camera = Camera(take("c2w"), take("K"), self.size, metadata["scale_known"])[:, frames]
+            camera = Camera(take("c2w"), take("K"), self.size, metadata["scale_known"], metadata["projection"])
+            camera = camera[:, frames]
             tracks = distance = image = depth = None
             if "distance" in part:
                 distance = part["distance"][views[0]][frames][0]
@@ -271,7 +272,11 @@ def write_clip(root: Path, name: str, key: str, clip: EncodedClip) -> None:
         tensors["depth"] = clip.depth.to(LATENT_DTYPE)
     if clip.image is not None:
         tensors["image"] = clip.image.to(LATENT_DTYPE)
-    _write(clip_file(root, name), tensors, {"key": key, "scale_known": clip.camera.scale_known})
+    _write(
+        clip_file(root, name),
+        tensors,
+        {"key": key, "scale_known": clip.camera.scale_known, "projection": clip.camera.projection},
+    )
 
 
 def write_tracks(root: Path, name: str, key: str, tracks: Tracks) -> None:

@@ -1,30 +1,36 @@
-"""Pinhole cameras: one type, its geometry as plain functions, and the Plücker maps that condition the model.
+"""Pinhole and orthographic cameras: one type, its geometry as plain functions, and the Plücker maps that condition the model.
 
 Axes are OpenCV's (x right, y down, z forward); image coordinates are raster (docs/conventions.md): the pixel in
 row i and column j covers [j, j+1) x [i, i+1) and has its centre at (j + 0.5, i + 0.5).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Projection = Literal["perspective", "orthographic"]
+
 
 @dataclass(frozen=True)
 class Camera:
-    """Any number of pinhole cameras of one image size.
+    """Any number of cameras of one image size.
 
-    c2w: camera-to-world, metres where `scale_known`. K: intrinsics in pixels of `size`. size: (H, W).
+    c2w: camera-to-world, metres where `scale_known`. K: intrinsics in pixels of `size`. size: (H, W). projection: a
+    pinhole's, K (X / Z, Y / Z, 1), or that of parallel rays, K (X, Y, 1), with K's focal lengths in pixels a unit.
     """
 
     c2w: Float[Tensor, "*shape 4 4"]
     K: Float[Tensor, "*shape 3 3"]
     size: tuple[int, int]
     scale_known: bool = False
+    projection: Projection = "perspective"
 
     def __post_init__(self) -> None:
+        if self.projection not in ("perspective", "orthographic"):
+            raise ValueError(f"projection must be perspective or orthographic, got {self.projection!r}")
         if self.c2w.shape[-2:] != (4, 4) or self.K.shape[-2:] != (3, 3):
             raise ValueError(
                 f"c2w must be (..., 4, 4) and K (..., 3, 3), got {tuple(self.c2w.shape)} and {tuple(self.K.shape)}"
@@ -56,7 +62,11 @@ class Camera:
         c2w = self.c2w.clone()
         factor = torch.as_tensor(factor, dtype=c2w.dtype, device=c2w.device)
         c2w[..., :3, 3] *= factor[..., None]
-        return replace(self, c2w=c2w)
+        if self.projection == "perspective":
+            return replace(self, c2w=c2w)
+        K = self.K.clone()
+        K[..., :2, :2] /= factor[..., None, None].to(K)
+        return replace(self, c2w=c2w, K=K)
 
     def resized(self, size: tuple[int, int]) -> "Camera":
         """The same cameras after the image was scaled to `size` (H, W); aspect may change."""
@@ -76,12 +86,21 @@ class Camera:
         sizes = {camera.size for camera in cameras}
         if len(sizes) != 1:
             raise ValueError(f"cameras of different image sizes cannot be stacked: {sorted(sizes)}; resize them first")
+        if len({camera.projection for camera in cameras}) > 1:
+            raise ValueError("perspective and orthographic cameras cannot be stacked: keep their clips apart")
         return Camera(
             torch.stack([camera.c2w for camera in cameras], dim),
             torch.stack([camera.K for camera in cameras], dim),
             cameras[0].size,
             all(camera.scale_known for camera in cameras),
+            cameras[0].projection,
         )
+
+
+def require_perspective(camera: Camera, what: str) -> None:
+    """Raise ValueError for orthographic cameras, whose rays do not meet in a centre."""
+    if camera.projection != "perspective":
+        raise ValueError(f"{what} needs perspective cameras, got orthographic ones")
 
 
 def intrinsics_from_fov(horizontal_fov_deg: float, size: tuple[int, int]) -> Float[Tensor, "3 3"]:
@@ -130,7 +149,10 @@ def pixel_grid(
 
 
 def camera_rays(xy: Float[Tensor, "*points 2"], K: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*out 3"]:
-    """K^-1 (x, y, 1) in camera axes, not normalised (z = 1). xy broadcasts against the leading shape of K."""
+    """K^-1 (x, y, 1) in camera axes, not normalised (z = 1). xy broadcasts against the leading shape of K.
+
+    The ray's direction where K is of a pinhole, X and Y of all its points where K is of an orthographic camera.
+    """
     fx, fy = K[..., 0, 0], K[..., 1, 1]
     cx, cy, skew = K[..., 0, 2], K[..., 1, 2], K[..., 0, 1]
     y = (xy[..., 1] - cy) / fy
@@ -143,11 +165,14 @@ def project(
 ) -> tuple[Float[Tensor, "*shape N 2"], Float[Tensor, "*shape N"]]:
     """World points into every camera: raster pixels and z-depth (metres, negative behind the camera).
 
-    Points nearer than 1e-6 to the camera plane are projected as if they were at that depth.
+    Points nearer than 1e-6 to a pinhole's plane are projected as if they were at that depth.
     """
     rotation, centre = camera.c2w[..., :3, :3], camera.c2w[..., :3, 3]
     local = (points_world - centre[..., None, :]) @ rotation
     depth = local[..., 2]
+    if camera.projection == "orthographic":
+        flat = torch.cat([local[..., :2], torch.ones_like(depth)[..., None]], -1)
+        return (flat @ camera.K.mT)[..., :2], depth
     safe = torch.where(depth.abs() < 1e-6, torch.full_like(depth, 1e-6), depth)
     homogeneous = (local / safe[..., None]) @ camera.K.mT
     return homogeneous[..., :2], depth
@@ -160,18 +185,30 @@ def unproject(
 
     xy may leave out leading axes that all cameras share.
     """
-    local = camera_rays(xy, camera.K[..., None, :, :]) * depth[..., None]
+    rays = camera_rays(xy, camera.K[..., None, :, :])
+    if camera.projection == "orthographic":
+        flat, depth = torch.broadcast_tensors(rays, depth[..., None])
+        local = torch.cat([flat[..., :2], depth[..., :1]], -1)
+    else:
+        local = rays * depth[..., None]
     return local @ camera.c2w[..., :3, :3].mT + camera.c2w[..., None, :3, 3]
 
 
 def plucker_rays(camera: Camera, stride: int = 1) -> Float[Tensor, "*shape h w 6"]:
     """Plücker coordinates [d, m] of every pixel's (or `stride`-cell centre's) ray; MVTrack4Gen §5.1.
 
-    d: unit direction in the world, m = o x d with o the camera centre; shape (..., H / stride, W / stride, 6).
+    d: unit direction in the world, m = o x d with o a point of the ray: the camera's centre, or of an orthographic
+    camera the pixel's place in its plane. Shape (..., H / stride, W / stride, 6).
     """
     grid = pixel_grid(camera.size, stride, camera.K.device).to(camera.K.dtype)
     local = camera_rays(grid, camera.K[..., None, None, :, :])
-    direction = torch.einsum("...ij,...hwj->...hwi", camera.c2w[..., :3, :3], local)
-    direction = direction / direction.norm(dim=-1, keepdim=True)
-    centre = camera.c2w[..., None, None, :3, 3].expand_as(direction)
-    return torch.cat([direction, torch.linalg.cross(centre, direction)], -1)
+    if camera.projection == "orthographic":
+        place = torch.cat([local[..., :2], torch.zeros_like(local[..., :1])], -1)
+        origin = torch.einsum("...ij,...hwj->...hwi", camera.c2w[..., :3, :3], place)
+        origin = origin + camera.c2w[..., None, None, :3, 3]
+        direction = camera.c2w[..., None, None, :3, 2].expand_as(origin)
+    else:
+        direction = torch.einsum("...ij,...hwj->...hwi", camera.c2w[..., :3, :3], local)
+        direction = direction / direction.norm(dim=-1, keepdim=True)
+        origin = camera.c2w[..., None, None, :3, 3].expand_as(direction)
+    return torch.cat([direction, torch.linalg.cross(origin, direction)], -1)

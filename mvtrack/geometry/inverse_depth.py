@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.geometry.camera import Camera, relative_pose
+from mvtrack.geometry.camera import Camera, relative_pose, require_perspective
 
 _SAME_SURFACE = 0.97  # share of the nearest inverse depth from which on surfaces blend instead of hiding each other
 _TOUCHES = 0.1  # bilinear weight below which a splatted pixel does not count, so that near things do not grow
@@ -46,6 +46,8 @@ def correspondence(
 def plane_homography(view: Camera, other: Camera) -> tuple[Float[Tensor, "*n 3 3"], Float[Tensor, "*n 3"]]:
     """H and e of both cameras (*n): the pixel (x, y, 1) of `view` at inverse depth rho lies at H (x, y, 1) + rho e in
     `other`, in homogeneous raster coordinates whose last one is the ratio of both z-depths."""
+    for camera in (view, other):
+        require_perspective(camera, "a homography of planes")
     motion = relative_pose(other.c2w.double(), view.c2w.double())
     shift = (other.K.double() @ motion[..., :3, 3:])[..., 0]
     turn = other.K.double() @ motion[..., :3, :3] @ torch.linalg.inv(view.K.double())

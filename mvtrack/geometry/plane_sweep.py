@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid, project
+from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 from mvtrack.geometry.warp import sample_bilinear
 
 _NEAREST_BASELINES, _FARTHEST_BASELINES = 3.0, 300.0  # depth range, in distances between the two cameras
@@ -62,9 +62,8 @@ def sweep(
 ) -> Float[Tensor, "H W"]:
     """Depth of picture t: at each pixel that of the planes z at which some other picture looks most alike."""
     planes, (height, width) = len(z), camera.size
-    rays = camera_rays(pixel_grid(camera.size).flatten(0, 1), camera.K[t])  # (HW, 3) at z = 1
-    c2w = camera.c2w[t]
-    points = (rays * z[:, None, None]) @ c2w[:3, :3].mT + c2w[:3, 3]  # (planes, HW, 3)
+    grid = pixel_grid(camera.size).flatten(0, 1)
+    points = unproject(grid, z[:, None].expand(-1, len(grid)), camera[t])  # (planes, HW, 3)
     costs = []
     for other in others:
         xy, seen_z = project(points, camera[other])

@@ -38,7 +38,7 @@ def moved_along(source: Camera, path: CameraMotion) -> Camera:
     frames = source.shape[0]
     K = source.K[:1].repeat(frames, 1, 1)
     K[:, :2, :2] *= path.lens(frames).to(K)[:, None, None]
-    return Camera(source.c2w[:1] @ path.poses(frames).to(source.c2w), K, source.size, source.scale_known)
+    return replace(source, c2w=source.c2w[:1] @ path.poses(frames).to(source.c2w), K=K)
 
 
 _NEAR = 0.1  # of the subject's distance

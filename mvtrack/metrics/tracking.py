@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.geometry.camera import Camera
+from mvtrack.geometry.camera import Camera, require_perspective
 from tracking_head import Tracks
 
 THRESHOLDS = (1, 2, 4, 8, 16)  # TAP-Vid, pixels of 256x256
@@ -172,6 +172,8 @@ def _line_distance(
     xy: Float[Tensor, "T N 2"], other_xy: Float[Tensor, "T N 2"], camera: Camera, other: Camera
 ) -> Float[Tensor, "T N"]:
     """Distance of other_xy from the line in which the other camera sees the ray through xy; inf where there is none."""
+    for each in (camera, other):
+        require_perspective(each, "the distance from epipolar lines")
     ones = torch.ones_like(xy[..., :1])
     to_other = torch.linalg.inv(other.c2w.double()) @ camera.c2w.double()
     rotation, baseline = to_other[:, :3, :3], to_other[:, :3, 3]

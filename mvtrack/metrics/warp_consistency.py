@@ -6,7 +6,7 @@ score is called `warp_consistency[geometry,features]` unless all are the origina
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.geometry.camera import Camera, pixel_grid, relative_pose, unproject
+from mvtrack.geometry.camera import Camera, pixel_grid, unproject
 from mvtrack.geometry.splat import splat_points
 
 Distance = Literal["l1", "cosine"]
@@ -43,8 +43,8 @@ class PairGeometry:
         first_depth: Float[Tensor, "H W"], second_depth: Float[Tensor, "h w"], first: Camera, second: Camera
     ) -> "PairGeometry":
         """From z-depth maps and cameras without leading shape; depth that is not finite or positive is unknown."""
-        origin = Camera(torch.eye(4).to(first.c2w), first.K, first.size)
-        seen = Camera(relative_pose(first.c2w, second.c2w), second.K, second.size)
+        origin = replace(first, c2w=torch.eye(4).to(first.c2w))
+        seen = second.relative_to(first.c2w)
         return PairGeometry(_points(first_depth, origin), _points(second_depth, seen), origin)
 
     def resized(self, size: tuple[int, int]) -> "PairGeometry":

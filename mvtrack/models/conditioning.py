@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig, RayConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
-from mvtrack.geometry.camera import Camera, path_extent, plucker_rays
+from mvtrack.geometry.camera import Camera, path_extent, plucker_rays, require_perspective
 from mvtrack.models.prompts import Prompts
 from tracking_head import Cameras, HeadConfig
 
@@ -172,7 +172,7 @@ def relative_cameras(camera: Camera, origin: str, start: Float[Tensor, "*B V 4 4
     if origin == "own" and start is not None:
         begin = start.double().unsqueeze(-3)
         first = begin @ torch.linalg.inv(begin[..., :1, :, :, :]) @ c2w[..., :1, :1, :, :]
-    return Camera((torch.linalg.inv(first) @ c2w).to(camera.c2w.dtype), camera.K, camera.size, camera.scale_known)
+    return replace(camera, c2w=(torch.linalg.inv(first) @ c2w).to(camera.c2w.dtype))
 
 
 def pose_rows(relative: Camera, pose_view: str, num_reference: int = 1) -> Float[Tensor, "*B V f 12"]:
@@ -202,7 +202,10 @@ def head_cameras(camera: Camera, head: HeadConfig) -> Cameras | None:
 
     Neither the world's axes nor its unit matter: the head brings cameras into a frame of their own.
     """
-    return None if head.camera == "none" else Cameras(camera.c2w, camera.K)
+    if head.camera == "none":
+        return None
+    require_perspective(camera, f"model.tracking.camera {head.camera}")
+    return Cameras(camera.c2w, camera.K)
 
 
 class RayEncoder(nn.Module):

@@ -1,6 +1,6 @@
 """Unseen still scenes, what a model makes of their views, and how well a layer aligns them; training and evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +40,8 @@ class StillCase:
 
     @property
     def camera(self) -> Camera:
-        return Camera(self.clip.camera.c2w.flatten(0, 1), self.clip.camera.K.flatten(0, 1), self.clip.camera.size)
+        camera = self.clip.camera
+        return replace(camera, c2w=camera.c2w.flatten(0, 1), K=camera.K.flatten(0, 1))
 
     @property
     def other_camera(self) -> Camera:

@@ -77,7 +77,7 @@ def _still_scene(case: StillCase, token_px: int, num_queries: int, seed: int) ->
     """Nothing moves, so tokens correspond by their points in 3D, between any two latent frames (CAMEO §3.2)."""
     anchors = anchor_frames(num_latent_frames(case.clip.num_frames))
     camera, depth, frames = case.clip.camera[:, anchors], case.clip.depth[:, anchors], case.clip.video[:, anchors]
-    camera = Camera(*(x.flatten(0, 1)[:, None] for x in (camera.c2w, camera.K)), camera.size)
+    camera = replace(camera, c2w=camera.c2w.flatten(0, 1)[:, None], K=camera.K.flatten(0, 1)[:, None])
     depth, frames = (x.flatten(0, 1)[:, None] for x in (depth, frames))
     grid = token_grid(camera.size, token_px)
     points = points_from_depth(depth[None], camera[None])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.geometry.camera import Camera, camera_rays
+from mvtrack.geometry.camera import Camera, camera_rays, require_perspective
 from mvtrack.inference.tracking.cross_view_init import Starts, inside, starts_by_attention
 from mvtrack.inference.tracking.windowed_tracker import FindStarts
 from tracking_head import Features
@@ -73,6 +73,8 @@ def to_epipolar_line(
     """Where on the lines that points of camera `own` may lie on in camera `other` their matches fall, and the lines'
     directions: of unit length, zero where no depth matters and the place is known, NaN where the match lies too far off
     and stays as it is."""
+    for camera in (own, other):
+        require_perspective(camera, "refinement along epipolar lines")
     origin, to_pixels = own.c2w[:3, 3].double(), other.K.double() @ other.c2w[:3, :3].double().T
     rays = camera_rays(xy.double(), own.K.double()) @ own.c2w[:3, :3].double().T @ to_pixels.T
     far = rays[:, :2] / rays[:, 2:]
