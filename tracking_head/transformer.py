@@ -12,7 +12,7 @@ from tracking_head.shapes import Bool, Float
 _SMALL = 1e-3  # standard deviation of the output layers, so that a fresh head hardly moves points
 
 
-class Layer(nn.Module):
+class UpdateLayer(nn.Module):
     """One round. M = points + virtual tracks, points first."""
 
     def __init__(self, config: HeadConfig) -> None:
@@ -58,7 +58,7 @@ class UpdateTransformer(nn.Module):
         self.config = config
         self.embed = nn.Linear(config.token_dim, config.dim)
         self.virtual_tracks = nn.Parameter(torch.randn(config.virtual_tracks, config.dim))
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(UpdateLayer(config) for _ in range(config.layers))
         self.to_shift = nn.Linear(config.dim, 2)
         self.to_logits = nn.Linear(config.dim, 2)
         for module in self.modules():

@@ -1,4 +1,4 @@
-"""Pinhole and orthographic cameras: one type, its geometry as plain functions, and the Plücker maps that condition the model.
+"""Pinhole and orthographic cameras: one type, its geometry as plain functions, and Plücker maps for models.
 
 Axes are OpenCV's (x right, y down, z forward); image coordinates are raster (docs/conventions.md): the pixel in
 row i and column j covers [j, j+1) x [i, i+1) and has its centre at (j + 0.5, i + 0.5).
