@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("mvtrack.train", "train or fine-tune a model"),
     "train-decoder": ("mvtrack.cli.train_decoder", "train a decoder that aligns views to the pixel"),
     "train-refiner": ("mvtrack.cli.train_refiner", "train what brings results to full resolution"),
+    "ablate": ("mvtrack.cli.ablate", "train and score a table of the papers, arm by arm"),
     "runs": ("mvtrack.cli.runs", "list training runs on disk"),
     "convert": ("mvtrack.cli.convert", "make a model from released weights of any layout"),
     "export": ("mvtrack.cli.export", "write a checkpoint or model as one file of any layout"),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.camera_rig import (
@@ -19,7 +21,7 @@ from mvtrack.data.synthetic.camera_rig import (
     sample_cameras,
 )
 from mvtrack.data.synthetic.point_tracks import sample_tracks
-from mvtrack.data.synthetic.renderer import render
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Render, render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.presets import PRESETS
@@ -42,9 +44,13 @@ class CaseSpec:
 
 @dataclass(frozen=True)
 class RenderedCase:
+    """clip: view 0 reference, view 1 the true target. mirrored_camera: (2, T), the same reference, the opposite path.
+    moving: pixels of the target that show a thing which moves."""
+
     spec: CaseSpec
-    clip: Clip  # view 0 reference, view 1 the true target
-    mirrored_camera: Camera  # (2, T): the same reference, the opposite path
+    clip: Clip
+    mirrored_camera: Camera
+    moving: Bool[Tensor, "T H W"]
 
 
 def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
@@ -58,7 +64,14 @@ def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
         depth=rendered.depth,
         tracks=sample_tracks(scene, true, rendered, num_points, rng)[0] if num_points else None,
     )
-    return RenderedCase(spec, clip, mirrored)
+    return RenderedCase(spec, clip, mirrored, _moving(scene, rendered)[1])
+
+
+def _moving(scene: Scene, rendered: Render) -> Bool[Tensor, "V T H W"]:
+    """Pixels of objects that change place or turn at all."""
+    apart = [(x - x[:1]).abs().amax(0).flatten(1).amax(1) > 1e-6 for x in (scene.position, scene.rotation)]
+    moves = torch.cat([torch.zeros(FIRST_OBJECT, dtype=torch.bool), apart[0] | apart[1]])
+    return moves[rendered.ids.long()]
 
 
 def goes_underground(spec: CaseSpec) -> bool:

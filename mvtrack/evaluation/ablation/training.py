@@ -1,0 +1,112 @@
+"""Training the runs of an experiment, each in a process of its own, and what they will take."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+
+import mvtrack
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.run import RunConfig
+from mvtrack.config.tree import from_tree, to_tree
+from mvtrack.evaluation.ablation.experiment import ArmRun, refuse_difference
+from mvtrack.models.dit import WanDiT
+
+_TIMED_STEPS = 6
+_BYTES_A_WEIGHT = 2 * (4 + 4 + 4 + 8) + 4  # two checkpoints while one replaces the other, and the model
+
+
+def train_in_a_process(config: RunConfig) -> Path:
+    """Train as `mvtrack train --resume auto` does, in a process of its own; returns the folder of the model.
+
+    A run that has finished is left as it is, one that was interrupted goes on. Raises ValueError when training fails,
+    and for a folder that holds a run of other settings.
+    """
+    run_dir = Path(config.train.run_dir)
+    if (run_dir / "config.yaml").is_file():
+        there = from_tree(RunConfig, yaml.safe_load((run_dir / "config.yaml").read_text()), str(run_dir))
+        refuse_difference(config, there, str(run_dir))
+    if steps_done(run_dir) == config.train.steps:
+        return run_dir / "model"
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    path = run_dir.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(to_tree(config), sort_keys=False))
+    entry = Path(mvtrack.__file__).with_name("train.py")
+    command = [sys.executable, str(entry), "--config", str(path), "--resume", "auto"]
+    code = subprocess.run(command, stdout=sys.stderr).returncode
+    if code:
+        raise ValueError(f"training of {run_dir} ended with exit code {code}; the reason is above")
+    return run_dir / "model"
+
+
+def steps_done(run_dir: Path) -> int:
+    """Steps of a run that ended; 0 of one that has not."""
+    done = run_dir / "model" / "training.json"
+    return json.loads(done.read_text())["step"] if done.is_file() else 0
+
+
+def remembered(path: Path, key: dict, measure: Callable[[], dict]) -> dict:
+    """What `measure()` gave, from a JSON file if that was written under the same key; else measured and written."""
+    if path.is_file():
+        record = json.loads(path.read_text())
+        if record["key"] == key:
+            return record["scores"]
+    scores = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"key": key, "scores": scores}, indent=1))
+    return scores
+
+
+def seconds_a_step(config: RunConfig, scratch: Path) -> float:
+    """Of a training on this machine, by its first steps without the very first, which compiles."""
+    train = replace(
+        config.train, steps=_TIMED_STEPS, run_dir=str(scratch), log_every=1, save_every=10 * _TIMED_STEPS,
+        validate_every=10 * _TIMED_STEPS, validate_clips=1, init_from=None,
+    )  # fmt: skip
+    try:
+        train_in_a_process(replace(config, train=train))
+        lines = [json.loads(line) for line in (scratch / "metrics.jsonl").read_text().splitlines()]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    elapsed = {line["step"]: line["elapsed_s"] for line in reversed(lines)}
+    first, last = min(elapsed) + 1, _TIMED_STEPS
+    return (elapsed[last] - elapsed[first]) / (last - first)
+
+
+def disk_bytes(runs: list[ArmRun]) -> int:
+    """What the folders of runs will hold at most, what they hold already left out."""
+    with torch.device("meta"):
+        weights = {run.arm: _weights(run.config.model) for run in runs}
+    return sum(_BYTES_A_WEIGHT * weights[run.arm] for run in runs if not run.folder.exists())
+
+
+def _weights(model: ModelConfig) -> int:
+    network = WanDiT(model.dit, model.rays, model.tracking, model.logit_heads)
+    return sum(p.numel() for p in network.parameters())
+
+
+def forecast(runs: list[ArmRun], out: Path, hours: float | None) -> str:
+    """One line: steps to go, hours, disk. Raises ValueError where disk or the hours allowed are too little."""
+    left = [run for run in runs if steps_done(run.folder) != run.config.train.steps]
+    if not left:
+        return "all runs have ended"
+    out.mkdir(parents=True, exist_ok=True)
+    needed, free = disk_bytes(left), shutil.disk_usage(out).free
+    if needed > free:
+        raise ValueError(f"{out}: the runs need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} are free")
+    speed = {}
+    for run in left:
+        if run.arm not in speed:
+            speed[run.arm] = seconds_a_step(run.config, out / ".timing")
+    takes = sum(speed[run.arm] * run.config.train.steps for run in left) / 3600
+    if hours is not None and takes > hours:
+        raise ValueError(
+            f"{len(left)} runs take about {takes:.1f} h here, --hours allows {hours:g}: fewer --seeds or --steps"
+        )
+    return f"{len(left)} runs to go: about {takes:.1f} h of training on this machine, {needed / 1e6:.0f} MB of disk"
