@@ -25,7 +25,7 @@ from mvtrack.config.data import DataConfig, LatentsConfig
 from mvtrack.config.model import ModelConfig, SamplingConfig
 from mvtrack.config.presets import preset
 from mvtrack.config.run import RunConfig
-from mvtrack.inference.memory.codec import codec_bytes, empty_wan_network
+from mvtrack.inference.memory.codec import codec_cost, empty_wan_network
 from mvtrack.inference.memory.inference import weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, sample_latents
@@ -110,7 +110,7 @@ def full_size_run(config: ModelConfig) -> RunConfig:
 def codec(size: tuple[int, int], frames: int, precision: str, decode: bool) -> tuple[float, float]:
     """Wan's VAE, its weights included."""
     config = replace(preset("wan2.1_t2v_1.3b").codec, precision=precision)
-    found = codec_bytes(config, size, frames)
+    found = codec_cost(config, size, frames)
     foretold = found.weights + (found.decode if decode else found.encode)
 
     def work() -> None:

@@ -96,7 +96,7 @@ def inference_lines(
         yield CheckLine(phase, f"{needed / GIB:.1f} GiB")
     if verdict.estimate.host:
         yield CheckLine("resting on the CPU", f"{verdict.estimate.host / GIB:.1f} GiB")
-    yield _time("sampling takes", verdict, machine)
+    yield _time("the model takes", verdict, machine)
     yield _outcome(verdict, machine)
 
 

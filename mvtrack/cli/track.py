@@ -54,7 +54,7 @@ def _track(options: TrackCommand) -> None:
     )  # fmt: skip
     done = track_files(
         list(options.videos), options.points.plan(), options.model, options.out, how, options.overwrite,
-        options.placement, check_memory=not options.ignore_memory, say=_say if options.verbose else None,
+        options.placement, check_memory=not options.ignore_memory, say=_say if options.verbose else None, warn=_say,
     )  # fmt: skip
     for note in done.notes:
         _say(note)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.files.atomic_io import write_aside
 from mvtrack.files.cache import sha256
 from mvtrack.inference.device import place, placed_config
+from mvtrack.inference.full_resolution.region import plan_region
 from mvtrack.inference.job_table import read_table
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.forecast import VideoJob, forecast
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.model_options import LESS_MEMORY
@@ -28,7 +31,8 @@ from mvtrack.models.prompts import Captions, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
 from mvtrack.video.images import images_in
 from mvtrack.video.reader import open_video, videos_in
-from mvtrack.video.resize import plan_fit
+from mvtrack.video.resize import Fit, plan_fit
+from mvtrack.video.video import Video
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Calla
     kernel = _check(config, jobs, options)
     if options.verbose:
         say(f"attention kernel: {kernel}")
+    todo = list(_videos(config, [job for job in jobs if job.options.overwrite or not (job.out / "run.json").exists()]))
+    if todo and (ahead := forecast(config, todo, options.placement)):
+        say(ahead)
     remember_prompts(config, _captions(jobs), _pictures(config, jobs), options.placement.encoder_device)
     model, results = place(load_model(folder), options.placement), []
     out.mkdir(parents=True, exist_ok=True)
@@ -106,16 +113,29 @@ def _captions(jobs: list[Job]) -> list[str | None]:
     return [caption for each in needed for caption in each]
 
 
+def _videos(config: ModelConfig, jobs: list[Job]) -> Iterator[VideoJob]:
+    """What each video is made of; one that cannot be read says so when its turn comes."""
+    for job in jobs:
+        with suppress(ValueError, OSError):
+            footage, fit = _opened(config, job)
+            region = plan_region(fit, job.options.resolution)
+            work = Work(encoders_of(config, _captions([job])))
+            result = None if region is None else region.size
+            yield VideoJob(fit.model, len(footage), footage.size, result, job.sample, work)
+
+
+def _opened(config: ModelConfig, job: Job) -> tuple[Video, Fit]:
+    shot = job.options.shot
+    footage = open_video(job.video, fps=shot.reading.fps, damaged=shot.reading.damaged)
+    return footage, plan_fit(footage.size, config, shot.fit, shot.size)
+
+
 def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3 H W"]]:
     """First frames of all videos' windows; a video that cannot be read says so when its turn comes."""
     for job in jobs:
-        try:
-            reading = job.options.shot.reading
-            footage = open_video(job.video, fps=reading.fps, damaged=reading.damaged)
-            fit = plan_fit(footage.size, config, job.options.shot.fit, job.options.shot.size)
+        with suppress(ValueError, OSError):
+            footage, fit = _opened(config, job)
             yield from first_frames(window_spans(config, len(footage)), footage, fit)
-        except (ValueError, OSError):
-            continue
 
 
 def _do(

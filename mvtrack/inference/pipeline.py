@@ -35,7 +35,7 @@ from mvtrack.inference.full_resolution.region import Resolution, resized
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.forecast import forecast
+from mvtrack.inference.memory.forecast import VideoJob, forecast
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.sampler import Callbacks, LongVideo, SamplerOptions, generate_stream, window_spans
@@ -172,7 +172,7 @@ def reshoot_file(
     cameras = shot_cameras(shot, footage, fit)
     aligned = None if shot.decoder is None else aligned_decoding(shot, config, footage, fit)
     plan = plan_full_resolution(
-        shot.resolution, shot.depth, footage, fit, cameras, shot.path.pivot_m, shot.source is not None
+        shot.resolution, shot.depth, footage, fit, cameras, shot.path.pivot_m, shot.source is not None, shot.reading
     )
     if not isinstance(model, ReshootModel):
         kernel = kernel_of_video(config, fit.model, len(footage), placement)
@@ -181,8 +181,9 @@ def reshoot_file(
         work = Work(encoders_of(config, shot.captions.texts))
         if check_memory:
             refuse_inference(config, fit.model, len(footage), shot.sample, placement, work)
-        ahead = forecast(config, fit.model, len(footage), shot.sample, placement, work)
-        if warn and ahead:
+        result = None if plan.region is None else plan.region.size
+        job = VideoJob(fit.model, len(footage), footage.size, result, shot.sample, work)
+        if warn and (ahead := forecast(config, [job], placement)):
             warn(ahead)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):

@@ -11,7 +11,7 @@ from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.check_memory import Memory, Verdict, clearly_fits, free_memory, judge
-from mvtrack.inference.memory.codec import codec_bytes
+from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases, encoders_of
 from mvtrack.inference.memory.inference import GIB, UTILISATION
 from mvtrack.inference.memory.transformer import TEXT_TOKENS
@@ -152,7 +152,7 @@ def preparing_phases(config: RunConfig, entry: LatentsConfig, device: torch.devi
     """Bytes on the device: captions first, by an encoder that is gone then; views one by one, with CLIP beside."""
     model = config.model
     encoders = encoder_phases(model, Placement(device.type), encoders_of(model))
-    codec = codec_bytes(model.codec, entry.size, config.data.num_frames)
+    codec = codec_cost(model.codec, entry.size, config.data.num_frames)
     phases = {"the captions' encoder": encoders[CAPTIONS]} if CAPTIONS in encoders else {}
     return phases | {"encoding a view": codec.weights + codec.encode + encoders.get(PICTURES, 0)}
 

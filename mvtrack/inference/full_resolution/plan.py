@@ -8,6 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from mvtrack.config.video_reading import DEFAULT_READING, VideoReading
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.full_resolution.geometry import FileGeometry, GeometrySource, LearnedGeometry
 from mvtrack.inference.full_resolution.monocular import monocular_geometry
@@ -40,7 +41,7 @@ def shipped_refiner() -> Path:
 
 def plan_full_resolution(
     resolution: Resolution, depth: Path | str | None, footage: Video, fit: Fit, cameras: Camera,
-    subject_distance: float, motion_known: bool,
+    subject_distance: float, motion_known: bool, reading: VideoReading = DEFAULT_READING,
 ) -> FullPlan:  # fmt: skip
     """cameras: (2, T) of the model's picture. motion_known: whether the source's cameras were given or measured.
 
@@ -64,7 +65,9 @@ def plan_full_resolution(
             "geometry is estimated from the source and the result (no --depth, no --source-cameras): where both "
             "mislead it, contours bend"
         )
-    large = open_video(footage.path)  # a decoder of its own: the model's goes on reading small frames
+    large = open_video(
+        footage.path, fps=reading.fps, damaged=reading.damaged
+    )  # a decoder of its own: the model's goes on reading small frames
 
     def read(number: int) -> UInt8[Tensor, "3 H W"]:
         return large.read(number, number + 1)[0]
@@ -107,9 +110,14 @@ def check_depth(file: DepthFile, fit: Fit, frames: int, subject_distance: float,
             )
 
 
+def composition_bytes(size: tuple[int, int]) -> int:
+    """Memory that a result of a size (H, W) takes beside the model."""
+    return size[0] * size[1] * _BYTES_PER_PIXEL
+
+
 def refuse_too_large(region: Region) -> None:
     """Raises ValueError where a result takes more memory than is free."""
-    needed = region.size[0] * region.size[1] * _BYTES_PER_PIXEL / 2**30
+    needed = composition_bytes(region.size) / 2**30
     free = free_gib(torch.device("cpu"))
     if free is not None and needed > 0.9 * free:
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Memory of a codec: its weights, and what encoding and decoding a video take beyond them."""
+"""Memory and work of a codec: its weights, and what encoding and decoding a video take beyond them."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import num_latent_frames
@@ -17,14 +18,17 @@ _FRAMES = 13  # followed; from the third latent frame on, every piece takes what
 
 
 @dataclass(frozen=True)
-class CodecBytes:
+class CodecCost:
+    """Bytes of the weights, and beside them; flops: of encoding and decoding a video."""
+
     weights: int
     encode: int
     decode: int
+    flops: float
 
 
 @lru_cache(maxsize=64)
-def codec_bytes(config: CodecConfig, size: tuple[int, int], num_frames: int) -> CodecBytes:
+def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> CodecCost:
     """Of one video of `size` (H, W), the video itself (float32) included.
 
     Raises ValueError where the codec is Wan's and DiffSynth, which has its network, is not installed.
@@ -42,16 +46,19 @@ def codec_bytes(config: CodecConfig, size: tuple[int, int], num_frames: int) -> 
         allocate_fake(network, getattr(torch, config.precision))
         held = [*network.parameters(), *network.buffers()]
         counter.ignore(held)
-        with counter, torch.no_grad():
+        flops = FlopCounterMode(display=False)
+        with counter, flops, torch.no_grad():
             codec.encode(torch.empty(1, 1, frames, 3, *part))
         encode, counter.peak = counter.peak, counter.live
         cells = tuple(side // config.stride for side in part)
-        with counter, torch.no_grad():
+        with counter, flops, torch.no_grad():
             codec.decode(torch.empty(1, 1, num_latent_frames(frames), config.channels, *cells))
     rest = 4 * 3 * (num_frames * size[0] * size[1] - frames * part[0] * part[1])  # bytes of video not followed
     copies = 1 if isinstance(codec, WanVAECodec) else 3  # PCA works on whole videos
     weights = sum(x.numel() * x.element_size() for x in held)
-    return CodecBytes(weights, encode + copies * rest, counter.peak + (copies + 1) * rest)
+    share = num_frames * size[0] * size[1] / (frames * part[0] * part[1])
+    total = flops.get_total_flops() * share
+    return CodecCost(weights, encode + copies * rest, counter.peak + (copies + 1) * rest, total)
 
 
 def empty_wan_network(channels: int) -> torch.nn.Module:

@@ -1,35 +1,70 @@
-"""What a video will take, said before work begins."""
+"""What videos will take from their first frame read to their last one written, said before work begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
+from mvtrack.inference.full_resolution.plan import composition_bytes
 from mvtrack.inference.machine import cpu_flops, gpu_name, gpu_peak_flops
 from mvtrack.inference.memory.inference import GIB, Work, estimate_inference
 from mvtrack.inference.sampler import SamplerOptions
 
 LONG_S = 300
+# Operations a pixel of what the CPU does beside the model, at the rate of its matrix products (measured at 854x480 and
+# 1280x720, benchmarks/reshoot_720p.py).
+_DECODING, _COMPOSING, _ENCODING = 2_000, 50_000, 5_000
+_PROGRAM_BYTES = 6 << 27  # of Python, PyTorch and codecs, 0.75 GiB
 
 
-def forecast(
-    config: ModelConfig,
-    size: tuple[int, int],
-    num_frames: int,
-    sample: SamplerOptions,
-    placement: Placement,
-    work: Work,
-) -> str | None:
-    """Time and memory of making a video of a size (H, W) that the model was not trained at, or that takes more than
-    five minutes; None for others."""
-    estimate = estimate_inference(config, size, num_frames, sample, placement, work)
+@dataclass(frozen=True)
+class VideoJob:
+    """One video. size: (H, W) of the model's picture. source: of the video. result: of one at full resolution, None
+    where the model's own picture is the result. work, sample: see `estimate_inference`."""
+
+    size: tuple[int, int]
+    num_frames: int
+    source: tuple[int, int]
+    result: tuple[int, int] | None
+    sample: SamplerOptions
+    work: Work
+
+    @property
+    def pixel_flops(self) -> float:
+        """Operations of the CPU: decoding, composition at full resolution, encoding."""
+        shown = self.result or self.size if self.work.decodes else self.source
+        made = _COMPOSING if self.result else _ENCODING
+        views = 1 if self.work.decodes else self.work.views
+        a_frame = _DECODING * self.source[0] * self.source[1] + made * shown[0] * shown[1]
+        return float(self.num_frames * views * a_frame)
+
+
+def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement) -> str | None:
+    """Time and memory of making videos one after the other, where they take more than five minutes or a model that was
+    not trained at their size; None for others."""
     device = placement.torch_device
-    peak = cpu_flops() if device.type == "cpu" else gpu_peak_flops(gpu_name(device))
-    seconds = None if peak is None else estimate.seconds(peak)
-    if size in config.sizes and seconds is not None and seconds < LONG_S:
+    estimates = [estimate_inference(config, job.size, job.num_frames, job.sample, placement, job.work) for job in jobs]
+    on_cpu, host = device.type == "cpu", cpu_flops()
+    peak = host if on_cpu else gpu_peak_flops(gpu_name(device))
+    seconds = None
+    if peak is not None:
+        seconds = sum(estimate.seconds(peak) for estimate in estimates) + sum(job.pixel_flops for job in jobs) / host
+    if seconds is not None and seconds < LONG_S and all(job.size in config.sizes for job in jobs):
         return None
+    held = [composition_bytes(job.result) if job.result else 0 for job in jobs]
+    beside = [_PROGRAM_BYTES + more if on_cpu else 0 for more in held]
+    memory = max(estimate.peak + more for estimate, more in zip(estimates, beside, strict=True)) / GIB
     time = "a time that is not known for this GPU" if seconds is None else f"about {_duration(seconds)}"
-    return (
-        f"{num_frames} frames of {size[0]}x{size[1]} in {sample.steps} steps: {time}, "
-        f"{estimate.peak / GIB:.1f} GiB (estimates)"
-    )
+    return f"{_what(jobs)}: {time}, {memory:.1f} GiB (estimates)"
+
+
+def _what(jobs: Sequence[VideoJob]) -> str:
+    if len(jobs) > 1:
+        return f"{len(jobs)} videos, {sum(job.num_frames for job in jobs)} frames"
+    job = jobs[0]
+    done = f"in {job.sample.steps} steps" if job.work.decodes else f"in {job.work.views} views"
+    at_full = f", shown at {job.result[0]}x{job.result[1]}" if job.result else ""
+    return f"{job.num_frames} frames of {job.size[0]}x{job.size[1]} {done}{at_full}"
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.data.clip import num_latent_frames, padded_length
 from mvtrack.inference.device import placed_config
-from mvtrack.inference.memory.codec import codec_bytes
+from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, window_spans
@@ -32,11 +32,12 @@ class Work:
 @dataclass(frozen=True)
 class Estimate:
     """phases: bytes on the device in each, weights included. host: bytes of weights that rest in the CPU's memory while
-    another device works. flops: of all sampling."""
+    another device works. flops: of all sampling. codec_flops: of encoding and decoding."""
 
     phases: dict[str, int]
     host: int
     flops: float
+    codec_flops: float
 
     @property
     def peak(self) -> int:
@@ -49,7 +50,7 @@ class Estimate:
 
     def seconds(self, peak_flops: float) -> float:
         """On a processor that does so many FLOP/s at best."""
-        return self.flops / (UTILISATION * peak_flops)
+        return (self.flops + self.codec_flops) / (UTILISATION * peak_flops)
 
 
 def estimate_inference(
@@ -76,7 +77,7 @@ def estimate_inference(
     scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
-    codec = codec_bytes(config.codec, size, length)
+    codec = codec_cost(config.codec, size, length)
     blocks = block * config.dit.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
     beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks
@@ -90,7 +91,8 @@ def estimate_inference(
     phases = encoder_phases(config, placement, work.encoders) | phases
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
     host = 0 if placement.device == "cpu" else host  # blocks are read from the file when their turn comes
-    return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided))
+    pieces = len(window_spans(config, num_frames)) * (work.views if not work.decodes else 1)
+    return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided), codec.flops * pieces)
 
 
 def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.forecast import VideoJob, forecast
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
@@ -83,13 +84,14 @@ def track_files(
     placement: Placement | None = None,
     check_memory: bool = True,
     say: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> TrackOutputs:
     """Follow points of the first video through all videos, which show one scene at the same moments.
 
     plan: the points as `--tracks` names them. model: one with a tracking head, its folder, or None for the shipped one.
     out: folder to create, default outputs/<first video>_tracks. placement: where a model from a folder works.
-    check_memory, say: see `reshoot_file`. Raises ValueError before anything is written when the input cannot be used;
-    nothing half-written stays behind.
+    check_memory, say, warn: see `reshoot_file`. Raises ValueError before anything is written when the input cannot be
+    used; nothing half-written stays behind.
     """
     began, options = time.monotonic(), options or TrackOptions()
     plan = TrackPlan(plan) if isinstance(plan, str) else plan
@@ -106,9 +108,12 @@ def track_files(
         kernel = kernel_of_video(config, fits[0].model, len(footage[0]), placement, len(footage))
         if say:
             say(f"attention kernel: {kernel}")
+        work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
         if check_memory:
-            work = Work(encoders_of(config, [options.caption]), len(footage), decodes=False)
             refuse_inference(config, fits[0].model, len(footage[0]), SamplerOptions(1), placement, work)
+        job = VideoJob(fits[0].model, len(footage[0]), footage[0].size, None, SamplerOptions(1), work)
+        if warn and (ahead := forecast(config, [job], placement)):
+            warn(ahead)
         pictures = first_frames(windows.spans, footage[0], fits[0])
         remember_prompts(config, [options.caption], pictures, placement.encoder_device)
         model = place(load_model(source), placement)

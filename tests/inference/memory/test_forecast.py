@@ -1,7 +1,23 @@
 import re
+from dataclasses import replace
+
+import pytest
 
 from mvtrack.cli.main import main as cli
+from mvtrack.config.placement import Placement
+from mvtrack.inference.memory import forecast as forecasting
+from mvtrack.inference.memory.forecast import VideoJob, forecast
+from mvtrack.inference.memory.inference import Work, estimate_inference
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import save_model
+
+FIGURES = r"about \d+ (s|min), \d+\.\d GiB \(estimates\)"
+
+
+@pytest.fixture
+def slow_cpu(monkeypatch):
+    """A CPU on which everything takes more than five minutes."""
+    monkeypatch.setattr(forecasting, "cpu_flops", lambda: 1e6)
 
 
 def test_a_size_the_model_never_saw_comes_with_an_estimate_before_work(video, small_model, tmp_path, capsys):
@@ -11,4 +27,40 @@ def test_a_size_the_model_never_saw_comes_with_an_estimate_before_work(video, sm
     assert "estimates" not in capsys.readouterr().err
     assert cli([*command, str(tmp_path / "b"), "--size", "24x40"]) == 0
     first = capsys.readouterr().err.splitlines()[0]
-    assert re.fullmatch(r"mvtrack reshoot: 7 frames of 24x40 in 1 steps: about 1 s, \d\.\d GiB \(estimates\)", first)
+    assert re.fullmatch(f"mvtrack reshoot: 7 frames of 24x40 in 1 steps, shown at 90x160: {FIGURES}", first)
+
+
+def test_all_parts_of_all_videos_count(small_model):
+    """Sampling, the codec, decoding, composition and encoding, to the second."""
+    sample, size, config = SamplerOptions(1), (24, 32), small_model.config
+    one = VideoJob(size, 7, (90, 160), None, sample, Work())
+    model = estimate_inference(config, size, 7, sample, Placement("cpu"), Work())
+    assert min(model.flops, model.codec_flops) > 0
+    assert one.pixel_flops == 7 * (2_000 * 90 * 160 + 5_000 * 24 * 32)
+    full = replace(one, result=(90, 160))
+    assert full.pixel_flops == 7 * 52_000 * 90 * 160
+    tracked = replace(one, work=Work(views=3, decodes=False))
+    assert tracked.pixel_flops == 3 * 7 * 7_000 * 90 * 160
+    rate = (model.seconds(1) + full.pixel_flops) / 400
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecasting, "cpu_flops", lambda: rate)
+        assert "7 frames of 24x32 in 1 steps, shown at 90x160: about 7 min" in forecast(
+            config, [full], Placement("cpu")
+        )
+        assert "3 videos, 21 frames: about 20 min" in forecast(config, [full] * 3, Placement("cpu"))
+
+
+def test_tables_and_tracks_say_it_too(video, small_model, tracking_model, tmp_path, capsys, slow_cpu):
+    folder = save_model(small_model, tmp_path / "model").parent
+    (tmp_path / "jobs.csv").write_text(
+        f"video,camera,out\n{video},pan_left,a\n{video},arc_left,b\nmissing.mp4,arc_left,c\n"
+    )
+    command = ["reshoot", str(tmp_path / "jobs.csv"), "--model", str(folder), "--steps", "1", "--out"]
+    assert cli([*command, str(tmp_path / "o")]) == 2  # the third is missing
+    found = re.search(r"2 videos, 14 frames: about [\d.]+ (min|h), \d+\.\d GiB \(estimates\)", capsys.readouterr().err)
+    assert found
+    heads = save_model(tracking_model, tmp_path / "heads").parent
+    command = ["track", str(video), "--tracks", "grid:2", "--model", str(heads), "--out", str(tmp_path / "t")]
+    assert cli(command) == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    assert re.fullmatch(r"mvtrack track: 7 frames of \d+x\d+ in 1 views: about [\d.]+ (min|h), \d+\.\d GiB .*", first)
