@@ -29,7 +29,7 @@ CODECS = {
     "libx265": (("mp4", "mkv", "mov"), ("-preset", "ultrafast", "-crf", "20", "-x265-params", "log-level=none")),
     "libvpx-vp9": (("webm", "mkv", "mp4"), ("-cpu-used", "8", "-deadline", "realtime", "-b:v", "800k")),
     "libvpx": (("webm", "mkv"), ("-cpu-used", "8", "-auto-alt-ref", "1", "-lag-in-frames", "10", "-b:v", "800k")),
-    "libsvtav1": (("mp4", "mkv"), ("-preset", "12", "-svtav1-params", "avif=0")),
+    "libsvtav1": (("mp4", "mkv"), ("-preset", "12", "-crf", "15", "-svtav1-params", "avif=0")),
     "mpeg4": (("avi", "mp4", "mkv", "mov"), ("-q:v", "3")),
     "mpeg2video": (("mpg", "ts", "mkv", "vob"), ("-q:v", "3")),
     "mpeg1video": (("mpg",), ("-q:v", "3")),

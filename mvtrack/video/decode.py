@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from mvtrack.video.probe import VideoProbe, open_container, video_stream
+from mvtrack.video.probe import VideoProbe
+from mvtrack.video.stream import SeekError, Stream
 
 if TYPE_CHECKING:
     import av
@@ -27,39 +28,23 @@ class DamagedError(ValueError):
 @dataclass(frozen=True)
 class Decoded:
     """All frames of a file, in the order of display: time stamps (None where there is none), and which are marked as
-    broken. error: why it ended early. damaged_pts: time stamp of the packet at which it did."""
+    broken. error: why it ended early. damaged_pts: time stamp of the packet at which it did. before_broken: how many
+    came out before the first broken packet went in."""
 
     pts: list[int | None]
     corrupt: Bool[np.ndarray, "N"]
     time_base: float
     error: str | None = None
     damaged_pts: int | None = None
+    before_broken: int | None = None
 
 
-def open_decoder(
-    probe: VideoProbe, threads: str
-) -> tuple["av.container.InputContainer", "av.video.VideoStream", object]:
-    """A container, its video stream and a decoder of its own for it."""
+def decode_every_frame(probe: VideoProbe, first_broken: int | None = None) -> Decoded:
+    """Decode a file from its front to its end, or to what cannot be decoded. first_broken: number of a packet."""
     import av
 
-    container = open_container(probe.path)
-    stream = video_stream(container, probe.path)
-    context = stream.codec_context
-    if probe.decoder != context.name:
-        own = context
-        context = av.CodecContext.create(probe.decoder, "r")
-        context.extradata = own.extradata
-    context.thread_type = threads
-    context.thread_count = 0
-    return container, stream, context
-
-
-def decode_every_frame(probe: VideoProbe) -> Decoded:
-    """Decode a file from its front to its end, or to what cannot be decoded."""
-    import av
-
-    container, stream, context = open_decoder(probe, "SLICE")
-    pts, corrupt, error, at = [], [], None, None
+    source = Stream(probe, "SLICE")
+    pts, corrupt, error, at, before_broken = [], [], None, None, None
 
     def keep(frames: list["av.VideoFrame"]) -> None:
         for frame in frames:
@@ -67,40 +52,52 @@ def decode_every_frame(probe: VideoProbe) -> Decoded:
                 pts.append(frame.pts)
                 corrupt.append(frame.is_corrupt)
 
-    with container:
+    with source.container:
         try:
-            for packet in container.demux(stream):
+            for number, packet in enumerate(source.packets()):
                 at = packet.pts
-                keep(context.decode(packet if packet.size else None))
+                if number == first_broken:
+                    before_broken = len(pts)
+                keep(source.decode(packet))
         except av.error.FFmpegError as problem:
             error = str(problem)
             with contextlib.suppress(av.error.FFmpegError):
-                keep(context.decode(None))
-        return Decoded(pts, np.array(corrupt, bool), float(stream.time_base), error, at if error else None)
+                keep(source.decode(None))
+        base = float(source.stream.time_base)
+        return Decoded(pts, np.array(corrupt, bool), base, error, at if error else None, before_broken)
 
 
 class Decoder:
     """Frames of a probed file in ascending order; going back, or far ahead, begins at a keyframe or at the front.
 
-    Raises DamagedError where a frame is missing.
+    is_suspect: there may be damage that the probe has not found. Raises DamagedError where a frame is missing.
     """
 
-    def __init__(self, probe: VideoProbe) -> None:
+    def __init__(self, probe: VideoProbe, is_suspect: bool = False) -> None:
         self.probe = probe
+        # frame threads lose frames ahead of a broken one, and race where broken ones are concealed
+        is_safe = not (is_suspect or probe.damage or probe.codec == "ffv1")  # FFV1 conceals without a word
+        self._threads = "AUTO" if is_safe else "SLICE"
         self._frames: Iterator[tuple[int, av.VideoFrame]] | None = None
         self._next = 0
         self._container = None
+        self._can_seek = True
 
     def frame(self, index: int) -> "av.VideoFrame":
         """One frame, deinterlaced where the file is interlaced."""
         if self._frames is None or index < self._next or self._keyframe(index)[0] > self._next + _SKIP:
             self._begin(index)
-        for at, frame in self._frames:
-            self._next = at + 1
-            if at == index:
-                return frame
-            if at > index:
-                break
+        try:
+            for at, frame in self._frames:
+                self._next = at + 1
+                if at == index:
+                    return frame
+                if at > index:
+                    break
+        except SeekError:
+            self._can_seek = False
+            self._begin(index)
+            return self.frame(index)
         self.close()
         raise DamagedError(f"{self.probe.path} is damaged: frame {index} cannot be decoded")
 
@@ -116,7 +113,7 @@ class Decoder:
         """The last frame from which one can be reached, and where to seek for it (None: the front)."""
         index -= _LEAD if self.probe.is_interlaced else 0
         at = int(np.searchsorted(self.probe.keyframes, index, side="right")) - 1
-        if at < 0 or self.probe.keyframes[at] == 0:
+        if at < 0 or self.probe.keyframes[at] == 0 or not self._can_seek:
             return 0, None
         return int(self.probe.keyframes[at]), int(self.probe.seek_to[at])
 
@@ -127,7 +124,10 @@ class Decoder:
             self.close()
             start = first if place is not None else 0
             frames = self._numbered(place, start)
-            head = next(frames, None)
+            try:
+                head = next(frames, None)
+            except SeekError:
+                head = None
             if head is not None and (head[0] == start or place is None):
                 self._next = head[0]
                 self._frames = _chained(head, frames)
@@ -140,12 +140,12 @@ class Decoder:
 
     def _numbered(self, seek_to: int | None, start: int) -> Iterator[tuple[int, "av.VideoFrame"]]:
         """(number, frame) from `start` on. Frames that the probe does not know are passed over."""
-        threads = "SLICE" if self.probe.damage else "AUTO"  # frame threads lose frames ahead of a broken one
-        self._container, stream, context = open_decoder(self.probe, threads)
+        source = Stream(self.probe, self._threads)
+        self._container = source.container
         if seek_to is not None:
-            self._container.seek(seek_to, stream=stream, backward=True)
+            source.seek(seek_to)
         pts, at, began = self.probe.pts, 0, False
-        for frame in _decoded(self._container, stream, context):
+        for frame in _decoded(source):
             if pts is None:
                 began = began or not frame.is_corrupt
                 if began:
@@ -162,16 +162,16 @@ class Decoder:
         self.close()
 
 
-def _decoded(container, stream, context) -> Iterator["av.VideoFrame"]:
+def _decoded(source: Stream) -> Iterator["av.VideoFrame"]:
     """Frames up to the end or to the first that cannot be decoded."""
     import av
 
     try:
-        for packet in container.demux(stream):
-            yield from context.decode(packet if packet.size else None)
+        for packet in source.packets():
+            yield from source.decode(packet)
     except av.error.FFmpegError:
         with contextlib.suppress(av.error.FFmpegError):
-            yield from context.decode(None)
+            yield from source.decode(None)
 
 
 def _chained(head, rest: Iterator) -> Iterator:

@@ -108,7 +108,10 @@ def open_animated(path: Path, fps: float | None) -> AnimatedImage | None:
         return None
     if fps is not None:
         return AnimatedImage(path, fps, size, np.arange(count), count, [], size)
-    ticks = even_ticks(np.array(starts), (), stays)
+    try:
+        ticks = even_ticks(np.array(starts), (), stays)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     return AnimatedImage(path, ticks.fps, size, ticks.frame_of, count, [ticks.note] if ticks.note else [], size)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 _H264_IDR, _H264_SEI = 5, 6
-_HEVC_IRAP = range(16, 22)  # BLA, IDR and CRA pictures
+_HEVC_IDR = (19, 20)
 _RECOVERY_POINT = 6  # the SEI message that makes another picture than an IDR one a keyframe
 
 
@@ -31,6 +31,14 @@ def clean_keyframe(data: memoryview, codec: str, has_lengths: bool) -> bool:
             for message, payload in _messages(unit[1:]):
                 if message == _RECOVERY_POINT:
                     return bool(payload[:1] and payload[0] & 0x80)  # the count, Exp-Golomb coded, is 0
+    return False
+
+
+def is_idr(data: memoryview, codec: str, has_lengths: bool) -> bool:
+    """Whether a keyframe makes decoders forget all that came before. Others (CRA, recovery points) may refer to it."""
+    for unit in _units(bytes(data[:4096]), has_lengths):
+        if unit[0] & 0x1F == _H264_IDR if codec == "h264" else unit[0] >> 1 & 0x3F in _HEVC_IDR:
+            return True
     return False
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mvtrack.video.color import ColorSpace
-from mvtrack.video.packets import clean_keyframe, is_whole
+from mvtrack.video.containers import Breakage, find_breakage
+from mvtrack.video.packets import clean_keyframe, is_idr, is_whole
 from mvtrack.video.ticks import DEFAULT_FPS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class VideoProbe:
     times_s: of each on the file's clock. pts: their time stamps, None where they cannot be relied on and frames have to
     be counted from the file's beginning. keyframes, seek_to: frames at which decoding can begin, and the time stamp
     that leads there. size: (H, W) as stored. good: how many can be decoded before `damage`, None: all. decoder: its
-    name.
+    name. packet_sizes: bytes of each packet by its time stamp.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class VideoProbe:
     keyframes: Int[np.ndarray, "K"]
     seek_to: Int[np.ndarray, "K"]
     is_closed: bool  # no picture after a keyframe is displayed before it
+    resets: bool  # every keyframe makes decoders forget all that came before
     has_preroll: bool  # packets that are decoded and not shown
     fps_candidates: tuple[float, ...]  # rates that the file states
     color: ColorSpace
@@ -90,6 +92,7 @@ class VideoProbe:
     damage: str | None = None
     good: int | None = None
     stated: int = 0
+    packet_sizes: dict[int, int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -123,8 +126,10 @@ class _Packets:
     dts: Int[np.ndarray, "P"]
     key: Bool[np.ndarray, "P"]
     clean: Bool[np.ndarray, "P"]
+    resets: Bool[np.ndarray, "P"]
     discard: Bool[np.ndarray, "P"]
     whole: Bool[np.ndarray, "P"]
+    sizes: Int[np.ndarray, "P"]
     last_duration: int | None
 
 
@@ -141,11 +146,12 @@ def probe_video(path: Path, decode_all: bool = False) -> VideoProbe:
     try:
         with open_container(path) as container:
             stream = video_stream(container, path)
-            first, packets = _read_packets(stream, path)
+            broken = find_breakage(path, container.format.name)
+            first, packets = _read_packets(stream, path, broken)
             found = _describe(path, container, stream, packets, first)
-            truncation = _truncation(path, stream)
-        if truncation or not packets.whole.all():
-            found = replace(found, damage=truncation or "the data of some frames is broken")
+            damage = broken.what if broken else _truncation(path, stream)
+        if damage or not packets.whole.all():
+            found = replace(found, damage=damage or "the data of some frames is broken")
         if decode_all or found.damage or len(found) == 0 or not _packets_are_frames(found, packets):
             found = _decode_all(found, packets, _can_seek(found, packets))
     except (av.error.FFmpegError, OSError, UnicodeError, OverflowError, MemoryError) as error:
@@ -173,7 +179,9 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.vi
     return streams[0]
 
 
-def _read_packets(stream: "av.video.VideoStream", path: Path) -> tuple["av.VideoFrame | None", _Packets]:
+def _read_packets(
+    stream: "av.video.VideoStream", path: Path, broken: Breakage | None
+) -> tuple["av.VideoFrame | None", _Packets]:
     """All packets, and the first frame, decoded on the way."""
     import av
 
@@ -187,11 +195,12 @@ def _read_packets(stream: "av.video.VideoStream", path: Path) -> tuple["av.Video
         is_key = packet.is_keyframe
         data = memoryview(packet) if context.name in ("h264", "hevc") else None
         whole = not packet.is_corrupt and (data is None or not has_lengths or is_whole(data, context.name, extradata))
+        whole &= broken is None or (packet.pos or 0) < broken.start
         clean = is_key and (data is None or clean_keyframe(data, context.name, has_lengths))
+        resets = is_key and (data is None or is_idr(data, context.name, has_lengths))
         pts, dts = packet.pts, packet.dts
-        rows.append(
-            (NO_TIME if pts is None else pts, NO_TIME if dts is None else dts, is_key, clean, packet.is_discard, whole)
-        )
+        times = (NO_TIME if pts is None else pts, NO_TIME if dts is None else dts)
+        rows.append((*times, is_key, clean, resets, packet.is_discard, whole, packet.size))
         duration = packet.duration
         if first is None and tries < 200:
             tries += 1
@@ -230,6 +239,7 @@ def _describe(path: Path, container, stream, packets: _Packets, first: "av.Video
         path=path, container=container.format.name, codec=context.name, decoder=alpha_decoder or context.name,
         size=size, pixel_format=pixel_format, times_s=pts * float(base), pts=pts,
         keyframes=rank[keys][by_time], seek_to=seek_to[by_time], is_closed=_is_closed(packets),
+        resets=bool(packets.resets[packets.key].all()),
         has_preroll=bool(packets.discard.any()), fps_candidates=tuple(dict.fromkeys(map(float, rates))),
         color=ColorSpace.of(first if first else context), pixel_aspect=_pixel_aspect(stream),
         orientation=_orientation(first), is_interlaced=context.field_order in _INTERLACED or _interlaced(first),
@@ -237,7 +247,7 @@ def _describe(path: Path, container, stream, packets: _Packets, first: "av.Video
         container_start_s=(container.start_time or 0) / 1e6,
         stated=len(order) if packets.discard.any() else max(len(order), stream.frames),
         last_duration_s=None if packets.last_duration is None else float(packets.last_duration * base),
-        resolution_s=float(base),
+        resolution_s=float(base), packet_sizes=dict(zip(packets.pts.tolist(), packets.sizes.tolist(), strict=True)),
     )  # fmt: skip
 
 
@@ -279,11 +289,12 @@ def _decode_all(found: VideoProbe, packets: _Packets, can_seek: bool) -> VideoPr
     """The frames that really come out, and where damage begins."""
     from mvtrack.video.decode import decode_every_frame
 
-    decoded = decode_every_frame(found)
+    broken = None if packets.whole.all() else int(packets.whole.argmin())
+    decoded = decode_every_frame(found, broken)
     pts, count = np.array([NO_TIME if t is None else t for t in decoded.pts], np.int64), len(decoded.pts)
     expected = found.pts if can_seek else None
     if decoded.error is None and not decoded.corrupt.any():
-        damage, good = found.damage, None
+        damage, good = found.damage, count if found.damage else None
     else:
         first = int(decoded.corrupt.argmax()) if decoded.corrupt.any() else count
         good = min(first, count)
@@ -291,8 +302,13 @@ def _decode_all(found: VideoProbe, packets: _Packets, can_seek: bool) -> VideoPr
             for at in (decoded.damaged_pts, int(pts[good]) if good < count else None):
                 good = min(good, _before_damage(packets, expected, at))
         damage = found.damage or "some frames cannot be decoded"
-    if found.damage and good is None:
-        good = count
+    if broken is not None:
+        seen = (
+            _before_damage(packets, expected, int(packets.pts[broken]))
+            if expected is not None
+            else decoded.before_broken
+        )
+        good = min(good, count if seen is None else seen)
     times = _filled_times(pts, decoded.time_base, (found.fps_candidates or (DEFAULT_FPS,))[0])
     seekable = can_seek and count > 0 and bool((np.diff(pts) > 0).all()) and bool(np.isin(pts, found.pts).all())
     if seekable:

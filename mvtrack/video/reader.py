@@ -7,6 +7,7 @@ probe's), PyAV everything else, with this project's own choice of frames.
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ VIDEO_SUFFIXES = {
     ".3gp", ".3g2", ".asf", ".vob", ".mxf", ".ogv", ".divx", ".m2v",
 }  # fmt: skip
 _WIDE = 128  # pixels; see `_has_three_channels`
+_COMPLAINT = re.compile(
+    rb"^(?:\[\w+(?:,\w+)* @ 0x|Truncating packet).*", re.MULTILINE
+)  # of ffmpeg's, at its level "error"
 _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 
@@ -139,9 +143,10 @@ def _notes(probe: VideoProbe, ticks: Ticks) -> list[str]:
 
 @dataclass
 class AvVideo(Video):
-    """Through PyAV, frame by frame; frames that windows share are kept."""
+    """Through PyAV, frame by frame; frames that windows share are kept. is_suspect: it may be damaged."""
 
     probe: VideoProbe | None = field(default=None, repr=False)
+    is_suspect: bool = False
     _decoder: Decoder | None = field(default=None, repr=False)
     _kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _kept_size: tuple[int, int] | None = None
@@ -150,7 +155,7 @@ class AvVideo(Video):
         if size != self._kept_size:
             self._kept, self._kept_size = {}, size
         self._kept = {i: frame for i, frame in self._kept.items() if i >= index[0]}
-        self._decoder = self._decoder or Decoder(self.probe)
+        self._decoder = self._decoder or Decoder(self.probe, self.is_suspect)
         out = np.empty((len(index), *size, 3), np.uint8)
         for k, i in enumerate(index.tolist()):
             if i not in self._kept:
@@ -161,7 +166,8 @@ class AvVideo(Video):
 
 @dataclass
 class DecordVideo(Video):
-    """Through decord; through PyAV where decord turns out to see another file than the probe did."""
+    """Through decord; through PyAV where decord turns out to see another file than the probe did, or complains: it
+    hides damage by what it happens to have decoded before."""
 
     probe: VideoProbe | None = field(default=None, repr=False)
     _readers: dict = field(default_factory=dict, repr=False)
@@ -172,22 +178,29 @@ class DecordVideo(Video):
             self._readers.clear()  # one decoder at a time
             reader = self._open(size)
             if reader is None:
-                self._fallback = AvVideo(
-                    self.path, self.fps, self.size, self.frame_of, self.own_frames, probe=self.probe
-                )
+                self._fall_back()
             else:
                 self._readers[size] = reader
         if self._fallback is not None:
             return self._fallback._read_own(index, size)
         decord = _decord()
         try:
-            with _quiet_stderr():
+            with _quiet_stderr() as complaints:
                 frames = self._readers[size].get_batch(index.tolist()).asnumpy()
         except (RuntimeError, decord.DECORDError) as error:
             raise DamagedError(f"{self.path} is damaged: frames {index[0]}..{index[-1]} cannot be decoded") from error
+        if complaints:
+            self._fall_back()
+            return self._fallback._read_own(index, size)
         if frames.shape[1:3] != size:
             frames = np.stack([resized(frame, size) for frame in frames])
         return frames
+
+    def _fall_back(self) -> None:
+        self._readers.clear()
+        self._fallback = AvVideo(
+            self.path, self.fps, self.size, self.frame_of, self.own_frames, probe=self.probe, is_suspect=True
+        )
 
     def _open(self, size: tuple[int, int]):
         """decord's reader, None where it does not agree with the probe."""
@@ -208,7 +221,11 @@ class DecordVideo(Video):
 def _decord_may_read(probe: VideoProbe) -> bool:
     """Whether a file is of the kinds that decord reads as players show them."""
     plain = probe.orientation == Orientation() and probe.pixel_aspect == 1 and probe.color.is_ordinary
-    simple = probe.is_closed and not (probe.has_preroll or probe.is_interlaced or probe.has_alpha or probe.damage)
+    simple = (
+        probe.is_closed
+        and probe.resets
+        and not (probe.has_preroll or probe.is_interlaced or probe.has_alpha or probe.damage)
+    )
     is_kept = probe.pixel_format == "yuv420p" and not probe.color.is_full and probe.codec in _DECORD_CODECS
     starts = probe.pts is not None and probe.pts[0] >= 0 and len(probe.keyframes) and probe.keyframes[0] == 0
     return bool(plain and simple and is_kept and starts and not probe.container.startswith("mpegts"))
@@ -244,16 +261,18 @@ def _has_three_channels(reader, size: tuple[int, int]) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Decoders write to the process's stderr about files that are reported on here."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+def _quiet_stderr() -> Iterator[list[bytes]]:
+    """decord writes to the process's stderr about files that are reported on here; what it complains of."""
+    complaints, kept = [], os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        try:
+            os.dup2(said.fileno(), 2)
+            yield complaints
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            complaints += _COMPLAINT.findall(said.read())
 
 
 def ffmpeg() -> str:
