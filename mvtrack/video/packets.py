@@ -64,5 +64,6 @@ def _units(data: bytes, has_lengths: bool) -> Iterator[bytes]:
     at = 0
     while at + 4 < len(data):
         length = int.from_bytes(data[at : at + 4], "big")
-        yield data[at + 4 : at + 4 + length]
+        if length:
+            yield data[at + 4 : at + 4 + length]
         at += 4 + max(length, 1)

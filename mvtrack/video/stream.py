@@ -55,7 +55,7 @@ class Stream:
         if not packet or not packet.size:
             return [*self._switch(), *self._decoder.decode(None)] if self._decoder else []
         frames = []
-        if self._following and packet.pts > self._key_pts:
+        if self._following and packet.pts is not None and packet.pts > self._key_pts:
             frames += self._switch()
         if self._can_restart(packet):
             frames += self._switch()
