@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import site
 import sys
+import sysconfig
+import venv
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -215,3 +218,22 @@ def told_model(small_run, tracking_model, monkeypatch):
     for i, block in enumerate(model.dit.blocks):  # at its first weights a caption says little
         torch.nn.init.normal_(block.cross_attn.o.weight, generator=torch.Generator().manual_seed(i))
     return model
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Make an interpreter with packages of one's own: sources by module path. Torch and the like come from here."""
+
+    def make(modules: dict[str, str]) -> Path:
+        root = tmp_path / "environment"
+        venv.create(root, with_pip=False)
+        paths = {"base": str(root), "platbase": str(root)}
+        packages = Path(sysconfig.get_path("purelib", "venv", vars=paths))
+        (packages / "outside.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+        for name, source in modules.items():
+            path = packages / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+        return root / "bin/python"
+
+    return make

@@ -37,7 +37,7 @@ class AttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.context_norm = nn.LayerNorm(dim) if cross else None
         self.attention = Attention(dim, heads)
-        hidden = int(dim * mlp_ratio)
+        self.hidden = hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
 
     def forward(
@@ -51,7 +51,7 @@ class AttentionBlock(nn.Module):
         Without gradients a part of the sequences at a time, so that memory does not grow with their number.
         """
         longest = x.shape[1] if context is None else max(x.shape[1], context.shape[1])
-        step = max(1, _PART_BYTES // (4 * longest * self.mlp[0].out_features))
+        step = max(1, _PART_BYTES // (4 * longest * self.hidden))
         if torch.is_grad_enabled() or len(x) <= step:
             return self._together(x, context, allowed)
         parts = zip(*(len(x) * [None] if y is None else y.split(step) for y in (x, context, allowed)), strict=False)

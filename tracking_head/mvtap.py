@@ -150,4 +150,4 @@ class MVTAP(nn.Module):
             known = (moment < start + length)[:, :, None, :, None]
             last = output.xy[-1], torch.stack([output.visible_logit[-1], output.confidence_logit[-1]], -1)
             moved = [torch.cat([x[:, :, step:], x[:, :, -1:].expand(-1, -1, step, -1, -1)], 2) for x in last]
-            xy, logits = (torch.where(known, x, at_rest) for x, at_rest in zip(moved, (origin, 0.0), strict=True))
+            xy, logits = torch.where(known, moved[0], origin), torch.where(known, moved[1], 0.0)

@@ -50,10 +50,10 @@ def released_name(name: str) -> str:
     stem, kind = name.rsplit(".", 1)
     if stem in _MODULES:
         return f"{_MODULES[stem]}.{kind}"
-    if block := re.fullmatch(r"encoder\.stages\.(\d)\.(\d)\.(\w+)", stem):
-        stage, number, part = block.groups()
+    if found := re.fullmatch(r"encoder\.stages\.(\d)\.(\d)\.(\w+)", stem):
+        stage, number, part = found.groups()
         return f"fnet.layer{int(stage) + 1}.{number}.{'downsample.0' if part == 'shortcut' else part}.{kind}"
-    layer, block, part = re.fullmatch(r"head\.transformer\.layers\.(\d+)\.(\w+)\.(.+)", stem).groups()
+    layer, block, part = stem.removeprefix("head.transformer.layers.").split(".", 2)
     within = "" if not part.startswith("attention") else "cross_attn." if block in _CROSS else "attn."
     return f"updateformer.{_BLOCKS[block]}.{layer}.{within}{_PARTS[part]}.{kind}"
 

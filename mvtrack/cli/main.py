@@ -11,6 +11,7 @@ COMMANDS = {
     "track": ("mvtrack.cli.track", "follow points through a video and other views of its scene"),
     "attention": ("mvtrack.cli.attention", "draw where a point of one view looks in both"),
     "cameras": ("mvtrack.cli.cameras", "inspect, convert, check and measure cameras"),
+    "pseudo-tracks": ("mvtrack.cli.pseudo_tracks", "follow points through multi-view clips, for training"),
     "prepare": ("mvtrack.cli.prepare", "encode multi-view clips once, for training"),
     "train": ("mvtrack.train", "train or fine-tune a model"),
     "train-decoder": ("mvtrack.cli.train_decoder", "train a decoder that aligns views to the pixel"),

@@ -91,12 +91,15 @@ class ExternalProgram:
 
 
 def write_frames(
-    folder: Path, frames: UInt8[np.ndarray, "T H W 3"], ignore: Bool[np.ndarray, "T H W"] | None = None
+    folder: Path, frames: UInt8[np.ndarray, "T H W 3"], ignore: Bool[np.ndarray, "T H W"] | None = None, first: int = 0
 ) -> None:
-    """Write frames/00000.png ... and, where `ignore` is given, masks/00000.png.png, black where it is True."""
+    """Write frames/00000.png ... and, where `ignore` is given, masks/00000.png.png, black where it is True.
+
+    first: number of the first frame.
+    """
     import cv2
 
-    pictures = {f"frames/{i:05d}.png": frame[..., ::-1] for i, frame in enumerate(frames)}
+    pictures = {f"frames/{i:05d}.png": frame[..., ::-1] for i, frame in enumerate(frames, first)}
     for i, mask in enumerate(() if ignore is None else ignore):
         pictures[f"masks/{i:05d}.png.png"] = np.where(mask, 0, 255).astype(np.uint8)
     for name, picture in pictures.items():

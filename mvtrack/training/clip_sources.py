@@ -63,10 +63,10 @@ class DatasetSource(Source):
 
     def contents(self) -> list:
         paths = self.layout.files(self.files)
-        return [self.layout.name, list(self.files.detail), [f"{path.name} {_hash(path)}" for path in paths]]
+        return [self.layout.name, list(self.files.detail), [f"{path.name} {file_hash(path)}" for path in paths]]
 
     def tracks_contents(self) -> list | None:
-        return None if self.files.tracks is None else [_hash(self.files.tracks)]
+        return None if self.files.tracks is None else [file_hash(self.files.tracks)]
 
     @cached_property
     def _scene(self) -> FittedScene:
@@ -121,8 +121,11 @@ def rendered_sources(count: int, config: RunConfig, entry: LatentsConfig) -> lis
     return [RenderedSource(recipe, n) for n in range(count)]
 
 
-def _hash(path: Path) -> str:
-    """Raises ValueError for a file that is not there. A folder: of its files' names and sizes."""
+def file_hash(path: Path) -> str:
+    """What tells a dataset's file from others, read in part. A folder: of its files' names and sizes.
+
+    Raises ValueError for a file that is not there.
+    """
     try:
         if path.is_dir():
             listed = "".join(f"{file.name} {file.stat().st_size}\n" for file in sorted(path.iterdir()))

@@ -55,7 +55,7 @@ class RenderedCase:
 
 def render_case(spec: CaseSpec, num_points: int = 0) -> RenderedCase:
     """Render both views of a case, with tracks of `num_points` points where asked for."""
-    rng, scene, true, mirrored = _set_up(spec)
+    rng, scene, true, mirrored = set_up_case(spec)
     rendered = render(scene, true)
     clip = Clip(
         rendered.video.float() / 127.5 - 1,
@@ -76,10 +76,10 @@ def _moving(scene: Scene, rendered: Render) -> Bool[Tensor, "V T H W"]:
 
 def goes_underground(spec: CaseSpec) -> bool:
     """Whether a camera of a case comes within 10 cm of the ground, or below."""
-    return bool((_set_up(spec)[2].c2w[..., 1, 3] > -0.1).any())
+    return bool((set_up_case(spec)[2].c2w[..., 1, 3] > -0.1).any())
 
 
-def _set_up(spec: CaseSpec) -> tuple[np.random.Generator, Scene, Camera, Camera]:
+def set_up_case(spec: CaseSpec) -> tuple[np.random.Generator, Scene, Camera, Camera]:
     """A case's generator, its scene, and the cameras (2, T) of the true and the mirrored path."""
     rng = np.random.default_rng([_STREAM, spec.seed])
     scene = sample_scene(rng, spec.num_frames, SceneStyle())

@@ -1,9 +1,4 @@
-"""Samples in memory, and environments of other programs with stand-ins for their packages."""
-
-import site
-import sysconfig
-import venv
-from pathlib import Path
+"""Samples in memory."""
 
 import pytest
 import torch
@@ -12,25 +7,6 @@ from mvtrack.evaluation.interface import Inputs, Sample
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 
 HEIGHT, WIDTH, FRAMES = 32, 48, 3
-
-
-@pytest.fixture
-def environment(tmp_path):
-    """Make an interpreter with packages of one's own: sources by module path. Torch and the like come from here."""
-
-    def make(modules: dict[str, str]) -> Path:
-        root = tmp_path / "environment"
-        venv.create(root, with_pip=False)
-        paths = {"base": str(root), "platbase": str(root)}
-        packages = Path(sysconfig.get_path("purelib", "venv", vars=paths))
-        (packages / "outside.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-        for name, source in modules.items():
-            path = packages / f"{name}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(source)
-        return root / "bin/python"
-
-    return make
 
 
 @pytest.fixture

@@ -1,0 +1,90 @@
+"""MV-TAP over all views of a clip together (MVTrack4Gen A.1)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mvtrack.geometry.camera import Camera
+from mvtrack.models.weights.checkpoint import open_checkpoint
+from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, ViewStarts
+from mvtrack.training.pseudo_tracks.views import ClipViews, FrameTracks, GridQueries, QueryFrame
+from mvtrack.video.resize import fit_to
+from tracking_head import MVTAP, Cameras, Features, MVTAPConfig, Queries, Tracker, load_released
+from tracking_head.encoder import STRIDE
+from tracking_head.mvtap import INPUT_SIZE
+
+_THRESHOLD = 0.6  # of visibility x confidence, as MV-TAP's own evaluation has it
+_CHUNK = 16  # frames read at a time
+
+
+def load_mvtap(path: Path, device: torch.device) -> MVTAP:
+    """Released weights from the authors' file. Raises ValueError that names it when it does not hold them all."""
+    checkpoint = open_checkpoint(path)
+    state = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    return load_released(state, where=str(path)).to(device)
+
+
+class MVTAPTracker:
+    """starts: where points begin in views that are not the query's. Videos are stretched to `size`, as in training."""
+
+    def __init__(self, model: MVTAP, starts: CrossViewStarts, size: tuple[int, int] = INPUT_SIZE) -> None:
+        self.model, self.starts, self.size = model, starts, size
+        self.tracker = Tracker(model, _THRESHOLD, weigh_confidence=True)
+
+    def follow(self, views: ClipViews, queries: GridQueries, frames: Sequence[QueryFrame]) -> Iterator[FrameTracks]:
+        """Tracks of each query frame, in order. Its view comes first, for MV-TAP's camera frame hangs on the first."""
+        for view in sorted({frame.view for frame in frames}):
+            order = views.first(view)
+            seen = views.ordered(order)
+            numbers = [frame.frame for frame in frames if frame.view == view]
+            starts = self.starts.find(seen, numbers, queries.points(views.videos[view].size))
+            features = self._features(seen)
+            resized = [camera.resized(self.size) for camera in seen.cameras]
+            cameras = Camera.stack(resized).to(dtype=torch.float32)
+            for start in starts:
+                yield self._track(seen, features, Cameras(cameras.c2w, cameras.K), start).views(order)
+
+    @torch.no_grad()
+    def _features(self, views: ClipViews) -> Features:
+        """On the model's device, written in place: they are what takes the memory."""
+        height, width = self.size
+        shape = (len(views.videos), views.num_frames, height // STRIDE, width // STRIDE, 1, self.model.config.width)
+        device = next(self.model.parameters()).device
+        maps = torch.empty(shape, device=device)
+        for view, video in enumerate(views.videos):
+            fit = fit_to(video.size, self.size, "stretch")
+            for start in range(0, len(video), _CHUNK):
+                part = slice(start, min(start + _CHUNK, len(video)))
+                pictures = fit.apply(video.read(part.start, part.stop, fit.scaled))
+                maps[view, part] = self.model.encode(pictures[None]).q[0]
+        return Features(maps, maps, STRIDE)
+
+    def _track(self, views: ClipViews, features: Features, cameras: Cameras, start: ViewStarts) -> FrameTracks:
+        seen = start.found.any(1)  # a view in which nothing begins has no part in it
+        size = torch.tensor([video.size[::-1] for video in views.videos])[:, None]
+        scale = torch.tensor(self.size[::-1]) / size  # (V, 1, 2)
+        txy = torch.cat([start.txy[..., :1], start.txy[..., 1:] * scale], -1)
+        part = features if seen.all() else _views_of(features, seen)
+        queries = Queries(txy[seen], start.found[seen], views.num_frames, self.size)
+        tracks = self.tracker(part, queries, Cameras(*(x[seen] for x in cameras)))
+        count = (len(seen), *tracks.visible.shape[1:])
+        xy, visible = torch.zeros(*count, 2), torch.zeros(count, dtype=torch.bool)
+        xy[seen], visible[seen] = tracks.xy / scale[seen][:, None], tracks.visible
+        return FrameTracks(xy, visible, start.found)
+
+
+def _views_of(features: Features, seen: Tensor) -> Features:
+    maps = features.q[seen.to(features.q.device)]
+    return Features(maps, maps, features.token_px)
+
+
+def mvtap_bytes(config: MVTAPConfig, views: int, frames: int, points: int, size: tuple[int, int] = INPUT_SIZE) -> int:
+    """About what tracking takes on the device beside the weights; it does not grow with the number of query frames."""
+    head, tokens = config.head, (size[0] // STRIDE) * (size[1] // STRIDE)
+    features = views * frames * tokens * config.width * (1 + 4 / 3)  # kept, and the pyramid beside them
+    supports = views * points * head.correlation.levels * head.correlation.offsets * config.width
+    window = views * points * config.window * (4 * head.token_dim + 6 * head.dim)
+    fixed = 2 * 2**28  # parts that exist at once
+    return int(4 * (features + supports + window)) + 3 * fixed

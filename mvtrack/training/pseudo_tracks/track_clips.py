@@ -1,0 +1,136 @@
+"""Pseudo ground-truth tracks of a folder of clips: what there is to do, doing it, and what it takes."""
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from tqdm import tqdm
+
+from mvtrack.config.datasets import DatasetOptions
+from mvtrack.inference.machine import peak_gib
+from mvtrack.training.pseudo_tracks.clips import DatasetClip, tracked_clips
+from mvtrack.training.pseudo_tracks.files import TrackParts, disk_bytes
+from mvtrack.training.pseudo_tracks.views import ClipViews, FrameTracks, GridQueries, QueryFrame
+
+VERSION = 1  # raised when the same clip gets other tracks
+
+
+@runtime_checkable
+class ViewTracker(Protocol):
+    """Follows the points of query frames through all views of a clip."""
+
+    def follow(self, views: ClipViews, queries: GridQueries, frames: Sequence[QueryFrame]) -> Iterator[FrameTracks]:
+        """Tracks of each query frame, in order."""
+
+
+@dataclass(frozen=True)
+class TrackJob:
+    """The clips of a folder and what is asked of them. made_by: the tracker and its weights, for the clips' keys.
+
+    overwrite: tracks that a clip has from elsewhere, or of other settings, are replaced. dataset: what the folder does
+    not say of itself, and where tracks are written.
+    """
+
+    root: Path
+    queries: GridQueries
+    made_by: dict
+    overwrite: bool = False
+    dataset: DatasetOptions = DatasetOptions()
+
+    def clips(self) -> list[DatasetClip]:
+        """All clips, none of them opened."""
+        return tracked_clips(self.root, self.dataset)
+
+    def parts(self, clip: DatasetClip) -> TrackParts:
+        """What there is of a clip's tracks. Raises ValueError where its files cannot be read, and for tracks that may
+        not be replaced."""
+        parts = TrackParts(clip.tracks, self._key(clip))
+        if not self.overwrite and parts.path.exists() and not parts.are_joined():
+            raise ValueError(
+                f"{parts.path} holds tracks of another origin, or of other settings or files: pass --overwrite to "
+                "replace them"
+            )
+        return parts
+
+    def _key(self, clip: DatasetClip) -> str:
+        own = {"clip": clip.contents(), "queries": asdict(self.queries), **self.made_by, "version": VERSION}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+class TrackReport(NamedTuple):
+    """How many clips were tracked now, and how many were there already. failed: what is wrong with the others."""
+
+    tracked: int
+    kept: int
+    failed: tuple[str, ...]
+
+
+def track_clips(job: TrackJob, start: Callable[[ClipViews], ViewTracker]) -> TrackReport:
+    """Write tracks.npz of every clip that has none yet. start: makes the tracker, for clips like the one given.
+
+    A clip that cannot be read, or lacks a query frame, is gone past; what the tracker lacks ends the work.
+    """
+    tracked, kept, failed, tracker = 0, 0, [], None
+    with tqdm(job.clips(), desc=f"tracks in {job.root}", unit="clip") as bar:
+        for clip in bar:
+            try:
+                parts = job.parts(clip)
+                if parts.are_joined():
+                    kept += 1
+                    continue
+                views = clip.open()
+                frames = job.queries.of(len(views.videos), views.num_frames)
+            except ValueError as error:
+                failed.append(str(error))
+                tqdm.write(f"left out: {error}", file=sys.stderr)
+                continue
+            tracker = tracker or start(views)
+            missing = parts.missing(frames)
+            there = len(frames) - len(missing)
+            for i, _ in enumerate(_track_missing(views, parts, job.queries, missing, tracker), there + 1):
+                bar.set_postfix_str(f"{clip.name}: {i} of {len(frames)} query frames")
+            parts.join(frames, job.queries, views)
+            tracked += 1
+    return TrackReport(tracked, kept, tuple(failed))
+
+
+def _track_missing(
+    views: ClipViews, parts: TrackParts, queries: GridQueries, missing: Sequence[QueryFrame], tracker: ViewTracker
+) -> Iterator[None]:
+    """One step for each query frame, whose tracks are then on disk."""
+    for frame, tracks in zip(missing, tracker.follow(views, queries, missing), strict=True):
+        parts.write(frame, tracks.cleaned(views))
+        yield
+
+
+def estimate_lines(job: TrackJob, start: Callable[[ClipViews], ViewTracker], device: torch.device) -> Iterator[str]:
+    """Time, memory and disk of all that is left, told from the first two query frames of the first clip, whose tracks
+    are kept."""
+    clips = job.clips()
+    todo = [(clip, parts) for clip in clips if not (parts := job.parts(clip)).are_joined()]
+    yield f"{len(clips)} clips, {len(clips) - len(todo)} of them have their tracks"
+    if not todo:
+        return
+    clip, parts = todo[0]
+    views = clip.open()
+    frames = job.queries.of(len(views.videos), views.num_frames)
+    shown = f"{len(views.videos)} views of {views.num_frames} frames, {len(frames)} query frames"
+    yield f"if all are like {clip.name}: {shown} of {job.queries.count} points"
+    points = job.queries.count * len(frames)
+    need, free = len(todo) * disk_bytes(len(views.videos), views.num_frames, points), shutil.disk_usage(job.root).free
+    yield f"disk: {need / 1e9:.3g} GB of tracks, {free / 1e9:.3g} GB are free"
+    tracker, began, seconds = start(views), time.monotonic(), [0.0]
+    for _ in _track_missing(views, parts, job.queries, parts.missing(frames)[:2], tracker):
+        seconds.append(time.monotonic() - began)
+    if len(seconds) > 1:
+        first, each = seconds[1], seconds[-1] - seconds[1]
+        hours = len(todo) * (first + (len(frames) - 1) * each) / 3600
+        yield f"time: {hours:.3g} h on one device ({first:.3g} s for a clip's first query frame, {each:.3g} s for more)"
+    yield f"memory: {peak_gib(device):.3g} GiB were in use at most"

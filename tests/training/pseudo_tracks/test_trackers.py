@@ -1,0 +1,226 @@
+"""Each tracker on views of different sizes: coordinates, views in any order, environments, what is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mvtrack.cli.main import main as cli
+from mvtrack.config.datasets import DatasetOptions
+from mvtrack.config.placement import Placement
+from mvtrack.data.synthetic.point_tracks import carry_points, track_points
+from mvtrack.data.synthetic.renderer import render
+from mvtrack.data.synthetic.test_scenes import CaseSpec, set_up_case
+from mvtrack.geometry.camera import unproject
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.inference.external_program import WorkerError
+from mvtrack.training.pseudo_tracks.clips import tracked_clips
+from mvtrack.training.pseudo_tracks.cotracker import CoTracker, CoTrackerTracker
+from mvtrack.training.pseudo_tracks.mvtap import MVTAPTracker, mvtap_bytes
+from mvtrack.training.pseudo_tracks.options import TrackerOptions
+from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, ViewStarts
+from mvtrack.training.pseudo_tracks.trackers import TrackerSource
+from mvtrack.training.pseudo_tracks.views import GridQueries, QueryFrame
+from mvtrack.video.writer import write_video
+from tracking_head import MVTAP, CorrelationConfig, HeadConfig, MVTAPConfig
+
+HEAD = HeadConfig(
+    correlation=CorrelationConfig(levels=2, radius=1, softmax="none", scaled=False, coarse="pool", coordinates="index"),
+    correlation_hidden=8, correlation_dim=8, dim=16, heads=2, layers=1, virtual_tracks=3, iterations=2,
+    displacement=True, camera="mvtap", time_length=4,
+)  # fmt: skip
+QUERIES = GridQueries((2, 3), (1, 5), "all")
+
+
+class KnownStarts(CrossViewStarts):
+    """Points begin at the same share of the picture in every view, a frame later in each; one is in the first only."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def find(self, views, frames, xy):
+        sizes = torch.tensor([video.size[::-1] for video in views.videos])
+        places = xy / sizes[0] * sizes[:, None]
+        found = torch.ones(places.shape[:2], dtype=torch.bool)
+        found[1:, 4] = False
+        later = torch.arange(len(sizes))[:, None, None].expand(*places.shape[:2], 1)
+        return [ViewStarts(torch.cat([(frame + later).clamp(max=6), places], -1), found) for frame in frames]
+
+
+@pytest.fixture
+def views(make_clip, tmp_path):
+    make_clip(tmp_path / "clips/one")
+    return tracked_clips(tmp_path / "clips", DatasetOptions())[0].open()
+
+
+@pytest.fixture
+def model() -> MVTAP:
+    torch.manual_seed(2)
+    return MVTAP(MVTAPConfig(HEAD, width=8, window=4))
+
+
+def all_tracks(tracker, views, queries=QUERIES):
+    frames = queries.of(len(views.videos), views.num_frames)
+    return frames, list(tracker.follow(views, queries, frames))
+
+
+def expected_starts(views, frame: QueryFrame):
+    """(V, n, 2): where `KnownStarts` has the points of a query frame in each view, and whether they are there."""
+    shares = QUERIES.points(views.videos[frame.view].size) / torch.tensor(views.videos[frame.view].size[::-1])
+    xy = torch.stack([shares * torch.tensor(video.size[::-1]) for video in views.videos])
+    found = torch.ones(xy.shape[:2], dtype=torch.bool)
+    found[[v for v in range(len(views.videos)) if v != frame.view], 4] = False
+    return xy, found
+
+
+def test_mvtap_keeps_resting_points_where_they_begin(views, model):
+    """A head that moves nothing: what is left is the way from each video's pixels to the network's and back."""
+    for layer in (model.head.transformer.to_shift, model.head.transformer.to_logits):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.constant_(layer.bias, 9.0 if layer is model.head.transformer.to_logits else 0.0)
+    for frame, tracks in zip(*all_tracks(MVTAPTracker(model, KnownStarts(), (28, 44)), views), strict=True):
+        xy, found = expected_starts(views, frame)
+        assert (tracks.found == found).all()
+        moved = (tracks.xy - xy[:, None])[found[:, None].expand(tracks.visible.shape)]
+        assert moved.abs().max() < 1e-4
+        assert tracks.cleaned(views).visible[found[:, None].expand(tracks.visible.shape)].all()
+        assert not tracks.cleaned(views).visible[~found[:, None].expand(tracks.visible.shape)].any()
+
+
+def test_mvtap_query_frames_are_tracked_alone(views, model):
+    """One query frame's tracks are the same whichever others are asked for: any chunk of the work gives the whole's."""
+    tracker = MVTAPTracker(model, KnownStarts(), (28, 44))
+    frames, together = all_tracks(tracker, views)
+    assert len(together) == 6
+    for frame, expected in zip(frames, together, strict=True):
+        [alone] = tracker.follow(views, QUERIES, [frame])
+        torch.testing.assert_close(alone.xy, expected.xy, atol=1e-3, rtol=0)
+    assert (together[0].xy - together[1].xy).abs().max() > 0.1
+
+
+def test_mvtap_leaves_out_views_in_which_nothing_begins(views, model):
+    tracker = MVTAPTracker(model, CrossViewStarts(None), (28, 44))
+    [tracks] = tracker.follow(views, QUERIES, [QueryFrame(1, 5)])
+    assert tracks.found.all(1).tolist() == [False, True, False]
+    [alone] = tracker.follow(views.ordered([1]), QUERIES, [QueryFrame(0, 5)])
+    torch.testing.assert_close(tracks.xy[1], alone.xy[0], atol=1e-3, rtol=0)
+
+
+def test_mvtap_memory_is_that_of_one_query_frame():
+    """The paper's ten views of 81 frames with 1,560 points: fits one large GPU, however many frames are asked for."""
+    small, large = (mvtap_bytes(MVTAPConfig(), 10, 81, points) / 2**30 for points in (16, 1560))
+    assert 10 < small < large < 24
+
+
+_STANDIN = """
+import torch
+
+class CoTrackerPredictor(torch.nn.Module):
+    def __init__(self, checkpoint, offline, window_len):
+        super().__init__()
+        assert offline and open(checkpoint).read() == "weights"
+
+    def forward(self, video, queries, backward_tracking):
+        # the point moves by (2, 1) pixels a frame; it is seen where the picture of its view is bright
+        assert backward_tracking and video.shape[2:] == (3, 384, 512) and video.max() > 1
+        time = torch.arange(video.shape[1])[:, None] - queries[0, :, 0]
+        xy = queries[0, None, :, 1:] + time[..., None] * torch.tensor([2.0, 1.0])
+        return xy[None], (video.mean((2, 3, 4))[0, :, None] > 128).expand(time.shape)[None]
+"""
+
+
+def test_cotracker_in_an_environment_of_its_own(views, environment, tmp_path):
+    weights = tmp_path / "scaled_offline.pth"
+    weights.write_text("weights")
+    python = environment({"cotracker/__init__": "", "cotracker/predictor": _STANDIN})
+    tracker = CoTrackerTracker(CoTracker(weights, python), KnownStarts())
+    bright = torch.stack([v.read(0, 7, (384, 512)).float().mean((1, 2, 3)) > 128 for v in views.videos])
+    for frame, tracks in zip(*all_tracks(tracker, views), strict=True):
+        xy, found = expected_starts(views, frame)
+        order = views.first(frame.view)
+        begin = torch.tensor([min(frame.frame + order.index(v), 6) for v in range(3)])
+        time = torch.arange(7) - begin[:, None]
+        step = torch.stack([torch.tensor([2.0 * v.size[1] / 512, v.size[0] / 384]) for v in views.videos])
+        expected = xy[:, None] + time[..., None, None] * step[:, None, None]
+        seen = found[:, None].expand(tracks.visible.shape)
+        torch.testing.assert_close(tracks.xy[seen], expected[seen], atol=1e-3, rtol=0)
+        assert (tracks.visible[seen] == bright[..., None].expand(seen.shape)[seen]).all()
+
+
+def test_cotracker_that_is_missing_or_fails_is_named(views, environment, tmp_path, monkeypatch):
+    monkeypatch.delenv("MVTRACK_COTRACKER_PYTHON", raising=False)
+    with pytest.raises(ValueError, match=r"CoTracker3: make an environment.*\$MVTRACK_COTRACKER_PYTHON"):
+        all_tracks(CoTrackerTracker(CoTracker(tmp_path / "w.pth"), KnownStarts()), views)
+    monkeypatch.setenv("MVTRACK_COTRACKER_PYTHON", sys.executable)
+    with pytest.raises(ValueError, match="the package cotracker in"):
+        all_tracks(CoTrackerTracker(CoTracker(tmp_path / "w.pth"), KnownStarts()), views)
+    python = environment({"cotracker/__init__": "", "cotracker/predictor": _STANDIN})
+    with pytest.raises(WorkerError, match=r"cotracker_worker.py failed: .*w.pth"):
+        all_tracks(CoTrackerTracker(CoTracker(tmp_path / "w.pth", python), KnownStarts()), views)
+
+
+def test_weights_that_are_not_free_wait_for_consent(tmp_path):
+    weights = tmp_path / "mvtap.ckpt"
+    weights.write_bytes(b"no weights")
+    source = TrackerSource(TrackerOptions("mvtap", weights, starts="none"), None, Placement(device="cpu"))
+    with pytest.raises(ValueError, match="--tracker mvtap cannot run: missing consent: .*pass --non-commercial"):
+        source.made_by()
+    with pytest.raises(ValueError, match="mvtap.ckpt"):
+        TrackerSource(TrackerOptions("mvtap", weights, None, "none", 4.0, True), None, Placement(device="cpu")).build()
+    with pytest.raises(ValueError, match=r"facebook/cotracker3 is for non-commercial use \(CC BY-NC 4.0\)"):
+        TrackerSource(TrackerOptions("cotracker3", weights), None, Placement(device="cpu")).made_by()
+    with pytest.raises(ValueError, match="needs --tracker-weights FILE"):
+        TrackerSource(TrackerOptions("cotracker3"), None, Placement(device="cpu")).made_by()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--starts", "none"], "--starts none is for mvtap and cotracker3"),
+        (["--tracker-weights", "x"], "--tracker-weights is for mvtap and cotracker3"),
+        (["--tracker", "mvtap", "--tracker-python", "x"], "--tracker-python is for cotracker3"),
+        (["--query-frames", "1,b"], "must be all, or numbers such as 0 or 0,40,80, got '1,b'"),
+        (["--grid", "30"], "must look like"),
+        (["--tracker", "mvtap", "--starts", "none", "--model", "m"], "--model has no effect, no model is at work"),
+        ([], "clips has no layout that is known"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(typed, message, tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    assert cli(["pseudo-tracks", str(tmp_path / "clips"), *typed]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_own_tracker_follows_a_rendered_clip(tmp_path, capsys):
+    """Against exact tracks of the grid's points; points that rest at their starts are the line to beat."""
+    spec, rows, columns, frame = CaseSpec(20_004, "arc_left", 15.0, 0.0), 8, 8, 4
+    _, scene, camera, _ = set_up_case(spec)
+    rendered = render(scene, camera)
+    folder = tmp_path / "clips/one"
+    folder.mkdir(parents=True)
+    for view, name in enumerate("ab"):
+        write_video(folder / f"{name}.mp4", rendered.video[view].float() / 127.5 - 1, 12.0)
+        cameras = CameraSequence(camera[view].to(dtype=torch.float64), tuple(map(str, range(spec.num_frames))))
+        write_cameras(folder / f"{name}.json", cameras, "json")
+    typed = ["--grid", f"{rows}x{columns}", "--query-frames", str(frame)]
+    assert cli(["pseudo-tracks", str(tmp_path / "clips"), *typed]) == 0, capsys.readouterr().err
+    with np.load(folder / "tracks.npz") as file:
+        xy, visible, found, query = (torch.from_numpy(file[name]) for name in ("xy", "visible", "found", "query"))
+
+    pixel = query[:, 2:].long()
+    depth = rendered.depth[0, frame, pixel[:, 1], pixel[:, 0]]
+    world = unproject(query[:, None, 2:], depth[:, None], camera[torch.zeros(len(query)).long(), frame])[:, 0]
+    surface = rendered.ids[0, frame, pixel[:, 1], pixel[:, 0]].long()
+    moving = carry_points(scene, world, surface, torch.full((len(query),), frame))
+    truth = track_points(scene, camera, moving, surface)
+    error = (xy - truth.xy).norm(dim=-1)
+    resting = (query[:, 2:] - truth.xy).norm(dim=-1)
+    for view in range(2):
+        scored = truth.visible[view] & found[view]
+        assert error[view][scored].median() < 0.4 * resting[view][scored].median()
+        assert error[view][scored].median() < 1.8  # of 64 pixels
+        assert (visible == truth.visible)[view, :, found[view]].float().mean() > 0.75
+    assert found[1].float().mean() > 0.8
