@@ -320,7 +320,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
 
 
 def _stream(job: _Job) -> Iterator[tuple[Shaped[Tensor, "n 3 H W"], Shaped[Tensor, "n 3 H W"]]]:
-    """Reference and generated frames, trimmed to the content, in order."""
+    """Reference and generated frames, trimmed to the content, in order; those at full resolution are bytes."""
     shot, footage, fit = job.shot, job.footage, job.fit
     spans = window_spans(job.model.config, len(footage))
     kept: dict[int, Tensor] = {}

@@ -14,7 +14,8 @@ _LEAST_HEIGHT = 256
 
 
 def side_by_side(videos: dict[str, Shaped[Tensor, "T 3 H W"]], gap_px: int = 8) -> Iterator[np.ndarray]:
-    """8-bit RGB frames of all videos in a row under their titles, magnified to at least 256 pixels of height."""
+    """8-bit RGB frames of all videos in a row under their titles, magnified to at least 256 pixels of height.
+    videos: RGB in [-1, 1], or bytes."""
     arrays = [to_bytes(video) for video in videos.values()]
     height, width = arrays[0].shape[1:3]
     scale = max(1, -(-_LEAST_HEIGHT // height))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.full_resolution.compose import Mixture, full_frame, mix, sees_all, turned_frame
+from mvtrack.inference.full_resolution.fill import softly_filled
 from mvtrack.inference.full_resolution.geometry import GeometrySource, Moments
 from mvtrack.inference.full_resolution.region import Region, resized
 from mvtrack.inference.full_resolution.warp import (
@@ -145,7 +146,8 @@ class FullResolution:
     def _mix(self, own: _Held, held: list[_Held], geometry: TargetGeometry, target: Camera) -> Mixture:
         pictures, moments = torch.stack([h.picture for h in held]), [h.moment for h in held]
         coarse, small = geometry.at(self.picture_size), target.resized(self.picture_size)
-        return mix(self.blend, pictures, moments, coarse, small, own.result, self.geometry.measured)
+        mixture = mix(self.blend, pictures, moments, coarse, small, own.result, self.geometry.measured)
+        return softly_filled(mixture, own.result)
 
 
 def is_same(source: Camera, target: Camera) -> bool:

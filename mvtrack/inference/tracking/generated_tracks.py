@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import window_spans
+from mvtrack.inference.tracking.flow_refine import refine_by_flow
 from mvtrack.inference.tracking.outputs import write_tracks
 from mvtrack.inference.tracking.pipeline import VideoTracks, depth_starts, track_points
 from mvtrack.inference.tracking.points import points_of_video
@@ -63,6 +64,7 @@ class GeneratedTracks(LatentCache):
         find = self._find_starts(films, fits)
         with tqdm(desc="tracking", unit="window") as bar:
             tracks = track_points(self.tracker, self.source, self.points, self.footage, fits, find, progress(bar))
+        tracks = refined_tracks(tracks, films)
         views = dict(zip(VIEWS, films, strict=True))
         return write_tracks(folder, tracks, views), track_notes(self.points.notes, tracks)
 
@@ -77,6 +79,12 @@ class GeneratedTracks(LatentCache):
 def generated_fit(fit: Fit) -> Fit:
     """How a generated video, trimmed to its content, lies in the model's picture."""
     return Fit(fit.mode, fit.content, fit.content, (0, 0), fit.content, fit.place, fit.model)
+
+
+def refined_tracks(tracks: VideoTracks, films: Sequence[Video]) -> VideoTracks:
+    """Tracks refined on the videos' own pixels, with a progress bar."""
+    with tqdm(desc="refining tracks by optical flow", unit="frame") as bar:
+        return refine_by_flow(tracks, films, bar.update)
 
 
 def progress(bar: tqdm):

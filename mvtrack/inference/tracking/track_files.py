@@ -30,7 +30,7 @@ from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.tracking.generated_tracks import TrackPlan, progress, track_notes
+from mvtrack.inference.tracking.generated_tracks import TrackPlan, progress, refined_tracks, track_notes
 from mvtrack.inference.tracking.outputs import write_tracks
 from mvtrack.inference.tracking.pipeline import depth_starts, track_points
 from mvtrack.inference.tracking.points import points_of_video
@@ -52,6 +52,7 @@ class TrackOptions:
     one place, `fov_deg` wide. subject_distance: of the scene in the first view, in the cameras' unit. fit, size: see
     `plan_fit`; with `pad` every pixel of the videos can be followed. measured: how the only video's cameras were
     measured, or why they were not. caption: of the scene, for models that take captions. reading: how files are read.
+    by_flow: refine tracks on the videos' own pixels.
     """
 
     cameras: tuple[Camera, ...] | None = None
@@ -62,6 +63,7 @@ class TrackOptions:
     measured: MeasuredSource | None = None
     caption: str | None = None
     reading: VideoReading = VideoReading()
+    by_flow: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def track_files(
     scene = footage_source(model, footage, fits, camera, windows, options.subject_distance, options.caption)
     with tqdm(desc="tracking", unit="window") as bar:
         tracks = track_points(tracker, scene, points, footage[0], fits, find_starts, progress(bar))
+    if options.by_flow:
+        tracks = refined_tracks(tracks, footage)
     notes = [*_notes(footage, options), *fits[0].notes, *track_notes(points.notes, tracks)]
     record = _record(footage, fits, options, notes) | {
         "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
