@@ -35,6 +35,7 @@ def test_correspondence_benchmark_losses_agree(benchmark, capsys):
     assert figures["5 queries, difference of the losses"] < 1e-5
 
 
+@pytest.mark.slow
 def test_correlation_benchmark_volumes_agree(benchmark, capsys):
     line = line_of(benchmark("correlation", "--small"), capsys)
     assert line["met"] is True
@@ -44,6 +45,7 @@ def test_correlation_benchmark_volumes_agree(benchmark, capsys):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
+@pytest.mark.slow
 def test_decoder_benchmark_compares_time_and_memory(benchmark, capsys, monkeypatch):
     module = benchmark("decoder", "--small", "--rounds", "1")
     network = diffsynth_module("wan_video_vae").VideoVAE_

@@ -22,6 +22,7 @@ def peer():
         importlib.import_module("diffsynth.pipelines.wan_video")
 
 
+@pytest.mark.slow
 def test_small_full_size_run_covers_all_parts(benchmark, capsys, monkeypatch):
     module = benchmark("full_size", "--small", "--preset", "redirector_1.3b")
     monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")
@@ -38,6 +39,7 @@ def test_small_full_size_run_covers_all_parts(benchmark, capsys, monkeypatch):
         assert 0 < figures[f"{loss}: share of a step"] < 1
 
 
+@pytest.mark.slow
 def test_small_full_size_run_compares_with_diffsynth(benchmark, capsys, peer):
     module = benchmark("full_size", "--small")
     assert module.main() == 0
@@ -69,6 +71,7 @@ def test_doctor_estimates_hold_on_gpu(benchmark, capsys, monkeypatch):
     assert figures["step: doctor off by"] < 0.15
 
 
+@pytest.mark.slow
 def test_compiled_run_also_runs_eager(benchmark, monkeypatch, peer):
     module = benchmark("plain_wan")
     compiled = []

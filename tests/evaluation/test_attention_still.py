@@ -113,6 +113,7 @@ def test_other_subjects_than_the_models_are_refused(model, cases, small_model):
         picture_quality(small_model, cases, SamplerOptions(1))
 
 
+@pytest.mark.slow
 def test_the_script_compares_still_models(model, tmp_path, run):
     for name, seed in (("one", 1), ("two", 2)):
         save_model(ReshootModel(model.config, build_model(model.config, seed).dit, model.codec), tmp_path / name)

@@ -52,6 +52,7 @@ print(held() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_freed_blocks_go_back_to_the_system():
     """160 MiB of blocks with 1 MiB between each two; left alone, the C library keeps them."""
     runs = {

@@ -76,6 +76,7 @@ def random_filters(video: torch.Tensor) -> Features:
     return Features(features, features, TOKEN_PX)
 
 
+@pytest.mark.slow
 def test_head_learns_from_frozen_features():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

@@ -36,6 +36,7 @@ def test_aligner_restores_target_latents(small_model, bank):
     torch.testing.assert_close(make_example(velocity, clip, 0.0, seed=3).latents, own)
 
 
+@pytest.mark.slow
 def test_aligner_learns_from_other_view(small_model, bank, tmp_path, monkeypatch):
     """The target's latents say nothing here: all that there is to learn lies in the reference."""
 

@@ -52,6 +52,7 @@ def reference(one_rank, small_run, tmp_path_factory):
     return tree
 
 
+@pytest.mark.slow
 def test_branches_train_equally_recomputed_and_partitioned(one_rank, two_ranks, job, small_run):
     """ReCamMaster's branches: a whole model on one rank, and stage 3 on two with each way to recompute blocks."""
     dit = small_run["model"]["dit"] | {"pose_encoder": True, "projector": True}

@@ -71,7 +71,7 @@ class TrackingLoss:
 def draw_track_targets(
     tracks: Tracks, num_points: int, seeds: list[int], cameras: Cameras | None = None
 ) -> TrackTargets:
-    """Draw `num_points` points per sample and, in every view, one anchor at which each can be seen (method §5).
+    """Draw up to `num_points` points per sample and, in every view, one anchor at which each can be seen (method §5).
 
     tracks: (B, V, T, N). A point has a query in each view that shows it at some anchor; points that no anchor shows
     come last and without a query. seeds: one per sample. cameras: of the anchors, see `head_cameras`.
@@ -83,7 +83,7 @@ def draw_track_targets(
         generator = torch.Generator().manual_seed(seed)
         seen = shown[b].any(1).any(0)
         order = (torch.rand(len(seen), generator=generator) + seen.float()).argsort(descending=True)
-        order = order[torch.arange(num_points) % len(order)]  # repeats where a scene has fewer points
+        order = order[:num_points]
         part = Tracks(anchored.xy[b][:, :, order], anchored.visible[b][..., order], anchored.valid[b][:, order])
         samples.append((*queries_from_truth(part, generator), part.xy, part.visible))
     txy, valid, xy, visible = (torch.stack(x) for x in zip(*samples, strict=True))

@@ -45,9 +45,9 @@ def test_track_targets_depends_on_seeds_alone():
     assert not torch.equal(first.txy[1], other.txy[1])
 
 
-def test_surplus_points_repeat():
+def test_no_point_is_followed_twice():
     targets = draw_track_targets(tracks(), 2 * N, [1, 2])
-    assert targets.txy.shape[2] == 2 * N
+    assert targets.txy.shape[2] == N
     assert not draw_track_targets(Tracks(*_hidden()), 4, [0, 0]).valid.any()
 
 
