@@ -6,6 +6,7 @@ docs/tracking_head.md shows this example.
 import subprocess
 import sys
 
+import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
