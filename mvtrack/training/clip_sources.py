@@ -71,7 +71,9 @@ class DatasetSource(Source):
     @cached_property
     def _scene(self) -> FittedScene:
         fit = partial(plan_fit, config=self.config.model, mode="crop", size=self.entry.size)
-        return FittedScene(self.layout.read(self.files), self.config.data.num_frames, fit)
+        views = self.config.model.views
+        needed = 2 if views is None else 1 if views.encoding == "path" else views.count
+        return FittedScene(self.layout.read(self.files), self.config.data.num_frames, fit, needed)
 
     def views(self) -> Iterator[FittedView]:
         yield from self._scene.views()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvtrack.data.public.layout import MultiViewScene, SceneView
+from mvtrack.data.public.layout import FrameMaps, MultiViewScene, SceneView
 from mvtrack.geometry.camera import Camera
 from mvtrack.video.resize import Fit
 from tracking_head import Tracks
@@ -25,43 +25,52 @@ class FittedView:
 
 @dataclass(frozen=True)
 class FittedScene:
-    """The first num_frames of all views of a scene. fit: of a picture's size, how it meets the clip's.
+    """The first num_frames of all views of a scene, or of one path that its photographs lie on. fit: of a picture's
+    size, how it meets the clip's. min_views: that training needs.
 
-    Raises ValueError for views that are shorter or have no cameras.
+    Raises ValueError for views that are too few or too short, or that have no cameras.
     """
 
     scene: MultiViewScene
     num_frames: int
     fit: Callable[[tuple[int, int]], Fit]
+    min_views: int = 1
 
     def __post_init__(self) -> None:
         name, views, wanted = self.scene.name, self.scene.views, self.num_frames
-        if self.scene.is_still and wanted > 1:
-            raise ValueError(f"{name} holds photographs, which have no time: set num_frames: 1 (and model.views)")
+        if self.scene.is_still and wanted > 1 and not self.scene.is_path:
+            raise ValueError(f"{name} holds photographs, which have no time: set num_frames: 1 and model.views")
         short = next((view.video for view in views if len(view.video) < wanted), None)
-        if short is not None:
+        if short is not None and not self._is_path:
             raise ValueError(f"{short.path} has {len(short)} frames, a clip needs {wanted}")
+        if self._is_path and len(views) < wanted:
+            raise ValueError(f"{views[0].video.path}: {name} has {len(views)} pictures, a path needs {wanted}")
         blind = next((view.name for view in views if view.camera is None), None)
         if blind is not None:
-            raise ValueError(f"{name}: {blind} has no cameras: training needs them")
+            raise ValueError(f"{views[0].video.path}: {name} has no cameras: training needs them")
+        count = 1 if self._is_path else len(views)
+        if count < self.min_views:
+            raise ValueError(
+                f"{views[0].video.path}: {name} holds {count} view of each moment, training needs {self.min_views}"
+            )
+
+    @property
+    def _is_path(self) -> bool:
+        return self.scene.is_path and self.num_frames > 1
 
     def views(self) -> Iterator[FittedView]:
         """One after the other, so that one view's video is all that lies in memory."""
-        for view in self.scene.views:
-            fit = self.fit(view.video.size)
-            video = fit.apply(view.video.read(0, self.num_frames, fit.scaled))
-            camera = fit.camera(view.camera[: self.num_frames]).to(dtype=torch.float32)
-            yield FittedView(video, camera, self._maps(view, view.depth, fit), self._maps(view, view.masks, fit))
+        if self._is_path:
+            yield _joined([self._view(view, 1) for view in self.scene.views[: self.num_frames]])
+        else:
+            yield from (self._view(view, self.num_frames) for view in self.scene.views)
 
-    def _maps(self, view: SceneView, read: Callable[[int], Tensor] | None, fit: Fit) -> Tensor | None:
-        if read is None:
-            return None
-        maps = read(self.num_frames)
-        if tuple(maps.shape) != (self.num_frames, *view.video.size):
-            raise ValueError(
-                f"{view.video.path}: its maps are {tuple(maps.shape)}, expected {(self.num_frames, *view.video.size)}"
-            )
-        return fit.nearest(maps)
+    def _view(self, view: SceneView, frames: int) -> FittedView:
+        fit = self.fit(view.video.size)
+        video = fit.apply(view.video.read(0, frames, fit.scaled))
+        camera = fit.camera(view.camera[:frames]).to(dtype=torch.float32)
+        depth, masks = (_maps(view, read, fit, frames) for read in (view.depth, view.masks))
+        return FittedView(video, camera, depth, masks)
 
     def tracks(self) -> Tracks | None:
         """Point tracks in the clip's pixels; what was cut off is not visible."""
@@ -76,3 +85,23 @@ class FittedScene:
         size = torch.tensor(fits[0].model[::-1])
         inside = (xy >= 0).all(-1) & (xy < size).all(-1)
         return Tracks(xy, visible[:, : self.num_frames] & inside, found)
+
+
+def _maps(view: SceneView, read: FrameMaps | None, fit: Fit, frames: int) -> Tensor | None:
+    if read is None:
+        return None
+    maps, expected = read(frames), (frames, *view.video.size)
+    if tuple(maps.shape) != expected:
+        raise ValueError(f"{view.video.path}: its maps are {tuple(maps.shape)}, expected {expected}")
+    return fit.nearest(maps)
+
+
+def _joined(views: list[FittedView]) -> FittedView:
+    """Views of one frame each as one of many."""
+    cameras = Camera.stack([view.camera[0] for view in views])
+    depth, masks = _cat([view.depth for view in views]), _cat([view.masks for view in views])
+    return FittedView(torch.cat([view.video for view in views]), cameras, depth, masks)
+
+
+def _cat(maps: list[Tensor | None]) -> Tensor | None:
+    return None if any(each is None for each in maps) else torch.cat(maps)

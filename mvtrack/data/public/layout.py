@@ -15,12 +15,14 @@ from mvtrack.config.datasets import DatasetOptions
 from mvtrack.data.public.files import read_arrays, safe_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.parse import natural_order
+from mvtrack.video.images import ImageVideo
 from mvtrack.video.reader import open_video
 from mvtrack.video.video import Video
 
 TRACKS = "tracks.npz"
 LOOKED_AT = 50  # folders, to recognise a layout
 _SAME_RATE = 0.01
+_PHOTO_FPS = 24.0  # of a single frame, where it means nothing
 FrameMaps = Callable[[int], Tensor]  # the first n frames' maps, (n, H, W)
 
 
@@ -64,14 +66,15 @@ class PointTracks(NamedTuple):
 
 @dataclass(frozen=True)
 class MultiViewScene:
-    """Views of the same moments; or, where `is_still`, photographs of one thing that does not move.
+    """Views of the same moments; or, where `is_still`, photographs of what does not move, one a view.
 
-    tracks: reads them, where there are any.
+    tracks: reads them, where there are any. is_path: the photographs are frames of one camera path, in order.
     """
 
     name: str
     views: tuple[SceneView, ...]
     is_still: bool = False
+    is_path: bool = False
     tracks: Callable[[], PointTracks] | None = None
 
 
@@ -167,6 +170,11 @@ def in_order(found: list[SceneFiles], root: Path, options: DatasetOptions) -> li
 def _with_tracks(scene: SceneFiles, folder: Path | None) -> SceneFiles:
     own = scene.path / TRACKS if folder is None else folder / f"{scene.name}.npz"
     return replace(scene, tracks=own) if scene.tracks is None and own.is_file() else scene
+
+
+def photograph(path: Path, camera: Camera, depth: FrameMaps | None = None, masks: FrameMaps | None = None) -> SceneView:
+    """A picture with its camera (no leading shape)."""
+    return SceneView(path.stem, ImageVideo.of(path, [path], _PHOTO_FPS), camera[None], depth, masks)
 
 
 def open_videos(paths: list[Path]) -> list[Video]:

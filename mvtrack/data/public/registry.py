@@ -4,11 +4,13 @@ from pathlib import Path
 
 from mvtrack.config.errors import did_you_mean
 from mvtrack.data.public.clip_folder import ClipFolders
+from mvtrack.data.public.dtu import DTU, PixelNerfDTU
 from mvtrack.data.public.kubric4d import Kubric4D
 from mvtrack.data.public.layout import DatasetLayout
 from mvtrack.data.public.movi import Movi
 from mvtrack.data.public.multicamvideo import MultiCamVideo
 from mvtrack.data.public.mv_kubric import MVKubric
+from mvtrack.data.public.realestate10k import PixelSplatChunks, RealEstate10K
 
 LAYOUTS: dict[str, DatasetLayout] = {
     layout.name: layout
@@ -17,6 +19,10 @@ LAYOUTS: dict[str, DatasetLayout] = {
         MVKubric(),
         Kubric4D(),
         Movi(),
+        RealEstate10K(),
+        PixelSplatChunks(),
+        DTU(),
+        PixelNerfDTU(),
         ClipFolders(),
     )
 }
