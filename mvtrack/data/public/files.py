@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mvtrack.geometry.camera import pixel_grid
@@ -52,14 +53,38 @@ def decode_map(raw: bytes | np.ndarray, where: Path, dtype: type | None = None) 
     return array
 
 
+def read_index_image(path: Path) -> np.ndarray:
+    """A mask file (H, W) of 8-bit values: palette numbers or grey levels as they are in the file."""
+    try:
+        with Image.open(path) as image:
+            array = np.array(image.convert("L") if image.mode in ("1", "RGB", "RGBA", "LA") else image)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"cannot read the mask {path}: {' '.join(str(error).split())}") from None
+    if array.ndim != 2:
+        raise ValueError(f"the mask {path} has shape {array.shape}, expected one value a pixel")
+    return array
+
+
 def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of an .npz by name. ValueError names a file that is damaged, lacks one, or would have to be unpickled."""
+    """Arrays of an .npz by name. ValueError names a file that is damaged or lacks one."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        shown = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a file of arrays with {', '.join(names)} ({shown})") from None
+        raise ValueError(f"cannot read {', '.join(names)} from {path}: {' '.join(str(error).split())}") from None
+
+
+def read_depth(path: Path) -> Float[Tensor, "H W"]:
+    """A .npy of z-depth, (H, W) or (H, W, 1); zero is unknown."""
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"cannot read the depth {path}: {' '.join(str(error).split())}") from None
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise ValueError(f"the depth {path} is {array.dtype} of shape {array.shape}, expected floats (H, W)")
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def z_from_distance(distance: Float[Tensor, "*T H W"], K: Float[Tensor, "*any 3 3"]) -> Float[Tensor, "*T H W"]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from mvtrack.config.errors import did_you_mean
 from mvtrack.data.public.clip_folder import ClipFolders
+from mvtrack.data.public.davis import DavisSequences
 from mvtrack.data.public.dtu import DTU, PixelNerfDTU
+from mvtrack.data.public.iphone import IPhoneCaptures
 from mvtrack.data.public.kubric4d import Kubric4D
 from mvtrack.data.public.layout import DatasetLayout
 from mvtrack.data.public.movi import Movi
@@ -23,6 +25,8 @@ LAYOUTS: dict[str, DatasetLayout] = {
         PixelSplatChunks(),
         DTU(),
         PixelNerfDTU(),
+        DavisSequences(),
+        IPhoneCaptures(),
         ClipFolders(),
     )
 }

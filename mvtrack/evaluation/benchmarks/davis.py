@@ -9,15 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from mvtrack.config.sizes import FitMode
+from mvtrack.data.public.davis import moving_objects
+from mvtrack.data.public.files import read_arrays
 from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, of_unknown_unit, pose_file_of
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
-from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks, read_arrays, read_index_image
+from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks
 from mvtrack.evaluation.interface import Inputs, Skipped, skipped
 from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.evaluation.runner.records import hash_of_files
@@ -31,8 +32,6 @@ from mvtrack.inference.camera_estimation.colmap import colmap_missing
 from mvtrack.inference.camera_estimation.source_cameras import AUTO
 from mvtrack.video.resize import Fit, still_camera
 from tracking_head import Tracks
-
-VOID = 255  # in 2017 masks; in 2016's, which hold only 0 and 255, it is the object
 
 
 @dataclass(frozen=True)
@@ -187,24 +186,13 @@ class Davis(BenchmarkOnDisk):
     # Contents
 
     def _dynamic(self, files: list[Path], fit: Fit) -> Bool[Tensor, "T H W"]:
-        return fit_masks(self._moving(files, fit), self.size, self.fit)
-
-    def _moving(self, files: list[Path], fit: Fit) -> Bool[np.ndarray, "T h w"]:
-        """What is annotated, in the pictures' own pixels."""
-        images = [read_index_image(path) for path in files]
-        for path, image in zip(files, images, strict=True):
-            if image.shape != fit.source:
-                raise ValueError(f"the mask {path} is {image.shape}, its picture {fit.source}")
-        masks = np.stack(images)
-        values = np.unique(masks)
-        is_binary = set(values.tolist()) <= {0, VOID}
-        return masks > 0 if is_binary else (masks > 0) & (masks != VOID)
+        return fit_masks(moving_objects(files, fit.source).numpy(), self.size, self.fit)
 
     def _source(self, case: DavisCase, fit: Fit, frames: int) -> tuple[Camera, bool]:
         """The reference's cameras (T,) for pictures of the source's size, and whether they were given."""
         if self.cameras == AUTO:
             pictures = self._pictures(case)
-            moving = self._moving(self._masks(case, pictures), fit)
+            moving = moving_objects(self._masks(case, pictures), fit.source).numpy()
             return measured_source(pictures[0].parent, moving, self.subject_distance)[:frames], True
         file = self._truth(case) / "cameras.json"
         if self.cameras:

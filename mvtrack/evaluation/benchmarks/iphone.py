@@ -5,9 +5,8 @@ depth/1x/<frame>.npy of the training camera, covisible/2x/val/<frame>.png, extra
 each frame was taken; bad frames of the still cameras are missing, so reference and target are joined on time.
 """
 
-import json
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.config.sizes import FitMode
-from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks, read_depth, read_index_image
+from mvtrack.data.public.files import read_depth, read_index_image
+from mvtrack.data.public.iphone import Frame, camera_file, extra, picture_file, read_camera, split_frames
+from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks
 from mvtrack.evaluation.interface import Inputs
 from mvtrack.evaluation.report.columns import CAMERA
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.video.resize import Fit
 
 SEQUENCES = ("apple", "block", "paper-windmill", "space-out", "spin", "teddy", "wheel")  # those with still cameras
@@ -29,15 +29,6 @@ SEQUENCES = ("apple", "block", "paper-windmill", "space-out", "spin", "teddy", "
 # pictures 1000 pixels wide. Released files do not at all: the 419 of paper-windmill's two still cameras are two poses.
 _STILL_TURN = 1e-3  # of the entries of a rotation: 0.06 degrees
 _STILL_STEP = 1e-3  # of the largest distance to the reference's cameras, which is about that to the scene
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture: its name in all folders, its camera, and when it was taken (frames of the capture)."""
-
-    name: str
-    camera: int
-    time: int
 
 
 @dataclass(frozen=True)
@@ -109,16 +100,16 @@ class IPhone(BenchmarkOnDisk):
     def digest(self, key: str) -> str:
         folder, reference, targets = self._frames(key)
         frames = [*reference, *targets.values()]
-        files = [_picture(folder, f) for f in frames] + [folder / "camera" / f"{f.name}.json" for f in frames]
+        files = [picture_file(folder, f) for f in frames] + [camera_file(folder, f) for f in frames]
         there = [p for p in (*self._depth_files(folder, reference), *_masks(folder, targets)) if p.is_file()]
         names = [p.name for p in (*files, *there)]
         return hash_of_files([*files, *there], [key, self.settings, names, [f.time for f in frames]])
 
     def load(self, key: str) -> Inputs:
         folder, reference, targets = self._frames(key)
-        video, fit = self.frames([_picture(folder, f) for f in reference])
+        video, fit = self.frames([picture_file(folder, f) for f in reference])
         at = {frame.time: i for i, frame in enumerate(reference)}
-        target, _ = self.frames([_picture(folder, f) for f in targets.values()])
+        target, _ = self.frames([picture_file(folder, f) for f in targets.values()])
         problems: dict[str, str] = {}
         depth = _or_problem(problems, "depth", lambda: self._depth(folder, reference, fit))
         seen = _or_problem(problems, "covisible", lambda: self._covisible(folder, targets))
@@ -127,7 +118,7 @@ class IPhone(BenchmarkOnDisk):
             key,
             video,
             self._cameras(folder, reference, targets, fit),
-            fps=_extra(folder).get("fps", 30.0),
+            fps=extra(folder).get("fps", 30.0),
             source_camera_known=True,
             subject_distance=float(known.median()) if known is not None and len(known) else None,
             target=target,
@@ -146,14 +137,14 @@ class IPhone(BenchmarkOnDisk):
         if camera is None:
             _still_cameras(folder)
             raise ValueError(f"{folder} could not be read when the cases were listed")
-        train = {f.time: f for f in _split(folder, "train")}
+        train = {f.time: f for f in split_frames(folder, "train")}
         times = sorted(train)[self.start :: self.stride][: self.num_frames]
         if len(times) < self.num_frames:
             raise ValueError(
                 f"{folder} has {len(train)} training frames: {self.num_frames} from {self.start} in steps of "
                 f"{self.stride} do not fit; pass --num-frames {len(times)} or smaller steps"
             )
-        still = {f.time: f for f in _split(folder, "val") if f.camera == camera}
+        still = {f.time: f for f in split_frames(folder, "val") if f.camera == camera}
         targets = {t: still[t] for t in times if t in still}
         if not targets:
             raise ValueError(f"{folder}: camera {camera} has no frame at the {len(times)} times of the reference")
@@ -163,8 +154,8 @@ class IPhone(BenchmarkOnDisk):
 
     def _cameras(self, folder: Path, reference: list[Frame], targets: dict[int, Frame], fit: Fit) -> Camera:
         """(2, T): the moving camera, and the still one at every time."""
-        moving = [_camera(folder, f) for f in reference]
-        still = [_camera(folder, f) for f in targets.values()]
+        moving = [read_camera(folder, f) for f in reference]
+        still = [read_camera(folder, f) for f in targets.values()]
         away = max(float((camera.c2w - still[0].c2w)[:3, 3].norm()) for camera in moving)
         for frame, camera in zip(targets.values(), still, strict=True):
             strayed = camera.c2w - still[0].c2w
@@ -206,54 +197,12 @@ def _or_problem(problems: dict[str, str], need: str, read):
         return None
 
 
-def _picture(folder: Path, frame: Frame) -> Path:
-    return folder / "rgb/1x" / f"{frame.name}.png"
-
-
 def _masks(folder: Path, targets: dict[int, Frame]) -> list[Path]:
     return [folder / "covisible/2x/val" / f"{f.name}.png" for f in targets.values()]
 
 
-def _camera(folder: Path, frame: Frame) -> Camera:
-    path = folder / "camera" / f"{frame.name}.json"
-    sequence = read_cameras(path, "dycheck")
-    if sequence.distortion is not None:
-        raise ValueError(f"{path} has lens distortion: undistort the pictures first")
-    return sequence.camera[0]
-
-
 def _still_cameras(folder: Path) -> list[int]:
-    cameras = sorted({f.camera for f in _split(folder, "val")})
+    cameras = sorted({f.camera for f in split_frames(folder, "val")})
     if not cameras:
         raise ValueError(f"{folder} has no still cameras: splits/val.json is empty; leave this sequence out")
     return cameras
-
-
-@lru_cache(maxsize=64)
-def _split(folder: Path, split: str) -> tuple[Frame, ...]:
-    path = folder / "splits" / f"{split}.json"
-    tree = _json(path)
-    columns = [tree.get(name) for name in ("frame_names", "camera_ids", "time_ids")]
-    if not all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
-        raise ValueError(f"{path} needs frame_names, camera_ids and time_ids of one length")
-    try:
-        return tuple(Frame(str(name), int(camera), int(time)) for name, camera, time in zip(*columns, strict=True))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} has a camera or time that is no whole number: {error}") from None
-
-
-def _extra(folder: Path) -> dict:
-    path = folder / "extra.json"
-    return _json(path) if path.is_file() else {}
-
-
-def _json(path: Path) -> dict:
-    try:
-        tree = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold a mapping, got {type(tree).__name__}")
-    return tree

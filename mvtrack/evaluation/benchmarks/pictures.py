@@ -1,13 +1,10 @@
-"""Pictures, masks and depth of a benchmark, from files to the benchmark's size, all through one `Fit`."""
+"""Pictures and masks of a benchmark, at the benchmark's size, all through one `Fit`."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mvtrack.config.sizes import FitMode
@@ -51,40 +48,6 @@ def read_frames(files: list[Path], size: tuple[int, int], mode: str) -> tuple[Fl
     return fit.apply(footage.read(0, len(files), fit.scaled)), fit
 
 
-def read_index_image(path: Path) -> np.ndarray:
-    """A mask file (H, W) of 8-bit values: palette numbers or grey levels as they are in the file."""
-    try:
-        with Image.open(path) as image:
-            array = np.array(image.convert("L") if image.mode in ("1", "RGB", "RGBA", "LA") else image)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise ValueError(f"cannot read the mask {path}: {' '.join(str(error).split())}") from None
-    if array.ndim != 2:
-        raise ValueError(f"the mask {path} has shape {array.shape}, expected one value a pixel")
-    return array
-
-
 def fit_masks(masks: Bool[np.ndarray, "T h w"], size: tuple[int, int], mode: str) -> Bool[Tensor, "T H W"]:
     """Masks of any resolution at the benchmark's size, nearest pixel; what was padded is not in the mask."""
     return fit_to(masks.shape[1:], size, mode).nearest(torch.from_numpy(masks))
-
-
-def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of an .npz by name. ValueError names a file that is damaged or lacks one."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {', '.join(names)} from {path}: {' '.join(str(error).split())}") from None
-
-
-def read_depth(path: Path) -> Float[Tensor, "H W"]:
-    """A .npy of z-depth, (H, W) or (H, W, 1); zero is unknown."""
-    try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"cannot read the depth {path}: {' '.join(str(error).split())}") from None
-    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise ValueError(f"the depth {path} is {array.dtype} of shape {array.shape}, expected floats (H, W)")
-    return torch.from_numpy(array.astype(np.float32))

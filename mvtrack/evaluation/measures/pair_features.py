@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.data.clip import resize_frames
-from mvtrack.evaluation.benchmarks.pictures import read_arrays
+from mvtrack.data.public.files import read_arrays
 from mvtrack.evaluation.interface import Sample, Skipped, failed, skipped
 from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
 from mvtrack.metrics.vbench import IMAGENET

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.data.public.files import read_arrays
 from mvtrack.evaluation.adapters import external_program, picture_name, write_videos
-from mvtrack.evaluation.benchmarks.pictures import read_arrays
 from mvtrack.evaluation.interface import Part, Sample
 from mvtrack.files.cache import weights_identity
 from mvtrack.geometry.camera import Camera

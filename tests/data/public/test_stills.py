@@ -202,13 +202,13 @@ def width_and_height_swapped(root: Path) -> str:
 def archive_cut_short(root: Path) -> str:
     path = root / "rs_dtu_4/DTU/scan8/cameras.npz"
     path.write_bytes(path.read_bytes()[:2000])
-    return "cameras.npz is not a file of arrays"
+    return "cannot read .* from .*cameras.npz"
 
 
 def picture_without_a_camera(root: Path) -> str:
     folder = root / "rs_dtu_4/DTU/scan8/image"
     (folder / "000030.png").write_bytes((folder / "000000.png").read_bytes())
-    return "cameras.npz is not a file of arrays.*world_mat_30"
+    return "cannot read .*world_mat_30 from .*cameras.npz"
 
 
 CHUNKS = [cut_short, pickle_with_code, torch_with_code, name_that_leads_out, scene_that_leads_out,
