@@ -12,7 +12,7 @@ from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.run import RunConfig
 from mvtrack.data.public.fitting import FittedScene, FittedView
 from mvtrack.data.public.layout import DatasetLayout, SceneFiles
-from mvtrack.data.public.registry import find_layout
+from mvtrack.data.public.registry import open_dataset_folder
 from mvtrack.data.synthetic.bank import BankRecipe, render_scene_tensors
 from mvtrack.files.cache import sampled_sha256
 from mvtrack.geometry.camera import Camera
@@ -113,8 +113,8 @@ class RenderedSource(Source):
 
 def sources_of_folder(root: Path, config: RunConfig, entry: LatentsConfig, options: DatasetOptions) -> list[Source]:
     """The scenes of a dataset's folder, or the clips of a user's, see mvtrack/data/public."""
-    layout = find_layout(root, options.layout)
-    return [DatasetSource(layout, scene, config, entry) for scene in layout.scenes(root, options)]
+    layout, scenes = open_dataset_folder(root, options)
+    return [DatasetSource(layout, scene, config, entry) for scene in scenes]
 
 
 def rendered_sources(count: int, config: RunConfig, entry: LatentsConfig) -> list[Source]:

@@ -59,7 +59,11 @@ class ClipFolders(DatasetLayout):
 
     def scenes(self, root: Path, options: DatasetOptions) -> list[SceneFiles]:
         return [
-            replace(scene, captions=_words(scene.path / CAPTION), domain="".join(_words(scene.path / DOMAIN)))
+            replace(
+                scene,
+                captions=_words(scene.path / CAPTION) or scene.captions,
+                domain="".join(_words(scene.path / DOMAIN)),
+            )
             for scene in super().scenes(root, options)
         ]
 

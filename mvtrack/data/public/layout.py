@@ -1,5 +1,6 @@
 """What every reader of a dataset is and gives: a layout that is recognised, its scenes, and a scene's contents."""
 
+import csv
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from mvtrack.config.datasets import DatasetOptions
 from mvtrack.data.public.files import read_arrays, safe_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.parse import natural_order
+from mvtrack.geometry.pose_files.sequence import ROTATION_TOLERANCE
 from mvtrack.video.images import ImageVideo
 from mvtrack.video.reader import open_video
 from mvtrack.video.video import Video
@@ -50,6 +52,11 @@ class SceneView:
             )
         if tuple(self.camera.shape) != (len(self.video),):
             raise ValueError(f"{self.video.path} has {len(self.video)} frames, {self.camera.shape[0]} cameras")
+        rotation = self.camera.c2w[:, :3, :3]
+        error = (rotation.mT @ rotation - torch.eye(3, dtype=rotation.dtype)).abs().amax((1, 2))
+        bad = ~(error < ROTATION_TOLERANCE) | ~(torch.linalg.det(rotation) > 0)
+        if bad.any():
+            raise ValueError(f"{self.video.path}: the rotation of frame {int(bad.nonzero()[0])}'s camera is none")
 
 
 def _shown(size: tuple[int, int]) -> str:
@@ -105,7 +112,7 @@ class Fitting(NamedTuple):
 class DatasetLayout(ABC):
     """One dataset. bases: folders below the root that may be scenes, as patterns. signs: what each scene holds.
 
-    domain: the kind of its pictures, such as rendered or photo.
+    domain: the kind of its pictures, such as rendered or photo. options: those of `DatasetOptions` that it alone uses.
     """
 
     name: str
@@ -113,6 +120,7 @@ class DatasetLayout(ABC):
     domain: str = ""
     bases: tuple[str, ...] = ("*", ".")
     signs: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
     def fitting(self, root: Path) -> Fitting:
         """The base under which most signs are met, by one scene at least."""
@@ -157,19 +165,20 @@ def _folders(root: Path, base: str) -> Iterable[Path]:
 
 
 def in_order(found: list[SceneFiles], root: Path, options: DatasetOptions) -> list[SceneFiles]:
-    """Scenes in natural order of their names, with the tracks that lie in them or in a folder of their own."""
+    """Scenes in natural order of their names, with tracks (in a scene, or in a folder of their own) and captions."""
     if not found:
         raise ValueError(f"{root} holds no scenes")
-    names = [scene.name for scene in found]
+    names, table = [scene.name for scene in found], read_captions(options.captions) if options.captions else {}
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if twice:
         raise ValueError(f"{root} holds several scenes of the name {min(twice)}: prepare them as folders of their own")
-    return [_with_tracks(found[i], options.tracks) for i in natural_order(names)]
+    return [_annotated(found[i], options.tracks, table) for i in natural_order(names)]
 
 
-def _with_tracks(scene: SceneFiles, folder: Path | None) -> SceneFiles:
+def _annotated(scene: SceneFiles, folder: Path | None, captions: dict[str, str]) -> SceneFiles:
     own = scene.path / TRACKS if folder is None else folder / f"{scene.name}.npz"
-    return replace(scene, tracks=own) if scene.tracks is None and own.is_file() else scene
+    caption = captions.get(scene.name)
+    return replace(scene, tracks=own if own.is_file() else None, captions=() if caption is None else (caption,))
 
 
 def photograph(path: Path, camera: Camera, depth: FrameMaps | None = None, masks: FrameMaps | None = None) -> SceneView:
@@ -202,6 +211,19 @@ def tracks_from_file(path: Path, num_views: int) -> PointTracks:
             f"{tuple(visible.shape)} and {tuple(found.shape)}"
         )
     return PointTracks(xy.float(), visible.bool(), found.bool())
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """A table with the columns file_name and text, by file name."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            missing = [name for name in ("file_name", "text") if name not in (rows.fieldnames or ())]
+            if missing:
+                raise ValueError(f"has no column {missing[0]}: expected file_name,text")
+            return {row["file_name"].strip().removeprefix("./"): (row["text"] or "").strip() for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read as a table of captions ({error})") from None
 
 
 def scene_tracks(scene: SceneFiles, num_views: int) -> Callable[[], PointTracks] | None:

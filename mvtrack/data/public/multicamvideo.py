@@ -4,13 +4,20 @@ train/f24_aperture5/scene1/videos/cam01.mp4 … cam10.mp4, cameras/camera_extrin
 metadata.csv  file_name,text  captions that ReCamMaster's users make, of videos by their path in the dataset
 """
 
-import csv
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from mvtrack.config.datasets import DatasetOptions
-from mvtrack.data.public.layout import DatasetLayout, MultiViewScene, SceneFiles, SceneView, open_videos, scene_tracks
+from mvtrack.data.public.layout import (
+    DatasetLayout,
+    MultiViewScene,
+    SceneFiles,
+    SceneView,
+    open_videos,
+    read_captions,
+    scene_tracks,
+)
 from mvtrack.geometry.pose_files.parse import natural_order
 from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
 from mvtrack.video.reader import videos_in
@@ -25,6 +32,7 @@ class MultiCamVideo(DatasetLayout):
     domain = "rendered"
     bases = ("train/f*/scene*", "f*/scene*", "scene*", "val/*", "*", ".")
     signs = ("videos/cam*.mp4", _CAMERAS)
+    options = ("focal_mm",)
 
     def is_scene(self, folder: Path) -> bool:
         return (folder / "videos").is_dir() or (folder / "cameras").is_dir()
@@ -44,7 +52,7 @@ class MultiCamVideo(DatasetLayout):
         for scene in super().scenes(root, options):
             lens = _lens_folder(scene.path)
             focal_mm = options.focal_mm if lens is None else float(_LENS.fullmatch(lens)[1])
-            own = _captions_of(scene, captions)
+            own = _captions_of(scene, captions) or scene.captions
             found.append(replace(scene, detail=() if focal_mm is None else (focal_mm,), captions=own))
         return found
 
@@ -76,19 +84,6 @@ def _videos(folder: Path) -> list[Path]:
 def _lens_folder(folder: Path) -> str | None:
     """The nearest parent that is named after a lens."""
     return next((p.name for p in folder.resolve().parents if _LENS.fullmatch(p.name)), None)
-
-
-def read_captions(path: Path) -> dict[str, str]:
-    """A table with the columns file_name and text, by file name."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in ("file_name", "text") if name not in (rows.fieldnames or ())]
-            if missing:
-                raise ValueError(f"has no column {missing[0]}: expected file_name,text")
-            return {row["file_name"].strip().removeprefix("./"): (row["text"] or "").strip() for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: cannot be read as a table of captions ({error})") from None
 
 
 def _captions_of(scene: SceneFiles, captions: dict[str, str]) -> tuple[str, ...]:

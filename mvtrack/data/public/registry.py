@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.errors import did_you_mean
 from mvtrack.data.public.clip_folder import ClipFolders
 from mvtrack.data.public.davis import DavisSequences
 from mvtrack.data.public.dtu import DTU, PixelNerfDTU
 from mvtrack.data.public.iphone import IPhoneCaptures
 from mvtrack.data.public.kubric4d import Kubric4D
-from mvtrack.data.public.layout import DatasetLayout
+from mvtrack.data.public.layout import DatasetLayout, SceneFiles
 from mvtrack.data.public.movi import Movi
 from mvtrack.data.public.multicamvideo import MultiCamVideo
 from mvtrack.data.public.mv_kubric import MVKubric
+from mvtrack.data.public.navi import Navi
 from mvtrack.data.public.realestate10k import PixelSplatChunks, RealEstate10K
+from mvtrack.data.public.syncdreamer import SyncDreamer
+from mvtrack.data.public.wonder3d import Wonder3D
 
 LAYOUTS: dict[str, DatasetLayout] = {
     layout.name: layout
@@ -25,11 +29,25 @@ LAYOUTS: dict[str, DatasetLayout] = {
         PixelSplatChunks(),
         DTU(),
         PixelNerfDTU(),
+        Navi(),
+        Wonder3D(),
+        SyncDreamer(),
         DavisSequences(),
         IPhoneCaptures(),
         ClipFolders(),
     )
 }
+
+
+def open_dataset_folder(root: Path, options: DatasetOptions) -> tuple[DatasetLayout, list[SceneFiles]]:
+    """A folder's layout and its scenes. Raises ValueError also for an option that its layout has no use for."""
+    layout = find_layout(root, options.layout)
+    special = {name for known in LAYOUTS.values() for name in known.options}
+    unused = next((n for n in sorted(special - {*layout.options}) if getattr(options, n) is not None), None)
+    if unused is not None:
+        users = ", ".join(known.name for known in LAYOUTS.values() if unused in known.options)
+        raise ValueError(f"--{unused.replace('_', '-')} is for {users}: {root} is read as {layout.name}")
+    return layout, layout.scenes(root, options)
 
 
 def find_layout(root: Path, name: str | None = None) -> DatasetLayout:
