@@ -2,7 +2,7 @@
 
 The first frames of each video are re-shot along an arc with the shipped model, and previewed by estimated depth. PSNR
 against the render, over the second half of the arc: of the preview and of the source as it stands, over whole pictures
-(where the preview is dark for what the source does not show) and over what the preview shows.
+(where the preview has dimmed colours for what the source does not show) and over what the preview shows.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bench import report
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.full_resolution.region import resized
 from mvtrack.inference.pipeline import Shot, reshoot_file, shipped_model
-from mvtrack.inference.preview import DARK, Warper, depth_of, shot_cameras
+from mvtrack.inference.preview import DARK, Warper, depth_of, gaps_filled, shot_cameras
 from mvtrack.metrics.image import psnr
 from mvtrack.models.reshoot_model import read_config
 from mvtrack.video.reader import open_video
@@ -60,7 +60,7 @@ def compared(clip: Path, camera: str, out: Path) -> dict[str, float]:
     shown = ~(preview == DARK).all(1)[half]
     return {
         f"{name}, {where}, dB": psnr(video[half], made[half], mask)
-        for name, video in (("preview", preview), ("source", source))
+        for name, video in (("preview", gaps_filled(preview)), ("source", source))
         for where, mask in (("whole", None), ("where it shows something", shown))
     }
 

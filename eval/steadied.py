@@ -6,26 +6,30 @@ The result is compared with the source's own pixels, where it sees, in each vide
   the source's own pixels exactly where the measured camera only turns. It says what re-shooting loses, whatever the
   cameras.
 - shaken: a window of the video that turns as a hand does, by a known amount, against the same window at rest. It says
-  what is lost in all, errors of the measured cameras included.
+  what is lost in all, errors of the measured cameras included; with `--cameras true` without those.
 """
 
 import json
 import math
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.checked import Positive, config
+from mvtrack.config.checked import Count, Positive, config
 from mvtrack.config.command_line import Command, option, positional, run
 from mvtrack.data.synthetic.pan_tilt_zoom import PanTiltZoom, pan_tilt_zoom_clip
 from mvtrack.evaluation.tables import markdown_table, met_targets, targets_table
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.inverse_depth import correspondence, inside, sample
+from mvtrack.geometry.path_language import parse_path
+from mvtrack.geometry.presets import PIVOT_M
+from mvtrack.inference.camera_estimation.source_cameras import measure_source
+from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, Shot, reshoot_file
 from mvtrack.metrics.image import psnr
-from mvtrack.reshoot import main as reshoot
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import from_bytes, write_video
 
@@ -42,6 +46,8 @@ class SteadiedCommand(Command):
     videos: tuple[Path, ...] = positional("video files of at least 1280x720", metavar="VIDEO")
     out: Path = option(Path("outputs/steadied"), "folder for the videos", metavar="FOLDER")
     shake_deg: Positive = option(1.0, "largest turn of the shaken window")
+    cameras: Literal["auto", "true"] = option("auto", "measured, or the true ones of the shaken window")
+    frames: Count | None = option(None, "only the first so many")
 
 
 def main() -> int:
@@ -51,19 +57,20 @@ def main() -> int:
 def _run(options: SteadiedCommand) -> None:
     rows, reached = [], {}
     for video in options.videos:
-        footage = open_video(video)
-        plain = _written(options.out / f"{video.stem}.mp4", from_bytes(footage.read(0, len(footage), SIZE)))
-        wide = from_bytes(footage.read(0, len(footage)))
-        still = PanTiltZoom.ramp((0.0, 0.0, _ZOOM), (0.0, 0.0, _ZOOM), len(wide))
-        clip = pan_tilt_zoom_clip(wide, hand_held(len(wide), options.shake_deg), still, _WIDE_FOV_DEG, SIZE)
+        footage, figures = open_video(video), {}
+        count = min(len(footage), options.frames or len(footage))
+        wide = from_bytes(footage.read(0, count))
+        still = PanTiltZoom.ramp((0.0, 0.0, _ZOOM), (0.0, 0.0, _ZOOM), count)
+        clip = pan_tilt_zoom_clip(wide, hand_held(count, options.shake_deg), still, _WIDE_FOV_DEG, SIZE)
         shaken = _written(options.out / f"{video.stem}_shaken.mp4", clip.video[0])
-        figures = {
-            f"{video.stem}, as it is": against_own_pixels(plain, _held_still(plain)),
-            f"{video.stem}, shaken": against_truth(clip.video[1], clip.camera, _held_still(shaken)),
-        }
+        if options.cameras == "auto":
+            plain = _written(options.out / f"{video.stem}.mp4", from_bytes(footage.read(0, count, SIZE)))
+            figures["as it is"] = against_own_pixels(plain, _held_still(plain))
+        known = clip.camera[0] if options.cameras == "true" else None
+        figures["shaken"] = against_truth(clip.video[1], clip.camera, _held_still(shaken, known))
         for name, (db, before_db, share) in figures.items():
-            rows.append([name, f"{db:.2f}", f"{before_db:.2f}", f"{share:.3f}"])
-            reached[f"{name}, dB"] = (db, ">=", _LEAST_DB)
+            rows.append([f"{video.stem}, {name}", f"{db:.2f}", f"{before_db:.2f}", f"{share:.3f}"])
+            reached[f"{video.stem}, {name}, dB"] = (db, ">=", _LEAST_DB)
     targets = met_targets(reached)
     table = markdown_table(["video", "held still, dB where seen", "left as it was, dB", "seen"], rows)
     sys.stdout.write(f"{table}\n\n{targets_table(targets)}\n")
@@ -110,11 +117,16 @@ def _scores(made: Tensor, before: Tensor, truth: Tensor, seen: Tensor) -> tuple[
     return psnr(made, truth, seen), psnr(before, truth, seen), float(seen.float().mean())
 
 
-def _held_still(video: Path) -> Path:
-    folder = video.with_suffix("")
-    arguments = [str(video), "--camera", "static", "--source-cameras", "auto", "--out", str(folder), "--overwrite"]
-    if reshoot(arguments) != 0:
-        raise ValueError(f"{video} could not be re-shot")
+def _held_still(video: Path, known: Camera | None = None) -> Path:
+    """The folder of the result. known: the video's cameras; None: they are measured."""
+    source, notes = known, ()
+    if known is None:
+        measured = measure_source(video, None, DEFAULT_FOV_DEG, PIVOT_M)
+        source, notes = measured.camera, measured.notes
+    shot = Shot(parse_path("static"), source=source)
+    folder = reshoot_file(video, shot.path, out=video.with_suffix(""), shot=shot, overwrite=True).folder
+    for note in notes:
+        sys.stderr.write(f"steadied: {note}\n")
     return folder
 
 

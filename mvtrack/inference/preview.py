@@ -25,6 +25,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.presets import PRESETS
 from mvtrack.geometry.splat import splat_depth
 from mvtrack.geometry.warp import reproject, sample_bilinear, sample_nearest
+from mvtrack.inference.full_resolution.fill import push_pull
 from mvtrack.inference.full_resolution.frame_depth import FrameDepth
 from mvtrack.inference.full_resolution.geometry import LearnedGeometry
 from mvtrack.inference.full_resolution.monocular import monocular_geometry
@@ -42,6 +43,7 @@ _HEIGHT = 240  # the preview's least height, whatever the model's
 _CHUNK = 16  # frames held at a time
 _SAME_SURFACE = 0.1  # relative depth within which two views see the same surface
 DARK = -0.85  # where the source saw nothing
+_DIMMED = 0.5  # of the colours around it, for what nothing is known of
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def preview_file(
     with new_folder(out) as aside:
         with VideoWriter(aside / "preview.mp4", footage.fps) as writer:
             for reference, warped in warper.pairs(cameras):
-                for frame in side_by_side({"source": reference, f"preview: {shot.path.label}": warped}):
+                shown = {"source": reference, f"preview: {shot.path.label}": gaps_filled(warped)}
+                for frame in side_by_side(shown):
                     writer.append(frame)
         draw_frusta(aside / "frusta.png", cameras, shot.path.pivot_m)
     path = path_notes(shot.path, len(footage))
@@ -109,7 +112,7 @@ def preset_sheet(
     for name in tqdm(PRESETS, desc="previewing", unit="preset"):
         cameras = shot_cameras(replace(shot, path=parse_path(name, shot.path.pivot_m)), footage, fit)
         seen = [warper.warp(image, frame, cameras) for image, frame in zip(source, shown, strict=True)]
-        rows[name] = {"one third, two thirds and end of each path": warper.fit.undo(torch.stack(seen))}
+        rows[name] = {"one third, two thirds and end of each path": gaps_filled(warper.fit.undo(torch.stack(seen)))}
     with new_folder(out) as aside:
         contact_sheet(aside / "presets.png", rows, [0, 1, 2], scale=1)
     return out / "presets.png", [*footage.notes, *fit.notes]
@@ -151,6 +154,16 @@ class Warper:
 
 def _times(pair: tuple[int, int], factor: int) -> tuple[int, int]:
     return pair[0] * factor, pair[1] * factor
+
+
+def gaps_filled(warped: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 3 H W"]:
+    """What the source does not show takes the colours around it, dimmed, so that it is told from what it shows."""
+    out = []
+    for picture in warped.movedim(1, -1):
+        known = (picture != DARK).any(-1, keepdim=True)
+        around = torch.from_numpy(push_pull(picture.numpy(), known.float().numpy()))
+        out.append(torch.where(known, picture, DARK + _DIMMED * (around - DARK)))
+    return torch.stack(out).movedim(-1, 1)
 
 
 def flat_depth(camera: Camera, first: Camera, distance: float) -> Float[Tensor, "H W"]:

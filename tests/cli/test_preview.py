@@ -8,7 +8,7 @@ from mvtrack.cli.main import main as cli
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.pipeline import Shot, shot_cameras
-from mvtrack.inference.preview import DARK, Warper, flat_depth, preview_file
+from mvtrack.inference.preview import DARK, Warper, flat_depth, gaps_filled, preview_file
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
@@ -65,6 +65,14 @@ def test_a_flat_picture_shifts_as_a_plane_does(video, small_model):
     error = (warped[-1, :, :, : rolled.shape[-1]] - rolled).abs()
     assert error.mean() < 0.02
     assert (warped[-1, :, 100, -3:] == -0.85).all()  # what the source never saw stays dark
+
+
+def test_gaps_take_the_colours_around_them_dimmed():
+    picture = torch.full((1, 3, 11, 13), 0.4)
+    picture[..., 5:, 8:] = DARK
+    out = gaps_filled(picture)
+    assert (out[picture != DARK] == 0.4).all()
+    torch.testing.assert_close(out[..., 5:, 8:], torch.full((1, 3, 6, 5), (0.4 + DARK) / 2))
 
 
 def test_flat_depth_is_the_first_frames_plane():

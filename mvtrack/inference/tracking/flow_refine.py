@@ -177,16 +177,17 @@ def likeness(first: Float[np.ndarray, "*N p"], second: Float[np.ndarray, "*N p"]
 
 def nudged(looks: Float[np.ndarray, "n p"], picture: Grey, xy: Points, radius: int) -> Points:
     """Places moved by a part of a pixel to where patches differ least from the start's, so that steps do not add up
-    their errors: the vertex of a parabola along each axis, taken where it is an improvement."""
+    their errors: one step of Gauss and Newton (Lucas and Kanade 1981), taken where it is an improvement."""
     around = np.float32([[0, 0], [-_NUDGE, 0], [_NUDGE, 0], [0, -_NUDGE], [0, _NUDGE]])
-    centre, left, right, above, below = (
-        np.square(looks - patches(picture, xy + offset, radius)).sum(-1) for offset in around
-    )
-    curve = np.stack([left + right - 2 * centre, above + below - 2 * centre], -1)
-    slope = np.stack([right - left, below - above], -1) / 2
-    move = np.where(curve > 0, -slope / np.maximum(curve, 1e-6), 0).clip(-1, 1).astype(np.float32) * _NUDGE
-    better = np.square(looks - patches(picture, xy + move, radius)).sum(-1) < centre
-    return np.where(better[:, None], xy + move, xy)
+    centre, left, right, above, below = (patches(picture, xy + offset, radius) for offset in around)
+    gradient = np.stack([right - left, below - above], -1) / (2 * _NUDGE)
+    normal = np.einsum("npi,npj->nij", gradient, gradient)
+    damping = 1e-3 * np.trace(normal, axis1=1, axis2=2) + 1e-3
+    normal += damping[:, None, None] * np.eye(2, dtype=np.float32)
+    right_side = np.einsum("npi,np->ni", gradient, looks - centre)
+    move = np.linalg.solve(normal, right_side[..., None])[..., 0].clip(-_NUDGE, _NUDGE).astype(np.float32)
+    before, after = (np.square(looks - p).sum(-1) for p in (centre, patches(picture, xy + move, radius)))
+    return np.where((after < before)[:, None], xy + move, xy)
 
 
 def most_alike(

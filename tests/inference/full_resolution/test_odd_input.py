@@ -1,4 +1,4 @@
-"""Sources of unusual size and kind through the whole command: the result is as large as they are, or a note says why."""
+"""Sources of unusual size and kind through the whole command: results are as large as they are, or a note says why."""
 
 import json
 
