@@ -17,6 +17,7 @@ from tracking_head.mvtap import INPUT_SIZE
 
 _THRESHOLD = 0.6  # of visibility x confidence, as MV-TAP's own evaluation has it
 _CHUNK = 16  # frames read at a time
+_PARTS_BYTES = 2**30  # volumes, products and activations that exist a part at a time, on a GPU
 
 
 def load_mvtap(path: Path, device: torch.device) -> MVTAP:
@@ -83,8 +84,7 @@ def _views_of(features: Features, seen: Tensor) -> Features:
 def mvtap_bytes(config: MVTAPConfig, views: int, frames: int, points: int, size: tuple[int, int] = INPUT_SIZE) -> int:
     """About what tracking takes on the device beside the weights; it does not grow with the number of query frames."""
     head, tokens = config.head, (size[0] // STRIDE) * (size[1] // STRIDE)
-    features = views * frames * tokens * config.width * (1 + 4 / 3)  # kept, and the pyramid beside them
+    features = views * frames * tokens * config.width * 4 / 3  # with the pyramid
     supports = views * points * head.correlation.levels * head.correlation.offsets * config.width
     window = views * points * config.window * (4 * head.token_dim + 6 * head.dim)
-    fixed = 2 * 2**28  # parts that exist at once
-    return int(4 * (features + supports + window)) + 3 * fixed
+    return int(4 * (features + supports + window)) + _PARTS_BYTES

@@ -1,6 +1,8 @@
 """Each tracker on views of different sizes: coordinates, views in any order, environments, what is refused."""
 
+import itertools
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mvtrack.data.synthetic.test_scenes import CaseSpec, set_up_case
 from mvtrack.geometry.camera import unproject
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.inference.external_program import WorkerError
+from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.training.pseudo_tracks.clips import tracked_clips
 from mvtrack.training.pseudo_tracks.cotracker import CoTracker, CoTrackerTracker
 from mvtrack.training.pseudo_tracks.mvtap import MVTAPTracker, mvtap_bytes
@@ -23,13 +26,17 @@ from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, ViewStar
 from mvtrack.training.pseudo_tracks.trackers import TrackerSource
 from mvtrack.training.pseudo_tracks.views import GridQueries, QueryFrame
 from mvtrack.video.writer import write_video
-from tracking_head import MVTAP, CorrelationConfig, HeadConfig, MVTAPConfig
+from tracking_head import MVTAP, Cameras, CorrelationConfig, HeadConfig, MVTAPConfig
+from tracking_head.correlation import prepare
+from tracking_head.mvtap import INPUT_SIZE
+from tracking_head.pyramid import axis_table, pyramid_levels
 
 HEAD = HeadConfig(
     correlation=CorrelationConfig(levels=2, radius=1, softmax="none", scaled=False, coarse="pool", coordinates="index"),
     correlation_hidden=8, correlation_dim=8, dim=16, heads=2, layers=1, virtual_tracks=3, iterations=2,
     displacement=True, camera="mvtap", time_length=4,
 )  # fmt: skip
+RELEASED = MVTAPConfig().head
 QUERIES = GridQueries((2, 3), (1, 5), "all")
 
 
@@ -107,10 +114,34 @@ def test_mvtap_leaves_out_views_in_which_nothing_begins(views, model):
     torch.testing.assert_close(tracks.xy[1], alone.xy[0], atol=1e-3, rtol=0)
 
 
-def test_mvtap_memory_is_that_of_one_query_frame():
-    """The paper's ten views of 81 frames with 1,560 points: fits one large GPU, however many frames are asked for."""
-    small, large = (mvtap_bytes(MVTAPConfig(), 10, 81, points) / 2**30 for points in (16, 1560))
-    assert 10 < small < large < 24
+def counted_bytes(views: int, frames: int, points: int) -> int:
+    """What the released model takes for one window, by running it on tensors without storage."""
+    config = MVTAPConfig(replace(RELEASED, correlation=replace(RELEASED.correlation, chunk_points=512), iterations=1))
+    correlation, (height, width) = config.head.correlation, (INPUT_SIZE[0] // 4, INPUT_SIZE[1] // 4)
+    for level in pyramid_levels((height, width), 4, correlation):
+        for axis in level.y, level.x:
+            axis_table(axis, correlation.radius, torch.device("cpu"))  # kept for others: no fake ones
+    with torch.device("meta"):
+        model = MVTAP(config)
+    with fake_tensors() as counter, torch.no_grad():
+        allocate_fake(model, torch.float32)
+        counter.ignore(model.parameters())
+        with counter:
+            maps = torch.empty(1, views, frames, height, width, 1, config.width)
+            valid = torch.ones(1, views, points, dtype=torch.bool)
+            prepared = prepare(maps, maps, torch.zeros(1, views, points, 3), 4, correlation)
+            prepared = prepared._replace(shown=torch.arange(config.window), active=valid.flatten())
+            xy = torch.zeros(1, views, config.window, points, 2)
+            cameras = Cameras(*(torch.zeros(1, views, config.window, side, side) for side in (4, 3)))
+            model.head.refine(prepared, xy, xy, valid, INPUT_SIZE[::-1], cameras)
+    return counter.peak
+
+
+def test_mvtap_memory_forecast_covers_what_is_counted():
+    """And the paper's ten views of 81 frames with 1,560 points fit one GPU, however many frames are asked for."""
+    counted = counted_bytes(3, 20, 150)
+    assert counted < mvtap_bytes(MVTAPConfig(), 3, 20, 150) < counted + 2**30
+    assert 10 * 2**30 < mvtap_bytes(MVTAPConfig(), 10, 81, 1560) < 16 * 2**30
 
 
 _STANDIN = """
@@ -196,7 +227,7 @@ def test_bad_options_are_refused_in_one_line(typed, message, tmp_path, capsys):
 
 def test_own_tracker_follows_a_rendered_clip(tmp_path, capsys):
     """Against exact tracks of the grid's points; points that rest at their starts are the line to beat."""
-    spec, rows, columns, frame = CaseSpec(20_004, "arc_left", 15.0, 0.0), 8, 8, 4
+    spec, frame = CaseSpec(20_004, "arc_left", 15.0, 0.0), 4
     _, scene, camera, _ = set_up_case(spec)
     rendered = render(scene, camera)
     folder = tmp_path / "clips/one"
@@ -205,22 +236,22 @@ def test_own_tracker_follows_a_rendered_clip(tmp_path, capsys):
         write_video(folder / f"{name}.mp4", rendered.video[view].float() / 127.5 - 1, 12.0)
         cameras = CameraSequence(camera[view].to(dtype=torch.float64), tuple(map(str, range(spec.num_frames))))
         write_cameras(folder / f"{name}.json", cameras, "json")
-    typed = ["--grid", f"{rows}x{columns}", "--query-frames", str(frame)]
+    typed = ["--grid", "7x8", "--query-frames", str(frame), "--query-views", "all"]
     assert cli(["pseudo-tracks", str(tmp_path / "clips"), *typed]) == 0, capsys.readouterr().err
     with np.load(folder / "tracks.npz") as file:
         xy, visible, found, query = (torch.from_numpy(file[name]) for name in ("xy", "visible", "found", "query"))
 
-    pixel = query[:, 2:].long()
-    depth = rendered.depth[0, frame, pixel[:, 1], pixel[:, 0]]
-    world = unproject(query[:, None, 2:], depth[:, None], camera[torch.zeros(len(query)).long(), frame])[:, 0]
-    surface = rendered.ids[0, frame, pixel[:, 1], pixel[:, 0]].long()
+    home, pixel = query[:, 0].long(), query[:, 2:].long()
+    depth = rendered.depth[home, frame, pixel[:, 1], pixel[:, 0]]
+    world = unproject(query[:, None, 2:], depth[:, None], camera[home, frame])[:, 0]
+    surface = rendered.ids[home, frame, pixel[:, 1], pixel[:, 0]].long()
     moving = carry_points(scene, world, surface, torch.full((len(query),), frame))
     truth = track_points(scene, camera, moving, surface)
     error = (xy - truth.xy).norm(dim=-1)
     resting = (query[:, 2:] - truth.xy).norm(dim=-1)
-    for view in range(2):
-        scored = truth.visible[view] & found[view]
+    for asked, view in itertools.product(range(2), range(2)):
+        scored = truth.visible[view] & found[view] & (home == asked)
         assert error[view][scored].median() < 0.4 * resting[view][scored].median()
         assert error[view][scored].median() < 1.8  # of 64 pixels
-        assert (visible == truth.visible)[view, :, found[view]].float().mean() > 0.75
-    assert found[1].float().mean() > 0.8
+        assert (visible == truth.visible)[view, :, found[view] & (home == asked)].float().mean() > 0.75
+    assert found.float().mean() > 0.9
