@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
 from mvtrack.config.model import ModelConfig
-from mvtrack.data.visualize.contact_sheet import contact_sheet
+from mvtrack.data.visualize.contact_sheet import strip_grid
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.files.atomic_io import new_folder, refuse_existing
 from mvtrack.geometry.camera import Camera, camera_rays, pixel_grid, project, unproject
@@ -42,6 +42,7 @@ FLAT = "flat"  # for --depth
 _HEIGHT = 240  # the preview's least height, whatever the model's
 _CHUNK = 16  # frames held at a time
 _SAME_SURFACE = 0.1  # relative depth within which two views see the same surface
+_SLIT = 48  # of the picture's height: half the width of gaps that are closed
 DARK = -0.85  # where the source saw nothing
 _DIMMED = 0.5  # of the colours around it, for what nothing is known of
 
@@ -99,8 +100,8 @@ FrameReader = DepthFile | FrameDepth
 def preset_sheet(
     video: Path, shot: Shot, config: ModelConfig, out: Path, depth: Path | str | None = None, overwrite: bool = False
 ) -> tuple[Path, list[str]]:
-    """Write presets.png to a new folder: a row for each preset, with what the camera sees at a third, two thirds and
-    the end of its path. Returns it, and notes about the video."""
+    """Write presets.png to a new folder: the source at a third, two thirds and its end, and what the camera of each
+    preset sees then. Returns it, and notes about the video."""
     refuse_existing(out, overwrite)
     footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
@@ -108,13 +109,16 @@ def preset_sheet(
     warper = Warper(footage, fit, depth_of(depth, footage, still, shot.path.pivot_m), shot.path.pivot_m)
     last = len(footage) - 1
     shown = [round(last * part / 3) for part in (1, 2, 3)]
-    source, rows = torch.cat([warper.source(frame, frame + 1) for frame in shown]), {}
+    source = torch.cat([warper.source(frame, frame + 1) for frame in shown])
+    strips = {"source: a third, two thirds, end": warper.fit.undo(source)}
+    strips[""] = torch.ones_like(warper.fit.undo(source))  # so that mirrored presets stand side by side
     for name in tqdm(PRESETS, desc="previewing", unit="preset"):
         cameras = shot_cameras(replace(shot, path=parse_path(name, shot.path.pivot_m)), footage, fit)
         seen = [warper.warp(image, frame, cameras) for image, frame in zip(source, shown, strict=True)]
-        rows[name] = {"one third, two thirds and end of each path": gaps_filled(warper.fit.undo(torch.stack(seen)))}
+        filled = gaps_filled(warper.fit.undo(torch.stack(seen)))
+        strips[f"{name} {round(PRESETS[name].amount)} {PRESETS[name].unit}"] = filled
     with new_folder(out) as aside:
-        contact_sheet(aside / "presets.png", rows, [0, 1, 2], scale=1)
+        strip_grid(aside / "presets.png", strips)
     return out / "presets.png", [*footage.notes, *fit.notes]
 
 
@@ -184,7 +188,8 @@ def sampled(
 ) -> Float[Tensor, "3 H W"]:
     """What a target camera sees of a source frame: each of its pixels looked up in the source, however far magnified.
 
-    target_depth: z-depth, not finite where it sees nothing. source_depth: tells what hides from the source.
+    target_depth: z-depth, not finite where it sees nothing. source_depth: tells what something nearer hides from the
+    source. Specks and slits are closed from beside them; wider gaps are dark.
     """  # fmt: skip
     known = torch.isfinite(target_depth) & (target_depth > 0)
     xy, z = (part[0] for part in reproject(torch.where(known, target_depth, 1.0)[None], target[None], source[None]))
@@ -192,8 +197,18 @@ def sampled(
     seen = known & inside
     if source_depth is not None:
         surface = sample_nearest(source_depth[None, None], xy[None])[0, 0]
-        seen &= (z - surface).abs() < _SAME_SURFACE * surface
-    return torch.where(seen, sample_bilinear(image[None], xy[None])[0], DARK)
+        seen &= z - surface < _SAME_SURFACE * surface
+    found = sample_bilinear(image[None], xy[None])[0]
+    return found if seen.all() else closed(found, seen, max(1, target.size[0] // _SLIT))
+
+
+def closed(picture: Float[Tensor, "3 H W"], seen: Bool[Tensor, "H W"], reach: int) -> Float[Tensor, "3 H W"]:
+    """A picture whose gaps of up to twice `reach` pixels take the colours around them; others are dark."""
+    side, known = 2 * reach + 1, seen[..., None].float()
+    grown = F.max_pool2d(known.movedim(-1, 0), side, 1, reach)
+    narrow = (-F.max_pool2d(-grown, side, 1, reach) > 0) & ~seen
+    around = torch.from_numpy(push_pull(picture.movedim(0, -1).numpy(), known.numpy())).movedim(-1, 0)
+    return torch.where(seen, picture, torch.where(narrow, around, DARK))
 
 
 def seen_depth(depth: Float[Tensor, "H W"], source: Camera, target: Camera) -> Float[Tensor, "H W"]:

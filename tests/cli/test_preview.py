@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from mvtrack.cli.main import main as cli
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.pipeline import Shot, shot_cameras
-from mvtrack.inference.preview import DARK, Warper, flat_depth, gaps_filled, preview_file
+from mvtrack.inference.preview import DARK, Warper, closed, flat_depth, gaps_filled, preview_file
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.depth_file import DepthFile
 from mvtrack.video.reader import open_video
@@ -137,9 +138,37 @@ def test_magnified_pictures_have_no_holes(video, small_model, tmp_path, path, de
     assert not (warped[-1] == DARK).all(0).any()
 
 
+@pytest.mark.parametrize("path", ["dolly_in 2.5", "lens_in 2.5", "orbit_right 10"])
+def test_steep_depth_leaves_no_specks(video, small_model, tmp_path, path):
+    """Contours of a rough near surface before a far one: whatever is dark is as wide as what was never seen."""
+    footage = open_video(video)
+    fit = plan_fit(footage.size, small_model.config, "crop")
+    depth = 4 + 0.3 * np.random.default_rng(3).random((45, 80), np.float32)
+    depth[12:33, 25:55] = 2.8 + 0.2 * np.random.default_rng(4).random((21, 30), np.float32)
+    np.save(tmp_path / "d.npy", depth)
+    cameras = shot_cameras(Shot(parse_path(path)), footage, fit)
+    [(_, warped)] = list(Warper(footage, fit, DepthFile(tmp_path / "d.npy", footage), 4.0).pairs(cameras))
+    dark = (warped[-1] == DARK).all(0).float()[None, None]
+    opened = torch.nn.functional.max_pool2d(-torch.nn.functional.max_pool2d(-dark, 3, 1, 1), 3, 1, 1)
+    assert int((dark - opened > 0).sum()) <= 0.002 * dark.numel()  # corners of wide gaps
+    assert path != "lens_in 2.5" or not dark.any()
+
+
+def test_slits_are_closed_and_wide_gaps_stay_dark():
+    picture, seen = torch.full((3, 40, 60), 0.25), torch.ones(40, 60, dtype=torch.bool)
+    seen[:, 20:24], seen[:, 40:49], seen[5, 3] = False, False, False
+    made = closed(picture, seen, 2)
+    torch.testing.assert_close(made[:, :, :40], picture[:, :, :40])
+    assert (made[:, :, 40:49] == DARK).all()
+    assert (made[:, :, 49:] == 0.25).all()
+
+
 def test_all_presets_are_shown_on_one_sheet(video, small_model, tmp_path, capsys):
     folder = save_model(small_model, tmp_path / "m").parent
     arguments = ["preview", str(video), "--camera", "all", "--model", str(folder), "--out", str(tmp_path / "o")]
     assert cli(arguments) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'o' / 'presets.png'}\n"
-    assert (tmp_path / "o" / "presets.png").stat().st_size > 10_000
+    sheet = cv2.imread(str(tmp_path / "o" / "presets.png"))  # the source, then five pairs
+    assert sheet.shape == (6 * (8 + 24 + 180 + 8), 2 * (3 * 320 + 2 * 4 + 2 * 8), 3)
+    assert (sheet[:200, -980:] == 255).all()
+    assert min(sheet[-180:-8, left : left + 300].std() for left in (10, 340, 1000, 1640)) > 5

@@ -31,6 +31,23 @@ def contact_sheet(
     cv2.imwrite(str(path), np.concatenate([title_bar(list(first), width), *pictures])[..., ::-1])
 
 
+def strip_grid(path: Path, strips: dict[str, Float[Tensor, "T 3 H W"]], width: int = 320, gap: int = 8) -> None:
+    """Write a PNG of labelled strips, two a row: the pictures of each from left to right, `width` pixels wide; an even
+    number of strips of one shape."""
+    tiles = []
+    for label, video in strips.items():
+        height = max(1, round(video.shape[-2] * width / video.shape[-1]))
+        images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in to_bytes(video)]
+        edge = np.full((height, gap // 2, 3), 255, np.uint8)
+        strip = np.concatenate([part for image in images for part in (image, edge)][:-1], 1)
+        bar = title_bar([label], strip.shape[1])
+        tiles.append(np.concatenate([bar, strip]))
+    tiles = [np.pad(tile, ((gap, gap), (gap, gap), (0, 0)), constant_values=255) for tile in tiles]
+    rows = [np.concatenate(pair, 1) for pair in zip(tiles[::2], tiles[1::2], strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
+
+
 def _strip(video: Tensor, frames: list[int], scale: int) -> np.ndarray:
     images = to_bytes(video[torch.tensor(frames)])
     size = (images.shape[2] * scale, images.shape[1] * scale)
