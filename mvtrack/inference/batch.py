@@ -27,6 +27,7 @@ from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.model_options import LESS_MEMORY
 from mvtrack.inference.pipeline import Shot, first_frames, reshoot_file, shipped_model, shot_record, with_window
 from mvtrack.inference.sampler import SamplerOptions, window_spans
+from mvtrack.inference.shot_options import check_moves
 from mvtrack.models.prompts import Captions, remember_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
 from mvtrack.video.images import images_in
@@ -171,7 +172,7 @@ def _plain(record: dict) -> dict:
 def _jobs(options: Any, out: Path, config: ModelConfig) -> list[Job]:
     if options.video.suffix.lower() == ".csv":
         return _jobs_of_csv(options, out, config)
-    _require_camera(options, options.video)
+    _check_camera(options, options.video, options.video)
     files = videos_in(options.video)
     stems = [file.stem for file in files]
     names = [file.stem if stems.count(file.stem) == 1 else file.name for file in files]
@@ -190,11 +191,15 @@ def _jobs_of_csv(options: Any, out: Path, config: ModelConfig) -> list[Job]:
             own = with_text(options, row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        _require_camera(own, where)
+        _check_camera(own, where, video)
         jobs.append(Job(video, folder, own, own.sampling.of(config), where))
     return jobs
 
 
-def _require_camera(options: Any, where: object) -> None:
+def _check_camera(options: Any, where: object, video: Path) -> None:
     if options.shot.camera is None:
         raise ValueError(f"{where}: give the path as --camera, or in a column `camera` of a table")
+    try:
+        check_moves(options.shot, video)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

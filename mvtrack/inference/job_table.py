@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from mvtrack.config.errors import did_you_mean
+from mvtrack.files.addresses import refuse_address
 
 COLUMNS = (
     "video", "camera", "out", "amount", "speed", "fov", "seed", "steps", "guidance", "caption", "negative"
@@ -15,6 +16,7 @@ def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
 
     Raises ValueError that names the line, or a column that is not known and the one that is meant.
     """
+    refuse_address(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         header = next((line for line in text.splitlines() if line.strip()), "")

@@ -8,6 +8,7 @@ from mvtrack.config.command_line import option, refuse_unused, section
 from mvtrack.config.pose_files import PoseFileOptions
 from mvtrack.config.sizes import FitMode, picture_size
 from mvtrack.config.video_reading import VideoReading
+from mvtrack.files.addresses import refuse_address
 from mvtrack.geometry.presets import PIVOT_M, PRESETS, Speed
 
 if TYPE_CHECKING:
@@ -160,7 +161,13 @@ def refuse_unread(options: Any, from_file: bool, reads_poses: bool, where: str) 
 
 
 def _is_file(camera: str) -> bool:
-    return Path(camera).exists() and camera not in PRESETS
+    return bool(camera) and Path(camera).exists() and camera not in PRESETS
+
+
+def check_moves(options: ShotOptions, video: Path) -> None:
+    """Raises ValueError for a path of moves that cannot be read; pose files are read when the video's turn comes."""
+    if not _is_file(options.camera):
+        camera_path(options, {}, None, video)
 
 
 def _pose_options(options: ShotOptions) -> tuple[dict, dict]:
@@ -183,6 +190,7 @@ def camera_path(options: ShotOptions, given: dict, source: "Camera | None", vide
     if _is_file(options.camera):
         refuse_unused(options, "amount", "speed", why="it is for a single move, not for a pose file")
         return _path_from_file(options, file, given, source, video)
+    refuse_address(options.camera)
     if "/" in options.camera or file.suffix in {".json", ".txt", ".npz", ".bin"}:
         raise ValueError(f"pose file {file} does not exist")
     return _with_amount(parse_path(options.camera, options.subject_distance), options)
@@ -234,6 +242,7 @@ def _path_from_file(options: ShotOptions, file: Path, given: dict, source: "Came
 
 def file_and_view(text: str) -> tuple[Path, dict]:
     """A pose file, and the option that names a view of it where `FILE:VIEW` does."""
+    refuse_address(text)
     name, _, view = text.rpartition(":")
     return (Path(name), {"view": view}) if name and not Path(text).exists() else (Path(text), {})
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from mvtrack.config.video_reading import OnDamage, VideoReading
+from mvtrack.files.addresses import refuse_address
 from mvtrack.video.decode import DamagedError, Decoder, picture
 from mvtrack.video.images import (
     ANIMATED_SUFFIXES,
@@ -54,8 +55,7 @@ def open_video(
     on is refused, or its good part used with a note. decode_all: decode every frame once, to find all damage before
     hours of work; without it packets are looked at alone. Raises ValueError that names the file and what is wrong.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        raise ValueError(f"{path} is an address: only files are read, download it first")
+    refuse_address(path)
     VideoReading(fps, damaged)  # checks them
     path = Path(path)
     if not path.exists():

@@ -91,6 +91,7 @@ def test_a_csv_says_what_to_do_with_each(videos, model_folder, tmp_path, capsys)
         ("video\n", "no rows"),
         ("video,amount\none.mp4,wide\n", "line 2: --amount must be a number, got 'wide'"),
         ("video,out\none.mp4,a\ntwo.mp4,a\n", "line 2: several videos would be written to"),
+        ("video,camera\none.mp4,static\ntwo.mp4,pan_lfet\n", "line 3: unknown camera move 'pan_lfet'; did you mean"),
         ("video\none.mp4,extra\n", "line 2: expected 1 values"),
         ("video,camera\n,pan_left\n", "line 2: expected 2 values, the video not empty"),
     ],

@@ -67,6 +67,9 @@ def test_few_poses_are_keyframes(video, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--camera", "https://example.org/p.json"], "is an address: only files are read, download it first"),
+        (["--camera", "pan_left", "--source-cameras", "s3://bucket/p.json"], "is an address"),
+        (["--camera", ""], "empty"),
         (["--camera", "missing.json"], "pose file missing.json does not exist"),
         (["--camera", "FILE", "--amount", "3"], "not for a pose file"),
         (["--camera", "FILE", "--poses-relative-to", "world"], "needs --source-cameras"),

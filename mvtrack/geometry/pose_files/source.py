@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mvtrack.config.pose_files import ReadOptions
+from mvtrack.files.addresses import refuse_address
 from mvtrack.geometry.pose_files.npz import NpzFile
 from mvtrack.geometry.pose_files.parse import (
     Fields,
@@ -36,6 +37,7 @@ class PoseSource:
     """A file or folder that is to be read, in the forms that formats need; each is made once, when it is needed."""
 
     def __init__(self, path: Path | str):
+        refuse_address(path)
         self.path = Path(path)
         self.place = place_of(path)
         self.is_folder = os.path.isdir(path)

@@ -1,0 +1,10 @@
+"""Names of files that are none."""
+
+import re
+from pathlib import Path
+
+
+def refuse_address(path: Path | str) -> None:
+    """Raises ValueError for a web address, or another one with a scheme."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(f"{path} is an address: only files are read, download it first")
