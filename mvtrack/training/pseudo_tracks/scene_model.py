@@ -23,6 +23,7 @@ from mvtrack.inference.tracking.windows import Windows, aligned_windows
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.pseudo_tracks.views import ClipViews, FrameTracks, GridQueries, QueryFrame
 from mvtrack.video.resize import Fit, plan_fit
+from tracking_head import Features
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class SceneModel:
         pictures = anchor_pictures(videos, fits, windows)
         find = refined_attention(pictures, lambda window: camera[:, windows.anchors(window)])
         return ModelView(fits, windows, replace(source, read=lru_cache(maxsize=1)(source.read)), find)
+
+
+def _moved(features: Features, device: torch.device) -> Features:
+    """Matching is products of all tokens' features: it belongs where they are fast."""
+    return Features(features.q.to(device), features.k.to(device), features.token_px)
 
 
 class HeadTracker:
@@ -114,7 +120,7 @@ class CrossViewStarts:
             at = torch.cat([latent[:, None].float(), look.fits[0].to_picture(anchored.xy)], -1)
             for number in window.unique().tolist():
                 mine = ((window == number) & ~anchored.kept).nonzero()[:, 0]
-                features, _ = look.source.read(number)
+                features = _moved(look.source.read(number)[0], self.scene.model.device)
                 here = look.find(number, features, at[mine], 0)
                 moment = look.windows.anchors(number)[here.txy[1, :, 0].long()]
                 place = look.fits[1].to_source(here.txy[1, :, 1:])

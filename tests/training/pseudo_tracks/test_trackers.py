@@ -3,6 +3,7 @@
 import itertools
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from mvtrack.cli.main import main as cli
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.placement import Placement
+from mvtrack.data.public.registry import find_layout
 from mvtrack.data.synthetic.point_tracks import carry_points, track_points
 from mvtrack.data.synthetic.renderer import render
 from mvtrack.data.synthetic.test_scenes import CaseSpec, set_up_case
@@ -18,15 +20,19 @@ from mvtrack.geometry.camera import unproject
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.inference.external_program import WorkerError
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.models.reshoot_model import load_model, save_model
 from mvtrack.training.pseudo_tracks.clips import tracked_clips
 from mvtrack.training.pseudo_tracks.cotracker import CoTracker, CoTrackerTracker
 from mvtrack.training.pseudo_tracks.mvtap import MVTAPTracker, mvtap_bytes
 from mvtrack.training.pseudo_tracks.options import TrackerOptions
-from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, ViewStarts
+from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, SceneModel, ViewStarts
 from mvtrack.training.pseudo_tracks.trackers import TrackerSource
 from mvtrack.training.pseudo_tracks.views import GridQueries, QueryFrame
 from mvtrack.video.writer import write_video
-from tracking_head import MVTAP, Cameras, CorrelationConfig, HeadConfig, MVTAPConfig
+from tests.data.public.synthesis import synthesise
+from tests.data.public.test_multicamvideo import write_scene
+from tracking_head import MVTAP, Cameras, CorrelationConfig, HeadConfig, MVTAPConfig, Tracks
 from tracking_head.correlation import prepare
 from tracking_head.mvtap import INPUT_SIZE
 from tracking_head.pyramid import axis_table, pyramid_levels
@@ -225,28 +231,42 @@ def test_bad_options_are_refused_in_one_line(typed, message, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_own_tracker_follows_a_rendered_clip(tmp_path, capsys):
-    """Against exact tracks of the grid's points; points that rest at their starts are the line to beat."""
-    spec, frame = CaseSpec(20_004, "arc_left", 15.0, 0.0), 4
-    _, scene, camera, _ = set_up_case(spec)
-    rendered = render(scene, camera)
-    folder = tmp_path / "clips/one"
-    folder.mkdir(parents=True)
-    for view, name in enumerate("ab"):
-        write_video(folder / f"{name}.mp4", rendered.video[view].float() / 127.5 - 1, 12.0)
-        cameras = CameraSequence(camera[view].to(dtype=torch.float64), tuple(map(str, range(spec.num_frames))))
-        write_cameras(folder / f"{name}.json", cameras, "json")
-    typed = ["--grid", "7x8", "--query-frames", str(frame), "--query-views", "all"]
-    assert cli(["pseudo-tracks", str(tmp_path / "clips"), *typed]) == 0, capsys.readouterr().err
-    with np.load(folder / "tracks.npz") as file:
-        xy, visible, found, query = (torch.from_numpy(file[name]) for name in ("xy", "visible", "found", "query"))
+class RenderedClip:
+    """Two views of a rendered scene in a clip's folder, and where pixels of a view at one frame really go."""
 
-    home, pixel = query[:, 0].long(), query[:, 2:].long()
-    depth = rendered.depth[home, frame, pixel[:, 1], pixel[:, 0]]
-    world = unproject(query[:, None, 2:], depth[:, None], camera[home, frame])[:, 0]
-    surface = rendered.ids[home, frame, pixel[:, 1], pixel[:, 0]].long()
-    moving = carry_points(scene, world, surface, torch.full((len(query),), frame))
-    truth = track_points(scene, camera, moving, surface)
+    def __init__(self, root: Path) -> None:
+        self.root, spec = root, CaseSpec(20_004, "arc_left", 15.0, 0.0)
+        _, self.scene, self.camera, _ = set_up_case(spec)
+        self.rendered = render(self.scene, self.camera)
+        (root / "one").mkdir(parents=True)
+        for view, name in enumerate("ab"):
+            write_video(root / f"one/{name}.mp4", self.rendered.video[view].float() / 127.5 - 1, 12.0)
+            camera = self.camera[view].to(dtype=torch.float64)
+            sequence = CameraSequence(camera, tuple(map(str, range(spec.num_frames))))
+            write_cameras(root / f"one/{name}.json", sequence, "json")
+
+    def truth(self, view: torch.Tensor, frame: int, xy: torch.Tensor) -> Tracks:
+        pixel = xy.long()
+        depth = self.rendered.depth[view, frame, pixel[:, 1], pixel[:, 0]]
+        world = unproject(xy[:, None], depth[:, None], self.camera[view, frame])[:, 0]
+        surface = self.rendered.ids[view, frame, pixel[:, 1], pixel[:, 0]].long()
+        moving = carry_points(self.scene, world, surface, torch.full((len(xy),), frame))
+        return track_points(self.scene, self.camera, moving, surface)
+
+
+@pytest.fixture(scope="module")
+def rendered_clip(tmp_path_factory) -> RenderedClip:
+    return RenderedClip(tmp_path_factory.mktemp("rendered") / "clips")
+
+
+def test_own_tracker_follows_a_rendered_clip(rendered_clip, capsys):
+    """Against exact tracks of the grid's points; points that rest at their starts are the line to beat."""
+    typed = ["--grid", "7x8", "--query-frames", "4", "--query-views", "all"]
+    assert cli(["pseudo-tracks", str(rendered_clip.root), *typed]) == 0, capsys.readouterr().err
+    with np.load(rendered_clip.root / "one/tracks.npz") as file:
+        xy, visible, found, query = (torch.from_numpy(file[name]) for name in ("xy", "visible", "found", "query"))
+    home = query[:, 0].long()
+    truth = rendered_clip.truth(home, 4, query[:, 2:])
     error = (xy - truth.xy).norm(dim=-1)
     resting = (query[:, 2:] - truth.xy).norm(dim=-1)
     for asked, view in itertools.product(range(2), range(2)):
@@ -255,3 +275,33 @@ def test_own_tracker_follows_a_rendered_clip(tmp_path, capsys):
         assert error[view][scored].median() < 1.8  # of 64 pixels
         assert (visible == truth.visible)[view, :, found[view] & (home == asked)].float().mean() > 0.75
     assert found.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("frame", [8, 5])
+def test_points_begin_in_the_other_view_where_they_are(rendered_clip, frame):
+    """At a latent frame, and between two."""
+    views = tracked_clips(rendered_clip.root, DatasetOptions())[0].open()
+    xy = GridQueries((7, 8)).points((64, 64))
+    model = SceneModel(load_model(shipped_model(tracking=True)), 4.0)
+    [starts] = CrossViewStarts(model).find(views, [frame], xy)
+    truth = rendered_clip.truth(torch.zeros(len(xy), dtype=torch.long), frame, xy)
+    assert (starts.txy[0] == torch.cat([torch.full((len(xy), 1), float(frame)), xy], 1)).all()
+    found, moment = starts.found[1], starts.txy[1, :, 0].long()
+    there = truth.xy[1][moment, torch.arange(len(xy))]
+    away = (starts.txy[1, :, 1:] - there).norm(dim=-1)[found]
+    assert found.float().mean() > 0.8
+    assert away.median() < min(1.6, 0.3 * (xy - there).norm(dim=-1)[found].median())
+
+
+def test_multicamvideo_gets_tracks_where_it_lies(tmp_path, tracking_model, capsys):
+    root, model = tmp_path / "MultiCamVideo", save_model(tracking_model, tmp_path / "model").parent
+    for number in (1, 2):
+        write_scene(root / f"train/f24_aperture5/scene{number}", synthesise(seed=number), with_tracks=False)
+    typed = ["pseudo-tracks", str(root), "--grid", "3x4", "--query-frames", "0,3", "--model", str(model)]
+    assert cli(typed) == 0, capsys.readouterr().err
+    assert "2 clips tracked, 0 had their tracks" in capsys.readouterr().out
+    layout = find_layout(root)
+    for scene in layout.scenes(root, DatasetOptions()):
+        assert layout.read(scene).tracks().xy.shape == (3, 5, 2 * 12, 2)
+    assert cli(typed) == 0
+    assert "0 clips tracked, 2 had their tracks" in capsys.readouterr().out
