@@ -34,6 +34,7 @@ class PrepareCommand(MemoryChecked):
     into: str | None = option(None, "which folder of data.latents; default: the first", metavar="ROOT")
     device: str = option("auto", "cpu, cuda or cuda:1; default: a GPU where there is one")
     shard: tuple[int, int] = option((1, 1), "i/n: only every n-th clip, from the i-th on; default: all", parse=_shard)
+    estimate: bool = option(False, "say what disk and time it takes, by two views of the first clip; write nothing")
     overwrite: bool = option(False, "encode clips anew whose files have changed")
     max_skipped: int | float = option(
         0.01, "how many clips may be broken and are left out, a number or a share; default: 1%", parse=_limit
@@ -54,6 +55,7 @@ def _prepare(options: PrepareCommand) -> None:
     from mvtrack.training.clip_sources import rendered_sources, sources_of_folder
     from mvtrack.training.encode_clips import EncodeOptions, prepare_clips
     from mvtrack.training.memory import refuse_preparing
+    from mvtrack.training.preparation_estimate import estimate_preparation
 
     if (options.clips is None) == (options.rendered is None):
         raise ValueError("name a folder of clips, or give --rendered N: one of the two")
@@ -71,6 +73,10 @@ def _prepare(options: PrepareCommand) -> None:
         sources = sources_of_folder(options.clips, config, entry, options.dataset)
     else:
         sources = rendered_sources(options.rendered, config, entry)
+    if options.estimate:
+        lines = estimate_preparation(config, entry, sources, device).lines(device, Path(into))
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
     done = prepare_clips(
         config, entry, sources, device, EncodeOptions(options.shard, options.overwrite, options.max_skipped)
     )

@@ -36,6 +36,8 @@ class LatentsConfig:
     size: tuple[int, int] = (480, 832)
     share: NonNegative = 1.0  # how often a batch comes from this folder, relative to the others
     held_out: NonNegativeInt = 0
+    view_window: Annotated[int, Range(2)] | None = None  # views of a sample are among so many neighbours; None: any
+    domains: tuple[str, ...] = ()  # kinds of pictures that are used, such as photo; none: all
 
 
 @config

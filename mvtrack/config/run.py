@@ -57,9 +57,8 @@ class RunConfig:
         loss = self.loss
         if not self.data.latents:
             return
-        if self.model.views is not None:
-            raise ValueError("model.views are of rendered scenes: set data.banks, and data.latents: []")
-        if loss.correspondence > 0 and loss.correspondence_targets != "tracks":
+        of_videos = self.model.views is None
+        if of_videos and loss.correspondence > 0 and loss.correspondence_targets != "tracks":
             raise ValueError(
                 f"data.latents keep point tracks, no {loss.correspondence_targets}: set loss.correspondence_targets: "
                 "tracks"

@@ -49,8 +49,9 @@ class Clip:
 
     @property
     def scene_depth(self) -> float | None:
-        """Median z-depth of the reference's first frame, in the camera's unit; None without depth."""
-        return None if self.depth is None else float(self.depth[0, 0].median())
+        """Median z-depth of the reference's first frame where it has some, in the camera's unit; None without depth."""
+        known = [] if self.depth is None else self.depth[0, 0][self.depth[0, 0] > 0]
+        return float(known.median()) if len(known) else None
 
     def frames(self, index: slice | Tensor) -> "Clip":
         """The same clip at a selection of frames."""

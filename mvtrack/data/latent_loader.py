@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.data import DataConfig
+from mvtrack.config.views import ViewsConfig
 from mvtrack.data.latents import LatentClip, LatentFolder
 from mvtrack.data.loader import Batch, StepDataset
 from mvtrack.geometry.camera import Camera
@@ -17,7 +18,8 @@ NO_CAPTION = ""
 class LatentDataset(StepDataset):
     """Two views of an encoded clip in either order, forward or reversed in time, with or without its caption.
 
-    text_length: tokens of a caption's features; None: the model takes none.
+    text_length: tokens of a caption's features; None: the model takes none. views: a sample is that many views of a
+    still set, or one path.
     """
 
     def __init__(
@@ -29,9 +31,10 @@ class LatentDataset(StepDataset):
         rank: int = 0,
         world: int = 1,
         text_length: int | None = None,
+        views: ViewsConfig | None = None,
     ) -> None:
         super().__init__([each.share for each in config.latents], seed, batch_size, micro_batch_size, rank, world)
-        self.config, self.text_length = config, text_length
+        self.config, self.text_length, self.views = config, text_length, views
         self.folders = [LatentFolder(each, config.num_frames) for each in config.latents]
 
     def batch(self, which: int, numbers: list[int], step: int) -> Batch:
@@ -42,13 +45,24 @@ class LatentDataset(StepDataset):
     def _sample(self, folder: LatentFolder, number: int) -> tuple[LatentClip, Tensor | None]:
         rng = np.random.default_rng([self.seed, 2, number])
         name = folder.training[int(rng.integers(len(folder.training)))]
-        views = [int(view) for view in rng.permutation(folder.num_views(name))[:2]]
+        views = self._draw_views(rng, folder, name)
         reverse = bool(self.config.reverse and folder.directions == 2 and rng.uniform() < 0.5)
         dropped = rng.uniform() < self.config.caption_drop
         clip = folder.clip(name, views, reverse)
         if self.text_length is None:
             return clip, None
         return clip, folder.text(NO_CAPTION if dropped else clip.caption, self.text_length)
+
+    def _draw_views(self, rng: np.random.Generator, folder: LatentFolder, name: str) -> list[int]:
+        there, first = folder.num_views(name), 0
+        if self.views is not None and self.views.encoding == "path":
+            return [int(rng.integers(there))]
+        count = 2 if self.views is None else self.views.count
+        if folder.view_window is not None and folder.view_window < there:
+            first, there = int(rng.integers(there - folder.view_window + 1)), folder.view_window
+        if there < count:
+            raise ValueError(f"{folder.root}: clip {name} offers {there} views, a sample has {count}: leave it out")
+        return [first + int(view) for view in rng.permutation(there)[:count]]
 
 
 def stack(clips: list[LatentClip], texts: list[Float[Tensor, "L t"] | None], index: list[int]) -> Batch:
@@ -62,6 +76,7 @@ def stack(clips: list[LatentClip], texts: list[Float[Tensor, "L t"] | None], ind
         distance=_stacked([clip.distance for clip in clips]),
         text=_stacked(texts),
         image=_stacked([clip.image for clip in clips]),
+        depth=_stacked([clip.depth for clip in clips]),
     )
 
 

@@ -105,7 +105,8 @@ class LatentFolder:
         self.size, self.directions, self.encoders = config.size, card["directions"], Encoders(**card["encoders"])
         skipped = read_skipped(self.root)
         self.records = {name: ClipRecord.of(made) for name, made in card["clips"].items() if name not in skipped}
-        names = sorted(self.records)
+        self.view_window = config.view_window
+        names = sorted(n for n, made in self.records.items() if not config.domains or made.domain in config.domains)
         missing = [n for n in names if not all(file.is_file() for file in files_of(self.root, n, self.records[n]))]
         if missing:
             raise ValueError(

@@ -42,7 +42,9 @@ class Batch:
     @property
     def scene_depth(self) -> Float[Tensor, "B"] | None:
         """Median z-depth of the reference's first frame, in the cameras' unit; None where it is not known."""
-        return self.distance if self.depth is None else self.depth[:, 0, 0].flatten(1).median(-1).values
+        if self.distance is not None or self.depth is None:
+            return self.distance
+        return self.depth[:, 0, 0].flatten(1).median(-1).values
 
     @staticmethod
     def stack(clips: list[Clip], index: list[int]) -> "Batch":
@@ -109,6 +111,7 @@ class BatchDataset(StepDataset):
     """Clips of rendered banks.
 
     A sample is two synchronised views; with `views` it is that many views of a still scene, or one path through it.
+    text: features of the empty caption, which all of them have, for a model with a text branch.
     """
 
     def __init__(
@@ -124,9 +127,11 @@ class BatchDataset(StepDataset):
         super().__init__([bank.share for bank in config.banks], seed, batch_size, micro_batch_size, rank, world)
         self.config, self.views = config, views
         self.banks = open_banks(config)
+        self.text: Float[Tensor, "L t"] | None = None
 
     def batch(self, which: int, numbers: list[int], step: int) -> Batch:
-        return Batch.stack([self._clip(which, number, step) for number in numbers], numbers)
+        batch = Batch.stack([self._clip(which, number, step) for number in numbers], numbers)
+        return batch if self.text is None else replace(batch, text=self.text.expand(len(numbers), -1, -1))
 
     def _clip(self, which: int, number: int, step: int) -> Clip:
         rng = np.random.default_rng([self.seed, 2, number])

@@ -12,6 +12,7 @@ from mvtrack.inference.guidance import check_guidance
 from mvtrack.inference.sampler import SamplerOptions, denoise
 from mvtrack.models.conditioning import Window, encode_conditioning
 from mvtrack.models.diffusion.flow import keep_references
+from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 
 
@@ -24,7 +25,7 @@ def generate_views(
     scene_depth: float | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "N 3 H W"]:
-    """Generate the missing views of a still scene, in the order of their cameras.
+    """Generate the missing views of a still scene, in the order of their cameras, without a caption.
 
     references: RGB in [-1, 1], the first views; of a model for camera paths the first 4n + 1 frames of the path.
     camera: (R + N,), the references' first. scene_depth: median z-depth of the first view, in the camera's unit.
@@ -40,7 +41,8 @@ def generate_views(
     reference = (torch.arange(layout[0] * layout[1]) < known).view(1, *layout).to(model.device)
     padded = torch.zeros(shape, device=model.device)
     padded[reference] = clean.flatten(0, 2)
-    window = Window(camera[:, None] if layout[1] == 1 else camera[None], scene_depth)
+    prompts = make_prompts(model.config, references[0], Captions(guidance=sample.guidance), model.device)
+    window = Window(camera[:, None] if layout[1] == 1 else camera[None], scene_depth, prompts)
     conditioning = encode_conditioning(model.config, window, reference)
 
     def with_references(x: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ class Source(ABC):
         """What its tracks are made of beside `contents`; None: it has none."""
 
     @abstractmethod
+    def num_views(self) -> int:
+        """How many views it will have."""
+
+    @abstractmethod
     def views(self) -> Iterator[FittedView]:
         """Its views at the clip's size, one by one. Raises ValueError for what cannot be read."""
 
@@ -66,7 +70,7 @@ class DatasetSource(Source):
         return [self.layout.name, list(self.files.detail), [f"{path.name} {file_hash(path)}" for path in paths]]
 
     def tracks_contents(self) -> list | None:
-        return None if self.files.tracks is None else [file_hash(self.files.tracks)]
+        return [file_hash(path) for path in self.layout.track_files(self.files)] or None
 
     @cached_property
     def _scene(self) -> FittedScene:
@@ -74,6 +78,9 @@ class DatasetSource(Source):
         views = self.config.model.views
         needed = 2 if views is None else 1 if views.encoding == "path" else views.count
         return FittedScene(self.layout.read(self.files), self.config.data.num_frames, fit, needed)
+
+    def num_views(self) -> int:
+        return self._scene.num_views
 
     def views(self) -> Iterator[FittedView]:
         yield from self._scene.views()
@@ -97,6 +104,9 @@ class RenderedSource(Source):
 
     def tracks_contents(self) -> list:
         return []
+
+    def num_views(self) -> int:
+        return self.recipe.num_views
 
     @cached_property
     def _part(self) -> dict:

@@ -129,7 +129,10 @@ def prepare_clips(
     root, options = Path(entry.root), options or EncodeOptions()
     encoder = ClipEncoder(config, device)
     kind = Kind(
-        entry.size, config.data.num_frames, 2 if config.data.reverse else 1, run_encoders(config.model, encoder.codec)
+        entry.size,
+        config.data.num_frames,
+        2 if config.data.reverse and config.data.num_frames > 1 else 1,
+        run_encoders(config.model, encoder.codec),
     )
     kind.check(root)
     with shared_folder(root):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
-from mvtrack.data.latents import LatentClip
+from mvtrack.data.latents import LatentClip, LatentFolder
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions, sample_latents
@@ -31,17 +31,21 @@ class _Case:
     text: Float[Tensor, "L t"] | None
 
 
+def held_out_clips(dataset: LatentDataset, count: int) -> list[tuple[LatentFolder, str]]:
+    """The first clips that no training sees, at most `count`."""
+    names = [(folder, name) for folder in dataset.folders for name in folder.held_out]
+    if not names:
+        raise ValueError("no clip is held out for validation: set held_out in data.latents, to 4 say")
+    return names[:count]
+
+
 class LatentValidator:
     """Holds this rank's share of the held-out clips. Raises ValueError where there is none to validate on."""
 
     def __init__(self, config: RunConfig, dataset: LatentDataset) -> None:
         self.config = config
-        names = [(folder, name) for folder in dataset.folders for name in folder.held_out]
-        names = names[: config.train.validate_clips]
-        if not names:
-            raise ValueError("no clip is held out for validation: set held_out in data.latents, to 4 say")
         self._cases = []
-        for folder, name in distributed.share_of(names):
+        for folder, name in distributed.share_of(held_out_clips(dataset, config.train.validate_clips)):
             clip = folder.clip(name, [0, 1])
             text = None if dataset.text_length is None else folder.text(clip.caption, dataset.text_length)
             self._cases.append(_Case(clip, text))

@@ -82,7 +82,14 @@ class Objective:
         return [hash_seed(self.config.train.seed + offset, number) for number in index.tolist()]
 
     def _check(self, batch: Batch) -> None:
-        if batch.tracks is None and len(self.losses) > 1:
+        loss = self.config.loss
+        if loss.correspondence > 0 and loss.correspondence_targets != "tracks" and batch.depth is None:
+            raise ValueError(
+                f"{batch.keys[0]} has no depth, which loss.correspondence_targets: {loss.correspondence_targets} asks: "
+                "set loss.correspondence: 0"
+            )
+        needed = loss.tracking > 0 or (loss.correspondence > 0 and loss.correspondence_targets == "tracks")
+        if batch.tracks is None and needed:
             raise ValueError(
                 f"{batch.keys[0]} has no point tracks: put tracks.npz beside its videos (docs/data.md), or set "
                 "loss.correspondence: 0, loss.tracking: 0 and model.tracking: null"

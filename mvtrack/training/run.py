@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.encoders import CodecConfig, TextConfig
@@ -20,6 +21,7 @@ from mvtrack.models.encoders import run_encoders
 from mvtrack.models.init_weights import initial_weights
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
+from mvtrack.models.text_encoder import embed_captions
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
@@ -81,11 +83,16 @@ def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
     """This rank's part of the data. Raises ValueError where it does not fit the config."""
     settings = (config.data, config.train.seed, config.train.batch_size, config.train.micro_batch_size, rank, world)
     if config.data.latents:
-        return LatentDataset(*settings, text_length=text_length(config.model))
-    if config.model.dit.text_dim or config.model.dit.image_dim:
+        return LatentDataset(*settings, text_length=text_length(config.model), views=config.model.views)
+    if config.model.dit.image_dim:
         raise ValueError(
-            "a model with text or image branches trains on clips that were encoded with their captions: run "
-            "`mvtrack prepare`, set data.latents and data.banks: []"
+            "a model with an image branch trains on clips that were encoded with its tokens: run `mvtrack prepare`, "
+            "set data.latents and data.banks: []"
+        )
+    if config.model.dit.text_dim and config.model.text is None:
+        raise ValueError(
+            "a model with a text branch learns rendered scenes with the empty caption: name its encoder in model.text, "
+            "or run `mvtrack prepare --rendered N`"
         )
     return BatchDataset(*settings, config.model.views)
 
@@ -106,7 +113,10 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
         record_attempt(run_dir, config, progress.step, distributed.world_size(), kernel)
         if isinstance(dataset, BatchDataset):
             fill_banks(dataset, config)
+            _empty_caption(config)
     distributed.barrier()
+    if isinstance(dataset, BatchDataset):
+        dataset.text = _empty_caption(config)
     codec = build_codec(config.model.codec)
     weights = _first_weights(config, reader, codec, dataset)
     if isinstance(dataset, LatentDataset):
@@ -125,10 +135,18 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
     return run
 
 
+def _empty_caption(config: RunConfig) -> Float[Tensor, "L t"] | None:
+    """Features of no caption, by an encoder that is gone when this returns; kept between runs. None without text."""
+    if not config.model.dit.text_dim:
+        return None
+    return embed_captions([None], config.model.text, device=distributed.device())[0]
+
+
 def _validator(config: RunConfig, dataset: StepDataset) -> Validator | ViewValidator | LatentValidator:
-    if isinstance(dataset, LatentDataset):
-        return LatentValidator(config, dataset)
-    return Validator(config) if config.model.views is None else ViewValidator(config)
+    encoded = dataset if isinstance(dataset, LatentDataset) else None
+    if config.model.views is not None:
+        return ViewValidator(config, encoded)
+    return Validator(config) if encoded is None else LatentValidator(config, encoded)
 
 
 def check_encoders(dataset: LatentDataset, config: ModelConfig, codec: VideoCodec) -> None:

@@ -20,6 +20,7 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.models.reshoot_model import save_model
+from mvtrack.training import run
 from mvtrack.training.latent_validation import mirrored
 from mvtrack.training.run import open_dataset
 from mvtrack.video.reader import open_video
@@ -252,9 +253,26 @@ def test_settings_that_do_not_go_together(config_file, change, message):
         from_tree(RunConfig, tree, "config")
 
 
-def test_a_model_with_text_trains_on_encoded_clips_only(small_run):
+def test_rendered_scenes_come_with_the_empty_caption(small_run, monkeypatch):
     tree = deepcopy(small_run)
     tree["model"]["dit"]["text_dim"] = 7
+    with pytest.raises(ValueError, match=r"with the empty caption: name its encoder in model.text"):
+        open_dataset(from_tree(RunConfig, tree, "config"), 0, 1)
+    tree["model"]["text"] = {"weights": "umt5"}
+    config, features = from_tree(RunConfig, tree, "config"), torch.randn(1, 5, 7)
+    monkeypatch.setattr(run, "embed_captions", lambda captions, *_, **__: features if captions == [None] else None)
+    dataset = open_dataset(config, 0, 1)
+    assert dataset[0][0].text is None
+    dataset.text = run._empty_caption(config)
+    batch = dataset[0][0]
+    assert torch.equal(batch.text, features)
+    batch = dataset.batch(0, [3, 4], 0)
+    assert torch.equal(batch.text, features.expand(2, -1, -1))
+
+
+def test_an_image_branch_trains_on_encoded_clips_only(small_run):
+    tree = deepcopy(small_run)
+    tree["model"]["dit"] |= {"image_dim": 7, "text_dim": 7}
     with pytest.raises(ValueError, match="run `mvtrack prepare`, set data.latents"):
         open_dataset(from_tree(RunConfig, tree, "config"), 0, 1)
 

@@ -1,24 +1,40 @@
 """`mvtrack prepare` over a public dataset's own folders, and training on what it wrote."""
 
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors import safe_open
 
 from mvtrack.cli.main import main as cli
 from mvtrack.config.data import LatentsConfig
+from mvtrack.config.datasets import DatasetOptions
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.run import load_config
+from mvtrack.config.tree import from_tree
+from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import SKIPPED, LatentFolder, clip_file, tracks_file
-from mvtrack.models.reshoot_model import save_model
+from mvtrack.geometry.camera import project
+from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
+from mvtrack.training.clip_sources import sources_of_folder
+from mvtrack.training.preparation_estimate import estimate_preparation
+from tests.data.public.synthesis import TO_Z_UP, synthesise
+from tests.data.public.test_kubric import write_mv_kubric
 from tests.data.public.test_multicamvideo import truth_of, write_scene
+from tests.data.public.test_stills import write_realestate10k
 
 ROOT, SIZE = Path(__file__).parents[2], (24, 32)
 
@@ -74,6 +90,21 @@ def test_a_dataset_is_encoded_and_trained_on(dataset, config_file, tmp_path, cap
     last = {name: value for row in rows for name, value in row.items()}
     assert last["step"] == 2
     assert last["loss/correspondence"] > 0
+
+
+def test_disk_and_time_are_said_before_work(dataset, config_file, tmp_path, capsys):
+    code, out, error = prepare(capsys, dataset, "--config", config_file, "--estimate")
+    assert code == 0, error
+    assert not (tmp_path / "latents").exists()
+    assert out.startswith("3 clips with 3 views each, as the first has; 0 captions\ndisk: ")
+    assert "CPU hours" in out
+    config = load_config(config_file)
+    sources = sources_of_folder(dataset, config, config.data.latents[0], DatasetOptions())
+    estimate = estimate_preparation(config, config.data.latents[0], sources, torch.device("cpu"))
+    assert prepare(capsys, dataset, "--config", config_file)[0] == 0
+    written = [safe_open(path, "pt").get_slice("latents").get_shape() for path in (tmp_path / "latents").glob("clip_*")]
+    assert estimate.disk == sum(2 * math.prod(shape) for shape in written)
+    assert estimate.hours > estimate.device_hours > 0
 
 
 def test_new_tracks_and_captions_encode_no_video_anew(dataset, config_file, tmp_path, capsys):
@@ -159,3 +190,84 @@ def test_twenty_kills_change_no_byte(dataset, config_file, tmp_path, capsys):
             draw.choice(clips).unlink()  # so that something is left to do
     assert prepare(capsys, dataset, "--config", config_file)[0] == 0
     assert contents(root) == expected
+
+
+def still_config(config_file: Path, encoding: str, small_model) -> Path:
+    """The same run on still sets: three views of one moment, or a path of nine frames."""
+    tree, frames = yaml.safe_load(config_file.read_text()), 1 if encoding == "images" else 9
+    tree["model"]["dit"]["rope_frames"] = "by_view"
+    tree["model"] |= {"views": {"count": 3, "references": [1, 2], "encoding": encoding}, "num_frames": frames}
+    tree["data"]["num_frames"] = frames
+    points = {"correspondence": 0.1, "correspondence_targets": "points", "correspondence_queries": None,
+              "correspondence_options": {"exclude": "own_view"}}  # fmt: skip
+    tree["loss"] = points if encoding == "images" else {"correspondence": 0}
+    config = from_tree(ModelConfig, tree["model"], "model")
+    save_model(ReshootModel(config, build_model(config, seed=4).dit, small_model.codec), config_file.parent / "still")
+    tree["train"]["init_from"] = str(config_file.parent / "still")
+    config_file.write_text(yaml.safe_dump(tree))
+    return config_file
+
+
+@pytest.mark.parametrize("encoding", ["images", "path"])
+def test_still_sets_are_encoded_and_trained_on(config_file, small_model, tmp_path, capsys, encoding):
+    root = tmp_path / "data"
+    for n in range(2):
+        truth = synthesise(n, 4 if encoding == "images" else 9, 1, size=(38, 58), static=True, points=5)
+        if encoding == "images":
+            write_mv_kubric(root / f"train/{n}", truth)
+        else:
+            write_realestate10k(root / str(n), truth)
+    roots = [root] if encoding == "images" else [root / "0"]
+    config = still_config(config_file, encoding, small_model)
+    if encoding == "path":
+        shutil.move(root / "1/train/0a1b", root / "0/train/2c3d")
+        shutil.move(root / "1/train/0a1b.txt", root / "0/train/2c3d.txt")
+    code, out, error = prepare(capsys, roots[0], "--config", config)
+    assert code == 0, error
+    assert out.endswith("2 clips encoded, 0 were there")
+    folder = LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE), 1 if encoding == "images" else 9)
+    clip = folder.clip(folder.training[0], [0])
+    assert tuple(clip.latents.shape[:2]) == ((1, 1) if encoding == "images" else (1, 3))
+    assert (clip.depth is not None) == (encoding == "images")
+    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = {name: value for row in rows for name, value in row.items()}
+    assert last["step"] == 2
+    assert last["validation/psnr_db"] > 0
+    assert ("loss/correspondence" in last) == (encoding == "images")
+
+
+def test_a_datasets_own_tracks_and_depth_are_encoded(config_file, tmp_path, capsys):
+    truth = synthesise(5, 3, 5, size=(38, 58), points=7)
+    write_mv_kubric(tmp_path / "data/train/0", truth)
+    code, _, error = prepare(capsys, tmp_path / "data", "--config", config_file)
+    assert code == 0, error
+    clip = LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE), 5).clip("train_0", [1, 0])
+    xy, _ = project(truth.turned(TO_Z_UP)[1].float(), clip.camera)
+    visible = clip.tracks.visible
+    assert visible.any()
+    assert (xy - clip.tracks.xy)[visible].norm(dim=-1).max() < 0.01
+    assert clip.distance == pytest.approx(float(truth.depth[1, 0].median()), rel=0.2)  # of a crop
+
+
+def test_views_of_a_sample_are_neighbours_of_a_domain(config_file, small_model, tmp_path, capsys):
+    for n in range(2):
+        write_mv_kubric(tmp_path / f"data/train/{n}", synthesise(n, 6, 1, size=(38, 58), static=True, points=5))
+    config = load_config(still_config(config_file, "images", small_model))
+    assert prepare(capsys, tmp_path / "data", "--config", config_file)[0] == 0
+    entry = replace(config.data.latents[0], view_window=3)
+    data = replace(config.data, latents=(entry,))
+    dataset = LatentDataset(data, 0, 1, 1, views=config.model.views)
+    folder = dataset.folders[0]
+    for seed in range(20):
+        drawn = dataset._draw_views(np.random.default_rng(seed), folder, "train_0")
+        assert sorted(drawn) == list(range(min(drawn), min(drawn) + 3))
+    few = replace(config.data, latents=(replace(entry, view_window=2),))
+    dataset = LatentDataset(few, 0, 1, 1, views=config.model.views)
+    with pytest.raises(ValueError, match="offers 2 views, a sample has 3"):
+        dataset[0]
+    with pytest.raises(ValueError, match="has 0 clips"):
+        LatentFolder(replace(entry, domains=("photo",)), 1)
+    assert LatentFolder(replace(entry, domains=("photo", "rendered")), 1).training == ["train_0"]

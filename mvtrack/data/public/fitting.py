@@ -48,11 +48,14 @@ class FittedScene:
         blind = next((view.name for view in views if view.camera is None), None)
         if blind is not None:
             raise ValueError(f"{views[0].video.path}: {name} has no cameras: training needs them")
-        count = 1 if self._is_path else len(views)
-        if count < self.min_views:
-            raise ValueError(
-                f"{views[0].video.path}: {name} holds {count} view of each moment, training needs {self.min_views}"
-            )
+        if self.num_views < self.min_views:
+            shown = f"{name} holds {self.num_views} view of each moment"
+            raise ValueError(f"{views[0].video.path}: {shown}, training needs {self.min_views}")
+
+    @property
+    def num_views(self) -> int:
+        """Of the clip: a path is one."""
+        return 1 if self._is_path else len(self.scene.views)
 
     @property
     def _is_path(self) -> bool:

@@ -153,6 +153,10 @@ class DatasetLayout(ABC):
     def files(self, scene: SceneFiles) -> list[Path]:
         """All that its pictures, cameras and depth are made of, in a stable order."""
 
+    def track_files(self, scene: SceneFiles) -> list[Path]:
+        """What its tracks are made of; none: it has none."""
+        return [] if scene.tracks is None else [scene.tracks]
+
     @abstractmethod
     def read(self, scene: SceneFiles) -> MultiViewScene:
         """Open a scene. Raises ValueError that names the file and what is wrong with it."""

@@ -47,6 +47,10 @@ class MVKubric(DatasetLayout):
             for file in (*(f for kind in kinds for f in numbered(view, *kind)), view / "metadata.json")
         ]
 
+    def track_files(self, scene: SceneFiles) -> list[Path]:
+        own = [scene.path / "tracks_3d.npz", *(view / "tracks_2d.npz" for view in _views(scene.path))]
+        return super().track_files(scene) or own
+
     def read(self, scene: SceneFiles) -> MultiViewScene:
         views = []
         for folder in _views(scene.path):
