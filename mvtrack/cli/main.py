@@ -13,6 +13,7 @@ COMMANDS = {
     "cameras": ("mvtrack.cli.cameras", "inspect, convert, check and measure cameras"),
     "pseudo-tracks": ("mvtrack.cli.pseudo_tracks", "follow points through multi-view clips, for training"),
     "prepare": ("mvtrack.cli.prepare", "encode multi-view clips once, for training"),
+    "caption": ("mvtrack.cli.caption", "describe a dataset's scenes by an image-text network"),
     "train": ("mvtrack.train", "train or fine-tune a model"),
     "train-decoder": ("mvtrack.cli.train_decoder", "train a decoder that aligns views to the pixel"),
     "train-refiner": ("mvtrack.cli.train_refiner", "train what brings results to full resolution"),

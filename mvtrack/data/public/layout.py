@@ -21,7 +21,7 @@ from mvtrack.video.images import ImageVideo
 from mvtrack.video.reader import open_video
 from mvtrack.video.video import Video
 
-TRACKS = "tracks.npz"
+TRACKS, CAPTIONS = "tracks.npz", "metadata.csv"
 LOOKED_AT = 50  # folders, to recognise a layout
 _SAME_RATE = 0.01
 _PHOTO_FPS = 24.0  # of a single frame, where it means nothing
@@ -172,7 +172,8 @@ def in_order(found: list[SceneFiles], root: Path, options: DatasetOptions) -> li
     """Scenes in natural order of their names, with tracks (in a scene, or in a folder of their own) and captions."""
     if not found:
         raise ValueError(f"{root} holds no scenes")
-    names, table = [scene.name for scene in found], read_captions(options.captions) if options.captions else {}
+    names, captions = [scene.name for scene in found], options.captions or root / CAPTIONS
+    table = read_captions(captions) if options.captions or captions.is_file() else {}
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if twice:
         raise ValueError(f"{root} holds several scenes of the name {min(twice)}: prepare them as folders of their own")
