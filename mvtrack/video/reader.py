@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,8 @@ def _video_file(probe: VideoProbe, damaged: OnDamage) -> Video:
         )
     except ValueError as error:
         raise ValueError(f"{probe.path} is damaged: {error}") from error
-    kind = DecordVideo if _decord_may_read(probe) else AvVideo
+    may_be_damaged = damaged == "use-good-part" or not len(probe.keyframes)
+    kind = DecordVideo if _decord_may_read(probe) else partial(AvVideo, is_suspect=may_be_damaged)
     return kind(
         probe.path, ticks.fps, probe.display_size, ticks.frame_of, len(probe), [*notes, *_notes(probe, ticks)],
         probe.orientation.size(probe.size), _start(probe), probe.has_sound,
