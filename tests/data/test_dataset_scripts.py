@@ -5,6 +5,9 @@ from pathlib import Path
 
 import yaml
 
+from tests.data.public.synthesis import synthesise
+from tests.data.public.test_kubric import write_mv_kubric
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,3 +21,19 @@ def test_script_renders_banks_of_config(small_run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'bank'}: 3 scenes\n"
     assert len(list((tmp_path / "bank").glob("scene_*.safetensors"))) == 3
+
+
+def test_script_says_what_a_dataset_holds(tmp_path):
+    truth = synthesise(5, views=2, frames=3, size=(38, 58), points=13)
+    write_mv_kubric(tmp_path / "train/0", truth)
+    write_mv_kubric(tmp_path / "train/1", truth)
+    (tmp_path / "train/1/view_1/depth_00002.tiff").unlink()
+    command = [sys.executable, ROOT / "datasets/check.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{tmp_path}: MV-Kubric (MVTracker) (--layout mv-kubric), 2 scenes"
+    assert lines[1].startswith("  train_0: 2 views of 3 frames, 38x58, perspective cameras, depth ")
+    assert "13 tracks" in lines[1]
+    assert lines[2].endswith("view_1 lacks depth_00002.tiff")
+    assert "1 of the 2 scenes that were read are broken" in done.stderr

@@ -14,6 +14,7 @@ from mvtrack.data.public.movi import Movi
 from mvtrack.data.public.multicamvideo import MultiCamVideo
 from mvtrack.data.public.mv_kubric import MVKubric
 from mvtrack.data.public.navi import Navi
+from mvtrack.data.public.photographs import Photographs
 from mvtrack.data.public.realestate10k import PixelSplatChunks, RealEstate10K
 from mvtrack.data.public.syncdreamer import SyncDreamer
 from mvtrack.data.public.wonder3d import Wonder3D
@@ -35,6 +36,7 @@ LAYOUTS: dict[str, DatasetLayout] = {
         DavisSequences(),
         IPhoneCaptures(),
         ClipFolders(),
+        Photographs(),
     )
 }
 

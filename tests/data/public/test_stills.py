@@ -11,6 +11,8 @@ import torch
 
 from mvtrack.data.public.fitting import FittedScene
 from mvtrack.data.public.registry import LAYOUTS, find_layout
+from mvtrack.geometry.camera import pixel_grid, unproject
+from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.video.resize import fit_to
 from tests.data.public.synthesis import Truth, scene_error_px, synthesise
 
@@ -229,3 +231,34 @@ def test_broken_files_are_named(name, edit, tmp_path, options, monkeypatch):
     with pytest.raises(ValueError, match=message):
         layout.read(layout.scenes(tmp_path, options)[-1])
     assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("kind", ["depth", "points"])
+def test_own_photographs_come_with_depth_or_points(kind, tmp_path, options):
+    truth, folder = synthesise(6, 3, 1, size=SIZE, static=True, points=13), tmp_path / "chair"
+    (folder / "images").mkdir(parents=True)
+    (folder / kind).mkdir()
+    names = ["c", "a", "b"]  # not in the order of the pose file
+    for v, name in enumerate(names):
+        (folder / f"images/{name}.png").write_bytes(encoded(truth, v))
+        depth = truth.depth[v, 0]
+        flat = pixel_grid(SIZE).double().flatten(0, 1), depth.double().flatten()
+        points = unproject(*flat, truth.camera[v, 0].to(dtype=torch.float64)).view(*SIZE, 3)
+        points[0, 0] = torch.nan
+        np.save(folder / f"{kind}/{name}.npy", depth.numpy() if kind == "depth" else points.float().numpy())
+    write_cameras(
+        folder / "cameras.json", CameraSequence(truth.camera[:, 0].to(dtype=torch.float64), tuple(names)), "json"
+    )
+    layout = find_layout(tmp_path)
+    (files,) = layout.scenes(tmp_path, options)
+    scene = layout.read(files)
+    assert (layout.name, [view.name for view in scene.views]) == ("photographs", ["a", "b", "c"])
+    order = [1, 2, 0]
+    assert scene_error_px(scene, truth.world, truth.tracks.views(order)) < 0.01
+    for v, view in zip(order, scene.views, strict=True):
+        found = view.depth(1)[0]
+        assert (found[0, 0] == 0) == (kind == "points")
+        torch.testing.assert_close(found.flatten()[1:], truth.depth[v, 0].flatten()[1:], rtol=1e-5, atol=1e-5)
+    (folder / "images/d.png").write_bytes(encoded(truth, 0))
+    with pytest.raises(ValueError, match="cameras.json names no camera of d.png"):
+        layout.read(files)
