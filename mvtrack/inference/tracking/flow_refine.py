@@ -35,10 +35,10 @@ Grey = UInt8[np.ndarray, "H W"]
 def refine_by_flow(
     tracks: VideoTracks, films: Sequence[Video], on_frame: Callable[[], None] = lambda: None
 ) -> VideoTracks:
-    """The same points, followed through the frames of every view; `followed` and `found` stay what they were.
+    """The same points, followed through the frames of every view in which they were found.
 
-    Where flow says so, `visible` and `score` (the likeness to the start) are new as well. on_frame: called after every
-    step.
+    visible: where flow has the point. score: there, the likeness to its start in [0, 1]; elsewhere at most what the
+    head said. on_frame: called after every step.
     """
     xy, visible, score = tracks.xy.clone(), tracks.visible.clone(), tracks.score.clone()
     for v, film in enumerate(films):
@@ -50,7 +50,7 @@ def refine_by_flow(
         for step in (1, -1):
             view.walk(step, on_frame)
         xy[v], visible[v], score[v] = view.results()
-    return replace(tracks, xy=xy, visible=visible, score=score)
+    return replace(tracks, xy=xy, visible=visible, score=score, followed=tracks.followed | visible)
 
 
 @dataclass
