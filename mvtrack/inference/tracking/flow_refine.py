@@ -126,7 +126,8 @@ class _View:
         """Give up what looks different or left the picture; look for what the head sees."""
         alive = which & going.alive
         sure = which & going.alive & within(going.xy, self.size)
-        going.xy[sure] = nudged(self.looks[sure], picture, going.xy[sure], self.radius)
+        if sure.any():
+            going.xy[sure] = nudged(self.looks[sure], picture, going.xy[sure], self.radius)
         alike = likeness(self.looks, patches(picture, going.xy, self.radius))
         going.alive[alive & ((alike < _ALIKE) | ~within(going.xy, self.size))] = False
         lost = which & ~going.alive

@@ -63,7 +63,7 @@ def _moved(features: Features, device: torch.device) -> Features:
 
 
 class HeadTracker:
-    """Tracks by the model's own head, as `mvtrack track` makes them, all views together."""
+    """Tracks by the model's own head, all views together, as `mvtrack track` makes them before flow refines them."""
 
     def __init__(self, scene: SceneModel) -> None:
         self.scene, self.tracker = scene, require_head(scene.model)
