@@ -8,6 +8,7 @@ from typing import Literal
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.inference.model_options import LESS_MEMORY, SAMPLING, ModelCommand, SamplingOptions
+from mvtrack.inference.ray_pool import RayOptions
 from mvtrack.inference.shot_options import PointOptions, ShotOptions, read_shot, resolution
 
 
@@ -34,6 +35,8 @@ class ReshootCommand(ModelCommand):
         "the one that ships, for the tiny models. --depth gives the source's depth, else it is estimated",
         metavar="FOLDER|tiny",
     )
+
+    cluster: RayOptions = section(RayOptions, "many devices and machines, for tables and folders")
 
     def __post_init__(self) -> None:
         if self.resolution == "model" and self.points.tracks is None and self.decoder is None:
@@ -70,6 +73,7 @@ def _reshoot(options: ReshootCommand) -> None:
     if is_batch(options.video):
         reshoot_batch(options, shot_of, _say)
         return
+    refuse_unused(options, "cluster", why="it spreads the videos of a table or a folder, this is one: leave it out")
     shot = shot_of(options, options.video)
     outputs = reshoot_file(
         options.video, shot.path, options.model, options.out, shot, options.overwrite, options.placement,

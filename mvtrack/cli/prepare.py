@@ -8,6 +8,7 @@ from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option, overrides, positional, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
+from mvtrack.inference.ray_pool import RayOptions
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -40,6 +41,7 @@ class PrepareCommand(MemoryChecked):
         0.01, "how many clips may be broken and are left out, a number or a share; default: 1%", parse=_limit
     )
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself")
+    cluster: RayOptions = section(RayOptions, "many devices and machines")
     overrides: tuple[str, ...] = overrides()
 
 
@@ -78,7 +80,11 @@ def _prepare(options: PrepareCommand) -> None:
         sys.stdout.write("\n".join(lines) + "\n")
         return
     done = prepare_clips(
-        config, entry, sources, device, EncodeOptions(options.shard, options.overwrite, options.max_skipped)
+        config,
+        entry,
+        sources,
+        device,
+        EncodeOptions(options.shard, options.overwrite, options.max_skipped, options.cluster),
     )
     more = f", {done.tracks} got new tracks" if done.tracks else ""
     more += f", {done.skipped} cannot be read and are left out (skipped.jsonl)" if done.skipped else ""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from mvtrack.config.command_line import with_text
 from mvtrack.config.errors import is_out_of_memory, out_of_memory
 from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.files.atomic_io import write_aside
 from mvtrack.files.cache import sha256
 from mvtrack.inference.device import place, placed_config
@@ -26,6 +28,7 @@ from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.model_options import LESS_MEMORY
 from mvtrack.inference.pipeline import Shot, first_frames, reshoot_file, shipped_model, shot_record, with_window
+from mvtrack.inference.ray_pool import run_tasks
 from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.inference.shot_options import check_moves
 from mvtrack.models.prompts import Captions, remember_prompts
@@ -82,11 +85,10 @@ def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Calla
     todo = list(_videos(config, [job for job in jobs if job.options.overwrite or not (job.out / "run.json").exists()]))
     if todo and (ahead := forecast(config, todo, options.placement)):
         say(ahead)
-    remember_prompts(config, _captions(jobs), _pictures(config, jobs), options.placement.encoder_device)
-    model, results = place(load_model(folder), options.placement), []
+    prompts = (config, _captions(jobs), list(_pictures(config, jobs)), options.placement.encoder_device)
+    make, results = partial(_reshooter, prompts, folder, options.placement, shot_of), []
     out.mkdir(parents=True, exist_ok=True)
-    for job in jobs:
-        status, reason = _do(job, shot_of, model, folder)
+    for job, (status, reason) in run_tasks(make, jobs, options.cluster):
         results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
         sys.stdout.write(f"{status}: {job.out}{f' ({reason})' if reason else ''}\n")
         write_aside(out / "batch.json", lambda aside: aside.write_text(json.dumps(results, indent=1)))
@@ -137,6 +139,15 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
         with suppress(ValueError, OSError):
             footage, fit = _opened(config, job)
             yield from first_frames(window_spans(config, len(footage)), footage, fit)
+
+
+def _reshooter(
+    prompts: tuple, folder: Path, placement: Placement, shot_of: Callable[[Any, Path], Shot]
+) -> Callable[[Job], tuple[str, str | None]]:
+    """What re-shoots one video. prompts: all captions and pictures that will be asked for."""
+    remember_prompts(*prompts)
+    model = place(load_model(folder), placement)
+    return lambda job: _do(job, shot_of, model, folder)
 
 
 def _do(

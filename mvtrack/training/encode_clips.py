@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from mvtrack.data.latents import (
 from mvtrack.data.public.fitting import FittedView
 from mvtrack.files.atomic_io import shared_folder
 from mvtrack.geometry.camera import Camera
+from mvtrack.inference.ray_pool import RayOptions, run_tasks
 from mvtrack.models.encoders import run_encoders
 from mvtrack.models.image_encoder import encode as encode_images
 from mvtrack.models.image_encoder import load_encoder
@@ -57,11 +58,13 @@ class PreparationReport:
 @dataclass(frozen=True)
 class EncodeOptions:
     """Which of a folder's clips this process encodes, and what it may do. shard: (i, n), every n-th clip from the i-th
-    on, so that n processes share the work. max_skipped: how many clips may be broken, a count or a share of all."""
+    on, so that n processes share the work. max_skipped: how many clips may be broken, a count or a share of all. ray:
+    spread over a cluster."""
 
     shard: tuple[int, int] = (1, 1)
     overwrite: bool = False
     max_skipped: int | float = 0.01
+    ray: RayOptions = RayOptions()
 
 
 @dataclass
@@ -144,14 +147,29 @@ def prepare_clips(
         if kind.encoders.text is not None:
             _write_captions(config, mine, root, device)
         encoded = tracks = 0
-        for source in tqdm(todo, desc=f"encoding into {root}", unit="clip"):
-            with skips.of(source.name):
-                fresh = _prepare_clip(source, records[source.name], root, lambda s: encoder(s.views(), kind.directions))
+        make = partial(_clip_writer, config, device, root, kind.directions, None if options.ray.ray else encoder)
+        tasks = [(source, records[source.name]) for source in todo]
+        done = run_tasks(make, tasks, options.ray)
+        for (source, _), fresh in tqdm(done, desc=f"encoding into {root}", unit="clip", total=len(todo)):
+            skips.note(source.name, fresh if isinstance(fresh, ValueError) else None)
+            if not isinstance(fresh, ValueError):
                 encoded, tracks = encoded + fresh, tracks + (not fresh)
         names = {clip_file(root, name).name for name in records}
         strays = {path.name for path in root.glob("clip_*.safetensors")} - names
         kept = sum(source.name not in skips.names for source in mine) - encoded - tracks
         return PreparationReport(encoded, kept, tracks, len(skips.names), len(strays))
+
+
+def _clip_writer(
+    config: RunConfig, device: torch.device, root: Path, directions: int, encoder: ClipEncoder | None
+) -> Callable[[tuple[Source, ClipRecord]], bool]:
+    """What writes one clip. encoder: one that is loaded already, in this process."""
+    encoder = encoder or ClipEncoder(config, device)
+
+    def write(task: tuple[Source, ClipRecord]) -> bool:
+        return _prepare_clip(*task, root, lambda source: encoder(source.views(), directions))
+
+    return write
 
 
 def _prepare_clip(source: Source, record: ClipRecord, root: Path, encode: Callable[[Source], EncodedClip]) -> bool:
@@ -172,16 +190,6 @@ class Skips:
     def __init__(self, root: Path, num_clips: int, limit: int | float) -> None:
         self.root, self.limit, self.total = root, int(limit if isinstance(limit, int) else limit * num_clips), num_clips
         self.names: set[str] = set()
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """A context in which a ValueError is a clip that cannot be read."""
-        try:
-            yield
-        except ValueError as error:
-            self.note(name, error)
-        else:
-            self.note(name, None)
 
     def note(self, name: str, error: ValueError | None) -> None:
         """List a clip, or take it off the list."""

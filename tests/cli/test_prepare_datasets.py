@@ -92,6 +92,20 @@ def test_a_dataset_is_encoded_and_trained_on(dataset, config_file, tmp_path, cap
     assert last["loss/correspondence"] > 0
 
 
+@pytest.mark.slow
+def test_two_ray_workers_write_the_same_bytes(dataset, config_file, tmp_path, capsys):
+    """And a broken scene is listed as alone."""
+    (dataset / "train/f24_aperture5/scene2/cameras/camera_extrinsics.json").write_text("{}")
+    written = []
+    for extra in ([], ["--ray", "--ray-workers", 2]):
+        code, out, error = prepare(capsys, dataset, "--config", config_file, "--max-skipped", 1, *extra)
+        assert code == 0, error
+        assert "2 clips encoded, 0 were there, 1 cannot be read" in out
+        written.append(contents(tmp_path / "latents"))
+        shutil.rmtree(tmp_path / "latents")
+    assert written[0] == written[1]
+
+
 def test_disk_and_time_are_said_before_work(dataset, config_file, tmp_path, capsys):
     code, out, error = prepare(capsys, dataset, "--config", config_file, "--estimate")
     assert code == 0, error
