@@ -51,6 +51,11 @@ class Source(ABC):
     def tracks(self) -> Tracks:
         """Its tracks in the clip's pixels."""
 
+    def close(self) -> None:
+        """Let go of what was opened, which would stay for all clips of a dataset; it is opened anew where needed."""
+        for name in ("_scene", "_part"):
+            self.__dict__.pop(name, None)
+
 
 @dataclass
 class DatasetSource(Source):

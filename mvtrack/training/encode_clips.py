@@ -154,6 +154,7 @@ def prepare_clips(
             skips.note(source.name, fresh if isinstance(fresh, ValueError) else None)
             if not isinstance(fresh, ValueError):
                 encoded, tracks = encoded + fresh, tracks + (not fresh)
+            source.close()
         names = {clip_file(root, name).name for name in records}
         strays = {path.name for path in root.glob("clip_*.safetensors")} - names
         kept = sum(source.name not in skips.names for source in mine) - encoded - tracks

@@ -115,6 +115,9 @@ def test_disk_and_time_are_said_before_work(dataset, config_file, tmp_path, caps
     config = load_config(config_file)
     sources = sources_of_folder(dataset, config, config.data.latents[0], DatasetOptions())
     estimate = estimate_preparation(config, config.data.latents[0], sources, torch.device("cpu"))
+    assert "_scene" in vars(sources[0])
+    sources[0].close()
+    assert "_scene" not in vars(sources[0])
     assert prepare(capsys, dataset, "--config", config_file)[0] == 0
     written = [safe_open(path, "pt").get_slice("latents").get_shape() for path in (tmp_path / "latents").glob("clip_*")]
     assert estimate.disk == sum(2 * math.prod(shape) for shape in written)
