@@ -153,6 +153,8 @@ def within(xy: Points, size: tuple[int, int]) -> Bool[np.ndarray, "N"]:
 
 def at_points(values: Float[np.ndarray, "H W *C"], xy: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "..."]:
     """Values (*n, *C) at raster coordinates, bilinear, borders repeated."""
+    if xy.size == 0:
+        return np.zeros((*xy.shape[:-1], *values.shape[2:]), np.float32)
     index = (xy - 0.5).astype(np.float32).reshape(1, -1, 2)
     pieces = [  # OpenCV takes at most 32,766 columns
         cv2.remap(values, index[:, i : i + 30_000], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -65,6 +65,11 @@ def test_point_behind_a_card_is_hidden_and_the_others_are_not(tmp_path):
     assert refined.visible[0, :, 1].all()
 
 
+def test_all_points_hidden_is_no_error(tmp_path):
+    refined = refine_by_flow(head_tracks(torch.tensor([[0, 20.0, 60.0]])), [film(tmp_path, hidden=3)])
+    assert refined.visible[0, :, 0].tolist() == [True] * 3 + [False] * 4
+
+
 def test_points_that_were_not_found_stay_what_they_were(tmp_path):
     query = torch.tensor([[0, 30.0, 60.0], [0, 120, 60]])
     before = head_tracks(query, found=torch.tensor([[False, True]]))
