@@ -10,6 +10,7 @@ from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import picture_size
 from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, MemoryChecked
+from mvtrack.inference.ray_pool import RayOptions
 from mvtrack.training.pseudo_tracks.options import TrackerOptions
 
 
@@ -37,6 +38,7 @@ class PseudoTracksCommand(MemoryChecked):
     estimate: bool = option(False, "say what time, memory and disk it takes; makes two query frames' tracks")
     overwrite: bool = option(False, "replace tracks of another origin, or of other settings")
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself", without=("captions",))
+    cluster: RayOptions = section(RayOptions, "many devices and machines")
     placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance",))
 
 
@@ -65,7 +67,7 @@ def _track(options: PseudoTracksCommand) -> None:
         for line in estimate_lines(job, start, options.placement.torch_device):
             sys.stdout.write(f"{line}\n")
         return
-    done = track_clips(job, start)
+    done = track_clips(job, start, options.cluster)
     sys.stdout.write(f"{options.clips}: {done.tracked} clips tracked, {done.kept} had their tracks\n")
     if done.failed:
         raise ValueError(f"{len(done.failed)} clips are left out, the first: {done.failed[0]}")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.machine import peak_gib
+from mvtrack.inference.ray_pool import RayOptions, run_tasks
 from mvtrack.training.pseudo_tracks.clips import DatasetClip, tracked_clips
 from mvtrack.training.pseudo_tracks.files import TrackParts, disk_bytes
 from mvtrack.training.pseudo_tracks.views import ClipViews, FrameTracks, GridQueries, QueryFrame
@@ -72,33 +74,50 @@ class TrackReport(NamedTuple):
     failed: tuple[str, ...]
 
 
-def track_clips(job: TrackJob, start: Callable[[ClipViews], ViewTracker]) -> TrackReport:
+def track_clips(
+    job: TrackJob, start: Callable[[ClipViews], ViewTracker], cluster: RayOptions | None = None
+) -> TrackReport:
     """Write tracks.npz of every clip that has none yet. start: makes the tracker, for clips like the one given.
 
     A clip that cannot be read, or lacks a query frame, is gone past; what the tracker lacks ends the work.
     """
-    tracked, kept, failed, tracker = 0, 0, [], None
-    with tqdm(job.clips(), desc=f"tracks in {job.root}", unit="clip") as bar:
-        for clip in bar:
-            try:
-                parts = job.parts(clip)
-                if parts.are_joined():
-                    kept += 1
-                    continue
-                views = clip.open()
-                frames = job.queries.of(len(views.videos), views.num_frames)
-            except ValueError as error:
-                failed.append(str(error))
-                tqdm.write(f"left out: {error}", file=sys.stderr)
-                continue
-            tracker = tracker or start(views)
-            missing = parts.missing(frames)
-            there = len(frames) - len(missing)
-            for i, _ in enumerate(_track_missing(views, parts, job.queries, missing, tracker), there + 1):
-                bar.set_postfix_str(f"{clip.name}: {i} of {len(frames)} query frames")
-            parts.join(frames, job.queries, views)
-            tracked += 1
-    return TrackReport(tracked, kept, tuple(failed))
+    counts, failed, clips = {True: 0, False: 0}, [], job.clips()
+    done = run_tasks(partial(_ClipTracking, job, start), clips, cluster)
+    for _, fresh in tqdm(done, desc=f"tracks in {job.root}", unit="clip", total=len(clips)):
+        if isinstance(fresh, _TrackerError):
+            raise ValueError(str(fresh)) from fresh
+        if isinstance(fresh, ValueError):
+            failed.append(str(fresh))
+            tqdm.write(f"left out: {fresh}", file=sys.stderr)
+        else:
+            counts[fresh] += 1
+    return TrackReport(counts[True], counts[False], tuple(failed))
+
+
+class _TrackerError(ValueError):
+    """What the tracker lacks, and no other clip would help."""
+
+
+class _ClipTracking:
+    """Writes one clip's tracks; whether they were not there. The tracker is made for the first clip that needs it."""
+
+    def __init__(self, job: TrackJob, start: Callable[[ClipViews], ViewTracker]) -> None:
+        self.job, self.start, self.tracker = job, start, None
+
+    def __call__(self, clip: DatasetClip) -> bool:
+        parts = self.job.parts(clip)
+        if parts.are_joined():
+            return False
+        views = clip.open()
+        frames = self.job.queries.of(len(views.videos), views.num_frames)
+        try:
+            self.tracker = self.tracker or self.start(views)
+            for _ in _track_missing(views, parts, self.job.queries, parts.missing(frames), self.tracker):
+                pass
+        except ValueError as error:
+            raise _TrackerError(str(error)) from error
+        parts.join(frames, self.job.queries, views)
+        return True
 
 
 def _track_missing(
