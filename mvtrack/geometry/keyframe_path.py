@@ -133,18 +133,20 @@ class PosePath:
         """Camera-to-world matrices (float64), resampled to a number of frames."""
         if self.key_times is None:
             return resample_poses(self.given, num_frames)
-        return interpolate_poses(self.given, self.key_times, self._times(num_frames))
+        return interpolate_poses(self.given, self.key_times, _within(self.key_times, num_frames))
 
     def lens(self, num_frames: int) -> Float[Tensor, "T"]:
         """Focal factors, resampled in proportion."""
         log = self.lens_given.double().log()
         if self.key_times is not None:
-            times = self._times(num_frames)
+            times = _within(self.key_times, num_frames)
             i = (torch.bucketize(times, self.key_times, right=True) - 1).clamp(0, len(log) - 2)
             share = (times - self.key_times[i]) / (self.key_times[i + 1] - self.key_times[i])
             return torch.lerp(log[i], log[i + 1], share).exp()
         return F.interpolate(log[None, None], num_frames, mode="linear", align_corners=True)[0, 0].exp()
 
-    def _times(self, num_frames: int) -> Float[Tensor, "T"]:
-        times = torch.linspace(0, 1, num_frames, dtype=torch.float64)
-        return times.clamp(float(self.key_times[0]), float(self.key_times[-1]))
+
+def _within(key_times: Float[Tensor, "n"], num_frames: int) -> Float[Tensor, "T"]:
+    """Evenly spaced times from 0 to 1, held where no key frame is any more."""
+    times = torch.linspace(0, 1, num_frames, dtype=torch.float64)
+    return times.clamp(float(key_times[0]), float(key_times[-1]))
