@@ -28,6 +28,7 @@ PACKAGES = {  # and what they are for
     "transformers": "tokenizers: pip install '.[wan]'",
     "huggingface-hub": "weights from the hub: pip install '.[wan]'",
     "accelerate": "--offload blocks: pip install '.[wan]'",
+    "diffusers": "still views on SD2.1 and Hunyuan-DiT: pip install '.[sd]'",
     "flash-attn": "a faster kernel (optional)", "flash-attn-3": "the same for Hopper (optional)",
     "sageattention": "an 8-bit kernel (optional)",
     "viser": "the interactive preview: pip install '.[page]'",
