@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mvtrack.data.clip import Clip
 from mvtrack.data.public.layout import FrameMaps, MultiViewScene, SceneView
 from mvtrack.geometry.camera import Camera
 from mvtrack.video.resize import Fit
@@ -88,6 +89,13 @@ class FittedScene:
         size = torch.tensor(fits[0].model[::-1])
         inside = (xy >= 0).all(-1) & (xy < size).all(-1)
         return Tracks(xy, visible[:, : self.num_frames] & inside, found)
+
+    def clip(self) -> Clip:
+        """All of it in memory; depth is there where every view has one."""
+        views, scene = list(self.views()), self.scene
+        depth = None if any(view.depth is None for view in views) else torch.stack([view.depth for view in views])
+        video, camera = torch.stack([view.video for view in views]), Camera.stack([view.camera for view in views])
+        return Clip(video, camera, scene.views[0].video.fps, key=scene.name, tracks=self.tracks(), depth=depth)
 
 
 def _maps(view: SceneView, read: FrameMaps | None, fit: Fit, frames: int) -> Tensor | None:

@@ -84,6 +84,16 @@ class MultiViewScene:
     is_path: bool = False
     tracks: Callable[[], PointTracks] | None = None
 
+    def select(self, order: list[int]) -> "MultiViewScene":
+        """The same scene with a selection of views, in the order given; their tracks follow."""
+        read = self.tracks
+
+        def tracks() -> PointTracks:
+            xy, visible, found = read()
+            return PointTracks(xy[order], visible[order], found[order])
+
+        return replace(self, views=tuple(self.views[i] for i in order), tracks=read and tracks)
+
 
 @dataclass(frozen=True)
 class SceneFiles:

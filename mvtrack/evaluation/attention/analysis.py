@@ -4,7 +4,7 @@ Ground-truth clips are noised to every level of a sampling run; while the transf
 keys are probed and dropped, so one layer's features are held at a time and never an attention map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -19,7 +19,7 @@ from mvtrack.correspondence.nearest_neighbours import points_from_depth, token_p
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import KINDS, ProbeSums, kinds_of_rows, sum_scores
 from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_truth, sum_space
-from mvtrack.evaluation.attention.scenes import ProbedScene, Subject, check_subjects, scene_of
+from mvtrack.evaluation.attention.scenes import ProbedScene, Subject, check_subject, kinds_of, scene_of
 from mvtrack.inference.forward_noised import NoisedVideos
 from mvtrack.metrics.correspondence import harmonic_mean
 from mvtrack.models.diffusion.flow import sampling_sigmas
@@ -97,21 +97,23 @@ class Analysis:
 
 @torch.no_grad()
 def analyse(
-    model: ReshootModel, clips: list[Subject], config: AnalysisConfig, on_step: Callable[[], None] | None = None
+    model: ReshootModel, clips: Sequence[Subject], config: AnalysisConfig, on_step: Callable[[], None] | None = None
 ) -> Analysis:
     """Probe every layer at every noise level.
 
     clips: with tracks (and depth, where the model's scale needs it); of a model that makes views of still scenes, still
-    cases, in which tokens correspond by their points in 3D. on_step: called after each forward. Raises ValueError for
-    clips without tracks, of the other sort of model, or in which a kind of correspondence does not occur.
+    cases, in which tokens correspond by their points in 3D. Each is taken once, when its turn comes. on_step: called
+    after each forward. Raises ValueError for clips without tracks, of the other sort of model, or in which a kind of
+    correspondence does not occur.
     """
-    kinds = check_subjects(model, clips)
+    kinds = kinds_of(model)
     token_px = model.config.rays.token_px
     threshold = config.threshold_px or float(token_px)
     sigmas = sampling_sigmas(config.steps, model.config.flow.shift)[:-1].tolist()
     by_clip, space = [], []
     unmoved, rows = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
     for number, clip in enumerate(clips):
+        check_subject(model, clip)
         scene = scene_of(clip, token_px, config.queries, config.seed + number)
         right, count = _unmoved(scene, threshold)
         unmoved, rows = unmoved + right, rows + count
@@ -173,7 +175,7 @@ def _space_truth(scene: ProbedScene, config: AnalysisConfig) -> SpaceTruth | Non
     points = points_from_depth(scene.depth[None], camera)
     place, valid = token_points(points, points.isfinite().all(3), targets.grid, resize="nearest")
     place = torch.where(valid[..., None], place, torch.nan)
-    near = config.near_m or config.near_share * float(scene.depth[0, 0].median())
+    near = config.near_m or config.near_share * float(scene.clip.scene_depth)
     return space_truth(targets, place, camera.c2w[..., :3, 3], torch.tensor([near]))
 
 

@@ -1,6 +1,6 @@
 """Do better aligned layers go with better pictures, and what do pictures lose without a layer? (CAMEO §3.2)"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.evaluation.attention.scenes import Subject, check_subjects
+from mvtrack.evaluation.attention.scenes import Subject, check_subject
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson
@@ -26,7 +26,7 @@ _BATCH = 8  # pictures that LPIPS compares at a time
 
 def picture_quality(
     model: ReshootModel,
-    clips: list[Subject],
+    clips: Sequence[Subject],
     sample: SamplerOptions,
     on_clip: Callable[[], None] | None = None,
     lpips: Lpips | None = None,
@@ -37,7 +37,6 @@ def picture_quality(
 
     Clip i is sampled with seed `sample.seed` + i.
     """
-    check_subjects(model, clips)
     measures = QUALITIES if lpips is None else QUALITIES | {LPIPS: partial(_distance, lpips)}
     found = {name: [] for name in measures}
     for i, clip in enumerate(clips):
@@ -60,6 +59,7 @@ def _generate(
     model: ReshootModel, clip: Subject, sample: SamplerOptions
 ) -> tuple[Float[Tensor, "T 3 H W"], Float[Tensor, "T 3 H W"]]:
     """What the model makes, and the truth."""
+    check_subject(model, clip)
     if isinstance(clip, StillCase):
         given, truth = clip.images[: clip.num_given], clip.images[clip.num_given :]
         return generate_views(model, given, clip.camera, sample, clip.clip.scene_depth), truth
@@ -109,13 +109,12 @@ class Harm:
 
 
 def measure_harm(
-    model: ReshootModel, clips: list[Subject], sample: SamplerOptions, on_run: Callable[[], None] | None = None
+    model: ReshootModel, clips: Sequence[Subject], sample: SamplerOptions, on_run: Callable[[], None] | None = None
 ) -> Harm:
     """Generate every clip once whole, then once per layer and perturbation, with the same noise each time.
 
     on_run: called after each of the len(clips) * (1 + 2 * layers) generations.
     """
-    check_subjects(model, clips)
     views = model.config.views.count if model.config.views else 2
 
     def score(i: int, clip: Subject) -> float:

@@ -43,13 +43,17 @@ class ProbedScene:
         return noised_videos(model, clip.video, Window(clip.camera, clip.scene_depth), seed, self.given)
 
 
-def check_subjects(model: ReshootModel, subjects: list[Subject]) -> tuple[str, ...]:
-    """The kinds of correspondence that a model has. Raises ValueError for subjects that are not the model's."""
+def kinds_of(model: ReshootModel) -> tuple[str, ...]:
+    """The kinds of correspondence that a model has: of still scenes only those across views."""
+    return KINDS if model.config.views is None else KINDS[2:]
+
+
+def check_subject(model: ReshootModel, subject: Subject) -> None:
+    """Raise ValueError for a subject that is not of the model's sort."""
     still = model.config.views is not None
-    if any(isinstance(subject, StillCase) != still for subject in subjects):
+    if isinstance(subject, StillCase) != still:
         own, other = ("makes views of still scenes", "clips") if still else ("re-shoots videos", "still scenes")
         raise ValueError(f"this model {own}, and {other} were given: use {'still_cases' if still else 'render_case'}")
-    return KINDS[2:] if still else KINDS
 
 
 def scene_of(subject: Subject, token_px: int, num_queries: int, seed: int) -> ProbedScene:
