@@ -23,13 +23,12 @@ from mvtrack.evaluation.attention.growth import Stage, check_comparable, growth_
 from mvtrack.evaluation.attention.overlays import example_sheet
 from mvtrack.evaluation.attention.quality import correlate, measure_harm, picture_quality
 from mvtrack.evaluation.attention.scenes import Subject
-from mvtrack.evaluation.measures.fidelity import PerceptualDistance
-from mvtrack.evaluation.measures.weight_files import default_weights
+from mvtrack.evaluation.measures.fidelity import lpips_network
 from mvtrack.evaluation.tables import write_results
 from mvtrack.files.cache import sha256
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.metrics.perceptual import SMALLEST_PX, Lpips
+from mvtrack.metrics.perceptual import Lpips
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training.model_sources import ModelSource, model_sources
 from mvtrack.training.static_validation import still_cases
@@ -149,9 +148,7 @@ def _one(
     quality = found = harm = None
     if options.pictures:
         with tqdm(total=len(clips), desc="generating", unit="clip") as bar:
-            quality = picture_quality(
-                model, clips, sample, bar.update, _lpips(model, options.weights_dir or default_weights())
-            )
+            quality = picture_quality(model, clips, sample, bar.update, _lpips(model, options.weights_dir))
         found = correlate(analysis.alignment_error_per_clip(), quality)
         report.write_correlations(out / "correlation.png", found)
     if options.perturb:
@@ -183,14 +180,10 @@ def _one(
 
 def _lpips(model: ReshootModel, folder: Path | None) -> Lpips | None:
     """Where its files are there, and pictures are large enough."""
-    metric = PerceptualDistance(folder=folder)
-    lacking = metric.missing()
-    if min(model.config.sizes[0]) < SMALLEST_PX:
-        lacking = f"it needs pictures of {SMALLEST_PX} pixels and more, the model makes {model.config.sizes[0]}"
-    if lacking is None:
-        return metric.network()
-    sys.stderr.write(f"correspondence: LPIPS is left out: {lacking}\n")
-    return None
+    network, lacking = lpips_network(folder, model.config.sizes[0])
+    if lacking is not None:
+        sys.stderr.write(f"correspondence: LPIPS is left out: {lacking}\n")
+    return network
 
 
 def _pictures(

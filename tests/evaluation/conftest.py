@@ -122,10 +122,11 @@ def run(monkeypatch, capsys):
 def still_model(small_model):
     """A model that makes views of still scenes, as images or along a path."""
 
-    def make(encoding: str, count: int = 3, seed: int = 0) -> ReshootModel:
+    def make(encoding: str, count: int = 3, seed: int = 0, scale: str = "median_depth") -> ReshootModel:
         views = ViewsConfig(count, (1, 2), encoding)
         dit = replace(small_model.config.dit, rope_frames="by_view")
-        config = replace(small_model.config, views=views, num_frames=views.num_frames, dit=dit)
+        rays = replace(small_model.config.rays, scale=scale)
+        config = replace(small_model.config, views=views, num_frames=views.num_frames, dit=dit, rays=rays)
         return ReshootModel(config, build_model(config, seed=seed).dit, small_model.codec)
 
     return make

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.evaluation.attention.scenes import Subject, check_subject
+from mvtrack.evaluation.measures.fidelity import perceptual_distance
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.correspondence import pearson
@@ -21,7 +22,6 @@ from mvtrack.training.static_validation import StillCase
 
 QUALITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr_db": psnr, "ssim": ssim}
 LPIPS = "lpips"  # beside them where its weights are there; the only one of which less is better
-_BATCH = 8  # pictures that LPIPS compares at a time
 
 
 def picture_quality(
@@ -37,7 +37,7 @@ def picture_quality(
 
     Clip i is sampled with seed `sample.seed` + i.
     """
-    measures = QUALITIES if lpips is None else QUALITIES | {LPIPS: partial(_distance, lpips)}
+    measures = QUALITIES if lpips is None else QUALITIES | {LPIPS: partial(perceptual_distance, lpips)}
     found = {name: [] for name in measures}
     for i, clip in enumerate(clips):
         made, truth = _generate(model, clip, replace(sample, seed=sample.seed + i))
@@ -46,13 +46,6 @@ def picture_quality(
         if on_clip:
             on_clip()
     return found
-
-
-@torch.no_grad()
-def _distance(network: Lpips, made: Float[Tensor, "T 3 H W"], truth: Float[Tensor, "T 3 H W"]) -> float:
-    device = next(network.parameters()).device
-    pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
-    return float(torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs]).double().mean())
 
 
 def _generate(

@@ -5,12 +5,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mvtrack.evaluation.interface import Column, Metric, Sample, Scores, Skipped, skipped
-from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
+from mvtrack.evaluation.measures.weight_files import WeightFile, default_weights, network_device
 from mvtrack.files.cache import sha256_once
 from mvtrack.metrics.image import masked_psnr, masked_ssim, psnr, ssim
-from mvtrack.metrics.perceptual import Lpips, LpipsNet, load_lpips, masked_lpips, packaged_heads
+from mvtrack.metrics.perceptual import SMALLEST_PX, Lpips, LpipsNet, load_lpips, masked_lpips, packaged_heads
 
 NOTHING_SEEN = skipped("no pixel of the target is seen by the reference")
 
@@ -124,15 +126,30 @@ class PerceptualDistance(Metric):
         inputs, network = sample.inputs, self.network()
         device = next(network.parameters()).device
         made, truth = sample.generated[torch.tensor(inputs.target_frames)].clamp(-1, 1), inputs.target
-        pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
         with torch.no_grad():
-            distances = torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs])
-            scores: Scores = {"lpips": float(distances.double().mean())}
+            scores: Scores = {"lpips": perceptual_distance(network, made, truth)}
             if why := inputs.why_missing("covisible"):
                 return scores | {"mlpips": why}
             frames = [frame for frame in zip(made, truth, inputs.covisible, strict=True) if frame[2].any()]
             masked = [float(masked_lpips(network, *(x.to(device) for x in frame))) for frame in frames]
         return scores | {"mlpips": sum(masked) / len(masked) if masked else NOTHING_SEEN}
+
+
+def lpips_network(folder: Path | None, size: tuple[int, int]) -> tuple[Lpips | None, str | None]:
+    """LPIPS with an AlexNet of a folder (None: the environment's), or why there is none for pictures of this size."""
+    metric = PerceptualDistance(folder=folder or default_weights())
+    lacking = metric.missing()
+    if min(size) < SMALLEST_PX:
+        lacking = f"it needs pictures of {SMALLEST_PX} pixels and more, the model makes {size}"
+    return (metric.network(), None) if lacking is None else (None, lacking)
+
+
+@torch.no_grad()
+def perceptual_distance(network: Lpips, made: Float[Tensor, "T 3 H W"], truth: Float[Tensor, "T 3 H W"]) -> float:
+    """Mean LPIPS over pictures in [-1, 1], a few at a time."""
+    device = next(network.parameters()).device
+    pairs = zip(made.split(_BATCH), truth.split(_BATCH), strict=True)
+    return float(torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in pairs]).double().mean())
 
 
 @lru_cache(maxsize=1)
