@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import Clip, num_latent_frames
 from mvtrack.data.public.fitting import FittedScene
 from mvtrack.data.public.layout import DatasetLayout, SceneFiles
 from mvtrack.data.public.registry import open_dataset_folder
+from mvtrack.data.public.sampling import drawn_scenes, read_pair
 from mvtrack.video.resize import plan_fit
 
 
@@ -37,14 +36,9 @@ class DatasetClips(Sequence[Clip]):
         if isinstance(index, slice):
             return DatasetClips(self.layout, self.scenes[index], self.model, self.num_frames, self.seed)
         files = self.scenes[index]
-        scene = self.layout.read(files)
-        if scene.is_still or len(scene.views) < 2:
-            what = "photographs of what does not move" if scene.is_still else "one view of each moment"
-            raise ValueError(f"{files.path} holds {what}: correspondence is analysed on two videos of the same moments")
-        if scene.tracks is None:
+        pair, _ = read_pair(self.layout, files, self.seed)
+        if pair.tracks is None:
             raise ValueError(f"{files.path} has no tracks to compare with: make them with `mvtrack pseudo-tracks`")
-        rng = np.random.default_rng([self.seed, *files.name.encode()])
-        pair = scene.select(rng.permutation(len(scene.views))[:2].tolist())
         fit = partial(plan_fit, config=self.model, mode="crop", size=self.model.sizes[0])
         return FittedScene(pair, self.num_frames, fit, min_views=2).clip()
 
@@ -61,5 +55,4 @@ def draw_clips(
     frames = num_frames or model.num_frames
     num_latent_frames(frames)
     layout, scenes = open_dataset_folder(root, dataset)
-    order = sorted(np.random.default_rng(seed).permutation(len(scenes))[:count])
-    return DatasetClips(layout, tuple(scenes[i] for i in order), model, frames, seed)
+    return DatasetClips(layout, drawn_scenes(scenes, count, seed), model, frames, seed)
