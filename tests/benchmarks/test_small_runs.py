@@ -55,3 +55,8 @@ def test_decoder_benchmark_compares_time_and_memory(benchmark, capsys, monkeypat
     figures = line_of(module, capsys)["figures"]
     assert figures["time / codec"] == pytest.approx(figures["aligned: s"] / figures["codec: s"], rel=1e-2)
     assert figures["memory / codec"] == 1.5
+
+
+def test_preparation_benchmark_reads_what_decord_reads(benchmark, capsys):
+    figures = line_of(benchmark("prepare", "--small"), capsys)["figures"]
+    assert figures["ours, s"] > 0

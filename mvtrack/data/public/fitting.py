@@ -1,6 +1,7 @@
 """A scene's views at the size and length of a training clip: pictures, cameras, depth and tracks by one `Fit`."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -63,11 +64,18 @@ class FittedScene:
         return self.scene.is_path and self.num_frames > 1
 
     def views(self) -> Iterator[FittedView]:
-        """One after the other, so that one view's video is all that lies in memory."""
+        """One after the other; the next is read while one is at work, and no more than these lie in memory."""
         if self._is_path:
             yield _joined([self._view(view, 1) for view in self.scene.views[: self.num_frames]])
-        else:
-            yield from (self._view(view, self.num_frames) for view in self.scene.views)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = None
+            for view in self.scene.views:
+                ready, ahead = ahead, pool.submit(self._view, view, self.num_frames)
+                if ready is not None:
+                    yield ready.result()
+            if ahead is not None:
+                yield ahead.result()
 
     def _view(self, view: SceneView, frames: int) -> FittedView:
         fit = self.fit(view.video.size)
