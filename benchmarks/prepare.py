@@ -1,8 +1,8 @@
 """`python benchmarks/prepare.py`: reading a scene of MultiCamVideo's size for training against bare decoding.
 
 Two videos of 1280x1280 and 81 frames with their poses are read, cropped and scaled to 480x832 as `mvtrack prepare`
-does; the reference decodes the same frames with decord alone, at their own size. What counts is the processor's time, of all
-threads, since other programs' turns hit the clock.
+does; the reference decodes the same frames with decord alone, at their own size. What counts is the processor's time,
+of all threads, since other programs' turns hit the clock.
 """
 
 import argparse
