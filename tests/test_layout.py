@@ -140,4 +140,4 @@ def test_reference_pages_name_modules_that_exist():
 
 
 def test_goldens_stay_small():
-    assert sum(path.stat().st_size for path in (ROOT / "tests/golden").iterdir()) <= 8e6
+    assert sum(path.stat().st_size for path in (ROOT / "tests/golden").iterdir()) <= 12e6  # CAT3D's U-Net is 3.2 MB

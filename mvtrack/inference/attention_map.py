@@ -31,9 +31,10 @@ from mvtrack.files.atomic_io import new_folder
 from mvtrack.inference.attention_pair import VIEWS, Pair
 from mvtrack.inference.forward_noised import noised_videos
 from mvtrack.inference.sampler import Callbacks, generate, window_spans
+from mvtrack.models.backbone import check_layer
 from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas
-from mvtrack.models.hooks import check_layer, visiting_layers
+from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.video.resize import Fit

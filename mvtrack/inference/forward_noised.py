@@ -9,9 +9,9 @@ from torch import Tensor
 from mvtrack.correspondence.probe import probe_rows
 from mvtrack.correspondence.probe_scores import ProbeSums, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets
+from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
 from mvtrack.models.diffusion.flow import add_noise, keep_references
-from mvtrack.models.dit import DiTOutput
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Real
 from torch import Tensor
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.models.conditioning import Conditioning
 
-Velocity = Callable[[Tensor, Float[Tensor, "B"], Conditioning], Tensor]
+Velocity = Callable[[Tensor, Real[Tensor, "B"], Conditioning], Tensor]
 
 
 def check_guidance(config: ModelConfig, guidance: float, camera_guidance: float) -> None:
@@ -28,8 +28,8 @@ def guided(
     guidance: float = 1.0,
     camera_guidance: float = 1.0,
     batched: bool = False,
-) -> Callable[[Tensor, Float[Tensor, "B"]], Tensor]:
-    """The velocity at (x, sigma), extrapolated away from the unconditional one: u + scale (v - u).
+) -> Callable[[Tensor, Real[Tensor, "B"]], Tensor]:
+    """The velocity at x and a noise level, extrapolated away from the unconditional one: u + scale (v - u).
 
     guidance, camera_guidance: scales by text and by camera, at most one of them other than 1 (none). batched: both
     predictions in one pass. Raises ValueError for guidance by text without the features of two captions.
@@ -44,7 +44,7 @@ def guided(
         return lambda x, sigma: velocity(x, sigma, conditioning)
     both = conditioning.joined(unconditional)
 
-    def extrapolated(x: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
+    def extrapolated(x: Tensor, sigma: Real[Tensor, "B"]) -> Tensor:
         if batched:
             v, u = velocity(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
         else:

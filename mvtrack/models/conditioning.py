@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig, RayConfig
@@ -61,6 +61,8 @@ class Conditioning(NamedTuple):
     guidance steers away from (no input of the network). poses: 3x4 of each view and latent frame, row by row
     (ReCamMaster). maps: Plücker maps of every pixel (ReDirector). image: CLIP's tokens of the reference's first frame.
     reference: which latent frames of each sample are clean references; None: the first `num_reference` views.
+    Networks over still views take rays of every pixel (B, V, 1, 6, H, W), see `view_rays`, and CAT3D a domain: which
+    data a scene is of (`config.backbones.DOMAINS`; None: others).
     """
 
     rays: Float[Tensor, "B V f r hr wr"] | None = None
@@ -71,6 +73,7 @@ class Conditioning(NamedTuple):
     reference: Bool[Tensor, "B V f"] | None = None
     num_reference: int = 1
     negative_text: Float[Tensor, "B L t"] | None = None
+    domain: Int[Tensor, "B"] | None = None
 
     def to(self, device: torch.device) -> "Conditioning":
         return Conditioning(*(x.to(device) if isinstance(x, Tensor) else x for x in self))

@@ -1,11 +1,13 @@
 """The Wan2.1 diffusion transformer over several views, with Wan's parameter names and this project's camera input."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
@@ -13,28 +15,14 @@ from mvtrack.config.placement import AttentionKernel
 from mvtrack.correspondence.logit_head import LogitHead
 from mvtrack.models.activation_checkpointing import Checkpointing, run_block
 from mvtrack.models.attention import choose_kernel
-from mvtrack.models.blocks import Block, BlockConditioning, Heads, modulate, scope_of
+from mvtrack.models.backbone import DiTOutput, Tap, Visit, check_layer
+from mvtrack.models.blocks import Block, BlockConditioning, Heads, SelfAttention, modulate, scope_of
 from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
 from tracking_head import HeadConfig, TrackingHead
 
 UNCONDITIONED = Conditioning()
 GRAPHS = 512  # that a compiled block may have
-
-
-class Tap(NamedTuple):
-    """Query and key of one block, after QK-norm and RoPE: MVTrack4Gen's attention features (method §3).
-
-    With dit.tap_features before_rope they are without RoPE: what tokens look like, not where they are.
-    """
-
-    q: Float[Tensor, "B V f h w heads d"]
-    k: Float[Tensor, "B V f h w heads d"]
-
-
-class DiTOutput(NamedTuple):
-    prediction: Float[Tensor, "B V f c h w"]
-    taps: tuple[Tap, ...]
 
 
 class TokenGrid(NamedTuple):
@@ -99,7 +87,7 @@ class WanDiT(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "B V f c h w"],
-        timestep: Float[Tensor, "B"],
+        timestep: Real[Tensor, "B"],
         conditioning: Conditioning = UNCONDITIONED,
         tap_layers: tuple[int, ...] = (),
     ) -> DiTOutput:
@@ -126,6 +114,27 @@ class WanDiT(nn.Module):
                 taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in heads.tapped)))
             del heads  # not to be held while the next block runs
         return DiTOutput(self._unpatchify(self.head(x, time), grid), tuple(taps))
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.blocks)
+
+    def self_attention(self, layer: int) -> SelfAttention:
+        check_layer(self, layer)
+        return self.blocks[layer].self_attn
+
+    @contextmanager
+    def observed(self, layer: int, visit: Visit) -> Iterator[None]:
+        """See `MultiViewBackbone`; called as the block has run."""
+        check_layer(self, layer)
+        block = self.blocks[layer]
+        handle = block.register_forward_hook(lambda _module, _inputs, output: visit(output[1].q, output[1].k))
+        block.shows_heads = True
+        try:
+            yield
+        finally:
+            block.shows_heads = False
+            handle.remove()
 
     def attention_kernel(self, device: torch.device, tokens: int) -> str:
         """The kernel for so many tokens that attend to each other: `self.attention`, or what "auto" finds.
@@ -270,7 +279,7 @@ def frame_positions(mode: str, views: int, frames: int, num_reference: int) -> F
     return torch.cat([base + slot * frames for slot in order])
 
 
-def sinusoidal_embedding(timestep: Float[Tensor, "B"], dim: int) -> Float[Tensor, "B dim"]:
+def sinusoidal_embedding(timestep: Real[Tensor, "B"], dim: int) -> Float[Tensor, "B dim"]:
     """Wan's time features: cosines then sines of t * 10000^(-i / (dim / 2)), from float64."""
     half = dim // 2
     frequency = 10000 ** -(torch.arange(half, dtype=torch.float64, device=timestep.device) / half)

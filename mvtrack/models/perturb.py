@@ -8,27 +8,25 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.models.blocks import SelfAttention
-from mvtrack.models.dit import WanDiT
-from mvtrack.models.hooks import check_layer
+from mvtrack.models.backbone import MultiViewBackbone
 
 Perturbation = Literal["identity", "own_view"]
 PERTURBATIONS: tuple[Perturbation, ...] = get_args(Perturbation)
 
 
 @contextmanager
-def perturbed_attention(dit: WanDiT, layer: int, kind: Perturbation, views: int = 2) -> Iterator[None]:
-    """While open, the self-attention of one block (counted from 0) is replaced; the rest of the network stays.
+def perturbed_attention(backbone: MultiViewBackbone, layer: int, kind: Perturbation, views: int = 2) -> Iterator[None]:
+    """While open, the self-attention of one layer (counted from 0) is replaced; the rest of the network stays.
 
     identity: every token gets its own value, as if it attended to itself alone. own_view: tokens attend to their own
     view only, which removes what passes between the views. views: how many the network is given, reference included.
     Raises ValueError for another layer or kind.
     """
-    check_layer(dit, layer)
+    attention = backbone.self_attention(layer)
     if kind not in PERTURBATIONS:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}")
 
-    attention = dit.blocks[layer].self_attn
+    attend = attention.attend
 
     def identity(_q: Tensor, _k: Tensor, v: Float[Tensor, "B N H d"], _kernel: str) -> Float[Tensor, "B N D"]:
         return v.flatten(2)
@@ -37,11 +35,11 @@ def perturbed_attention(dit: WanDiT, layer: int, kind: Perturbation, views: int 
         q: Float[Tensor, "B N H d"], k: Float[Tensor, "B N H d"], v: Float[Tensor, "B N H d"], kernel: str
     ) -> Float[Tensor, "B N D"]:
         if attention.scope == "view":
-            return SelfAttention.attend(q, k, v, kernel)
+            return attend(q, k, v, kernel)
         if q.shape[1] % views:
             raise ValueError(f"{q.shape[1]} tokens are not those of {views} views")
         apart = (rearrange(x, "b (v n) h d -> (b v) n h d", v=views) for x in (q, k, v))
-        return rearrange(SelfAttention.attend(*apart, kernel), "(b v) n d -> b (v n) d", v=views)
+        return rearrange(attend(*apart, kernel), "(b v) n d -> b (v n) d", v=views)
 
     attention.attend = {"identity": identity, "own_view": own_view}[kind]
     try:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.files.tensor_file import load_strictly, open_tensors, write_tensors
+from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Conditioning
-from mvtrack.models.dit import DiTOutput, WanDiT, empty_dit
+from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.models.init_weights import fill, initial_weights
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.weights.locate import MODEL_FILE as WEIGHTS_FILE

@@ -13,7 +13,8 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.inference.memory.transformer import InputShape, run_transformer
 from mvtrack.models.activation_checkpointing import checkpointing_of
-from mvtrack.models.dit import Tap, WanDiT, empty_dit
+from mvtrack.models.backbone import Tap
+from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.training.optimizer import freeze
 from tracking_head import Cameras, HeadOutput, Tracks, track_loss
 from tracking_head.pyramid import axis_table, pyramid_levels

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mvtrack.config.run import RunConfig
 from mvtrack.data.loader import Batch
+from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Window, encode_conditioning
 from mvtrack.models.diffusion.flow import add_noise, draw_sigma, keep_references
-from mvtrack.models.dit import DiTOutput
 from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.models.prompts import Prompts
 from mvtrack.training.losses import LOSSES

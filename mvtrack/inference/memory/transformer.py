@@ -8,8 +8,9 @@ import torch
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
+from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import ADAPTER_CHANNELS, Conditioning
-from mvtrack.models.dit import DiTOutput, WanDiT, empty_dit
+from mvtrack.models.dit import WanDiT, empty_dit
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
 

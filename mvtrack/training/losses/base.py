@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.data.loader import Batch
+from mvtrack.models.backbone import DiTOutput, Tap
 from mvtrack.models.conditioning import Conditioning
-from mvtrack.models.dit import DiTOutput, Tap
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mvtrack.correspondence.loss import correspondence_loss_per_layer
 from mvtrack.correspondence.nearest_neighbours import PointMaps, points_from_depth, targets_from_points
 from mvtrack.correspondence.targets import CorrespondenceTargets, targets_from_depth, targets_from_tracks, token_grid
 from mvtrack.data.loader import Batch
-from mvtrack.models.dit import DiTOutput, Tap
+from mvtrack.models.backbone import DiTOutput, Tap
 from mvtrack.training.losses.base import TrainingBatch
 from tracking_head import Tracks
 

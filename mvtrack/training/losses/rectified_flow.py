@@ -8,8 +8,8 @@ from torch import Tensor
 from mvtrack.config.model import FlowConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.loader import Batch
+from mvtrack.models.backbone import DiTOutput, Tap
 from mvtrack.models.diffusion.flow import training_weight
-from mvtrack.models.dit import DiTOutput, Tap
 from mvtrack.training.losses.base import TrainingBatch
 
 

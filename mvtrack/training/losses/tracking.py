@@ -13,8 +13,8 @@ from torch import Tensor
 from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE
 from mvtrack.data.loader import Batch
+from mvtrack.models.backbone import DiTOutput, Tap
 from mvtrack.models.conditioning import head_cameras
-from mvtrack.models.dit import DiTOutput, Tap
 from mvtrack.training.losses.base import TrainingBatch
 from tracking_head import Cameras, Tracks, queries_from_truth, track_loss
 
