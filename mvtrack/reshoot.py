@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from mvtrack.config.checked import Count, config
+from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.inference.model_options import LESS_MEMORY, SAMPLING, ModelCommand, SamplingOptions
-from mvtrack.inference.ray_pool import RayOptions
 from mvtrack.inference.shot_options import PointOptions, ShotOptions, read_shot, resolution
 
 

@@ -115,11 +115,11 @@ def test_verbose_names_the_attention_kernel(video, model_folder, tmp_path, capsy
         ({"--model": "nowhere"}, "no model at nowhere"),
         ({"--speed": "fast"}, "--speed must be one of linear, ease, ease_in, ease_out, got 'fast'"),
         ({"--steps": 0}, "--steps must be at least 1, got 0"),
-        ({"--fov": 200}, "field of view must lie in"),
+        ({"--fov": 200}, "--fov must lie in [1, 170], got 200.0"),
         ({"--depth": "d.npy"}, "depth file d.npy does not exist"),
         ({"--depth": "d.npy", "--resolution": "model"}, "--depth has no effect, with --resolution model nothing but"),
         ({"--gidance": 2}, "unknown option --gidance; did you mean '--guidance'?"),
-        ({"--subject-distance": -1}, "the subject's distance must be a positive number, got -1.0"),
+        ({"--subject-distance": -1}, "--subject-distance must be above 0, got -1.0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(video, model_folder, tmp_path, capsys, change, message):

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from mvtrack.config.checked import Count, config
+from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import option, overrides, positional, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
-from mvtrack.inference.ray_pool import RayOptions
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from mvtrack.config.checked import config
+from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import picture_size
 from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, MemoryChecked
-from mvtrack.inference.ray_pool import RayOptions
 from mvtrack.training.pseudo_tracks.options import TrackerOptions
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mvtrack.config.cluster import RayOptions
 from mvtrack.config.data import LatentsConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latents import (
@@ -30,7 +31,7 @@ from mvtrack.data.latents import (
 from mvtrack.data.public.fitting import FittedView
 from mvtrack.files.atomic_io import shared_folder
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.ray_pool import RayOptions, run_tasks
+from mvtrack.inference.ray_pool import run_tasks
 from mvtrack.models.encoders import run_encoders
 from mvtrack.models.image_encoder import encode as encode_images
 from mvtrack.models.image_encoder import load_encoder

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mvtrack.inference.ray_pool import RayOptions, run_tasks
+from mvtrack.config.cluster import RayOptions
+from mvtrack.inference.ray_pool import run_tasks
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 TWO = RayOptions(ray=True, ray_workers=2)

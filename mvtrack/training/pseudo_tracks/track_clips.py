@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from tqdm import tqdm
 
+from mvtrack.config.cluster import RayOptions
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.machine import peak_gib
-from mvtrack.inference.ray_pool import RayOptions, run_tasks
+from mvtrack.inference.ray_pool import run_tasks
 from mvtrack.training.pseudo_tracks.clips import DatasetClip, tracked_clips
 from mvtrack.training.pseudo_tracks.files import TrackParts, disk_bytes
 from mvtrack.training.pseudo_tracks.views import ClipViews, FrameTracks, GridQueries, QueryFrame
