@@ -127,8 +127,12 @@ class WanDiT(nn.Module):
     def observed(self, layer: int, visit: Visit) -> Iterator[None]:
         """See `MultiViewBackbone`; called as the block has run."""
         check_layer(self, layer)
+
+        def hook(_module: nn.Module, _inputs: tuple, output: tuple[Tensor, Heads]) -> None:
+            visit(output[1].q, output[1].k)  # what it returns must not take the output's place
+
         block = self.blocks[layer]
-        handle = block.register_forward_hook(lambda _module, _inputs, output: visit(output[1].q, output[1].k))
+        handle = block.register_forward_hook(hook)
         block.shows_heads = True
         try:
             yield
