@@ -15,6 +15,7 @@ from mvtrack.config.checked import Count, NonNegativeInt, Positive, config
 from mvtrack.config.command_line import Command, option, refuse_unused, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention import report
 from mvtrack.evaluation.attention.analysis import Analysis, AnalysisConfig, analyse
@@ -26,6 +27,7 @@ from mvtrack.evaluation.attention.scenes import Subject
 from mvtrack.evaluation.measures.fidelity import lpips_network
 from mvtrack.evaluation.tables import write_results
 from mvtrack.files.cache import sha256
+from mvtrack.inference.device import place
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.metrics.perceptual import Lpips
@@ -73,6 +75,7 @@ class CorrespondenceCommand(Command):
     perturb: NonNegativeInt = option(0, "what pictures lose without each layer's attention, on N clips", metavar="N")
     sample_steps: Count = option(8, "of generated pictures")
     overlays: NonNegativeInt = option(3, "attention of one query in N clips", metavar="N")
+    device: str = option("cpu", "where models work: cpu, cuda, cuda:1; points are matched on the CPU", metavar="D")
     seed: int = option(0, "of points and noise, and of what is drawn from a folder")
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself", without=("captions",))
 
@@ -89,7 +92,7 @@ def _run(options: CorrespondenceCommand) -> None:
     sources, stages, clips = model_sources(list(options.model)), [], {}
     check_comparable({source.name: source.config for source in sources})
     for source in sources:
-        model = source.load(options.weights)
+        model = place(source.load(options.weights), Placement(device=options.device))
         shape = model.config.sizes[0], model.config.num_frames, model.config.views, model.config.rays.token_px
         if shape not in clips:
             clips[shape] = _subjects(model.config, options)

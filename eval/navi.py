@@ -9,8 +9,10 @@ from tqdm import tqdm
 
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import Command, option, run
+from mvtrack.config.placement import Placement
 from mvtrack.evaluation.navi import ANGLES_DEG, THRESHOLDS_M, Split, by_angle, draw_pairs, score_pair, square_side
 from mvtrack.evaluation.tables import markdown_table, model_record, write_results
+from mvtrack.inference.device import place
 from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.reshoot_model import load_model
 
@@ -30,6 +32,7 @@ class NaviCommand(Command):
     steps: Count = option(4, "noise levels, those of a sampling run", metavar="N")
     pairs: Count | None = option(None, "only the first so many; default: all", metavar="N")
     matches: Count = option(1000, "of a pair that are scored, the surest ones", metavar="N")
+    device: str = option("cpu", "where the model works and features are matched: cpu, cuda, cuda:1", metavar="D")
     side: Count | None = option(None, "pixels of a picture; default: the model's own area (Probe3D: 512)", metavar="PX")
 
 
@@ -38,7 +41,7 @@ def main() -> int:
 
 
 def _run(options: NaviCommand) -> None:
-    model = load_model(options.model)
+    model = place(load_model(options.model), Placement(device=options.device))
     side, unit = options.side or square_side(model.config), model.config.rays.token_px
     if side % unit or side % 4:
         raise ValueError(f"--side must be a multiple of 4 and of the model's token of {unit} pixels, got {side}")

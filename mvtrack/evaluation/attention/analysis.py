@@ -152,7 +152,7 @@ class _Judge:
         views, frames = targets.label.shape[2:]
 
         def visit(_layer: int, q: Tensor, k: Tensor) -> None:
-            q, k = (features_from_tokens(x.flatten(2), views, frames, targets.grid, x.shape[2]) for x in (q, k))
+            q, k = (features_from_tokens(x.flatten(2).cpu(), views, frames, targets.grid, x.shape[2]) for x in (q, k))
             rows = probe_rows(q, k, targets, self.token_px)
             in_space = None if self.truth is None else sum_space(rows, targets, self.truth)
             sums = sum_scores(rows, targets, self.threshold_px, reference=self.scene.reference)

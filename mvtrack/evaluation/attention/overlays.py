@@ -46,7 +46,7 @@ def example_sheet(
 
     def visit(_layer: int, q: Tensor, k: Tensor) -> None:
         split = (views, len(anchors), targets.grid, q.shape[2])
-        q, k = (features_from_tokens(x.flatten(2), *split)[0] for x in (q, k))
+        q, k = (features_from_tokens(x.flatten(2).cpu(), *split)[0] for x in (q, k))
         rows.append(attention_row(q, k, token))
 
     with visiting_layers(model.dit, visit, (layer,)):

@@ -55,10 +55,10 @@ def _generate(
     check_subject(model, clip)
     if isinstance(clip, StillCase):
         given, truth = clip.images[: clip.num_given], clip.images[clip.num_given :]
-        return generate_views(model, given, clip.camera, sample, clip.clip.scene_depth), truth
+        return generate_views(model, given, clip.camera, sample, clip.clip.scene_depth).cpu(), truth
     if len(clip.video) != 2:
         raise ValueError(f"clip {clip.key} has {len(clip.video)} views: a reference and one target are needed")
-    return generate(model, clip.video[0], Window(clip.camera, clip.scene_depth), sample), clip.video[1]
+    return generate(model, clip.video[0], Window(clip.camera, clip.scene_depth), sample).cpu(), clip.video[1]
 
 
 @dataclass(frozen=True)
