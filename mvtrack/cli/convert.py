@@ -29,6 +29,11 @@ class ConvertCommand(Command):
         repeat=True,
     )
     drop: tuple[str, ...] = option((), "tensors of the weights to leave out", metavar="PATTERN", repeat=True)
+    views: Literal["cat3d", "cameo", "hunyuan"] | None = option(
+        None,
+        "a network over still views, of a downloaded pipeline of Stable Diffusion 2.1 (cat3d) or Hunyuan-DiT, or of "
+        "CAMEO's mp_rank_00_model_states.pt; by default a network for videos",
+    )
     encoders: EncoderSources = section(
         EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where its authors publish them"
     )
@@ -41,7 +46,31 @@ def main(arguments: list[str] | None = None) -> int:
     return run(ConvertCommand, _convert, arguments, "mvtrack convert")
 
 
+def _convert_views(options: ConvertCommand) -> None:
+    from mvtrack.models.weights import view_backbones
+
+    given = [n for n in ("delta", "preset", "config", "fresh", "drop", "dtype") if getattr(options, n)]
+    if given:
+        raise ValueError(f"--{given[0]} is for networks for videos: leave it out with --views")
+    source = Path(options.source).expanduser()
+    if not source.exists():
+        raise ValueError(f"{source} does not exist: --views needs a downloaded pipeline's folder, or CAMEO's file")
+    if (options.out / view_backbones.VIEWS_FILE).exists():
+        raise ValueError(f"{options.out / view_backbones.VIEWS_FILE} exists already: choose another folder")
+    if options.views == "cameo":
+        network = view_backbones.cat3d_from_cameo(source)
+    elif options.views == "cat3d":
+        network = view_backbones.cat3d_from_sd21(source, seed=options.seed)
+    else:
+        network = view_backbones.hunyuan_from_diffusers(source, seed=options.seed)
+    path = view_backbones.save_views(network, options.out)
+    sys.stdout.write(f"{path}: {options.views}, {len(network.state_dict())} tensors, {network.num_layers} layers\n")
+
+
 def _convert(options: ConvertCommand) -> None:
+    if options.views:
+        _convert_views(options)
+        return
     import torch
 
     from mvtrack.config.presets import preset

@@ -1,0 +1,201 @@
+"""Released weights of networks over still views: what is read, left out, fresh and refused, and that no code is run."""
+
+import argparse
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mvtrack.cli.convert import main as convert
+from mvtrack.config.backbones import CAMEO_RAYS, HunyuanConfig, UNetConfig, ViewRayConfig
+from mvtrack.models.cat3d_unet import CAT3DUNet
+from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.diffusers_parts import diffusers_class
+from mvtrack.models.hunyuan_views import HunyuanViews
+from mvtrack.models.weights import view_backbones
+from mvtrack.models.weights.inert_pickle import open_training_state
+from mvtrack.models.weights.view_backbones import (
+    cat3d_from_cameo,
+    cat3d_from_sd21,
+    hunyuan_from_diffusers,
+    load_views,
+    save_views,
+)
+
+SIZES = UNetConfig((8, 16, 16), (1, 2, 2), 1, 4)
+TEXT = {"text_dims": (8, 8), "text_lengths": (2, 3), "pooled_dim": 4}
+
+
+class Trap:
+    """Its pickle makes a file when it is read by what believes it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def pipeline(folder, weights, part="unet", prediction="v_prediction"):
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps({"prediction_type": prediction}))
+    weights = {name: x.contiguous() for name, x in weights.items()}
+    save_file(weights, folder / part / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion():
+    """A small network as Stable Diffusion 2.1 is, with text."""
+    torch.manual_seed(3)
+    return diffusers_class("UNet2DConditionModel")(
+        in_channels=4, out_channels=4, block_out_channels=SIZES.block_channels, norm_num_groups=SIZES.norm_groups,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"), layers_per_block=1,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=12,
+        attention_head_dim=SIZES.num_heads, use_linear_projection=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cameo(tmp_path):
+    """A small network with a logit head, in a file as DeepSpeed writes it, beside things that are no tensors."""
+    torch.manual_seed(4)
+    network = CAT3DUNet(replace(SIZES, rays=CAMEO_RAYS, logit_heads=(3,)))
+    module = {name.replace("logit_heads.", "unet_logit_head.", 1): x for name, x in network.state_dict().items()}
+    state = {
+        "module": module, "args": argparse.Namespace(lr=1e-3), "trap": Trap(tmp_path / "ran"),
+        "shapes": [torch.Size([2])], "step": 7, "dtype": torch.bfloat16,
+    }  # fmt: skip
+    torch.save(state, tmp_path / "mp_rank_00_model_states.pt")
+    return network, tmp_path / "mp_rank_00_model_states.pt"
+
+
+def same(a, b):
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(x, right[name]) for name, x in left.items())
+
+
+def test_stable_diffusion_becomes_cat3d(stable_diffusion, tmp_path):
+    weights = stable_diffusion.state_dict()
+    network = cat3d_from_sd21(pipeline(tmp_path, weights), replace(SIZES, logit_heads=(2,)))
+    own = network.unet.state_dict()
+    assert all(torch.equal(own[name], weights[name]) for name in own.keys() & weights.keys())
+    left_out = weights.keys() - own.keys()
+    assert len(left_out) == 7 * network.num_layers
+    assert all(".attn2." in name or ".norm2." in name for name in left_out)
+    assert len(own.keys() - weights.keys()) == 4 * network.num_layers + 1 + 18
+    assert own["class_embedding.weight"].abs().max() == 0
+    norm = network.unet.mid_block.attentions[0].transformer_blocks[0].attn1.norm_q
+    assert torch.equal(norm.weight, torch.ones(8))
+    assert torch.equal(norm.bias, torch.zeros(8))
+    assert network.config.rays == ViewRayConfig()
+    assert not any(x.is_meta for x in (*network.parameters(), *network.buffers()))
+    network(torch.randn(1, 2, 1, 4, 4, 8), torch.tensor([999]), Conditioning(torch.randn(1, 2, 1, 6, 32, 64)))
+    assert same(cat3d_from_sd21(tmp_path, replace(SIZES, logit_heads=(2,))), network)
+
+
+def test_epsilon_and_other_networks_are_refused(stable_diffusion, tmp_path, unchecked):
+    weights = stable_diffusion.state_dict()
+    with pytest.raises(ValueError, match="predicts epsilon, as stable-diffusion-2-1-base does; CAT3D needs sd2-"):
+        cat3d_from_sd21(pipeline(tmp_path / "base", weights, prediction="epsilon"), SIZES)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        cat3d_from_sd21(pipeline(tmp_path / "other", weights), replace(SIZES, layers_per_block=2))
+    both = weights | {"add_conv_in.conv1.0.weight": torch.zeros(2), "add_conv_in.conv_out.3.weight": torch.zeros(2)}
+    with pytest.raises(ValueError, match="is MVGenMaster's, which also sees depth warped between views"):
+        cat3d_from_sd21(pipeline(tmp_path / "mvgenmaster", both), SIZES)
+    (tmp_path / "base/scheduler/scheduler_config.json").unlink()
+    with pytest.raises(ValueError, match="which says what the network predicts: download the whole pipeline"):
+        cat3d_from_sd21(tmp_path / "base", SIZES)
+
+
+def test_cameo_file_is_read_without_running_it(cameo, tmp_path):
+    network, path = cameo
+    found = cat3d_from_cameo(path, SIZES)
+    assert same(found, network)
+    assert found.config.logit_heads == (3,)
+    assert found.config.rays == CAMEO_RAYS
+    assert not (tmp_path / "ran").exists()
+    torch.load(path, weights_only=False)["trap"].close()
+    assert (tmp_path / "ran").exists()  # what believes the file does run it
+
+
+def test_unfit_training_states_are_refused(tmp_path, unchecked):
+    path = tmp_path / "state.pt"
+    with pytest.raises(ValueError, match="does not exist"):
+        open_training_state(path)
+    torch.save({"module": Trap(tmp_path / "ran")}, path)
+    with pytest.raises(ValueError, match="holds no tensors under 'module': give DeepSpeed's mp_rank_00"):
+        open_training_state(path)
+    assert not (tmp_path / "ran").exists()
+    torch.save({"module": {"unet.add_conv_in.conv_out.3.weight": torch.zeros(2)}}, path)
+    with pytest.raises(ValueError, match="is MVGenMaster's"):
+        cat3d_from_cameo(path, SIZES)
+    torch.jit.script(torch.nn.ReLU()).save(path)
+    with pytest.raises(ValueError, match="is a TorchScript program"):
+        open_training_state(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged or no training state"):
+        open_training_state(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a zipped PyTorch file"):
+        open_training_state(path)
+
+
+def test_full_size_lists_of_both_networks_differ_as_the_conversion_says(released_shapes):
+    before, after = released_shapes("sd2.1_unet_diffusers"), released_shapes("cameo_cat3d_unet")
+    kept = {n: s for n, s in before.items() if ".attn2." not in n and not n.endswith((".norm2.weight", ".norm2.bias"))}
+    kept |= {n: s for n, s in before.items() if ".resnets." in n}
+    assert len(before) - len(kept) == 112
+    assert kept.items() <= after.items()
+    added = after.keys() - kept.keys()
+    assert len(added) == 83
+    assert all(".attn1.norm_" in n or n.startswith(("class_embedding.", "add_conv_in.")) for n in added)
+
+
+@pytest.mark.parametrize("has_style", [False, True])
+def test_hunyuan_from_diffusers_and_back(tmp_path, has_style):
+    config = HunyuanConfig(num_layers=4, num_heads=2, head_dim=8, has_style=has_style, **TEXT)
+    torch.manual_seed(5)
+    network = HunyuanViews(config)
+    folder = pipeline(tmp_path, network.transformer.state_dict(), "transformer")
+    found = hunyuan_from_diffusers(folder, config)
+    assert same(found.transformer, network.transformer)
+    assert found.condition_encoder.proj.weight.abs().max() == 0
+    save_views(found, tmp_path / "model")
+    again = load_views(tmp_path / "model")
+    assert isinstance(again, HunyuanViews)
+    assert again.config == config
+    assert same(again, found)
+
+
+def test_cat3d_file_round_trips(cameo, tmp_path, unchecked):
+    network, _ = cameo
+    path = save_views(network, tmp_path / "model")
+    found = load_views(tmp_path / "model")
+    assert found.config == network.config
+    assert same(found, network)
+    assert [found.self_attention(i).scope for i in range(7)] == ["view", "all", "all", "all", "all", "view", "view"]
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="is no network over still views of this project"):
+        load_views(path)
+
+
+def test_command_converts_and_refuses(cameo, tmp_path, monkeypatch, capsys, unchecked):
+    network, path = cameo
+    monkeypatch.setattr(view_backbones, "UNetConfig", lambda: SIZES)
+    assert convert([str(path), str(tmp_path / "model"), "--views", "cameo"]) == 0
+    assert "cameo, " in capsys.readouterr().out
+    assert same(load_views(tmp_path / "model"), network)
+    for arguments, message in (
+        ([str(path), str(tmp_path / "model"), "--views", "cameo"], "exists already: choose another folder"),
+        (
+            ["nowhere", "out", "--views", "cat3d"],
+            "nowhere does not exist: --views needs a downloaded",
+        ),
+        ([str(path), "out", "--views", "cameo", "--dtype", "bfloat16"], "--dtype is for networks for videos"),
+    ):
+        assert convert(arguments) != 0
+        assert message in capsys.readouterr().err
