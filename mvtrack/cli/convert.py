@@ -31,8 +31,8 @@ class ConvertCommand(Command):
     drop: tuple[str, ...] = option((), "tensors of the weights to leave out", metavar="PATTERN", repeat=True)
     views: Literal["cat3d", "cameo", "hunyuan"] | None = option(
         None,
-        "a network over still views, of a downloaded pipeline of Stable Diffusion 2.1 (cat3d) or Hunyuan-DiT, or of "
-        "CAMEO's mp_rank_00_model_states.pt; by default a network for videos",
+        "a network over still views, of a downloaded pipeline of Stable Diffusion 2.1 (cat3d) or Hunyuan-DiT (a file "
+        "of Tencent's too), or of CAMEO's mp_rank_00_model_states.pt; by default a network for videos",
     )
     encoders: EncoderSources = section(
         EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where its authors publish them"
@@ -62,7 +62,7 @@ def _convert_views(options: ConvertCommand) -> None:
     elif options.views == "cat3d":
         network = view_backbones.cat3d_from_sd21(source, seed=options.seed)
     else:
-        network = view_backbones.hunyuan_from_diffusers(source, seed=options.seed)
+        network = view_backbones.hunyuan_from_released(source, seed=options.seed)
     path = view_backbones.save_views(network, options.out)
     sys.stdout.write(f"{path}: {options.views}, {len(network.state_dict())} tensors, {network.num_layers} layers\n")
 

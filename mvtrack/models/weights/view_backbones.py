@@ -17,6 +17,7 @@ from mvtrack.models.condition_encoder import ConditionEncoder, TokenConditionEnc
 from mvtrack.models.hunyuan_views import HunyuanViews
 from mvtrack.models.view_attention import DiffusersBackbone
 from mvtrack.models.weights.checkpoint import Checkpoint, open_checkpoint
+from mvtrack.models.weights.hunyuan_naming import is_tencents, with_diffusers_names
 from mvtrack.models.weights.inert_pickle import open_training_state
 from mvtrack.models.weights.loading import Gaps, load_into
 
@@ -63,12 +64,14 @@ def cat3d_from_cameo(path: Path, config: UNetConfig | None = None) -> CAT3DUNet:
     return _filled(network, checkpoint, (), 0)
 
 
-def hunyuan_from_diffusers(folder: Path, config: HunyuanConfig | None = None, seed: int = 0) -> HunyuanViews:
-    """A downloaded pipeline of Hunyuan-DiT in diffusers' names; the condition encoder is fresh.
+def hunyuan_from_released(source: Path, config: HunyuanConfig | None = None, seed: int = 0) -> HunyuanViews:
+    """Hunyuan-DiT, of diffusers' pipeline folder or of a file with Tencent's own names; the condition encoder is fresh.
 
     config: None is version 1.2's, or 1.1's where the weights have a style. Raises ValueError for another network.
     """
-    checkpoint = open_checkpoint(_weights_in(folder / "transformer"))
+    checkpoint = open_checkpoint(_weights_in(source / "transformer") if source.is_dir() else source)
+    if is_tencents(checkpoint):
+        checkpoint = with_diffusers_names(checkpoint)
     has_style = "time_extra_emb.style_embedder.weight" in checkpoint.tensors
     with torch.device("meta"):
         network = HunyuanViews(config or HunyuanConfig(has_style=has_style))

@@ -19,7 +19,7 @@ from mvtrack.models.weights.inert_pickle import open_training_state
 from mvtrack.models.weights.view_backbones import (
     cat3d_from_cameo,
     cat3d_from_sd21,
-    hunyuan_from_diffusers,
+    hunyuan_from_released,
     load_views,
     save_views,
 )
@@ -161,7 +161,7 @@ def test_hunyuan_from_diffusers_and_back(tmp_path, has_style):
     torch.manual_seed(5)
     network = HunyuanViews(config)
     folder = pipeline(tmp_path, network.transformer.state_dict(), "transformer")
-    found = hunyuan_from_diffusers(folder, config)
+    found = hunyuan_from_released(folder, config)
     assert same(found.transformer, network.transformer)
     assert found.condition_encoder.proj.weight.abs().max() == 0
     save_views(found, tmp_path / "model")
@@ -169,6 +169,55 @@ def test_hunyuan_from_diffusers_and_back(tmp_path, has_style):
     assert isinstance(again, HunyuanViews)
     assert again.config == config
     assert same(again, found)
+
+
+TENCENTS = {
+    "norm2.": "norm3.", "norm3.": "norm2.", "norm1.norm.": "norm1.", "norm1.linear.": "default_modulation.1.",
+    "attn1.norm_q.": "attn1.q_norm.", "attn1.norm_k.": "attn1.k_norm.", "attn2.norm_q.": "attn2.q_norm.",
+    "attn2.norm_k.": "attn2.k_norm.", "attn1.to_out.0.": "attn1.out_proj.", "attn2.to_out.0.": "attn2.out_proj.",
+    "attn2.to_q.": "attn2.q_proj.", "ff.net.0.proj.": "mlp.fc1.", "ff.net.2.": "mlp.fc2.",
+    "time_extra_emb.pooler.": "pooler.", "time_extra_emb.style_embedder.": "style_embedder.",
+    "time_extra_emb.timestep_embedder.linear_1.": "t_embedder.mlp.0.",
+    "time_extra_emb.timestep_embedder.linear_2.": "t_embedder.mlp.2.",
+    "time_extra_emb.extra_embedder.linear_1.": "extra_embedder.0.",
+    "time_extra_emb.extra_embedder.linear_2.": "extra_embedder.2.", "pos_embed.": "x_embedder.",
+    "text_embedder.linear_1.": "mlp_t5.0.", "text_embedder.linear_2.": "mlp_t5.2.", "proj_out.": "final_layer.linear.",
+}  # fmt: skip
+
+
+def tencents(weights):
+    """Weights of diffusers' names as Tencent writes them."""
+    out = {}
+    for name, x in weights.items():
+        block = name[: name.index(".", 7) + 1] if name.startswith("blocks.") else ""
+        rest = name.removeprefix(block)
+        layer, kind = rest.split(".")[0], rest.split(".")[-1]
+        if rest.startswith(("attn1.to_q.", "attn2.to_k.")):
+            fused, parts = ("Wqkv", "qkv") if layer == "attn1" else ("kv_proj", "kv")
+            joined = [weights[f"{block}{layer}.to_{part}.{kind}"] for part in parts]
+            out[f"{block}{layer}.{fused}.{kind}"] = torch.cat(joined)
+        elif rest.startswith(("attn1.to_k.", "attn1.to_v.", "attn2.to_v.")):
+            continue
+        elif rest.startswith("norm_out.linear."):
+            scale, shift = x.chunk(2)
+            out[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([shift, scale])
+        else:
+            old = next((old for old in TENCENTS if rest.startswith(old)), "")
+            out[block + TENCENTS.get(old, "") + rest.removeprefix(old)] = x
+    return out
+
+
+@pytest.mark.parametrize("has_style", [False, True])
+def test_hunyuan_from_tencents_names(tmp_path, has_style):
+    config = HunyuanConfig(num_layers=4, num_heads=2, head_dim=8, has_style=has_style, **TEXT)
+    torch.manual_seed(6)
+    network = HunyuanViews(config)
+    for parameter in network.transformer.parameters():
+        torch.nn.init.normal_(parameter)
+    weights = tencents(network.transformer.state_dict())
+    assert not any("to_q" in name or "norm_q" in name for name in weights)
+    torch.save({"module": weights}, tmp_path / "pytorch_model_ema.pt")
+    assert same(hunyuan_from_released(tmp_path / "pytorch_model_ema.pt", config).transformer, network.transformer)
 
 
 def test_cat3d_file_round_trips(cameo, tmp_path, unchecked):
