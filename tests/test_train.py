@@ -19,7 +19,7 @@ def test_overrides_may_stand_on_either_side_of_options(monkeypatch):
     [
         ("train.precision=fp16", "train: precision must be one of fp32, bf16, autocast_bf16, got 'fp16'"),
         ("train.init_from=nowhere", "nowhere"),
-        ("model.dit.text_dim=7", "run `mvtrack prepare`"),
+        ("model.dit.text_dim=7", "run `mvtrack prepare --rendered N`"),
     ],
 )
 def test_failed_start_leaves_no_folder(small_run, tmp_path, monkeypatch, capsys, override, message):

@@ -29,7 +29,7 @@ class PseudoTracksCommand(MemoryChecked):
     clips: Path = positional("a dataset's folder, or one with a folder per clip, see docs/data.md")
     following: TrackerOptions = section(TrackerOptions, "who follows the points")
     grid: tuple[int, int] = option((30, 52), "rows and columns of points", metavar="ROWSxCOLS", parse=picture_size)
-    query_frames: tuple[int, ...] | Literal["all"] = option(
+    query_frames: Literal["all"] | tuple[int, ...] = option(
         (0,), "frames over which the grid is laid: 0, 0,40,80 or all; each one's points are followed together",
         parse=_frames,
     )  # fmt: skip

@@ -85,8 +85,7 @@ def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Calla
     todo = list(_videos(config, [job for job in jobs if job.options.overwrite or not (job.out / "run.json").exists()]))
     if todo and (ahead := forecast(config, todo, options.placement)):
         say(ahead)
-    prompts = (config, _captions(jobs), list(_pictures(config, jobs)), options.placement.encoder_device)
-    make, results = partial(_reshooter, prompts, folder, options.placement, shot_of), []
+    make, results = partial(_reshooter, config, jobs, folder, options.placement, shot_of), []
     out.mkdir(parents=True, exist_ok=True)
     for job, (status, reason) in run_tasks(make, jobs, options.cluster):
         results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})
@@ -142,10 +141,10 @@ def _pictures(config: ModelConfig, jobs: list[Job]) -> Iterator[Float[Tensor, "3
 
 
 def _reshooter(
-    prompts: tuple, folder: Path, placement: Placement, shot_of: Callable[[Any, Path], Shot]
+    config: ModelConfig, jobs: list[Job], folder: Path, placement: Placement, shot_of: Callable[[Any, Path], Shot]
 ) -> Callable[[Job], tuple[str, str | None]]:
-    """What re-shoots one video. prompts: all captions and pictures that will be asked for."""
-    remember_prompts(*prompts)
+    """What re-shoots one video. jobs: all that are to come, whose captions and pictures are encoded first."""
+    remember_prompts(config, _captions(jobs), _pictures(config, jobs), placement.encoder_device)
     model = place(load_model(folder), placement)
     return lambda job: _do(job, shot_of, model, folder)
 

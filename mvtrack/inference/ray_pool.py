@@ -63,8 +63,8 @@ def _on_ray(
         count = min(count or gpus or len(ray.nodes()), len(tasks))
         each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         actor = ray.remote(**each, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
-        # what is loaded once is sent once, not with every task
-        workers = [actor.remote(ray.put(make), torch.get_num_threads()) for _ in range(count)]
+        sent = ray.put(make)  # kept until the end: a worker that starts again asks for it again
+        workers = [actor.remote(sent, torch.get_num_threads()) for _ in range(count)]
         yield from _collect(workers, tasks)
     finally:
         if mine:

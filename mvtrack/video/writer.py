@@ -101,4 +101,4 @@ def to_bytes(video: Tensor) -> np.ndarray:
 
 def from_bytes(video: UInt8[Tensor, "*B 3 H W"]) -> Tensor:
     """8-bit RGB to [-1, 1]."""
-    return video.float().div_(127.5).sub_(1)
+    return video.to(torch.float32, copy=True).div_(127.5).sub_(1)

@@ -17,6 +17,7 @@ from mvtrack.config.losses import CorrespondenceLossConfig
 from mvtrack.config.model import DiTConfig, FlowConfig, ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
+from mvtrack.evaluation.ablation.experiment import Arm
 from mvtrack.geometry.trajectory import CameraMotion, CameraPath
 from tracking_head import CorrelationConfig, HeadConfig, TrackLossConfig
 
@@ -80,6 +81,7 @@ def test_values_are_checked_when_replaced():
 
 NEEDED = {  # a value of each type that fields without a default have
     Path: Path("x"), tuple[Path, ...]: (Path("x"),), str: "x", int: 1, CameraMotion: CameraPath("arc_left"),
+    tuple[Arm, ...]: (Arm("x", "x"), Arm("y", "y")),
 }  # fmt: skip
 
 

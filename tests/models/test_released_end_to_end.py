@@ -32,6 +32,7 @@ from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.training.aligner import AlignerRun, train_aligner
 from mvtrack.video.reader import open_video
+from mvtrack.video.writer import write_video
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
 T, H, W = 5, 32, 48
@@ -225,6 +226,9 @@ def seeing(config, tmp_path):
 
 def test_windows_see_own_first_frame_and_clip_loads_once(video, seeing, tmp_path, capsys, monkeypatch):
     """Two videos of two windows each; CLIP is gone when the transformer comes."""
+    still = open_video(video).read(0, 7)
+    moving = torch.stack([frame.roll(11 * t, -1) for t, frame in enumerate(still)])
+    video = write_video(tmp_path / "moving.mp4", moving.float() / 127.5 - 1, fps=12.0)
     read = []
     load_clip, load_dit = image_encoder.load_encoder, batch.load_model
     monkeypatch.setattr(image_encoder, "load_encoder", lambda *a, **k: read.append("clip") or load_clip(*a, **k))

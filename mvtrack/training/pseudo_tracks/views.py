@@ -28,7 +28,7 @@ class GridQueries:
     480x832 picture are at 30 x 52 (MVTrack4Gen A.1). frames: numbers, or `all`. views: in whose frames."""
 
     grid: tuple[int, int] = (30, 52)
-    frames: tuple[int, ...] | Literal["all"] = (0,)
+    frames: Literal["all"] | tuple[int, ...] = (0,)
     views: Literal["first", "all"] = "first"
 
     def __post_init__(self) -> None:
