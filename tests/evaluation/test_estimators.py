@@ -283,6 +283,7 @@ def test_weights_that_are_not_free_wait_for_consent(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(colmap_missing() is not None, reason=f"missing {colmap_missing()}")
+@pytest.mark.slow
 def test_a_video_that_stays_at_the_reference_is_off_by_the_angle_between_the_cameras():
     frames, size, aside_deg = 5, (180, 240), 15.0
     rng = np.random.default_rng(1)

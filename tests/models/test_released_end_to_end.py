@@ -140,6 +140,7 @@ def test_aligner_trains_behind_wan_vae(video, folder, tmp_path, capsys):
     assert "--decoder aligns whole pictures, not tiles: leave out --tiled" in error
 
 
+@pytest.mark.slow
 def test_encoder_paths_of_command_override_model(video, config, folder, umt5, wan_vae_file, tmp_path, capsys):
     """A model that was converted on another machine names paths that are not there."""
     gone = EncoderSources(vae=str(tmp_path / "gone.pth"), text=str(tmp_path / "gone"))
@@ -184,6 +185,7 @@ def test_table_captions_load_encoder_once(video, folder, tmp_path, capsys, monke
     assert len(read) == 1
 
 
+@pytest.mark.slow
 def test_vae_tiles_make_whole_video(video, folder, tmp_path, capsys, monkeypatch):
     """Latents of 4 x 6, in tiles of 3 x 4."""
     monkeypatch.setattr(placement, "TILE", (3, 4))
@@ -266,6 +268,7 @@ def test_clip_is_freed_before_transformer_loads(video, seeing, tmp_path, capsys,
     assert read == ["clip", "transformer"]  # refused before anything is loaded
 
 
+@pytest.mark.slow
 def test_longer_window_covers_video(video, seeing, tmp_path, capsys, monkeypatch):
     arguments = [video, "--camera", "pan_left", "--model", seeing, "--steps", 1]
     code, error = run(capsys, *arguments, "--out", tmp_path / "o", "--window", 9)

@@ -114,6 +114,7 @@ def test_conflicting_settings_raise(tree, change, message):
     assert LossConfig().tracking == 0
 
 
+@pytest.mark.slow
 def test_ranks_and_stages_agree_and_resume(one_rank, two_ranks, tree, tmp_path):
     """Two ranks at stage 3 train the head as one rank does; the model file carries it; a resumed run is the same."""
 

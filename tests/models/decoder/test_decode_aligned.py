@@ -81,6 +81,7 @@ def run(capsys, *arguments) -> tuple[int, str]:
     return code, capsys.readouterr().err.splitlines()[-1:]
 
 
+@pytest.mark.slow
 def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
     save_model(small_model, tmp_path / "m")
     save_aligner(aligner, small_model.config.codec, tmp_path / "d")
@@ -125,6 +126,7 @@ def test_shipped_decoder_improves_shipped_model():
     assert psnr(aligned, clip.video[1], seen) > psnr(plain, clip.video[1], seen) + 0.5
 
 
+@pytest.mark.slow
 def test_name_tiny_opens_shipped_decoder(video, tmp_path, capsys):
     arguments = [video, "--camera", "pan_left", "--steps", 1, "--out", tmp_path / "o", "--decoder", "tiny"]
     code, error = run(capsys, *arguments)
