@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,7 +234,7 @@ def test_too_little_disk_or_time_is_said_first(tmp_path, monkeypatch):
     assert len(asked) == 2  # each arm once
     with pytest.raises(ValueError, match=r"4 runs take about 8.0 h here, --hours allows 7"):
         forecast(runs, tmp_path, 7)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: os.statvfs_result([0] * 10) and type("D", (), {"free": 1})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(ValueError, match=r"need \d+\.\d GB of disk, 0.0 are free"):
         forecast(runs, tmp_path, None)
 

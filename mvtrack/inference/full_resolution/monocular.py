@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvtrack.inference.full_resolution.geometry import GeometrySource, MonocularGeometry
+from mvtrack.models.diffsynth_parts import declare_torchvision_operators
 
 AUTO = "auto"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
@@ -30,6 +31,7 @@ def load_estimator(name: str) -> Callable[[UInt8[Tensor, "3 H W"]], Float[Tensor
     Pictures are prepared as Depth Anything's are: the shorter side 518 pixels (or what the model was trained at), whole
     patches, ImageNet's mean and deviation.
     """
+    declare_torchvision_operators()
     try:
         from transformers import AutoModelForDepthEstimation
     except ImportError as error:

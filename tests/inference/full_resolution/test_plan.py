@@ -7,6 +7,7 @@ from mvtrack.inference.full_resolution import plan as planning
 from mvtrack.inference.full_resolution.geometry import FileGeometry, affine_fit
 from mvtrack.inference.full_resolution.monocular import load_estimator
 from mvtrack.inference.full_resolution.region import MAX_PIXELS, plan_region
+from mvtrack.models.diffsynth_parts import declare_torchvision_operators
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import fit_to, still_camera
 from mvtrack.video.writer import from_bytes, write_video
@@ -54,11 +55,9 @@ def test_missing_depth_network_names_the_command_that_brings_it(monkeypatch):
 
 def test_depth_network_runs_from_a_folder(tmp_path, refiner, film):
     """Wiring only: a tiny network with random weights."""
+    declare_torchvision_operators()
     transformers = pytest.importorskip("transformers")
-    try:
-        network = transformers.DepthAnythingForDepthEstimation
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"transformers cannot import depth networks here: {error}")
+    network = transformers.DepthAnythingForDepthEstimation
     backbone = transformers.Dinov2Config(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14,
         out_features=["stage1", "stage2"], reshape_hidden_states=False, apply_layernorm=True,
