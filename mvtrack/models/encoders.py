@@ -22,9 +22,10 @@ def run_encoders(config: ModelConfig, codec: VideoCodec) -> Encoders:
 def codec_id(codec: VideoCodec) -> str:
     """Of a codec's numbers and how it uses them."""
     config = codec.config
-    if config.kind == "wan_vae":
+    if config.kind != "pca":
         weights = fingerprint(resolve(config.weights, "vae"))
-        return _short(f"{weights} {config.tile} {config.tile_stride} {config.precision}")
+        scaling = "" if config.scaling is None else f" {config.scaling}"
+        return _short(f"{weights} {config.tile} {config.tile_stride} {config.precision}{scaling}")
     digest = hashlib.sha256(f"{config.channels} {config.stride}".encode())
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())

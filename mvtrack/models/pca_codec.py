@@ -94,4 +94,8 @@ def build_codec(config: CodecConfig) -> VideoCodec:
         from mvtrack.models.vae import WanVAECodec
 
         return WanVAECodec(config)
+    if config.kind == "sd_vae":
+        from mvtrack.models.sd_vae import SDVAECodec
+
+        return SDVAECodec(config)
     return PCACodec(config)

@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
+from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.tiling import Canvas, half, tiles
 from mvtrack.models.weights.checkpoint import Checkpoint
@@ -32,24 +32,18 @@ LATENT_STD = (
 Step = Callable[[Tensor], Tensor]  # the next piece of a video, or of videos, to the next piece of the result
 
 
-class WanVAECodec(nn.Module):
-    """Latents are the posterior's mean, normalised by channel; nothing is sampled. Decoded videos lie in [-1, 1].
-
-    The weights are read at the first use and stay outside of `state_dict`: a model file names them. The network runs
-    where its input lies, in the config's precision; results are float32.
+class WanVAECodec(ReleasedCodec):
+    """Latents are the posterior's mean, normalised by channel; nothing is sampled. Decoded videos lie in [-1, 1];
+    results are float32.
     """
 
-    def __init__(self, config: CodecConfig) -> None:
-        super().__init__()
-        self.config, self.channels, self.stride = config, config.channels, config.stride
-        self._network: list[nn.Module] = []  # in a list, so that it is no submodule
+    def read_network(self) -> nn.Module:
+        return load_network(open_part(self.config.weights, "vae"), self.dtype)
 
     @torch.no_grad()
     def encode(self, video: Float[Tensor, "B V T 3 H W"]) -> Float[Tensor, "B V f c h w"]:
         num_latent_frames(video.shape[2])
-        height, width = video.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise ValueError(f"video size {height}x{width} is not divisible by the codec's stride {self.stride}")
+        self.check_size(video)
         return self._one_by_one(video, self._encode_one)
 
     @torch.no_grad()
@@ -80,27 +74,6 @@ class WanVAECodec(nn.Module):
         for piece in latents:
             for latent in piece:
                 yield step(latent[None])[0].clamp_(-1, 1)
-
-    def _apply(self, function, recurse: bool = True):
-        """`to` moves the network too, where it was read already."""
-        for network in self._network:
-            network._apply(function, recurse)
-        return super()._apply(function, recurse)
-
-    def put_in(self, network: nn.Module) -> None:
-        """Use this network instead of reading the weights."""
-        self._network[:] = [network]
-
-    def network(self, device: torch.device) -> nn.Module:
-        """The VAE on a device. Raises ValueError when its weights or DiffSynth are missing."""
-        if not self._network:
-            self._network.append(load_network(open_part(self.config.weights, "vae"), self._dtype))
-        network = self._network[0]
-        return network if next(network.parameters()).device == device else network.to(device)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return getattr(torch, self.config.precision)
 
     def _one_by_one(self, batch: Tensor, code: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.stack([torch.stack([code(video) for video in views]) for views in batch])
@@ -138,7 +111,7 @@ class WanVAECodec(nn.Module):
             network = self.network(piece.device)
             if not memory:
                 memory.extend([None] * _causal_layers(network, network.encoder))
-            piece = rearrange(piece, "t c h w -> 1 c t h w").to(self._dtype)
+            piece = rearrange(piece, "t c h w -> 1 c t h w").to(self.dtype)
             features, memory[:], _ = network.encoder(piece, feat_cache=list(memory), feat_idx=[0])
             mean = rearrange(network.conv1(features)[:, : self.channels], "1 c t h w -> t c h w").float()
             return (mean - _column(LATENT_MEAN, mean)) / _column(LATENT_STD, mean)
@@ -157,7 +130,7 @@ class WanVAECodec(nn.Module):
             if not memory:
                 memory.extend([None] * _causal_layers(network, network.decoder))
             latent = latent.float() * _column(LATENT_STD, latent) + _column(LATENT_MEAN, latent)
-            features = network.conv2(rearrange(latent, "v c h w -> v c 1 h w").to(self._dtype))
+            features = network.conv2(rearrange(latent, "v c h w -> v c 1 h w").to(self.dtype))
             frames, memory[:], _ = network.decoder(features, feat_cache=list(memory), feat_idx=[0])
             return rearrange(frames, "v c t h w -> v t c h w").float()
 

@@ -9,8 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
+from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.sd_vae import empty_autoencoder
 from mvtrack.models.vae import WanVAECodec
 
 _WAN_WIDTH = 96  # of the released VAE
@@ -39,8 +41,8 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
         config = replace(config, tile=None, tile_stride=None)
     codec = build_codec(config)
     network = codec
-    if isinstance(codec, WanVAECodec):
-        network = empty_wan_network(codec.channels)
+    if isinstance(codec, ReleasedCodec):
+        network = empty_wan_network(codec.channels) if isinstance(codec, WanVAECodec) else empty_autoencoder()
         codec.put_in(network)
     with fake_tensors() as counter:
         allocate_fake(network, getattr(torch, config.precision))
@@ -54,7 +56,7 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
         with counter, flops, torch.no_grad():
             codec.decode(torch.empty(1, 1, num_latent_frames(frames), config.channels, *cells))
     rest = 4 * 3 * (num_frames * size[0] * size[1] - frames * part[0] * part[1])  # bytes of video not followed
-    copies = 1 if isinstance(codec, WanVAECodec) else 3  # PCA works on whole videos
+    copies = 1 if isinstance(codec, ReleasedCodec) else 3  # PCA works on whole videos
     weights = sum(x.numel() * x.element_size() for x in held)
     share = num_frames * size[0] * size[1] / (frames * part[0] * part[1])
     total = flops.get_total_flops() * share

@@ -103,7 +103,7 @@ def companions(chosen: str) -> list[str]:
         return [f"{folder}/*"] if str(folder) != "." else ["*.json", "*.model"]
     if chosen.endswith(INDEX_SUFFIX):
         return [chosen, chosen.removesuffix(INDEX_SUFFIX) + "-*" + SAFETENSORS_SUFFIX]
-    return [chosen]
+    return [chosen, "vae/config.json"] if str(folder) == "vae" else [chosen]
 
 
 def _why_not(wanted: Wanted, path: Path, names: list[str]) -> str:
