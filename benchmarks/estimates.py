@@ -137,7 +137,7 @@ def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, 
     run = replace(run, train=replace(run.train, **settings | train))
     foretold = estimate_training(run, device="cpu").peak
     from mvtrack.training.ema import EMA
-    from mvtrack.training.engine import build_dit, build_engine, start_distributed
+    from mvtrack.training.engine import build_engine, prepare_network, start_distributed
 
     start_distributed(60)
     warm_up()
@@ -148,7 +148,7 @@ def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, 
             yield key, torch.randn(parameter.shape) * 0.02
 
     def work() -> None:
-        engine = build_engine(build_dit(run, weights()), run)
+        engine = build_engine(prepare_network(run, weights()), run)
         ema = EMA(engine, 0.99)
         autocast = run.train.precision == "autocast_bf16"
         for _ in range(run.train.batch_size):

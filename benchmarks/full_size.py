@@ -67,7 +67,7 @@ def main() -> int:
     dit.checkpointing, dit.attention = checkpointing_of(run.train), options.attention
     if options.compile:
         dit.compile_blocks()
-    tokens = step.num_tokens(run.model.dit.patch_size)
+    tokens = step.num_tokens(run.model.backbone.size_unit)
     kernel, figures = dit.attention_kernel(device, tokens), {"tokens": tokens}
     sys.stdout.write(
         f"{options.preset}, {device}, attention by {kernel}, {'compiled' if options.compile else 'eager'}\n"
@@ -208,7 +208,7 @@ def our_figures(dit: WanDiT, step: TrainingBatch, run: RunConfig, rounds: int, h
     def forward() -> None:
         dit(noisy, 1000 * step.sigma, step.conditioning)
 
-    device, tokens = step.latents.device, step.num_tokens(run.model.dit.patch_size)
+    device, tokens = step.latents.device, step.num_tokens(run.model.backbone.size_unit)
     rounds = rounds if device.type == "cuda" else 1
     figures = measured("forward", forward, device, rounds, held)
     optimizer = Masters(dit, run.optim)

@@ -29,8 +29,9 @@ ENTRIES = {"__init__", "__main__", "train", "reshoot"}
 MAX_PACKAGES = 12
 MAX_FILE_LINES = 450
 # Physical lines of each. The aim is 25,000 of library and 19,000 of tests; these hold what there is (docs/results.md),
-# and 1,000 and 800 for the networks over still views: CAT3D, Hunyuan-DiT, their schedule and rays.
-MAX_LINES = {("mvtrack", "tracking_head"): 47_500, ("tests",): 30_600}
+# and 1,000 and 800 for the networks over still views: CAT3D, Hunyuan-DiT, their schedule and rays; as many again for
+# their training and the losses that the paper compares.
+MAX_LINES = {("mvtrack", "tracking_head"): 48_500, ("tests",): 31_400}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 

@@ -1,8 +1,8 @@
 """Sizes and rays of the backbones over still views: CAT3D on Stable Diffusion 2.1, and Hunyuan-DiT."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from mvtrack.config.checked import Count, NonNegativeInt, config
+from mvtrack.config.checked import Count, NonNegativeInt, Range, config
 
 DOMAINS = ("re10k", "co3d", "others")  # what a scene's label says of its data, in the order of the embedding
 
@@ -16,15 +16,20 @@ class ViewRayConfig:
     or one pixel to its left (`peer`). origin: to which view; the authors take the last (CAMEO) or the first
     (MVGenMaster). scale: centres are divided by the largest absolute coordinate of the scene's. Weights need what they
     were trained with.
+
+    drop: share of training in which rays are all zero, so that sampling can be guided by the camera. drop_per: drawn
+    for every sample, or for a whole batch at once (CAMEO).
     """
 
     frame: Literal["relative", "peer", "world"] = "relative"
     pixel: Literal["centre", "peer"] = "centre"
     origin: Literal["first", "last"] = "first"
     scale: Literal["largest_coordinate", "none"] = "largest_coordinate"
+    drop: Annotated[float, Range(0, 1, high_open=True)] = 0.1
+    drop_per: Literal["sample", "batch"] = "sample"
 
 
-CAMEO_RAYS = ViewRayConfig(frame="peer", pixel="peer", origin="last")
+CAMEO_RAYS = ViewRayConfig(frame="peer", pixel="peer", origin="last", drop_per="batch")
 
 
 @config
@@ -52,6 +57,23 @@ class UNetConfig:
             if width % heads or width % self.norm_groups:
                 raise ValueError(f"a width of {width} does not divide into {heads} heads and {self.norm_groups} groups")
 
+    @property
+    def num_layers(self) -> int:
+        """Layers of self-attention: all levels but the innermost have them, and the middle has one."""
+        return (len(self.block_channels) - 1) * (2 * self.layers_per_block + 1) + 1
+
+    @property
+    def size_unit(self) -> int:
+        """Latents to a side must be a multiple of it."""
+        return 2 ** (len(self.block_channels) - 1)
+
+    def token_side(self, layer: int) -> int:
+        """Latents to a side of a layer's token."""
+        levels = len(self.block_channels) - 1
+        down, up = self.layers_per_block * levels, self.layers_per_block + 1
+        level = layer // self.layers_per_block if layer < down else levels - 1 - (layer - down - 1) // up
+        return 2 ** (levels if layer == down else level)
+
 
 @config
 class HunyuanConfig:
@@ -78,3 +100,12 @@ class HunyuanConfig:
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}")
         if self.num_layers % 2:
             raise ValueError(f"num_layers must be even: a block's skip comes from its mirror, got {self.num_layers}")
+
+    @property
+    def size_unit(self) -> int:
+        """Latents to a side must be a multiple of it."""
+        return 2
+
+    def token_side(self, _layer: int) -> int:
+        """Latents to a side of a token."""
+        return 2

@@ -3,7 +3,9 @@
 from dataclasses import field
 from typing import Annotated, Literal
 
+from mvtrack.config.backbones import HunyuanConfig, UNetConfig
 from mvtrack.config.checked import Count, NonNegativeInt, Positive, Range, config
+from mvtrack.config.diffusion import DiffusionConfig
 from mvtrack.config.encoders import WAN_REPOSITORY, CodecConfig, ImageConfig, TextConfig
 from mvtrack.config.views import ViewsConfig
 from tracking_head import HeadConfig
@@ -66,6 +68,15 @@ class DiTConfig:
             )
         if self.freq_dim % 2:
             raise ValueError(f"dit.freq_dim must be even, got {self.freq_dim}")
+
+    @property
+    def size_unit(self) -> int:
+        """Latents to a side must be a multiple of it."""
+        return self.patch_size[1]
+
+    def token_side(self, _layer: int) -> int:
+        """Latents to a side of a token."""
+        return self.patch_size[1]
 
 
 @config
@@ -136,50 +147,119 @@ class SamplingConfig:
 
 @config
 class ModelConfig:
-    """Everything needed to rebuild a model from its weights file; defaults are Wan2.1-T2V-1.3B."""
+    """Everything needed to rebuild a model from its weights file; defaults are Wan2.1-T2V-1.3B.
 
-    dit: DiTConfig = field(default_factory=DiTConfig)
+    dit, cat3d, hunyuan: the backbone, exactly one of them; the latter two make views of still scenes, and have rays of
+    their own instead of `rays`. diffusion: the discrete schedule that it is trained and sampled with; null: rectified
+    flow.
+    """
+
+    dit: DiTConfig | None = field(default_factory=DiTConfig)
+    cat3d: UNetConfig | None = None
+    hunyuan: HunyuanConfig | None = None
     rays: RayConfig = field(default_factory=RayConfig)
     native_camera: NativeCameraConfig = field(default_factory=NativeCameraConfig)
     codec: CodecConfig = CodecConfig(kind="wan_vae", channels=16, stride=8, weights=WAN_REPOSITORY)
     text: TextConfig | None = None  # what turns captions into text features; null: features are given
     image: ImageConfig | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
+    diffusion: DiffusionConfig | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     tap_layer: NonNegativeInt = 18
     tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
-    logit_heads: tuple[NonNegativeInt, ...] = ()  # blocks with CAMEO's MLP over the heads' logits, for the loss
+    logit_heads: tuple[NonNegativeInt, ...] = ()  # layers with CAMEO's MLP over the heads' logits, for the loss
     views: ViewsConfig | None = None  # null: re-shoots videos; else makes views of still scenes
     sizes: tuple[tuple[Count, Count], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
     num_frames: Count = 81  # length of one window
     max_angle_deg: Annotated[float, Range(0, 180, True)] | None = None  # of training's paths, if known
 
     def __post_init__(self) -> None:
-        for size in self.sizes:
-            if size[0] % self.rays.token_px or size[1] % self.rays.token_px:
-                raise ValueError(f"sizes {size} is not divisible by the token size {self.rays.token_px}")
+        names = [name for name in ("dit", "cat3d", "hunyuan") if getattr(self, name) is not None]
+        if len(names) != 1:
+            raise ValueError(
+                f"a model has one backbone, got {' and '.join(names) or 'none'}: set the others of dit, cat3d and "
+                "hunyuan to null"
+            )
         if not self.sizes or (self.num_frames - 1) % 4:
             raise ValueError(f"sizes must not be empty and num_frames must be 4n + 1, got {self.num_frames}")
-        if self.codec.channels > self.dit.in_channels or self.codec.channels != self.dit.out_channels:
-            raise ValueError(
-                f"codec.channels {self.codec.channels} must equal dit.out_channels {self.dit.out_channels} and not "
-                f"exceed dit.in_channels {self.dit.in_channels}"
-            )
-        if self.sampling.guidance != 1 and not self.dit.text_dim:
+        for size in self.sizes:
+            if size[0] % self.size_unit_px or size[1] % self.size_unit_px:
+                raise ValueError(f"sizes {size} is not divisible by the token size {self.size_unit_px}")
+        if self.dit is not None:
+            self._check_dit(self.dit)
+        else:
+            self._check_view_backbone(names[0])
+        if self.sampling.guidance != 1 and not self.text_dim:
             raise ValueError("sampling.guidance is by text: set it to 1 where dit.text_dim is 0")
-        if (self.text and not self.dit.text_dim) or (self.image and not self.dit.image_dim):
+        if (self.text and not self.text_dim) or (self.image and not self.image_dim):
             raise ValueError(
                 "text and image are encoders for dit.text_dim and dit.image_dim: set them null where that is 0"
             )
-        token_px = self.codec.stride * self.dit.patch_size[1]
-        if self.rays.token_px != token_px:
-            raise ValueError(f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {token_px}")
-        if not 0 <= self.tap_layer < self.dit.num_layers:
-            raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.dit.num_layers - 1}]")
-        apart = self.dit.attention == "factorised" and self.tap_layer >= self.dit.full_attention_blocks
+        if not 0 <= self.tap_layer < self.num_layers:
+            raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.num_layers - 1}]")
+        if not all(0 <= layer < self.num_layers for layer in self.logit_heads):
+            raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.num_layers - 1}]")
+        if self.views is not None:
+            rope_frames = self.dit.rope_frames if self.dit else "shared"
+            self.views.check_model(self.num_frames, rope_frames, has_tracking=self.tracking is not None)
+
+    def _check_dit(self, dit: DiTConfig) -> None:
+        if self.codec.channels > dit.in_channels or self.codec.channels != dit.out_channels:
+            raise ValueError(
+                f"codec.channels {self.codec.channels} must equal dit.out_channels {dit.out_channels} and not "
+                f"exceed dit.in_channels {dit.in_channels}"
+            )
+        if self.rays.token_px != self.size_unit_px:
+            raise ValueError(
+                f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {self.size_unit_px}"
+            )
+        apart = dit.attention == "factorised" and self.tap_layer >= dit.full_attention_blocks
         if apart and self.tap_layer % 2 == 0:
             raise ValueError(f"dit.attention factorised: views meet in odd blocks only, tap_layer is {self.tap_layer}")
-        if not all(0 <= layer < self.dit.num_layers for layer in self.logit_heads):
-            raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.dit.num_layers - 1}]")
-        if self.views is not None:
-            self.views.check_model(self.num_frames, self.dit.rope_frames, has_tracking=self.tracking is not None)
+
+    def _check_view_backbone(self, name: str) -> None:
+        if self.views is None or self.views.encoding != "images":
+            raise ValueError(f"{name} makes views of still scenes: set views with encoding: images")
+        if self.codec.channels != self.backbone.channels or self.codec.stride != 8:
+            raise ValueError(
+                f"codec.channels {self.codec.channels} must equal {name}.channels {self.backbone.channels}, and "
+                f"codec.stride be 8, got {self.codec.stride}"
+            )
+        if self.rays != RayConfig() or self.native_camera != NativeCameraConfig():
+            raise ValueError(f"rays and native_camera are dit's: set {name}.rays")
+        if self.backbone.logit_heads:
+            raise ValueError(f"{name}.logit_heads is of networks without a model: set model.logit_heads")
+
+    @property
+    def backbone(self) -> DiTConfig | UNetConfig | HunyuanConfig:
+        """Of the network."""
+        return self.dit or self.cat3d or self.hunyuan
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of self-attention."""
+        return self.backbone.num_layers
+
+    @property
+    def text_dim(self) -> int:
+        """Values of a caption's token; 0: the model takes no text."""
+        return self.dit.text_dim if self.dit else 0
+
+    @property
+    def image_dim(self) -> int:
+        """Values of an image token; 0: the model takes none."""
+        return self.dit.image_dim if self.dit else 0
+
+    @property
+    def ray_drop(self) -> float:
+        """Share of training without cameras."""
+        return self.rays.drop if self.dit else self.backbone.rays.drop
+
+    @property
+    def size_unit_px(self) -> int:
+        """Pixels of which the sides of pictures must be multiples."""
+        return self.codec.stride * self.backbone.size_unit
+
+    def token_px(self, layer: int | None = None) -> int:
+        """Pixels to a side of a layer's token; None: of the tapped layer."""
+        return self.codec.stride * self.backbone.token_side(self.tap_layer if layer is None else layer)

@@ -29,23 +29,25 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        token_px = self.model.rays.token_px
+        unit = self.model.size_unit_px
         for source in (*self.data.banks, *self.data.latents):
-            if source.size[0] % token_px or source.size[1] % token_px:
-                raise ValueError(f"{source.root}: size {source.size} is not divisible by the token size {token_px}")
+            if source.size[0] % unit or source.size[1] % unit:
+                raise ValueError(f"{source.root}: size {source.size} is not divisible by the token size {unit}")
         self._check_latents()
         if (self.loss.tracking > 0) != (self.model.tracking is not None):
             raise ValueError(
                 "loss.tracking trains the head that model.tracking describes: set both (model.tracking: {} for the "
                 "defaults), or loss.tracking: 0 and model.tracking: null"
             )
-        last = self.model.dit.num_layers - 1
+        last = self.model.num_layers - 1
         for layer in self.loss.correspondence_layers or ():
             if not 0 <= layer <= last:
                 raise ValueError(f"loss.correspondence_layers: layer {layer} must lie in [0, {last}]")
         self._check_logit_heads()
         if self.model.views is not None:
             self._check_views(self.model.views)
+        if self.model.dit is None:
+            self._check_view_backbone()
         if self.optim.name == "muon" and (self.train.zero_stage > 0 or self.train.precision == "bf16"):
             raise ValueError(
                 "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "
@@ -74,6 +76,26 @@ class RunConfig:
             raise ValueError(
                 f"loss.correspondence_options.heads mlp trains one of model.logit_heads for each supervised layer: set "
                 f"model.logit_heads: {list(needed)}, got {list(self.model.logit_heads)}"
+            )
+
+    def _check_view_backbone(self) -> None:
+        """What only this project's transformer can do."""
+        train = self.train
+        for name, used, instead in (
+            ("train.compile", train.compile, "false"),
+            ("train.attention", train.attention != "auto", "auto"),
+            ("train.checkpoint_blocks", train.checkpoint_blocks is not None, "null"),
+            ("train.checkpoint_keep", train.checkpoint_keep != "nothing", "nothing"),
+            ("train.zero_stage", train.zero_stage == 3, "2"),
+            ("optim.name muon", self.optim.name == "muon", "adamw"),
+        ):
+            if used:
+                raise ValueError(f"{name} is for model.dit, this model's network is diffusers': set it to {instead}")
+        sides = {self.model.token_px(layer) for layer in self.loss.correspondence_layers or ()}
+        if len(sides) > 1:
+            raise ValueError(
+                f"loss.correspondence_layers {list(self.loss.correspondence_layers)} have tokens of {sorted(sides)} "
+                "pixels: supervise layers of one size"
             )
 
     def _check_views(self, views: ViewsConfig) -> None:

@@ -105,7 +105,7 @@ class LatentFolder:
         self.size, self.directions, self.encoders = config.size, card["directions"], Encoders(**card["encoders"])
         skipped = read_skipped(self.root)
         self.records = {name: ClipRecord.of(made) for name, made in card["clips"].items() if name not in skipped}
-        self.view_window = config.view_window
+        self.view_window, self.label = config.view_window, config.label
         names = sorted(n for n, made in self.records.items() if not config.domains or made.domain in config.domains)
         missing = [n for n in names if not all(file.is_file() for file in files_of(self.root, n, self.records[n]))]
         if missing:
@@ -155,7 +155,7 @@ class LatentFolder:
                 xy, visible, valid = (torch.stack([part[key][v] for v in views]) for key in ("xy", "visible", "valid"))
             tracks = Tracks(xy, visible, valid).frames(frames)
         key, caption = f"{self.root.name}/{name}", record.caption(views[-1])
-        return LatentClip(latents, camera, key, caption, tracks, distance, image, depth, record.domain)
+        return LatentClip(latents, camera, key, caption, tracks, distance, image, depth, self.label or record.domain)
 
     def text(self, caption: str, length: int) -> Float[Tensor, "L t"]:
         """Features of a caption of the folder ("" among them), zeros behind its end."""

@@ -25,7 +25,7 @@ class Batch:
     """Clips of one size; view 0 of each is the reference, or the first one. Videos, or what was made of them.
 
     depth: of every pixel. distance: else the median depth of the reference's first frame, in the cameras' unit.
-    text: features of the captions. image: CLIP's tokens of the reference's first frame.
+    text: features of the captions. image: CLIP's tokens of the reference's first frame. domains: of what data each is.
     """
 
     camera: Camera  # (B, V, T)
@@ -38,6 +38,7 @@ class Batch:
     distance: Float[Tensor, "B"] | None = None
     text: Float[Tensor, "B L t"] | None = None
     image: Float[Tensor, "B M e"] | None = None
+    domains: tuple[str, ...] = ()
 
     @property
     def scene_depth(self) -> Float[Tensor, "B"] | None:
@@ -55,6 +56,7 @@ class Batch:
             tuple(clip.key for clip in clips),
             torch.stack([clip.video for clip in clips]),
             torch.stack([clip.depth for clip in clips]),
+            domains=tuple(clip.domain for clip in clips),
         )
 
 

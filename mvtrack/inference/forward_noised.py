@@ -11,7 +11,7 @@ from mvtrack.correspondence.probe_scores import ProbeSums, sum_scores
 from mvtrack.correspondence.targets import CorrespondenceTargets
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
-from mvtrack.models.diffusion.flow import add_noise, keep_references
+from mvtrack.models.diffusion.flow import keep_references
 from mvtrack.models.prompts import make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 
@@ -28,7 +28,7 @@ class NoisedVideos:
     def forward(self, model: ReshootModel, sigma: float, tap_layers: tuple[int, ...] = ()) -> DiTOutput:
         """Run the transformer once with all but the references at noise level `sigma`."""
         level = torch.tensor([sigma])
-        noisy = add_noise(self.latents, self.noise, level)
+        noisy = model.process.add_noise(self.latents, self.noise, level)
         state = keep_references(self.latents, noisy, self.conditioning.reference)
         return model.run(state, level, self.conditioning, tap_layers)
 
@@ -79,7 +79,7 @@ def probe_layer(
 
     targets: of a batch of one.
     """
-    token_px, reference = model.config.rays.token_px, videos.conditioning.reference
+    token_px, reference = model.config.token_px(layer), videos.conditioning.reference
     reference = 1 if reference is None else reference
     sums = []
     for sigma in sigmas.tolist():

@@ -16,7 +16,7 @@ def check_guidance(config: ModelConfig, guidance: float, camera_guidance: float)
     """Raise ValueError for guidance by the camera of a model that never learned to do without, and for both kinds."""
     if guidance != 1 and camera_guidance != 1:
         raise ValueError("guidance and camera_guidance cannot be combined: set one of them to 1")
-    if camera_guidance != 1 and config.rays.drop == 0:
+    if camera_guidance != 1 and config.ray_drop == 0:
         raise ValueError(
             "camera_guidance needs a model that was trained with cameras left out (model.rays.drop): set it to 1"
         )

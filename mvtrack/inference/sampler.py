@@ -19,7 +19,6 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.guidance import check_guidance, guided
 from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
 from mvtrack.models.decoder.decode_aligned import AlignedDecoding
-from mvtrack.models.diffusion.flow import euler_steps, velocity_from_x0
 from mvtrack.models.prompts import Captions, Prompts, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 
@@ -45,6 +44,9 @@ class SamplerOptions:
     ) -> "SamplerOptions":
         """As a model is meant to be sampled, where nothing else is asked for."""
         wish = model.sampling
+        if model.diffusion is not None:
+            by_camera = model.diffusion.guidance if model.ray_drop else 1.0
+            return SamplerOptions(model.diffusion.steps if steps is None else steps, guidance or 1.0, seed, by_camera)
         return SamplerOptions(
             wish.steps if steps is None else steps, wish.guidance if guidance is None else guidance, seed
         )
@@ -143,19 +145,20 @@ def denoise(
     sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "1 v f c h w"]:
-    """Euler steps from noise of a shape to a sample. state: what the network sees of x, clean references included; x is
-    its last views."""
+    """From noise of a shape to a sample. state: what the network sees of x, clean references included; x is its last
+    views."""
+    process = model.process
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"], conditioning: Conditioning) -> Tensor:
         noisy = state(x)
         with matmul_precision(model):
             output = model.run(noisy, sigma, conditioning).prediction
         output, noisy = output[:, -x.shape[1] :].float(), noisy[:, -x.shape[1] :]
-        return velocity_from_x0(output, noisy, sigma) if model.config.flow.prediction == "x0" else output
+        return process.velocity(output, noisy, sigma)
 
     step = guided(velocity, conditioning, sample.guidance, sample.camera_guidance, model.batched_guidance)
     latents = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(sample.seed)).to(model.device)
-    for latents in euler_steps(step, latents, sample.steps, model.config.flow.shift):  # noqa: B007, B020  (the last is used)
+    for latents in process.sample(step, latents, sample.steps):  # noqa: B007, B020  (the last is used)
         if on_step:
             on_step()
     return latents

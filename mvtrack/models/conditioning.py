@@ -15,10 +15,12 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mvtrack.config.backbones import ViewRayConfig
 from mvtrack.config.model import ModelConfig, RayConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.geometry.camera import Camera, path_extent, plucker_rays, require_perspective
 from mvtrack.models.prompts import Prompts
+from mvtrack.models.view_rays import view_rays
 from tracking_head import Cameras, HeadConfig
 
 ADAPTER_STRIDE = 8  # pixels that the adapter folds into channels, the stride of Wan's VAE
@@ -33,7 +35,7 @@ class Window:
     camera: video rate, references first, metres where known. scene_depth: distance of what the reference shows, in the
     camera's unit: the median z-depth of its first frame, or an estimate. prompts: None is the empty caption. start:
     camera-to-world of all views at the first frame of the whole video, see `relative_cameras`. frames: numbers of these
-    frames in the video; None: from 0.
+    frames in the video; None: from 0. domain: see `Conditioning`.
     """
 
     camera: Camera  # (V, T)
@@ -41,6 +43,7 @@ class Window:
     prompts: Prompts | None = None
     start: Float[Tensor, "*B V 4 4"] | None = None
     frames: tuple[int, ...] | None = None
+    domain: Int[Tensor, "B"] | None = None
 
     def batched(self) -> "Window":
         """The same with a batch axis, if it has none."""
@@ -92,6 +95,10 @@ def encode_conditioning(
     Raises ValueError for a model whose `rays.scale: median_depth` gets no scene depth.
     """
     window = window.batched()
+    if config.dit is None:
+        if reference is None:
+            raise ValueError("a network over still views needs to know which of them are references")
+        return view_conditioning(window.camera[:, :, 0], reference[..., 0], config.backbone.rays, window.domain)
     prompts = window.prompts or Prompts()
     scaled, _ = model_cameras(window.camera, config.rays, window.scene_depth)
     poses, maps = released_cameras(window, config)
@@ -99,6 +106,16 @@ def encode_conditioning(
         ray_maps(scaled, config.rays), prompts.text, poses, maps, prompts.image, reference,
         negative_text=prompts.negative_text,
     )  # fmt: skip
+
+
+def view_conditioning(
+    camera: Camera, reference: Bool[Tensor, "B V"], config: ViewRayConfig, domain: Int[Tensor, "B"] | None = None
+) -> Conditioning:
+    """What a network over still views is conditioned on. camera: (B, V). reference: the given views. domain: see
+    `Conditioning`."""
+    if tuple(camera.shape) != tuple(reference.shape):
+        raise ValueError(f"cameras are {tuple(camera.shape)}, the mask of references {tuple(reference.shape)}")
+    return Conditioning(view_rays(camera, config), reference=reference[..., None], domain=domain)
 
 
 def model_cameras(

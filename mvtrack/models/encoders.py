@@ -12,9 +12,9 @@ from mvtrack.models.weights.sources import resolve
 
 def run_encoders(config: ModelConfig, codec: VideoCodec) -> Encoders:
     """Of a model and its codec, which is fitted or loaded. Raises ValueError for weights that are not there."""
-    text = encoder_id(config.text) if config.dit.text_dim and config.text else None
+    text = encoder_id(config.text) if config.text_dim and config.text else None
     image = None
-    if config.dit.image_dim and config.image:
+    if config.image_dim and config.image:
         image = _short(fingerprint(resolve(config.image.weights, "image")))
     return Encoders(codec_id(codec), text, image)
 

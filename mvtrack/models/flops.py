@@ -1,8 +1,15 @@
-"""Arithmetic of one pass through the transformer: what a step costs, independent of the machine."""
+"""Arithmetic of one pass through a network: what a step costs, independent of the machine."""
 
-from mvtrack.config.model import DiTConfig
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.blocks import scope_of
+from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.networks import empty_network
 
 
 def forward_flops(
@@ -42,6 +49,26 @@ def training_flops(
         total += 0 if kept is None else other
         total += _self_attention_flops(config, tokens, layer, grid) if kept == "nothing" else 0
     return total
+
+
+def view_training_flops(config: ModelConfig, tokens: int, checkpointing: Checkpointing | None = None) -> float:
+    """The same of a network over still views, whose forward is counted as PyTorch does it. tokens: of its coarsest
+    grid, of all views together."""
+    return view_forward_flops(config, tokens) * (3 if checkpointing is None else 4)
+
+
+@lru_cache(maxsize=32)
+def view_forward_flops(config: ModelConfig, tokens: int) -> float:
+    """Of one sample's forward pass."""
+    unit, views = config.backbone.size_unit, config.views.count
+    network = empty_network(config)
+    height, width = unit, unit * tokens // views  # cells count, not how they lie
+    rays = torch.empty(1, views, 1, 6, height * network.stride, width * network.stride, device="meta")
+    latents = torch.empty(1, views, 1, config.codec.channels, height, width, device="meta")
+    reference = torch.zeros(1, views, 1, dtype=torch.bool, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(latents, torch.zeros(1, device="meta"), Conditioning(rays, reference=reference))
+    return float(counter.get_total_flops())
 
 
 def _self_attention_flops(config: DiTConfig, tokens: int, layer: int, grid: tuple[int, int]) -> float:

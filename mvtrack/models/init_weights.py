@@ -11,20 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig
-from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.networks import Network, empty_network
+
+_SILENT = ("unet.class_embedding.", "unet.add_conv_in.conv_out.", "condition_encoder.proj.")
 
 
 def initial_weights(
     config: ModelConfig, seed: int, names: Container[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and first value (float32, CPU) of every parameter, in the model's order, or of those in `names`."""
-    owners = dict(empty_dit(config).named_modules())
+    owners = dict(empty_network(config).named_modules())
     for name, parameter in owners[""].named_parameters():
         if names is not None and name not in names:
             continue
         owner_name, _, leaf = name.rpartition(".")
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))  # only 32 bits of a seed count
-        yield name, _initial_value(name, leaf, owners[owner_name], tuple(parameter.shape), config, generator)
+        initial = _initial_value if config.dit else _initial_view_value
+        yield name, initial(name, leaf, owners[owner_name], tuple(parameter.shape), config, generator)
 
 
 def _initial_value(
@@ -47,7 +50,28 @@ def _initial_value(
         return torch.eye(shape[0]) if leaf == "weight" else torch.zeros(shape)
     if config.dit.init == "open_gates" and name.startswith(("time_projection.", "head.head.")):
         return 0.002 * normal if leaf == "weight" else torch.zeros(shape)
-    bound = 1 / math.sqrt(owner.weight[0].numel())  # PyTorch's default for linear and convolution layers
+    return _default_value(name, leaf, owner, shape, generator)
+
+
+def _initial_view_value(
+    name: str, leaf: str, owner: nn.Module, shape: tuple[int, ...], _config: ModelConfig, generator: torch.Generator
+) -> Tensor:
+    """Networks of diffusers: as they and PyTorch start, with a condition encoder and domains that say nothing yet."""
+    if name.startswith(_SILENT):
+        return torch.zeros(shape)
+    if isinstance(owner, (nn.Linear, nn.Conv2d)):
+        return _default_value(name, leaf, owner, shape, generator)
+    if leaf in ("weight", "bias") and not isinstance(owner, nn.Embedding):
+        return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
+    normal = torch.empty(shape).normal_(generator=generator)
+    return normal / math.sqrt(shape[-1]) if leaf == "positional_embedding" else normal
+
+
+def _default_value(
+    name: str, leaf: str, owner: nn.Module, shape: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    """PyTorch's default for linear and convolution layers."""
+    bound = 1 / math.sqrt(owner.weight[0].numel())
     low = 0.0 if name.startswith("logit_heads.") and leaf == "weight" else -bound  # see LogitHead
     return torch.empty(shape).uniform_(low, bound, generator=generator)
 
@@ -72,7 +96,7 @@ def _open_modulation(shape: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def fill(dit: WanDiT, weights: Iterator[tuple[str, Tensor]]) -> None:
+def fill(dit: Network, weights: Iterator[tuple[str, Tensor]]) -> None:
     """Copy values into a model, one parameter at a time; a parameter that ZeRO-3 partitioned is gathered for it."""
     parameters = dict(dit.named_parameters())
     for name, value in weights:

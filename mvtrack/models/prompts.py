@@ -68,7 +68,7 @@ def window_prompts(
 ) -> list[Prompts]:
     """The same for the windows of a long video, each with its own first frame; one for all without frames."""
     text, negative_text = _text(config, captions, device, cache)
-    images = _images(config, first_frames, device) if config.dit.image_dim else [None] * _count(first_frames)
+    images = _images(config, first_frames, device) if config.image_dim else [None] * _count(first_frames)
     return [Prompts(text, negative_text, image) for image in images]
 
 
@@ -84,9 +84,9 @@ def remember_prompts(
 ) -> None:
     """Have the features of captions and of windows' first frames in the cache, so that each encoder is read once and
     gone before the transformer comes. Frames are not touched where the model has no image branch."""
-    if config.text is not None and config.dit.text_dim:
+    if config.text is not None and config.text_dim:
         embed_captions(captions, config.text, device=device)
-    if config.image is not None and config.dit.image_dim:
+    if config.image is not None and config.image_dim:
         remember_images(first_frames, config.image.weights, device)
 
 
@@ -94,7 +94,7 @@ def _text(
     config: ModelConfig, captions: Captions, device: torch.device | str, cache: Path | None
 ) -> tuple[Tensor | None, Tensor | None]:
     guided = captions.guidance != 1
-    if not config.dit.text_dim:
+    if not config.text_dim:
         if captions.caption or captions.negative or guided:
             raise ValueError(
                 "this model takes no captions (dit.text_dim is 0): leave out caption, negative and guidance"
@@ -107,9 +107,9 @@ def _text(
             "the model's config names no text encoder: set model.text, such as {weights: FOLDER or hub id}"
         )
     features = embed_captions(captions.texts, config.text, cache, device)
-    if features.shape[-1] != config.dit.text_dim:
+    if features.shape[-1] != config.text_dim:
         raise ValueError(
-            f"{config.text.weights} gives {features.shape[-1]} values a token, dit.text_dim is {config.dit.text_dim}"
+            f"{config.text.weights} gives {features.shape[-1]} values a token, dit.text_dim is {config.text_dim}"
         )
     return features[0], features[1] if guided else None
 
@@ -124,7 +124,7 @@ def _images(
     if first_frames is None:
         raise ValueError("this model has an image branch: it needs the reference's first frame, or prompts made of it")
     tokens = embed_images(first_frames, config.image.weights, device)
-    if tokens.shape[-1] != config.dit.image_dim:
+    if tokens.shape[-1] != config.image_dim:
         given = f"{config.image.weights} gives {tokens.shape[-1]} values a token"
-        raise ValueError(f"{given}, dit.image_dim is {config.dit.image_dim}")
+        raise ValueError(f"{given}, dit.image_dim is {config.image_dim}")
     return tokens

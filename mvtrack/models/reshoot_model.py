@@ -1,4 +1,4 @@
-"""A complete re-shooting model: transformer, codec and config, built by one function for training and for use."""
+"""A complete model: network, codec and config, built by one function for training and for use."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.files.tensor_file import load_strictly, open_tensors, write_tensors
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Conditioning
-from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.diffusion.process import DiffusionProcess, process_of
 from mvtrack.models.init_weights import fill, initial_weights
+from mvtrack.models.networks import Network, empty_network
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.weights.locate import MODEL_FILE as WEIGHTS_FILE
 from mvtrack.models.weights.sources import parse_hub, resolve
@@ -27,16 +28,22 @@ FORMAT = "mvtrack-1"
 
 @dataclass(frozen=True)
 class ReshootModel:
-    """device: where transformer and codec work; `place` (placement.py) puts them there. swapped: only the one that is
-    at work lies there. batched_guidance: both predictions of a guided step are made in one pass.
+    """dit: the network, of whichever backbone. device: where it and the codec work; `place` (placement.py) puts them
+    there. swapped: only the one that is at work lies there. batched_guidance: both predictions of a guided step are
+    made in one pass.
     """
 
     config: ModelConfig
-    dit: WanDiT
+    dit: Network
     codec: VideoCodec
     device: torch.device = CPU
     swapped: bool = False
     batched_guidance: bool = False
+
+    @property
+    def process(self) -> DiffusionProcess:
+        """How it is trained and sampled."""
+        return process_of(self.config)
 
     def encode(self, video: Float[Tensor, "B V T 3 H W"]) -> Float[Tensor, "B V f c h w"]:
         """Latents of videos in [-1, 1] that may lie anywhere, on the model's device."""
@@ -59,9 +66,9 @@ class ReshootModel:
         conditioning: Conditioning,
         tap_layers: tuple[int, ...] = (),
     ) -> DiTOutput:
-        """The transformer at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
+        """The network at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
         self._bring(self.dit, self.codec)
-        latents, timestep = latents.to(self.device), (1000 * sigma).to(self.device)
+        latents, timestep = latents.to(self.device), self.process.timestep(sigma).to(self.device)
         return self.dit(latents, timestep, conditioning.to(self.device), tap_layers)
 
     def _bring(self, needed: nn.Module, other: nn.Module) -> None:
@@ -72,7 +79,7 @@ class ReshootModel:
 
 def build_model(config: ModelConfig, seed: int = 0) -> ReshootModel:
     """A fresh model; the same seed gives the same weights. The codec still has to be fitted or loaded."""
-    dit = empty_dit(config).to_empty(device="cpu")
+    dit = empty_network(config).to_empty(device="cpu")
     fill(dit, initial_weights(config, seed))
     return ReshootModel(config, dit, build_codec(config.codec))
 
@@ -101,7 +108,7 @@ def load_model(folder: Path | str) -> ReshootModel:
     config = read_config(path)
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model = ReshootModel(config, empty_dit(config), build_codec(config.codec))
+    model = ReshootModel(config, empty_network(config), build_codec(config.codec))
     for prefix, module in (("dit.", model.dit), ("codec.", model.codec)):
         part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         part = {k: v.float() if v.dtype == torch.float16 else v for k, v in part.items()}

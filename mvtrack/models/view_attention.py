@@ -95,6 +95,16 @@ class DiffusersBackbone(nn.Module):
         check_layer(self, layer)
         return self._attentions[layer]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
+    def recompute(self, blocks: bool) -> None:
+        """Whether blocks forget their activations and compute them again in the backward pass."""
+        [network] = (child for name, child in self.named_children() if name in ("unet", "transformer"))
+        (network.enable_gradient_checkpointing if blocks else network.disable_gradient_checkpointing)()
+
     @contextmanager
     def observed(self, layer: int, visit: Visit) -> Iterator[None]:
         """See `MultiViewBackbone`."""

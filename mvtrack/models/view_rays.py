@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.backbones import ViewRayConfig
 from mvtrack.geometry.camera import Camera, invert_pose, plucker_rays, require_perspective
-from mvtrack.models.conditioning import Conditioning
 
 
 def view_rays(camera: Camera, config: ViewRayConfig) -> Float[Tensor, "*B V 1 6 H W"]:
@@ -39,13 +38,3 @@ def normalised(camera: Camera, config: ViewRayConfig) -> Camera:
         c2w = c2w.clone()
         c2w[..., :3, 3] = centre / (centre.abs().amax((-2, -1), keepdim=True) + 1e-8)
     return replace(camera, c2w=c2w, K=camera.K.float())
-
-
-def view_conditioning(
-    camera: Camera, reference: Bool[Tensor, "B V"], config: ViewRayConfig, domain: Int[Tensor, "B"] | None = None
-) -> Conditioning:
-    """What a network over still views is conditioned on. camera: (B, V). reference: the given views. domain: see
-    `Conditioning`."""
-    if tuple(camera.shape) != tuple(reference.shape):
-        raise ValueError(f"cameras are {tuple(camera.shape)}, the mask of references {tuple(reference.shape)}")
-    return Conditioning(view_rays(camera, config), reference=reference[..., None], domain=domain)

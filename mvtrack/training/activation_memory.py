@@ -11,10 +11,11 @@ from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
-from mvtrack.inference.memory.transformer import InputShape, run_transformer
+from mvtrack.inference.memory.transformer import InputShape, run_network
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.backbone import Tap
-from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.networks import Network, empty_network
 from mvtrack.training.optimizer import freeze
 from tracking_head import Cameras, HeadOutput, Tracks, track_loss
 from tracking_head.pyramid import axis_table, pyramid_levels
@@ -44,7 +45,7 @@ def training_bytes(config: RunConfig, scene: InputShape, device: str = "cuda") -
 @lru_cache(maxsize=64)
 def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
     precision, model = config.train.precision, _cheap_to_trace(config.model, device)
-    dit = empty_dit(model)
+    dit = empty_network(model)
     freeze(dit, config.optim.trainable)
     trained = {name for name, parameter in dit.named_parameters() if parameter.requires_grad}
     _fill_tables(model, scene)
@@ -52,7 +53,10 @@ def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
         allocate_fake(dit, torch.bfloat16 if precision == "bf16" else torch.float32, keep="")
         for name, parameter in dit.named_parameters():
             parameter.requires_grad_(name in trained)
-        dit.checkpointing = checkpointing_of(config.train)
+        if isinstance(dit, WanDiT):
+            dit.checkpointing = checkpointing_of(config.train)
+        else:
+            dit.recompute(config.train.gradient_checkpointing)
         counter.ignore(dit.parameters())
         with counter, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast_bf16"):
             total = _loss(dit, replace(config, model=model), scene)
@@ -61,12 +65,12 @@ def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
     return counter.peak
 
 
-def _loss(dit: WanDiT, config: RunConfig, scene: InputShape) -> Tensor:
+def _loss(dit: Network, config: RunConfig, scene: InputShape) -> Tensor:
     model, loss = config.model, config.loss
     layers = (loss.correspondence_layers or (model.tap_layer,)) if loss.correspondence > 0 else ()
     followed = (model.tap_layer,) if loss.tracking > 0 else ()
     taps = tuple(sorted({*layers, *followed}))
-    output = run_transformer(dit, model, scene, taps)
+    output = run_network(dit, model, scene, taps)
     total = (output.prediction[:, 1:].float() - torch.empty(output.prediction[:, 1:].shape)).square().mean()
     for layer in layers:
         tap = output.taps[taps.index(layer)]
@@ -81,7 +85,7 @@ def _tracking_loss(dit: WanDiT, config: RunConfig, scene: InputShape, tap: Tap) 
     shape, at = (scene.batch, scene.views, loss.tracking_points), (scene.batch, scene.views, frames)
     valid = torch.ones(shape, dtype=torch.bool)
     cameras = None if model.tracking.camera == "none" else Cameras(torch.empty(*at, 4, 4), torch.empty(*at, 3, 3))
-    tracks = dit.tracking_head(*tap, torch.empty(*shape, 3), valid, model.rays.token_px, cameras)
+    tracks = dit.tracking_head(*tap, torch.empty(*shape, 3), valid, model.token_px(), cameras)
     shape = (*at, loss.tracking_points)
     truth = Tracks(torch.empty(*shape, 2), torch.ones(shape, dtype=torch.bool), valid)
     return track_loss(HeadOutput(*tracks), truth, scene.size[1], loss.tracking_options).total
@@ -122,7 +126,7 @@ def _cheap_to_trace(config: ModelConfig, device: str) -> ModelConfig:
 def _fill_tables(config: ModelConfig, scene: InputShape) -> None:
     """Small tables that the head keeps are real numbers: have them ready."""
     if config.tracking is not None:
-        grid = tuple(side // config.rays.token_px for side in scene.size)
-        for level in pyramid_levels(grid, config.rays.token_px, config.tracking.correlation):
+        grid = tuple(side // config.token_px() for side in scene.size)
+        for level in pyramid_levels(grid, config.token_px(), config.tracking.correlation):
             for axis in (level.x, level.y):
                 axis_table(axis, config.tracking.correlation.radius, torch.device("cpu"))

@@ -14,8 +14,8 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import return_freed_memory
 from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_attention
 from mvtrack.models.attention import choose_kernel
-from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.models.init_weights import fill
+from mvtrack.models.networks import Network, build_network, empty_network
 from mvtrack.training import distributed
 from mvtrack.training.optimizer import build_optimizer, freeze
 
@@ -88,6 +88,8 @@ def training_kernel(config: RunConfig) -> str:
 
     Raises ValueError where the wanted one does not work, or none but PyTorch's fallback that writes all scores.
     """
+    if config.model.dit is None:
+        return "PyTorch's choice"
     q = _queries(config)
     _, tokens, heads, width = q.shape
     return choose_kernel(config.train.attention, distributed.device(), q.dtype, heads, width, tokens, True)
@@ -108,7 +110,7 @@ def warn_if_nothing_is_kept(config: RunConfig, kernel: str) -> None:
 
 def _queries(config: RunConfig) -> Float[Tensor, "B N H d"]:
     """Of the largest micro-batch, without storage."""
-    dit, token_px = config.model.dit, config.model.rays.token_px
+    dit, token_px = config.model.dit, config.model.token_px()
     cells = max(height * width for height, width in config.data.sizes) // token_px**2
     tokens = 2 * num_latent_frames(config.data.num_frames) * cells
     dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
@@ -116,33 +118,35 @@ def _queries(config: RunConfig) -> Float[Tensor, "B N H d"]:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def build_dit(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> WanDiT:
-    """The transformer with given weights; at stage 3 no rank ever holds more than one whole parameter."""
+def prepare_network(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) -> Network:
+    """The network with given weights, as it is trained; at stage 3 no rank ever holds more than one whole parameter."""
     if config.train.zero_stage == 3:
         import deepspeed
 
         with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(config, distributed.world_size())):
-            model = config.model
-            dit = WanDiT(model.dit, model.rays, model.tracking, model.logit_heads)
+            network = build_network(config.model)
     else:
-        dit = empty_dit(config.model).to_empty(device="cpu")
-    fill(dit, weights)
-    freeze(dit, config.optim.trainable)
-    dit.checkpointing = checkpointing_of(config.train)
-    dit.attention = config.train.attention
+        network = empty_network(config.model).to_empty(device="cpu")
+    fill(network, weights)
+    freeze(network, config.optim.trainable)
+    if config.model.dit is None:
+        network.recompute(config.train.gradient_checkpointing)
+        return network
+    network.checkpointing = checkpointing_of(config.train)
+    network.attention = config.train.attention
     if config.train.compile:
-        dit.compile_blocks()
-    return dit
+        network.compile_blocks()
+    return network
 
 
-def build_engine(dit: WanDiT, config: RunConfig):
+def build_engine(network: Network, config: RunConfig):
     """Wrap the model and its optimiser."""
     import deepspeed
 
     engine, *_ = deepspeed.initialize(
-        model=dit,
-        optimizer=build_optimizer(dit, config.optim, on_cpu=config.train.offload_optimizer),
-        model_parameters=[p for p in dit.parameters() if p.requires_grad],
+        model=network,
+        optimizer=build_optimizer(network, config.optim, on_cpu=config.train.offload_optimizer),
+        model_parameters=[p for p in network.parameters() if p.requires_grad],
         config=deepspeed_config(config, distributed.world_size()),
     )
     return engine

@@ -16,8 +16,8 @@ from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases
 from mvtrack.inference.memory.inference import GIB, UTILISATION
 from mvtrack.inference.memory.transformer import TEXT_TOKENS
 from mvtrack.models.activation_checkpointing import checkpointing_of
-from mvtrack.models.dit import empty_dit
-from mvtrack.models.flops import training_flops
+from mvtrack.models.flops import training_flops, view_training_flops
+from mvtrack.models.networks import empty_network
 from mvtrack.training import distributed
 from mvtrack.training.activation_memory import training_bytes, training_scene
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage
@@ -70,10 +70,12 @@ def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cud
         host += parts["weights"] - width * 2 * largest
         parts["weights"] = width * 2 * largest
     update = 0 if train.offload_optimizer else 4 * share * (2 if stage > 0 else 1)  # flat gradients, and square roots
-    flops = training_flops(
-        config.model.dit, scene.tokens(config.model), TEXT_TOKENS if config.model.dit.text_dim else 0,
-        checkpointing_of(train), (2, num_latent_frames(config.model.num_frames)),
-    )  # fmt: skip
+    tokens, checkpointing = scene.tokens(config.model), checkpointing_of(train)
+    if config.model.dit is None:
+        flops = view_training_flops(config.model, tokens, checkpointing)
+    else:
+        text, grid = TEXT_TOKENS if config.model.text_dim else 0, (2, num_latent_frames(config.model.num_frames))
+        flops = training_flops(config.model.dit, tokens, text, checkpointing, grid)
     return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
 
 
@@ -86,11 +88,12 @@ def _kept_gradients(config: RunConfig, trained: int, share: int, steps: int) -> 
 
 
 def _counts(config: RunConfig) -> tuple[int, int, int]:
-    """Parameters, those that are trained, and those of the largest block."""
-    dit = empty_dit(config.model)
-    freeze(dit, config.optim.trainable)
-    largest = max(sum(p.numel() for p in block.parameters()) for block in dit.blocks)
-    sizes = [(p.numel(), p.requires_grad) for p in dit.parameters()]
+    """Parameters, those that are trained, and those of the largest block (of a network that can be partitioned)."""
+    network = empty_network(config.model)
+    freeze(network, config.optim.trainable)
+    blocks = network.blocks if config.model.dit else ()
+    largest = max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0)
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained), largest
 
 
@@ -110,7 +113,7 @@ def refuse_training(config: RunConfig, world_size: int, ranks_here: int) -> None
     device = distributed.device()
     memory, model = free_memory(device, ranks_here), config.model
     head = 0 if model.tracking is None else GIB
-    if memory is None or clearly_fits(model, training_scene(config), memory, 400 * model.dit.num_layers, 40, head):
+    if memory is None or clearly_fits(model, training_scene(config), memory, 400 * model.num_layers, 40, head):
         return
     verdict = judge_training(config, world_size, memory)
     if not verdict.fits:
@@ -122,13 +125,16 @@ def refuse_training(config: RunConfig, world_size: int, ranks_here: int) -> None
 
 def _settings(config: RunConfig, world_size: int) -> Iterator[TrainConfig]:
     train = config.train
+    keep = "attention" if config.model.dit else "nothing"
     changes: list[dict[str, object]] = [
-        {"gradient_checkpointing": True, "checkpoint_keep": "attention"}, {"micro_batch_size": 1},
+        {"gradient_checkpointing": True, "checkpoint_keep": keep}, {"micro_batch_size": 1},
         {"checkpoint_blocks": None}, {"checkpoint_keep": "nothing"},
     ]  # fmt: skip
+    stages = (2, 3) if config.model.dit else (2,)
     if config.optim.name == "adamw":  # muon needs whole matrices
-        changes += [{"zero_stage": stage} for stage in (2, 3)] if world_size > 1 else []
-        changes += [{"zero_stage": 1, "offload_optimizer": True}, {"zero_stage": 3, "offload_parameters": True}]
+        changes += [{"zero_stage": stage} for stage in stages] if world_size > 1 else []
+        changes += [{"zero_stage": 1, "offload_optimizer": True}]
+        changes += [{"zero_stage": 3, "offload_parameters": True}] if 3 in stages else []
     for change in changes:
         if change.get("gradient_checkpointing") and train.gradient_checkpointing:
             continue

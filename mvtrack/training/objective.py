@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mvtrack.config.backbones import DOMAINS
 from mvtrack.config.run import RunConfig
 from mvtrack.data.loader import Batch
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Window, encode_conditioning
-from mvtrack.models.diffusion.flow import add_noise, draw_sigma, keep_references
+from mvtrack.models.diffusion.flow import keep_references
+from mvtrack.models.diffusion.process import process_of
 from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.models.prompts import Prompts
 from mvtrack.training.losses import LOSSES
@@ -21,7 +23,7 @@ class Objective:
     """The losses of a run that have a weight, with their targets."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self.config, self.process = config, process_of(config.model)
         self.losses: list[Loss] = [loss for loss in (kind(config) for kind in LOSSES) if loss.weight > 0]
         self.tap_layers = tuple(sorted({layer for loss in self.losses for layer in loss.tap_layers}))
 
@@ -33,17 +35,18 @@ class Objective:
         """
         self._check(batch)
         model, index = self.config.model, batch.index
-        latents = codec.encode(batch.video.to(device)) if batch.latents is None else batch.latents
+        latents = self._encode(batch, codec, device) if batch.latents is None else batch.latents
         noise, sigma = [], []
         for seed in self._seeds(0, index):
             generator = torch.Generator().manual_seed(seed)
-            sigma.append(draw_sigma(model.flow, generator))
+            sigma.append(self.process.draw(generator))
             noise.append(torch.randn(latents.shape[1:], generator=generator))
         targets = {loss.name: loss.targets(batch, self._seeds(loss.seed_offset, index)) for loss in self.losses}
         reference = None if model.views is None else self.draw_references(index, tuple(latents.shape[1:3]))
-        window = Window(batch.camera, batch.scene_depth, Prompts(batch.text, image=batch.image))
+        prompts = Prompts(batch.text, image=batch.image)
+        window = Window(batch.camera, batch.scene_depth, prompts, domain=self._labels(batch))
         conditioning = encode_conditioning(model, window, reference)
-        if model.rays.drop > 0:
+        if model.ray_drop > 0:
             keep = self.keeps_camera(index)[:, None, None, None, None, None]
             conditioning = conditioning._replace(rays=conditioning.rays * keep)
         targets = {name: target for name, target in targets.items() if target is not None}
@@ -54,9 +57,9 @@ class Objective:
 
         network: the transformer, or the engine around it.
         """
-        noisy = add_noise(batch.latents, batch.noise, batch.sigma)
+        noisy = self.process.add_noise(batch.latents, batch.noise, batch.sigma)
         noisy = keep_references(batch.latents, noisy, batch.conditioning.reference)
-        output = network(noisy, 1000 * batch.sigma, batch.conditioning, self.tap_layers)
+        output = network(noisy, self.process.timestep(batch.sigma), batch.conditioning, self.tap_layers)
         taps = dict(zip(self.tap_layers, output.taps, strict=True))
         parts, total = {}, 0.0
         for loss in self.losses:
@@ -65,8 +68,12 @@ class Objective:
         return parts | {"total": total}
 
     def keeps_camera(self, index: Int[Tensor, "B"]) -> Bool[Tensor, "B"]:
-        """False for the samples that learn without cameras, drawn by (seed, global sample number)."""
-        return torch.tensor([_uniform(seed) for seed in self._seeds(3, index)]) >= self.config.model.rays.drop
+        """False for the samples that learn without cameras, drawn by (seed, global sample number), or by (seed, step)
+        for all samples of a step."""
+        model = self.config.model
+        if model.dit is None and model.backbone.rays.drop_per == "batch":
+            index = index // self.config.train.batch_size
+        return torch.tensor([_uniform(seed) for seed in self._seeds(3, index)]) >= model.ray_drop
 
     def draw_references(self, index: Int[Tensor, "B"], shape: tuple[int, int]) -> Bool[Tensor, "B V f"]:
         """How many of each sample's views are references, drawn by (seed, global sample number). They come first.
@@ -81,6 +88,20 @@ class Objective:
         """One for each sample; every kind of randomness has an offset of its own."""
         return [hash_seed(self.config.train.seed + offset, number) for number in index.tolist()]
 
+    def _encode(self, batch: Batch, codec: VideoCodec, device: torch.device | None) -> Float[Tensor, "B V f c h w"]:
+        """Latents of a batch's pictures; a codec with a posterior samples it, by (seed, global sample number)."""
+        video = batch.video.to(device)
+        if self.config.model.codec.kind != "sd_vae":
+            return codec.encode(video)
+        generators = (torch.Generator().manual_seed(seed) for seed in self._seeds(5, batch.index))
+        return torch.cat([codec.encode(one[None], g) for one, g in zip(video, generators, strict=True)])
+
+    def _labels(self, batch: Batch) -> Int[Tensor, "B"] | None:
+        """Of each scene's data, for a network that takes some."""
+        if self.config.model.cat3d is None:
+            return None
+        return torch.tensor([DOMAINS.index(x if x in DOMAINS else DOMAINS[-1]) for x in batch.domains])
+
     def _check(self, batch: Batch) -> None:
         loss = self.config.loss
         if loss.correspondence > 0 and loss.correspondence_targets != "tracks" and batch.depth is None:
@@ -94,7 +115,8 @@ class Objective:
                 f"{batch.keys[0]} has no point tracks: put tracks.npz beside its videos (docs/data.md), or set "
                 "loss.correspondence: 0, loss.tracking: 0 and model.tracking: null"
             )
-        if batch.scene_depth is None and self.config.model.rays.scale == "median_depth":
+        model = self.config.model
+        if model.dit and batch.scene_depth is None and model.rays.scale == "median_depth":
             raise ValueError(
                 f"{batch.keys[0]} has no depth, which model.rays.scale: median_depth needs: set it to path_extent "
                 "(or none)"

@@ -13,6 +13,7 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from mvtrack.config.training import OptimConfig
 from mvtrack.models.dit import WanDiT, parameter_names
+from mvtrack.models.networks import Network
 
 
 class MuonWithAdamW(Optimizer):
@@ -48,7 +49,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
 
-def freeze(model: WanDiT, trainable: tuple[str, ...]) -> None:
+def freeze(model: Network, trainable: tuple[str, ...]) -> None:
     """Let only parameters whose names match one of the patterns be trained.
 
     A pattern of a part that is switched off (a tracking head, ReCamMaster's branches, ...) is harmless. Raises
@@ -56,7 +57,7 @@ def freeze(model: WanDiT, trainable: tuple[str, ...]) -> None:
     """
     names = [name for name, _ in model.named_parameters()]
     unmatched = [pattern for pattern in trainable if not fnmatch.filter(names, pattern)]
-    known = parameter_names(model.config) if unmatched else []
+    known = parameter_names(model.config) if unmatched and isinstance(model, WanDiT) else names
     for pattern in unmatched:
         if not fnmatch.filter(known, pattern):
             raise ValueError(f"optim.trainable pattern {pattern!r} matches no parameter; names look like {names[0]!r}")

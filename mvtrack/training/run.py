@@ -12,20 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.encoders import CodecConfig, TextConfig
-from mvtrack.config.model import DiTConfig, ModelConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
-from mvtrack.models.dit import empty_dit
 from mvtrack.models.encoders import run_encoders
 from mvtrack.models.init_weights import initial_weights
+from mvtrack.models.networks import empty_network
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.models.text_encoder import embed_captions
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
-from mvtrack.training.engine import build_dit, build_engine, training_kernel, warn_if_nothing_is_kept
+from mvtrack.training.engine import build_engine, prepare_network, training_kernel, warn_if_nothing_is_kept
 from mvtrack.training.fault_tolerance import FiniteGuard
 from mvtrack.training.latent_validation import LatentValidator
 from mvtrack.training.objective import Objective
@@ -76,7 +76,7 @@ class Run:
         device = self.engine.device
         prepared = self.objective.prepare(batch, self.codec, device).to(device)
         with self.autocast():
-            return self.objective(self.engine, prepared), prepared.num_tokens(self.config.model.dit.patch_size)
+            return self.objective(self.engine, prepared), prepared.num_tokens(self.config.model.backbone.size_unit)
 
 
 def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
@@ -84,12 +84,12 @@ def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
     settings = (config.data, config.train.seed, config.train.batch_size, config.train.micro_batch_size, rank, world)
     if config.data.latents:
         return LatentDataset(*settings, text_length=text_length(config.model), views=config.model.views)
-    if config.model.dit.image_dim:
+    if config.model.image_dim:
         raise ValueError(
             "a model with an image branch trains on clips that were encoded with its tokens: run `mvtrack prepare`, "
             "set data.latents and data.banks: []"
         )
-    if config.model.dit.text_dim and config.model.text is None:
+    if config.model.text_dim and config.model.text is None:
         raise ValueError(
             "a model with a text branch learns rendered scenes with the empty caption: name its encoder in model.text, "
             "or run `mvtrack prepare --rendered N`"
@@ -99,7 +99,7 @@ def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
 
 def text_length(config: ModelConfig) -> int | None:
     """Tokens of a caption's features; None for a model without text."""
-    if not config.dit.text_dim:
+    if not config.text_dim:
         return None
     return config.text.length if config.text else TextConfig().length
 
@@ -121,7 +121,7 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
     weights = _first_weights(config, reader, codec, dataset)
     if isinstance(dataset, LatentDataset):
         check_encoders(dataset, config.model, codec)
-    engine = build_engine(build_dit(config, weights), config)
+    engine = build_engine(prepare_network(config, weights), config)
     codec.to(engine.device)
     save_frozen(run_dir / "checkpoints", engine.module)
     ema = EMA(engine, config.train.ema_decay)
@@ -137,7 +137,7 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
 
 def _empty_caption(config: RunConfig) -> Float[Tensor, "L t"] | None:
     """Features of no caption, by an encoder that is gone when this returns; kept between runs. None without text."""
-    if not config.model.dit.text_dim:
+    if not config.model.text_dim:
         return None
     return embed_captions([None], config.model.text, device=distributed.device())[0]
 
@@ -166,9 +166,9 @@ def _first_weights(
     if config.train.init_from:
         start = load_model(config.train.init_from)
         same_codec = _same_codec(start.config.codec, config.model.codec)
-        if not _same_parameters(start.config.dit, config.model.dit) or not same_codec:
+        if not _same_parameters(start.config, config.model) or not same_codec:
             raise ValueError(
-                f"train.init_from {config.train.init_from} holds another architecture than model.dit and model.codec"
+                f"train.init_from {config.train.init_from} holds another architecture than model and model.codec"
             )
         codec.load_state_dict(start.codec.state_dict())
         return _started(config, dict(start.dit.named_parameters()))
@@ -177,9 +177,12 @@ def _first_weights(
     return initial_weights(config.model, config.train.seed)
 
 
-def _same_parameters(one: DiTConfig, other: DiTConfig) -> bool:
-    """Whether two transformers differ in nothing but what their tokens attend to."""
-    return replace(one, attention=other.attention, full_attention_blocks=other.full_attention_blocks) == other
+def _same_parameters(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two networks differ in nothing but what their tokens attend to, or how their cameras are given."""
+    if type(one.backbone) is not type(other.backbone):
+        return False
+    names = ("attention", "full_attention_blocks") if one.dit else ("rays",)
+    return replace(one.backbone, **{name: getattr(other.backbone, name) for name in names}) == other.backbone
 
 
 def _same_codec(one: CodecConfig, other: CodecConfig) -> bool:
@@ -189,7 +192,7 @@ def _same_codec(one: CodecConfig, other: CodecConfig) -> bool:
 
 def _started(config: RunConfig, started: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """A model's weights, and fresh ones for what it did not have, such as a tracking head."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in empty_dit(config.model).named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in empty_network(config.model).named_parameters()}
     for name, shape in shapes.items():
         if name in started and tuple(started[name].shape) != shape:
             raise ValueError(

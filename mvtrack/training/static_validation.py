@@ -19,7 +19,6 @@ from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import generate_views
 from mvtrack.metrics.image import psnr
 from mvtrack.models.conditioning import Window
-from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.reshoot_model import ReshootModel
 
 _LEVELS = 4  # noise levels of a sampling run at which attention is probed
@@ -93,9 +92,9 @@ def score_views(model: ReshootModel, case: StillCase, sample: SamplerOptions) ->
 def alignment(model: ReshootModel, case: StillCase, layer: int, matches: PointMatchConfig, seed: int = 0) -> ProbeSums:
     """How well one layer's attention matches 3D points between all views, all tokens, summed over noise levels."""
     clip = case.clip
-    grid = token_grid(clip.camera.size, model.config.rays.token_px)
+    grid = token_grid(clip.camera.size, model.config.token_px(layer))
     targets = targets_from_points(PointMaps(points_from_depth(clip.depth[None], clip.camera[None])), grid, matches)
-    sigmas = sampling_sigmas(_LEVELS, model.config.flow.shift)[:-1]
+    sigmas = model.process.sampling_levels(_LEVELS)
     window = Window(clip.camera, clip.scene_depth)
     videos = noised_videos(model, clip.video, window, seed, case.reference)
     first, *others = probe_layer(model, videos, targets, layer, sigmas)

@@ -9,15 +9,16 @@ from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import gpu_peak_flops, peak_gib
 from mvtrack.models.activation_checkpointing import checkpointing_of
-from mvtrack.models.flops import training_flops
+from mvtrack.models.flops import training_flops, view_training_flops
 from mvtrack.training import distributed
 
-_PARTS = ("self_attn", "cross_attn", "ffn", "camera_proj", "ray_encoder", "modulation")
+_PARTS = ("self_attn", "cross_attn", "ffn", "camera_proj", "ray_encoder", "modulation",
+          "attn1", "attn2", ".ff.", "resnets", "add_conv_in", "condition_encoder")  # fmt: skip
 
 
 def part_of(name: str) -> str:
     """The part of the network a parameter belongs to, for grouping."""
-    return next((part for part in _PARTS if part in name), "other")
+    return next((part.strip(".") for part in _PARTS if part in name), "other")
 
 
 @torch.no_grad()
@@ -61,10 +62,12 @@ class Meter:
             self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
         self.tokens += samples * tokens
         checkpointing = checkpointing_of(self.config.train)
-        text = self.config.model.text.length if self.config.model.text else 0
-        self.flops += samples * training_flops(
-            self.config.model.dit, tokens, text, checkpointing, (2, num_latent_frames(self.config.data.num_frames))
-        )
+        model = self.config.model
+        if model.dit is None:
+            self.flops += samples * view_training_flops(model, tokens, checkpointing)
+            return
+        text, grid = model.text.length if model.text else 0, (2, num_latent_frames(self.config.data.num_frames))
+        self.flops += samples * training_flops(model.dit, tokens, text, checkpointing, grid)
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""

@@ -32,7 +32,7 @@ class ViewValidator:
         """Score a model on all scenes. Collective."""
         rows, pictures, sums = [], [], None
         for case in self._share(model):
-            score = score_views(model, case, SamplerOptions(STEPS))
+            score = score_views(model, case, SamplerOptions.of(model.config, STEPS))
             rows.append((score.psnr_db, score.psnr_db - score.other_db))
             pictures.append(_strip(case, score.made))
             if self._has_depth:

@@ -101,7 +101,7 @@ def plan_fit(
     result is trimmed back. stretch: change the aspect. auto: crop where no more than a tenth is lost; for that a size
     may be turned on its side (portrait). Else pad.
     """
-    token = config.rays.token_px
+    token = config.size_unit_px
     if size is None:
         size = min(config.sizes, key=lambda s: _cut_off(source, s))
         if mode == "auto" and _cut_off(source, size) > _MOST_LOST:

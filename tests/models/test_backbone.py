@@ -11,11 +11,10 @@ from mvtrack.correspondence.nearest_neighbours import PointMaps, targets_from_po
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.models.backbone import MultiViewBackbone
 from mvtrack.models.cat3d_unet import CAT3DUNet
-from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.conditioning import Conditioning, view_conditioning
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.hunyuan_views import HunyuanViews
 from mvtrack.models.perturb import perturbed_attention
-from mvtrack.models.view_rays import view_conditioning
 
 B, V, HEIGHT, WIDTH = 2, 3, 4, 8  # latents
 LAYERS = {"wan": 1, "unet": 4, "hunyuan": 2}  # that are supervised

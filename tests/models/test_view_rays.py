@@ -7,7 +7,8 @@ import torch
 
 from mvtrack.config.backbones import CAMEO_RAYS, ViewRayConfig
 from mvtrack.geometry.camera import Camera
-from mvtrack.models.view_rays import normalised, view_conditioning, view_rays
+from mvtrack.models.conditioning import view_conditioning
+from mvtrack.models.view_rays import normalised, view_rays
 
 NAMED = {
     "cameo": CAMEO_RAYS,

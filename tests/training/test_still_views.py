@@ -60,7 +60,7 @@ def test_sample_holds_views_of_one_still_scene(still):
     assert batch.video.shape[1:3] == ((COUNT, 1) if images else (1, 9))
     step = Objective(config).prepare(batch, model.codec)
     assert step.latents.shape[1:3] == step.conditioning.reference.shape[1:] == ((COUNT, 1) if images else (1, COUNT))
-    assert step.num_tokens((1, 1, 1)) == COUNT * 6 * 8
+    assert step.num_tokens(1) == COUNT * 6 * 8
     centres = batch.camera.c2w[..., :3].flatten(1, 2)
     apart = (centres[:, :1] - centres[:, 1:]).flatten(2).norm(dim=-1)
     assert (apart > 1e-3).any(1).all()

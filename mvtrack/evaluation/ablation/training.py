@@ -16,7 +16,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.evaluation.ablation.experiment import ArmRun, refuse_difference
-from mvtrack.models.dit import WanDiT
+from mvtrack.models.networks import build_network
 
 _TIMED_STEPS = 6
 _BYTES_A_WEIGHT = 2 * (4 + 4 + 4 + 8) + 4  # two checkpoints while one replaces the other, and the model
@@ -87,8 +87,7 @@ def disk_bytes(runs: list[ArmRun]) -> int:
 
 
 def _weights(model: ModelConfig) -> int:
-    network = WanDiT(model.dit, model.rays, model.tracking, model.logit_heads)
-    return sum(p.numel() for p in network.parameters())
+    return sum(p.numel() for p in build_network(model).parameters())
 
 
 def forecast(runs: list[ArmRun], out: Path, hours: float | None) -> str:

@@ -13,6 +13,7 @@ from mvtrack.inference.memory.encoders import CAPTIONS, PICTURES, encoder_phases
 from mvtrack.inference.memory.inference import GIB, Estimate, Work, estimate_inference
 from mvtrack.inference.memory.transformer import InputShape
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.models.networks import empty_network
 
 _CLEARLY = 0.5  # of the memory that is free
 _PHASES = {CAPTIONS: "the captions' encoder", PICTURES: "the encoder of pictures"}
@@ -117,11 +118,21 @@ def clearly_fits(
 
     bytes_per_value: of a token's values; bytes_per_weight: of the weights; more: bytes beside them.
     """
-    dit = config.dit
-    parameters = dit.num_layers * dit.dim * (14 * dit.dim + 2 * dit.ffn_dim) + 30 * dit.dim * dit.dim
-    work = scene.batch * scene.tokens(config) * dit.dim * bytes_per_value
+    parameters, values = _bounds(config, scene)
+    work = scene.batch * values * bytes_per_value
     have = memory.device if memory.host is None else min(memory.device, memory.host)
     return parameters * bytes_per_weight + work + more < _CLEARLY * have
+
+
+def _bounds(config: ModelConfig, scene: InputShape) -> tuple[int, int]:
+    """Parameters of a network, and values of all its tokens of one sample."""
+    if dit := config.dit:
+        parameters = dit.num_layers * dit.dim * (14 * dit.dim + 2 * dit.ffn_dim) + 30 * dit.dim * dit.dim
+        return parameters, scene.tokens(config) * dit.dim
+    unet, hunyuan = config.cat3d, config.hunyuan
+    width = max(unet.block_channels) if unet else hunyuan.num_heads * hunyuan.head_dim
+    cells = scene.views * scene.size[0] * scene.size[1] // config.codec.stride**2
+    return sum(p.numel() for p in empty_network(config).parameters()), cells * width
 
 
 def judge_inference(

@@ -12,8 +12,8 @@ from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, window_spans
-from mvtrack.models.dit import empty_dit
 from mvtrack.models.flops import forward_flops
+from mvtrack.models.networks import empty_network
 
 GIB = 2**30
 UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
@@ -97,7 +97,7 @@ def estimate_inference(
 
 def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes of the transformer's weights, and of one block's among them."""
-    dit = empty_dit(config)
+    dit = empty_network(config)
     block = sum(p.numel() for p in dit.blocks[0].parameters()) * dtype.itemsize
     head = 0 if dit.tracking_head is None else sum(p.numel() for p in dit.tracking_head.parameters())
     return (sum(p.numel() for p in dit.parameters()) - head) * dtype.itemsize + 4 * head, block

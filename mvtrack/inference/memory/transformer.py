@@ -1,4 +1,4 @@
-"""Memory of one forward pass through the transformer beyond its weights."""
+"""Memory of one forward pass through the network beyond its weights."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,7 +10,7 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import ADAPTER_CHANNELS, Conditioning
-from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.networks import Network, empty_network
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
 
@@ -25,8 +25,8 @@ class InputShape:
     views: int = 2
 
     def tokens(self, config: ModelConfig) -> int:
-        """Of one sample."""
-        token = config.rays.token_px
+        """Of one sample; of its coarsest grid, where a network has several."""
+        token = config.size_unit_px
         cells = (self.size[0] // token) * (self.size[1] // token)
         return self.views * num_latent_frames(self.num_frames) * cells
 
@@ -34,20 +34,24 @@ class InputShape:
 @lru_cache(maxsize=64)
 def forward_bytes(config: ModelConfig, scene: InputShape, dtype: torch.dtype, autocast: bool = False) -> int:
     """Peak of a forward pass without gradients, its inputs included."""
-    dit = empty_dit(replace(config, tracking=None))
+    dit = empty_network(replace(config, tracking=None))
     with fake_tensors() as counter:
         allocate_fake(dit, dtype)
         counter.ignore(dit.parameters())
         with counter, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            run_transformer(dit, config, scene)
+            run_network(dit, config, scene)
     return counter.peak
 
 
-def run_transformer(dit: WanDiT, config: ModelConfig, scene: InputShape, layers: tuple[int, ...] = ()) -> DiTOutput:
+def run_network(dit: Network, config: ModelConfig, scene: InputShape, layers: tuple[int, ...] = ()) -> DiTOutput:
     """A pass on tensors of the right shapes."""
     frames, (height, width), sizes = num_latent_frames(scene.num_frames), scene.size, config.dit
     lead, stride = (scene.batch, scene.views, frames), config.codec.stride
     latents = torch.empty(*lead, config.codec.channels, height // stride, width // stride)
+    if config.dit is None:
+        reference = torch.zeros(lead, dtype=torch.bool)
+        rays = torch.empty(*lead, 6, height, width)
+        return dit(latents, torch.empty(scene.batch), Conditioning(rays, reference=reference), layers)
     length = config.text.length if config.text else TEXT_TOKENS
     conditioning = Conditioning(
         rays=torch.empty(*lead, config.rays.channels, height // config.rays.stride, width // config.rays.stride),

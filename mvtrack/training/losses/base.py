@@ -26,9 +26,9 @@ class TrainingBatch:
     conditioning: Conditioning
     targets: dict[str, Any] = field(default_factory=dict)
 
-    def num_tokens(self, patch_size: tuple[int, int, int]) -> int:
-        """Tokens of one sample, all its views."""
-        return self.latents[0, :, :, 0].numel() // (patch_size[1] * patch_size[2])
+    def num_tokens(self, side: int) -> int:
+        """Tokens of one sample, all its views. side: latents to a token's side."""
+        return self.latents[0, :, :, 0].numel() // side**2
 
     def to(self, device: torch.device) -> "TrainingBatch":
         moved = {name: getattr(self, name).to(device) for name in ("latents", "noise", "sigma", "conditioning")}

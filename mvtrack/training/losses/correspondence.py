@@ -28,8 +28,8 @@ class CorrespondenceLoss:
     def __init__(self, config: RunConfig) -> None:
         self.config: LossConfig = config.loss
         self.weight = config.loss.correspondence
-        self.token_px = config.model.rays.token_px
         self.tap_layers = config.loss.correspondence_layers or (config.model.tap_layer,)
+        self.token_px = config.model.token_px(self.tap_layers[0])  # of all of them, see RunConfig
 
     def targets(self, batch: Batch, seeds: list[int]) -> CorrespondenceTargets:
         """What attention should point to, as `loss.correspondence_targets` says. seeds: draw each sample's queries."""

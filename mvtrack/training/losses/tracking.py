@@ -47,7 +47,7 @@ class TrackingLoss:
         self.weight = config.loss.tracking
         self.head, self.token_px, self.latent_px = (
             config.model.tracking,
-            config.model.rays.token_px,
+            config.model.token_px(),
             config.model.codec.stride,
         )
         self.layer = config.model.tap_layer

@@ -1,27 +1,27 @@
-"""Rectified flow: the mean squared error of the velocity (or of the clean latents) on what was noised (method §2)."""
+"""What a diffusion model is trained for: the squared error of what it predicts on the views that were noised."""
 
 from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.model import FlowConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.loader import Batch
 from mvtrack.models.backbone import DiTOutput, Tap
-from mvtrack.models.diffusion.flow import training_weight
+from mvtrack.models.diffusion.process import process_of
 from mvtrack.training.losses.base import TrainingBatch
 
 
-class RectifiedFlowLoss:
-    """References stay clean and count for nothing."""
+class DenoisingLoss:
+    """Of the velocity or the clean latents (rectified flow, method §2), or of v (discrete diffusion). References stay
+    clean and count for nothing."""
 
-    name = "flow"
     tap_layers = ()
     seed_offset = 0
 
     def __init__(self, config: RunConfig) -> None:
-        self.config: FlowConfig = config.model.flow
+        self.process = process_of(config.model)
+        self.name = "flow" if config.model.diffusion is None else "diffusion"
         self.weight = 1.0
 
     def targets(self, batch: Batch, seeds: list[int]) -> None:
@@ -31,12 +31,11 @@ class RectifiedFlowLoss:
         self, network: Callable[..., DiTOutput], batch: TrainingBatch, prediction: Tensor, taps: dict[int, Tap]
     ) -> dict[str, Float[Tensor, ""]]:
         predicted, reference = prediction.float(), batch.conditioning.reference
-        wanted = batch.latents if self.config.prediction == "x0" else batch.noise - batch.latents
+        wanted = self.process.target(batch.latents, batch.noise, batch.sigma)
         if reference is None:
             per_sample = (predicted[:, 1:] - wanted[:, 1:]).square().flatten(1).mean(1)
         else:
             error = (predicted - wanted).square().mean((3, 4, 5)) * ~reference  # (B, V, f)
             per_sample = error.sum((1, 2)) / (~reference).sum((1, 2))
-        if self.config.weighting == "wan":
-            per_sample = per_sample * training_weight(batch.sigma, self.config.shift).to(per_sample.device)
-        return {self.name: per_sample.mean()}
+        weight = self.process.weight(batch.sigma)
+        return {self.name: (per_sample if weight is None else per_sample * weight.to(per_sample.device)).mean()}
