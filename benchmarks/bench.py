@@ -19,7 +19,15 @@ FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0
 def timed_by_turns(
     functions: dict[str, Callable[[], object]], rounds: int = 5, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each function. They take turns, so that a drifting machine hits all alike.
+    """Median seconds of each function, see `seconds_by_turns`."""
+    seconds = seconds_by_turns(functions, rounds, clock)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def seconds_by_turns(
+    functions: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of each function in every round. They take turns, so that a drifting machine hits all alike.
 
     clock: time.process_time leaves out the turns of other programs; right for one thread only.
     """
@@ -31,7 +39,7 @@ def timed_by_turns(
             began = clock()
             function()
             seconds[name].append(clock() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def clock_of(device: str) -> Callable[[], float]:

@@ -120,7 +120,7 @@ class RenderedSource(Source):
     def views(self) -> Iterator[FittedView]:
         part = self._part
         for video, c2w, K, depth in zip(part["video"], part["c2w"], part["K"], part["depth"], strict=True):
-            yield FittedView(video.float() / 127.5 - 1, Camera(c2w, K, self.recipe.size, True), depth.float())
+            yield FittedView(video, Camera(c2w, K, self.recipe.size, True), depth.float())
 
     def tracks(self) -> Tracks:
         return Tracks(*(self._part[f"track_{name}"] for name in ("xy", "visible", "valid")))

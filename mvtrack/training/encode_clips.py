@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -40,6 +40,7 @@ from mvtrack.models.reshoot_model import load_model
 from mvtrack.models.text_encoder import embed_captions
 from mvtrack.models.weights.sources import open_part
 from mvtrack.training.clip_sources import Source
+from mvtrack.video.writer import from_bytes
 
 _READERS = 16  # threads that hash files, which wait for a disk most of the time
 
@@ -91,8 +92,8 @@ class ClipEncoder:
             cameras.append(view.camera)
             depths.append(view.depth)
             if self.config.model.image is not None:
-                first = torch.stack([video[0] for video in both])
-                tokens.append(encode_images(self._image_encoder(), first.to(self.device)).cpu())
+                first = from_bytes(torch.stack([video[0] for video in both]).to(self.device))
+                tokens.append(encode_images(self._image_encoder(), first).cpu())
         depth = None if any(each is None for each in depths) else torch.stack(depths)
         return EncodedClip(
             torch.stack(latents, 1),
@@ -102,8 +103,8 @@ class ClipEncoder:
             None if self.config.model.views is None else depth,
         )
 
-    def _encoded(self, video: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "f c h w"]:
-        return self.codec.encode(video[None, None].to(self.device))[0, 0].cpu()
+    def _encoded(self, video: UInt8[Tensor, "T 3 H W"]) -> Float[Tensor, "f c h w"]:
+        return self.codec.encode(from_bytes(video.to(self.device))[None, None])[0, 0].cpu()
 
     def _image_encoder(self) -> nn.Module:
         if self._images is None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Int, UInt8
 
 from mvtrack.config.video_reading import OnDamage, VideoReading
@@ -188,7 +189,8 @@ class DecordVideo(Video):
         decord = _decord()
         try:
             with _quiet_stderr() as complaints:
-                frames = self._readers[size].get_batch(index.tolist()).asnumpy()
+                batch = self._readers[size].get_batch(index.tolist())
+                frames = torch.from_dlpack(batch.to_dlpack()).numpy()  # without a copy
         except (RuntimeError, decord.DECORDError) as error:
             raise DamagedError(f"{self.path} is damaged: frames {index[0]}..{index[-1]} cannot be decoded") from error
         if complaints:

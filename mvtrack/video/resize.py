@@ -46,10 +46,14 @@ class Fit:
 
     def apply(self, frames: UInt8[Tensor, "T 3 H W"]) -> Float[Tensor, "T 3 h w"]:
         """Frames that were scaled while decoding, as the model's picture in [-1, 1]."""
+        return from_bytes(self.apply_bytes(frames))
+
+    def apply_bytes(self, frames: UInt8[Tensor, "T 3 H W"]) -> UInt8[Tensor, "T 3 h w"]:
+        """The same as 8-bit RGB, a view of `frames` where nothing is added around them."""
         if tuple(frames.shape[-2:]) != self.scaled:
             raise ValueError(f"frames must be scaled to {self.scaled} first, got {tuple(frames.shape[-2:])}")
         (height, width), (top, left) = self.content, self.cut
-        inner = from_bytes(frames[..., top : top + height, left : left + width])
+        inner = frames[..., top : top + height, left : left + width]
         above, before = self.place
         borders = (before, self.model[1] - before - width, above, self.model[0] - above - height)
         return F.pad(inner, borders, mode="replicate") if any(borders) else inner

@@ -56,6 +56,18 @@ def test_a_size_between_tokens_is_padded_and_trimmed():
     assert fit.undo(fit.apply(frames)).shape == (2, 3, 62, 110)
 
 
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_pictures_in_8_bits_are_the_same_ones(mode):
+    fit = plan_fit((90, 211), CONFIG, mode)
+    frames = torch.randint(0, 256, (2, 3, *fit.scaled), dtype=torch.uint8)
+    (height, width), (top, left), (above, before) = fit.content, fit.cut, fit.place
+    inner = frames[..., top : top + height, left : left + width].float() / 127.5 - 1
+    borders = (before, fit.model[1] - before - width, above, fit.model[0] - above - height)
+    expected = torch.nn.functional.pad(inner, borders, mode="replicate")
+    assert torch.equal(fit.apply(frames), expected)
+    assert torch.equal(fit.apply_bytes(frames).float() / 127.5 - 1, expected)
+
+
 def test_the_nearest_aspect_is_chosen():
     assert plan_fit((1080, 1920), CONFIG).model == (64, 112)
     assert plan_fit((1000, 1100), CONFIG).model == (64, 64)

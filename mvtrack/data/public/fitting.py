@@ -5,21 +5,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mvtrack.data.clip import Clip
 from mvtrack.data.public.layout import FrameMaps, MultiViewScene, SceneView
 from mvtrack.geometry.camera import Camera
 from mvtrack.video.resize import Fit
+from mvtrack.video.writer import from_bytes
 from tracking_head import Tracks
 
 
 @dataclass(frozen=True)
 class FittedView:
-    """One view as the model takes it: RGB in [-1, 1]; depth is 0 where there is none."""
+    """One view as the model takes it, still in 8 bits: `from_bytes` makes it [-1, 1], on the device that encodes it.
 
-    video: Float[Tensor, "T 3 H W"]
+    depth: 0 where there is none.
+    """
+
+    video: UInt8[Tensor, "T 3 H W"]
     camera: Camera  # (T,)
     depth: Float[Tensor, "T H W"] | None = None
     masks: Bool[Tensor, "T H W"] | None = None
@@ -79,7 +83,7 @@ class FittedScene:
 
     def _view(self, view: SceneView, frames: int) -> FittedView:
         fit = self.fit(view.video.size)
-        video = fit.apply(view.video.read(0, frames, fit.scaled))
+        video = fit.apply_bytes(view.video.read(0, frames, fit.scaled))
         camera = fit.camera(view.camera[:frames]).to(dtype=torch.float32)
         depth, masks = (_maps(view, read, fit, frames) for read in (view.depth, view.masks))
         return FittedView(video, camera, depth, masks)
@@ -102,7 +106,7 @@ class FittedScene:
         """All of it in memory; depth is there where every view has one."""
         views, scene = list(self.views()), self.scene
         depth = None if any(view.depth is None for view in views) else torch.stack([view.depth for view in views])
-        video, camera = torch.stack([view.video for view in views]), Camera.stack([view.camera for view in views])
+        video, camera = from_bytes(torch.stack([view.video for view in views])), Camera.stack([view.camera for view in views])
         return Clip(video, camera, scene.views[0].video.fps, key=scene.name, tracks=self.tracks(), depth=depth)
 
 
