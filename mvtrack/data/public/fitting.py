@@ -106,7 +106,8 @@ class FittedScene:
         """All of it in memory; depth is there where every view has one."""
         views, scene = list(self.views()), self.scene
         depth = None if any(view.depth is None for view in views) else torch.stack([view.depth for view in views])
-        video, camera = from_bytes(torch.stack([view.video for view in views])), Camera.stack([view.camera for view in views])
+        video = from_bytes(torch.stack([view.video for view in views]))
+        camera = Camera.stack([view.camera for view in views])
         return Clip(video, camera, scene.views[0].video.fps, key=scene.name, tracks=self.tracks(), depth=depth)
 
 
