@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt16
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -51,6 +51,14 @@ def decode_map(raw: bytes | np.ndarray, where: Path, dtype: type | None = None) 
         wanted = "" if dtype is None else f" of {np.dtype(dtype)}"
         raise ValueError(f"{where} is {array.dtype} of shape {array.shape}, expected one value{wanted} a pixel")
     return array
+
+
+def decode_colours(raw: bytes, where: Path) -> UInt16[np.ndarray, "H W 3"]:
+    """Three 16-bit values a pixel of a png's bytes, in the file's order."""
+    array = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED) if raw else None
+    if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"{where} holds an image that is not three 16-bit values a pixel")
+    return np.ascontiguousarray(array[..., ::-1])
 
 
 def read_index_image(path: Path) -> np.ndarray:

@@ -19,7 +19,7 @@ from mvtrack.geometry.pose_files.parse import Fields, Place, read_json, side_px
 from mvtrack.geometry.rotation import matrix_from_quaternion
 
 SKY = 1000.0  # units: what lies farther is the dome's outside, of no depth
-_UNIT_LENGTH = 1e-3
+UNIT_LENGTH = 1e-3
 _MAX_JSON = 64 << 20  # of many instances over many frames
 
 
@@ -48,7 +48,7 @@ def posed(
     place: Place,
 ) -> Camera:  # fmt: skip
     """Cameras of Kubric's poses. K: in pixels."""
-    odd = ((wxyz.norm(dim=-1) - 1).abs() > _UNIT_LENGTH).nonzero()
+    odd = ((wxyz.norm(dim=-1) - 1).abs() > UNIT_LENGTH).nonzero()
     if len(odd):
         raise place.error(f"the quaternion of frame {int(odd[0])} has length {wxyz[odd[0, 0]].norm():.4g}, expected 1")
     c2w = axes_to_opencv(poses_of(matrix_from_quaternion(wxyz), positions), "opengl")

@@ -10,7 +10,7 @@ from mvtrack.data.public.layout import MultiViewScene
 from mvtrack.data.synthetic.camera_rig import RigStyle, sample_cameras
 from mvtrack.data.synthetic.point_tracks import sample_tracks
 from mvtrack.data.synthetic.renderer import render
-from mvtrack.data.synthetic.scene import SceneStyle, sample_scene
+from mvtrack.data.synthetic.scene import Scene, SceneStyle, sample_scene
 from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 from tracking_head import Tracks
 
@@ -28,6 +28,7 @@ class Truth:
     camera: Camera
     tracks: Tracks
     world: torch.Tensor
+    rigid: Scene
 
     @property
     def distance(self) -> torch.Tensor:
@@ -67,7 +68,7 @@ def synthesise(seed=3, views=3, frames=5, size=(38, 58), points=11, static=False
     camera = Camera(camera.c2w, K, size, True)
     made = render(scene, camera)
     tracks, world, _ = sample_tracks(scene, camera, made, points, rng)
-    return Truth(made.video, made.depth, made.ids, camera, tracks, world)
+    return Truth(made.video, made.depth, made.ids, camera, tracks, world, scene)
 
 
 def reprojection_px(cameras: list[Camera], world: torch.Tensor, tracks: Tracks) -> float:

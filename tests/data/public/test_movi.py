@@ -1,6 +1,8 @@
 """MOVi's TFRecords, written here byte by byte: framing, checksums and messages of their own."""
 
+import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,8 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from mvtrack.data.public.movi_tracks import RigidScene
+from mvtrack.data.public.movi_tracks import track_points as kubric_tracks
 from mvtrack.data.public.registry import LAYOUTS, find_layout
 from mvtrack.data.public.tfrecord import read_example, record_offsets
+from mvtrack.data.synthetic.point_tracks import carry_points, track_points
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT
+from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 from mvtrack.geometry.rotation import quaternion_from_matrix
 from tests.data.public.synthesis import TO_Z_UP, Truth, depth_agreement, scene_error_px, synthesise
 from tests.data.public.test_kubric import BLENDER
@@ -75,6 +82,11 @@ def features_of(truth: Truth, view: int = 0, z_as_distance: bool = False) -> dic
         "camera/positions": c2w[view, :, :3, 3].flatten().tolist(),
         "camera/quaternions": quaternion_from_matrix(c2w[view, :, :3, :3] @ BLENDER).flatten().tolist(),
         "instances/is_dynamic": [0, 1, 0, 1, 0, 0, 0],
+        "instances/positions": (truth.rigid.position.double() @ TO_Z_UP.T).transpose(0, 1).flatten().tolist(),
+        "instances/quaternions": quaternion_from_matrix(TO_Z_UP @ truth.rigid.rotation.double())
+        .transpose(0, 1)
+        .flatten()
+        .tolist(),
         "metadata/video_name": [b"17"],
     }
 
@@ -117,6 +129,84 @@ def test_distance_taken_as_z_depth_shows(truth, tmp_path, options):
         views = tuple(scene.views[0] for scene in scenes)
         shares.append(depth_agreement(type(scenes[0])("both", views)))
     assert shares[1] < shares[0] - 0.1
+
+
+def test_tracks_are_those_of_the_rendered_objects(tmp_path, options):
+    """Against the renderer's own: a point's pixel, where its track is a pixel's centre, says which point it is."""
+    truth = synthesise(7, views=1, frames=11, size=(118, 118), points=2, square_lens=FOCAL / SENSOR)
+    write_records(tmp_path / "movi_e-train.tfrecord-00000-of-00001", [example(features_of(truth))])
+    layout = find_layout(tmp_path)
+    (files,) = layout.scenes(tmp_path, options)
+    assert layout.track_files(files) == [files.path]
+    xy, visible, found = layout.read(files).tracks()
+    again = layout.read(files).tracks()
+    assert torch.equal(xy, again.xy)
+    assert found.all()
+    xy, visible = xy[0], visible[0]
+    at_centre = ((xy - 0.5 - (xy - 0.5).round()).abs().amax(-1) < 1e-4) & visible
+    assert at_centre.any(0).all()  # of the frame it was drawn in
+    when = at_centre.int().argmax(0)
+    column, row = (xy[when, torch.arange(len(when))] - 0.5).round().long().unbind(-1)
+    surface, camera = truth.ids[0, when, row, column].long(), truth.camera[0]
+    depth = truth.depth[0, when, row, column]
+    start = torch.stack([column, row], -1) + 0.5
+    point = unproject(start[:, None], depth[:, None], camera[when])[:, 0]
+    world = carry_points(truth.rigid, point, surface, when)
+    expected = track_points(truth.rigid, truth.camera, world, surface)
+    side = truth.camera.size[0]
+    inside = (project(world, camera)[1] > 0) & (expected.xy[0] >= 0).all(-1) & (expected.xy[0] <= side).all(-1)
+    assert (xy - expected.xy[0])[inside].norm(dim=-1).max() < 0.01
+    moved = (expected.xy[0] - expected.xy[0, :1]).norm(dim=-1).amax(0)
+    assert moved[surface >= FIRST_OBJECT].max() > 7
+    assert torch.equal(surface.unique(), truth.ids[0].unique().long())  # no object is left out
+    hidden, agree = ~expected.visible[0], visible == expected.visible[0]
+    # rays meet edges where the four pixels around a point still hold its object, or lie within 1 % of its depth
+    assert agree.float().mean() > 0.98
+    assert agree[hidden].float().mean() > 0.9
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_a_surface_that_turned_away_is_hidden(rough):
+    """A plate of no thickness makes half a turn: its depth does not tell, its normals do unless they are noise."""
+    size, rng = (37, 41), np.random.default_rng(3)
+    K = torch.tensor([[50.0, 0, 20.5], [0, 50, 18.5], [0, 0, 1]], dtype=torch.float64)
+    camera = Camera(torch.eye(4, dtype=torch.float64).expand(2, 4, 4), K.expand(2, 3, 3), size)
+    depth, position = torch.full((2, *size), 4.0), torch.tensor([0.0, 0, 4], dtype=torch.float64)
+    rotation = torch.stack([torch.eye(3), torch.diag(torch.tensor([-1.0, 1, -1]))]).double()[None]
+    ids = torch.ones(2, *size, dtype=torch.uint8)
+    rays = (pixel_grid(size).double() - K[:2, 2]) / 50
+    distance = depth * (1 + rays.square().sum(-1)).sqrt().float()
+    scene = RigidScene(camera, depth, distance, ids, position.expand(1, 2, 3), rotation)
+    normals = torch.tensor([0.0, 0, -1]).expand(2, *size, 3)  # to the camera, in both frames: each sees another side
+    if rough:
+        normals = normals + 0.5 * torch.from_numpy(rng.normal(size=normals.shape))
+    shown = kubric_tracks(scene, np.random.default_rng(5), 7).visible
+    tracks = kubric_tracks(replace(scene, normals=normals.float()), np.random.default_rng(5), 7)
+    assert shown.all()
+    other = tracks.visible.sum(1) == 1
+    assert other.all() != rough
+    assert not (rough and other.any())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"instances/positions": None}, "instances/positions must be 3 numbers an object and frame"),
+        ({"instances/quaternions": [1.0] * 7}, "instances/quaternions must be 4 numbers an object and frame"),
+        ({"instances/quaternions": [1.0, 0, 0, 0] * 3}, "these must be as many"),
+        ({"instances/positions": [math.nan] * 9}, "instances/positions holds a number that is not finite"),
+        ({"normal": [b"no"] * 3}, "is not three 16-bit values a pixel"),
+        ({"depth": 2}, "video has 3 frames, its maps 2"),
+    ],
+)
+def test_what_tracks_lack_is_named(truth, tmp_path, options, change, message):
+    features = features_of(truth)
+    changed = {k: features[k][:v] if isinstance(v, int) else v for k, v in change.items()}
+    features = {name: values for name, values in (features | changed).items() if values is not None}
+    write_records(tmp_path / "movi_a-test.tfrecord-00000-of-00001", [example(features)])
+    layout = LAYOUTS["movi"]
+    with pytest.raises(ValueError, match=message):
+        layout.read(layout.scenes(tmp_path, options)[0]).tracks()
 
 
 def test_features_of_all_kinds_are_decoded(tmp_path):
