@@ -9,10 +9,20 @@ if TYPE_CHECKING:
     from mvtrack.geometry.trajectory import CameraPath
     from mvtrack.inference.pipeline import reshoot_file
     from mvtrack.inference.tracking.track_files import track_files
+    from mvtrack.inference.views.pipeline import views_from_photos
     from mvtrack.models.reshoot_model import load_model
     from mvtrack.video.reader import open_video
 
-__all__ = ["Camera", "CameraPath", "Clip", "load_model", "open_video", "reshoot_file", "track_files"]
+__all__ = [
+    "Camera",
+    "CameraPath",
+    "Clip",
+    "load_model",
+    "open_video",
+    "reshoot_file",
+    "track_files",
+    "views_from_photos",
+]
 
 _MODULES = {  # each is imported when it is first asked for, so that `mvtrack --help` needs no torch
     "Camera": "mvtrack.geometry.camera",
@@ -22,6 +32,7 @@ _MODULES = {  # each is imported when it is first asked for, so that `mvtrack --
     "open_video": "mvtrack.video.reader",
     "reshoot_file": "mvtrack.inference.pipeline",
     "track_files": "mvtrack.inference.tracking.track_files",
+    "views_from_photos": "mvtrack.inference.views.pipeline",
 }
 
 

@@ -7,6 +7,7 @@ from mvtrack.config.errors import did_you_mean
 
 COMMANDS = {
     "reshoot": ("mvtrack.reshoot", "re-shoot a video along a new camera path"),
+    "views": ("mvtrack.cli.views", "new views of a still scene from photographs"),
     "preview": ("mvtrack.cli.preview", "see a camera path before rendering it"),
     "track": ("mvtrack.cli.track", "follow points through a video and other views of its scene"),
     "attention": ("mvtrack.cli.attention", "draw where a point of one view looks in both"),

@@ -133,20 +133,20 @@ def sample_latents(
     def both_views(x: Tensor) -> Tensor:
         return torch.cat([clean.expand(len(x), *clean.shape[1:]), x], 1)
 
-    return denoise(model, clean.shape, both_views, conditioning, sample, on_step)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed))
+    return denoise(model, noise, both_views, conditioning, sample, on_step)
 
 
 @torch.no_grad()
 def denoise(
     model: ReshootModel,
-    shape: Sequence[int],
+    noise: Float[Tensor, "1 v f c h w"],
     state: Callable[[Tensor], Tensor],
     conditioning: Conditioning,
     sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "1 v f c h w"]:
-    """From noise of a shape to a sample. state: what the network sees of x, clean references included; x is its last
-    views."""
+    """From noise to a sample. state: what the network sees of x, clean references included; x is its last views."""
     process = model.process
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"], conditioning: Conditioning) -> Tensor:
@@ -157,7 +157,7 @@ def denoise(
         return process.velocity(output, noisy, sigma)
 
     step = guided(velocity, conditioning, sample.guidance, sample.camera_guidance, model.batched_guidance)
-    latents = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(sample.seed)).to(model.device)
+    latents = noise.to(model.device)
     for latents in process.sample(step, latents, sample.steps):  # noqa: B007, B020  (the last is used)
         if on_step:
             on_step()

@@ -1,11 +1,15 @@
 """Model + some views of a still scene + cameras -> the other views (CAMEO, method §7)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+from zlib import crc32
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.backbones import DOMAINS
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.guidance import check_guidance
@@ -16,24 +20,37 @@ from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
 
 
+@dataclass(frozen=True)
+class StillScene:
+    """What is known of a scene beside its pictures. depth: median z-depth of the first view, in the camera's unit.
+    domain: which data it is like, for CAT3D. names: of the views that are made, by which their noise is drawn: a view
+    keeps it wherever it stands. None: it is drawn for all at once.
+    """
+
+    depth: float | None = None
+    domain: Literal["re10k", "co3d", "others"] | None = None
+    names: tuple[str, ...] | None = None
+
+
 @torch.no_grad()
 def generate_views(
     model: ReshootModel,
     references: Float[Tensor, "R 3 H W"],
     camera: Camera,
     sample: SamplerOptions | None = None,
-    scene_depth: float | None = None,
+    scene_depth: float | StillScene | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "N 3 H W"]:
     """Generate the missing views of a still scene, in the order of their cameras, without a caption.
 
     references: RGB in [-1, 1], the first views; of a model for camera paths the first 4n + 1 frames of the path.
-    camera: (R + N,), the references' first. scene_depth: median z-depth of the first view, in the camera's unit.
-    on_step: called after every sampling step.
+    camera: (R + N,), the references' first. scene_depth: median z-depth of the first view, in the camera's unit, or
+    more of what is known of the scene. on_step: called after every sampling step.
 
     Raises ValueError for a model that re-shoots videos, and for other numbers of views than it makes.
     """
     sample = sample or SamplerOptions.of(model.config)
+    scene = scene_depth if isinstance(scene_depth, StillScene) else StillScene(scene_depth)
     layout = _layout(model, references, camera)
     check_guidance(model.config, sample.guidance, sample.camera_guidance)
     clean = model.encode(references.unflatten(0, (-1, 1))[None] if layout[1] == 1 else references[None, None])
@@ -41,15 +58,32 @@ def generate_views(
     reference = (torch.arange(layout[0] * layout[1]) < known).view(1, *layout).to(model.device)
     padded = torch.zeros(shape, device=model.device)
     padded[reference] = clean.flatten(0, 2)
+    domain = None if scene.domain is None else torch.tensor([DOMAINS.index(scene.domain)])
+    if domain is not None and model.config.cat3d is None:
+        raise ValueError(f"domain {scene.domain} is for CAT3D: this model has no use for it, leave it out")
     prompts = make_prompts(model.config, references[0], Captions(guidance=sample.guidance), model.device)
-    window = Window(camera[:, None] if layout[1] == 1 else camera[None], scene_depth, prompts)
+    window = Window(camera[:, None] if layout[1] == 1 else camera[None], scene.depth, prompts, domain=domain)
     conditioning = encode_conditioning(model.config, window, reference)
 
     def with_references(x: Tensor) -> Tensor:
         return keep_references(padded, x, reference)
 
-    latents = denoise(model, shape, with_references, conditioning, sample, on_step)
+    noise = _noise(shape, known, sample.seed, scene.names)
+    latents = denoise(model, noise, with_references, conditioning, sample, on_step)
     return model.decode(with_references(latents)).flatten(0, 2)[len(references) :].clamp(-1, 1)
+
+
+def _noise(shape: tuple[int, ...], known: int, seed: int, names: tuple[str, ...] | None) -> Tensor:
+    """Of all views; that of the references is never seen."""
+    if names is None:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    if shape[2] != 1 or len(names) != shape[1] - known:
+        raise ValueError(f"{len(names)} names are given for {shape[1] - known} views of {shape[2]} latent frames")
+    noise = torch.zeros(shape)
+    for view, name in enumerate(names, known):
+        generator = torch.Generator().manual_seed(crc32(f"{seed} {name}".encode()))
+        noise[:, view] = torch.randn(noise[:, view].shape, generator=generator)
+    return noise
 
 
 def _layout(model: ReshootModel, references: Tensor, camera: Camera) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from mvtrack.video.video import Video
 IMAGE_SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 ANIMATED_SUFFIXES = {".gif", ".webp", ".png", ".apng"}
 # what Pillow raises on damaged files
-_DAMAGED = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+DAMAGED = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 _SHORTEST_S, _USUAL_S = 0.011, 0.1  # browsers show frames of 10 ms or less for 100 ms
 _EXIF = {
     2: Orientation(False, True, False), 3: Orientation(False, True, True), 4: Orientation(False, False, True),
@@ -77,7 +77,7 @@ class AnimatedImage(Video):
                 for number in index.tolist():
                     image.seek(number)
                     frames.append(resized(_over_black(np.array(image.convert("RGBA"))), size))
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ValueError(f"{self.path} is damaged: frame {number} cannot be decoded") from error
         return np.stack(frames)
 
@@ -102,7 +102,7 @@ def open_animated(path: Path, fps: float | None) -> AnimatedImage | None:
                     stays = stays if stays >= _SHORTEST_S else _USUAL_S
                     starts.append(at)
                     at += stays
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         if starts:
             raise ValueError(f"{path} is damaged: only its first {len(starts)} frames can be decoded") from error
         return None
@@ -161,7 +161,7 @@ def _exif_orientation(path: Path) -> Orientation:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 return _EXIF.get(image.getexif().get(0x0112), Orientation())
-    except (*_DAMAGED, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return Orientation()
 
 

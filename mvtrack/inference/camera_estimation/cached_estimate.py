@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -24,7 +25,7 @@ from mvtrack.video.video import Video
 GUESSED_FOV_DEG = 50.0  # where the search for the lens begins
 _VERSION = 1  # raised when the same video gives other cameras
 _MOST_FRAMES = 81  # that are measured; longer videos are interpolated between them
-_LONGEST_SIDE = 640  # pixels; larger pictures are scaled down
+LONGEST_SIDE = 640  # pixels; larger pictures are scaled down
 _LEAST_COVERAGE = 0.5  # of the measured frames
 _BLACK = 32  # of 255: what a lossy codec may make of a mask's black
 
@@ -54,21 +55,29 @@ def cameras_of_video(
         "fov_deg": fov_deg, "colmap": config.record(), "frames": len(footage), "size": footage.size,
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
-    file = (cache or cache_folder()) / "cameras" / f"{key}.npz"
-    kept = _read(file)
-    if kept is None:
-        kept = _measured(footage, moving, fov_deg, config)
-        _write(file, kept)
+    kept = estimate_once(key, lambda: _measured(footage, moving, fov_deg, config), cache)
     if isinstance(kept, str):
         raise CameraEstimationError(f"the cameras of {video} cannot be measured: {kept}")
     return kept
 
 
-def _measured(
-    footage: Video, moving: Video | None, fov_deg: float | None, config: ColmapConfig
+def estimate_once(
+    key: str, measure: Callable[[], EstimatedCameras], cache: Path | None = None
 ) -> EstimatedCameras | str:
-    """What is found, or why nothing is. A pycolmap that crashes is neither: that raises."""
-    factor = min(1.0, _LONGEST_SIDE / max(footage.size))
+    """What was found, or why nothing was (CameraEstimationError's message), kept under a key. Another error raises."""
+    file = (cache or cache_folder()) / "cameras" / f"{key}.npz"
+    kept = _read(file)
+    if kept is None:
+        try:
+            kept = measure()
+        except CameraEstimationError as error:
+            kept = str(error)
+        _write(file, kept)
+    return kept
+
+
+def _measured(footage: Video, moving: Video | None, fov_deg: float | None, config: ColmapConfig) -> EstimatedCameras:
+    factor = min(1.0, LONGEST_SIDE / max(footage.size))
     size = (max(1, round(footage.size[0] * factor)), max(1, round(footage.size[1] * factor)))
     index = np.unique(np.linspace(0, len(footage) - 1, _MOST_FRAMES).round().astype(int)).tolist()
     frames = np.stack([footage.read(i, i + 1, size)[0].permute(1, 2, 0).numpy() for i in index])  # (T, H, W, 3)
@@ -81,12 +90,9 @@ def _measured(
             bar.set_postfix_str(stage)
             bar.update()
 
-        try:
-            found = recover_with_colmap(frames, lens, fov_deg is not None, ignore, config, show)
-        except CameraEstimationError as error:
-            return str(error)
+        found = recover_with_colmap(frames, lens, fov_deg is not None, ignore, config, show)
     if found.coverage < _LEAST_COVERAGE:
-        return f"only {int(found.found.sum())} of {len(index)} frames could be placed"
+        raise CameraEstimationError(f"only {int(found.found.sum())} of {len(index)} frames could be placed")
     found = replace(found, camera=found.camera.resized(footage.size))
     return found.at_frames(index, len(footage))
 

@@ -1,0 +1,207 @@
+"""From photographs of a still scene to new views of it: read, find the cameras, generate in batches, write."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.placement import Placement
+from mvtrack.config.tree import to_tree
+from mvtrack.files.atomic_io import new_folder, refuse_existing
+from mvtrack.files.cache import sha256
+from mvtrack.geometry.camera import Camera
+from mvtrack.inference.device import place, placed_config
+from mvtrack.inference.full_resolution.region import Region, plan_region
+from mvtrack.inference.machine import peak_gib
+from mvtrack.inference.pipeline import model_hash
+from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.inference.static_views import StillScene
+from mvtrack.inference.views.anchors import Batch, plan_batches, view_distances
+from mvtrack.inference.views.finish import plan_finish
+from mvtrack.inference.views.generate import generate_batches
+from mvtrack.inference.views.photos import PhotoSequence, find_photos
+from mvtrack.inference.views.request import ViewsRequest
+from mvtrack.inference.views.scene import NewViews, StillPhotos, read_photos, read_targets
+from mvtrack.inference.views.targets import unseen_note, unseen_share
+from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
+from mvtrack.video.images import read_image
+from mvtrack.video.writer import VideoWriter, to_bytes
+
+PICTURES, VIDEO, CAMERAS, RUN = "views", "video.mp4", "cameras.json", "run.json"
+
+
+@dataclass(frozen=True)
+class ViewsOutputs:
+    """The files of new views. notes: what had to be done to the input, and what to know of the result."""
+
+    folder: Path
+    views: tuple[Path, ...]
+    video: Path
+    cameras: Path
+    run: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is made, checked. region: None where the model's own pictures are the results."""
+
+    photos: StillPhotos
+    targets: NewViews
+    batches: list[Batch]
+    region: Region | None
+    request: ViewsRequest
+    sample: SamplerOptions
+
+
+def views_from_photos(
+    photos: Sequence[Path | str],
+    targets: str,
+    model: ReshootModel | Path | str,
+    out: Path | str | None = None,
+    request: ViewsRequest | None = None,
+    say: Callable[[str], None] | None = None,
+) -> ViewsOutputs:
+    """New views of a still scene from one or more photographs of it, written to a new folder.
+
+    photos: image files of any sizes, or folders of them. targets: a path in the path language, from the first
+    photograph, or a pose file, in the world of `request.cameras`; without that file, in the first photograph's frame.
+    model: a model for still scenes, or its folder. out: default outputs/PHOTO_views. say: gets what is to know before
+    the work begins. Raises ValueError before anything is written when the input cannot be used.
+    """
+    request, files = request or ViewsRequest(), find_photos([Path(photo) for photo in photos])
+    out = Path(out) if out else Path("outputs") / f"{files[0].stem}_views"
+    refuse_existing(out, request.overwrite)
+    source = "given" if isinstance(model, ReshootModel) else str(model)
+    own = model.config if isinstance(model, ReshootModel) else still_config(source, request.placement)
+    check_still_model(own, source)
+    scene = read_photos(files, [read_image(file).shape[:2] for file in files], own, request)
+    wanted = read_targets(targets, scene, own, request)
+    batches = plan_batches(scene.fitted, wanted.camera, own.views, scene.subject_distance)
+    region = plan_region(scene.fits[0], request.resolution)
+    unseen = unseen_share(_shown(wanted.camera, scene), list(scene.camera), scene.subject_distance)
+    notes = (*scene.notes, *wanted.notes, *filter(None, [unseen_note(unseen, wanted.names)]))
+    for note in notes if say else ():
+        say(note)
+    sample = request.sample or SamplerOptions.of(own)
+    job = _Job(scene, wanted, batches, region, request, sample)
+    record = {
+        "command": "views", "mvtrack": metadata.version("mvtrack"), "torch": torch.__version__,
+        "photographs": [{"file": str(file), "sha256": sha256(file)} for file in scene.files],
+        "cameras": scene.record, "subject_distance": scene.subject_distance, "targets": targets,
+        "model": {"source": source, "sha256": model_hash(source), "config": to_tree(own)},
+        "sample": to_tree(sample), "domain": request.domain, "placement": request.placement.record(),
+        "unseen_share": [round(share, 4) for share in unseen.tolist()], "notes": list(notes),
+        "batches": [_batch_record(batch, scene, wanted) for batch in batches],
+    }  # fmt: skip
+    if not isinstance(model, ReshootModel):
+        model = replace(place(load_model(model), request.placement), config=own)
+    return _write(out, job, model, record)
+
+
+def still_config(source: str, placement: Placement) -> ModelConfig:
+    """Of a model's folder. Raises ValueError, with the command that makes one, for released weights."""
+    if (Path(source) / "model_index.json").is_file():
+        kind = "hunyuan" if (Path(source) / "transformer").is_dir() else "cat3d"
+        raise ValueError(
+            f"{source} is a downloaded pipeline: `mvtrack convert {source} FOLDER --views {kind}` makes a model of it"
+        )
+    return placed_config(read_config(source), placement)
+
+
+def check_still_model(config: ModelConfig, source: str) -> None:
+    """Raise ValueError, with what to do, for a model that makes no single views of still scenes."""
+    if config.views is None:
+        raise ValueError(f"{source} re-shoots videos: use `mvtrack reshoot`, or give a model for still scenes")
+    if config.views.encoding != "images":
+        raise ValueError(
+            f"{source} makes the frames of one path (model.views.encoding: path), not single views: give a model that "
+            "was trained with encoding: images"
+        )
+
+
+def _batch_record(batch: Batch, photos: StillPhotos, targets: NewViews) -> dict:
+    names = [file.name for file in photos.files] + list(targets.names)
+    return {"given": [names[i] for i in batch.given], "made": [targets.names[i] for i in batch.made[: batch.kept]]}
+
+
+def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutputs:
+    began, photos, targets = time.monotonic(), job.photos, job.targets
+    finish = _finish(job)
+    camera = _joined(photos.fitted, targets.camera).to(dtype=torch.float32)
+    scene = StillScene(photos.subject_distance, job.request.domain)
+    steps = len(job.batches) * job.sample.steps
+    with new_folder(out) as aside:
+        with tqdm(total=steps, desc=f"{len(targets.names)} new views", unit="step") as bar:
+            made = generate_batches(model, photos.pictures(), camera, job.batches, scene, job.sample, bar.update)
+        frames = photos.fits[0].undo(made) if finish is None else finish.stream(made)
+        size = _write_pictures(aside, frames, targets.names, job.request.fps)
+        shown = _shown(targets.camera, photos) if job.region is None else job.region.camera(targets.camera)
+        cameras = camera_record(photos, shown, targets.names)
+        (aside / CAMERAS).write_text(json.dumps(cameras, indent=1))
+        record |= {
+            "geometry": finish and finish.geometry, "peak_memory_gib": round(peak_gib(model.device), 3),
+            "seconds": round(time.monotonic() - began, 3), "output": {"size": size, "fps": job.request.fps},
+        }  # fmt: skip
+        (aside / RUN).write_text(json.dumps(record, indent=1))
+    views = tuple(out / PICTURES / f"{name}.png" for name in targets.names)
+    return ViewsOutputs(out, views, out / VIDEO, out / CAMERAS, out / RUN, tuple(record["notes"]))
+
+
+def _finish(job: _Job):
+    if job.region is None:
+        return None
+    photos, targets = job.photos, job.targets.camera
+    gap = view_distances(photos.fitted, targets, photos.subject_distance)[: len(photos.files), len(photos.files) :]
+    sequence = PhotoSequence.showing(photos.files, photos.sizes, gap.argmin(0).tolist())
+    targets = targets.to(dtype=torch.float32)
+    return plan_finish(job.region, sequence, list(photos.camera), targets, photos.subject_distance, job.request.depth)
+
+
+def _write_pictures(folder: Path, frames: Iterable[Tensor], names: Sequence[str], fps: float) -> tuple[int, int]:
+    """Pictures and video; gives their size (H, W)."""
+    import cv2
+
+    (folder / PICTURES).mkdir()
+    with VideoWriter(folder / VIDEO, fps) as video:
+        for frame, name in zip(frames, names, strict=True):
+            picture = to_bytes(frame[None])[0]
+            video.append(picture)
+            if not cv2.imwrite(str(folder / PICTURES / f"{name}.png"), picture[..., ::-1]):
+                raise OSError(f"cannot write {folder / PICTURES / name}.png")
+    return picture.shape[:2]
+
+
+def camera_record(photos: StillPhotos, targets: Camera, names: Sequence[str]) -> dict:
+    """Cameras as plain numbers in the user's world: the new views', and the photographs', each at its own size."""
+
+    def view(name: str, camera: Camera, pictures: Sequence[str]) -> dict:
+        size = {"height": camera.size[0], "width": camera.size[1]}
+        c2w = photos.world.double() @ camera.c2w.double()
+        return {"name": name, "size": size, "names": list(pictures), "c2w": c2w.tolist(), "K": camera.K.tolist()}
+
+    own = [view(file.stem, camera[None], [file.name]) for file, camera in zip(photos.files, photos.camera, strict=True)]
+    if len(set(photos.sizes)) == 1:
+        own = [view("photographs", Camera.stack(list(photos.camera)), [file.name for file in photos.files])]
+    return {
+        "convention": "OpenCV axes (x right, y down, z forward); camera-to-world 4x4; raster pixels",
+        "unit": "metres" if photos.camera[0].scale_known else "unknown scale",
+        "views": [view("views", targets, [f"{name}.png" for name in names]), *own],
+    }
+
+
+def _shown(camera: Camera, photos: StillPhotos) -> Camera:
+    """Cameras of the model's picture, for what is left of it without its padding."""
+    (top, left), content = photos.fits[0].place, photos.fits[0].content
+    return camera.cropped(left, top, content)
+
+
+def _joined(first: Camera, second: Camera) -> Camera:
+    return replace(first, c2w=torch.cat([first.c2w, second.c2w]), K=torch.cat([first.K, second.K]))

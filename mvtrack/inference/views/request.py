@@ -1,0 +1,38 @@
+"""What is asked for beside photographs, targets and model."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Literal
+
+from mvtrack.config.checked import Count, Positive, config
+from mvtrack.config.placement import Placement
+from mvtrack.config.sizes import FitMode
+from mvtrack.inference.sampler import SamplerOptions
+
+AUTO = "auto"
+
+
+@config
+class ViewsRequest:
+    """cameras: a pose file that names the photographs, `auto`, or None, of one photograph. pose_options: what files of
+    poses do not say, see `read_cameras`. frames: along a path; a pose file says its own. fps: of the video. fov_deg:
+    horizontal, of the first photograph, where no file says it. subject_distance: in the cameras' unit; None: see
+    `subject_distance_of`. fit, size: see `plan_fit`. sample: None is what the model is meant for. resolution: of the
+    results, see `plan_region`. depth: of the photographs, a file of one map each, or a depth network's id, for results
+    at their resolution. domain: which data the scene is like, for CAT3D.
+    """
+
+    cameras: str | None = None
+    pose_options: dict = field(default_factory=dict)
+    frames: Count = 24
+    fps: Positive = 12.0
+    fov_deg: float | None = None
+    subject_distance: Positive | None = None
+    fit: FitMode = "auto"
+    size: tuple[int, int] | None = None
+    sample: SamplerOptions | None = None
+    resolution: Literal["source", "model"] | tuple[int, int] = "source"
+    depth: Path | str | None = None
+    domain: Literal["re10k", "co3d", "others"] | None = None
+    placement: Placement = Placement()
+    overwrite: bool = False

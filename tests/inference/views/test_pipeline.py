@@ -1,0 +1,138 @@
+"""`views_from_photos` on rendered photographs: what is written, that nothing depends on chance, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import mvtrack
+from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.inference.static_views import StillScene, generate_views
+from mvtrack.inference.views.request import ViewsRequest
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.video.images import read_image
+from mvtrack.video.reader import open_video
+
+SAMPLE = SamplerOptions(1)
+
+
+def make(scene, model, targets="arc_left 15deg", photos=(0, 1), out="out", **settings):
+    settings = {"cameras": str(scene / "cameras.json"), "frames": 4, "sample": SAMPLE} | settings
+    files = [scene / f"photos/p{i}.png" for i in photos]
+    return mvtrack.views_from_photos(files, targets, model, scene / out, ViewsRequest(**settings))
+
+
+def test_pictures_video_and_cameras_are_written(scene, model_folder, rendered):
+    found = make(scene, model_folder, resolution="model")
+    assert sorted(path.name for path in found.folder.iterdir()) == ["cameras.json", "run.json", "video.mp4", "views"]
+    assert [read_image(path).shape for path in found.views] == [(24, 32, 3)] * 4
+    assert len(open_video(found.video)) == 4
+    cameras = read_cameras(found.cameras, view="views")
+    assert cameras.camera.size == (24, 32)
+    assert cameras.names == ("0000.png", "0001.png", "0002.png", "0003.png")
+    own = rendered.camera[:2, 0]
+    torch.testing.assert_close(cameras.camera.c2w[0], own.c2w[0].double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(cameras.camera.K[0], own.K[0].double() * torch.tensor([[0.5], [0.5], [1]]))
+    photographs = read_cameras(found.cameras, view="photographs")
+    torch.testing.assert_close(photographs.camera.c2w, own.c2w.double(), atol=1e-6, rtol=0)
+    assert photographs.names == ("p0.png", "p1.png")
+    run = json.loads(found.run.read_text())
+    assert [len(batch["given"]) for batch in run["batches"]] == [1, 2, 2]
+    assert run["unseen_share"][0] == 0
+    assert run["cameras"] == {"file": str(scene / "cameras.json")}
+
+
+def test_bytes_are_the_same_again_and_follow_the_seed(scene, model_folder, still_model):
+    first, again = (make(scene, model_folder, out=name) for name in ("a", "b"))
+    in_memory = make(scene, still_model, out="c")
+    for name in ("views/0002.png", "video.mp4", "cameras.json"):
+        contents = [(x.folder / name).read_bytes() for x in (first, again, in_memory)]
+        assert contents[0] == contents[1] == contents[2]
+    seeds = [make(scene, still_model, out=f"{i}", sample=SamplerOptions(1, seed=i), resolution="model") for i in (0, 3)]
+    assert seeds[0].views[2].read_bytes() != seeds[1].views[2].read_bytes()
+
+
+def test_a_view_where_a_photograph_stands_is_the_photograph(scene, model_folder):
+    found = make(scene, model_folder, "pan_left 5deg", photos=(0,), cameras=None, fov_deg=50.0)
+    assert np.array_equal(read_image(found.views[0]), read_image(scene / "photos/p0.png"))
+    assert not np.array_equal(read_image(found.views[3]), read_image(scene / "photos/p0.png"))
+
+
+def test_other_pictures_of_the_same_file_are_made(scene, model_folder, rendered):
+    found = make(scene, model_folder, str(scene / "cameras.json"), photos=(3, 1), resolution="model")
+    assert [path.name for path in found.views] == ["p0.png", "p2.png", "p4.png"]
+    cameras = read_cameras(found.cameras, view="views").camera
+    torch.testing.assert_close(cameras.c2w, rendered.camera.c2w[[0, 2, 4], 0].double(), atol=1e-6, rtol=0)
+
+
+def test_cameras_follow_what_fitting_does_to_photographs(scene, model_folder, rendered):
+    """A photograph of another size and aspect gets the camera of its own pixels; so do the views' pictures."""
+    picture = cv2.imread(str(scene / "photos/p0.png"))
+    cv2.imwrite(str(scene / "photos/p0.png"), cv2.resize(picture, (128, 96)))
+    found = make(scene, model_folder)
+    own = read_cameras(found.cameras, view="p0").camera
+    assert own.size == (96, 128)
+    torch.testing.assert_close(own.K[0], rendered.camera.K[0, 0].double() * torch.tensor([[2.0], [2], [1]]))
+    assert read_cameras(found.cameras, view="p1").camera.size == (48, 64)
+    assert read_image(found.views[0]).shape == (96, 128, 3)
+    found = make(scene, model_folder, out="tall", size=(32, 24), resolution="model", fit="pad")
+    assert read_image(found.views[0]).shape == (18, 24, 3)
+    assert any("fills 18x24 of the model's 32x24" in note for note in found.notes)
+    shown = read_cameras(found.cameras, view="views").camera
+    assert shown.size == (18, 24)
+    torch.testing.assert_close(shown.K[0, :2], own.K[0, :2] * 18 / 96)
+
+
+def test_depth_of_the_photographs_brings_their_pixels(scene, still_model, rendered):
+    np.save(scene / "depth.npy", rendered.depth[:2, 0].numpy())
+    depth = str(scene / "depth.npy")
+    found = make(scene, still_model, str(scene / "cameras.json"), depth=depth)
+    assert json.loads(found.run.read_text())["geometry"] == f"depth of {depth}"
+    blind = make(scene, still_model, str(scene / "cameras.json"), out="blind", resolution="model")
+    truth = {name: read_image(scene / f"photos/{name}").astype(float) for name in ("p2.png", "p3.png", "p4.png")}
+    for path, plain in zip(found.views, blind.views, strict=True):
+        size = truth[path.name].shape[1::-1]
+        errors = [np.abs(cv2.resize(read_image(p), size) - truth[path.name]).mean() for p in (path, plain)]
+        assert errors[0] < errors[1]
+
+
+def test_noise_belongs_to_a_view_wherever_it_stands(still_model, rendered):
+    config = replace(still_model.config, dit=replace(still_model.config.dit, rope_frames="by_view"))
+    model, camera = replace(still_model, config=config), rendered.camera[:3, 0].resized((24, 32))
+    given = torch.nn.functional.interpolate(rendered.video[:1, 0], (24, 32))
+    names = ("left", "right")
+    made = generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=names))
+    again = generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=names))
+    other = generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=("left", "middle")))
+    assert torch.equal(made, again)
+    assert not torch.equal(made[1], other[1])
+    with pytest.raises(ValueError, match="3 names are given for 2 views of 1 latent frames"):
+        generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=("a", "b", "c")))
+
+
+def test_unfit_input_is_refused_before_anything_is_written(scene, model_folder, small_model, unchecked):
+    pipeline = scene / "downloaded"
+    (pipeline / "transformer").mkdir(parents=True)
+    (pipeline / "model_index.json").write_text("{}")
+    videos = save_model(small_model, scene / "videos").parent
+    for settings, message in (
+        ({"cameras": None}, "2 photographs need cameras: give --cameras FILE"),
+        ({"model": videos}, "videos re-shoots videos: use `mvtrack reshoot`"),
+        ({"model": pipeline}, "is a downloaded pipeline: `mvtrack convert .* FOLDER --views hunyuan` makes a model"),
+        ({"targets": "arc_leftt"}, "arc_leftt"),
+        ({"fov_deg": 50.0}, "--fov is for photographs whose cameras no file says"),
+        ({"cameras": None, "photos": (0,), "pose_options": {"metric": True}}, "and no pose file: leave them out"),
+        ({"targets": str(scene / "cameras.json"), "photos": range(5)}, "holds the cameras of the photographs alone"),
+        ({"resolution": (4, 4)}, "must have sides of 16 to 8192 pixels"),
+        ({"depth": str(scene / "none.npy")}, "none.npy does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(scene, **({"model": model_folder} | settings))
+        assert not (scene / "out").exists()
+    make(scene, model_folder, resolution="model", frames=1)
+    with pytest.raises(ValueError, match="exists already"):
+        make(scene, model_folder)
