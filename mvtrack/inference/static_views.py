@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.backbones import DOMAINS
+from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.guidance import check_guidance
@@ -52,15 +53,13 @@ def generate_views(
     sample = sample or SamplerOptions.of(model.config)
     scene = scene_depth if isinstance(scene_depth, StillScene) else StillScene(scene_depth)
     layout = _layout(model, references, camera)
-    check_guidance(model.config, sample.guidance, sample.camera_guidance)
+    check_sampling(model.config, sample, scene.domain)
     clean = model.encode(references.unflatten(0, (-1, 1))[None] if layout[1] == 1 else references[None, None])
     shape, known = (1, *layout, *clean.shape[3:]), clean.shape[1] * clean.shape[2]
     reference = (torch.arange(layout[0] * layout[1]) < known).view(1, *layout).to(model.device)
     padded = torch.zeros(shape, device=model.device)
     padded[reference] = clean.flatten(0, 2)
     domain = None if scene.domain is None else torch.tensor([DOMAINS.index(scene.domain)])
-    if domain is not None and model.config.cat3d is None:
-        raise ValueError(f"domain {scene.domain} is for CAT3D: this model has no use for it, leave it out")
     prompts = make_prompts(model.config, references[0], Captions(guidance=sample.guidance), model.device)
     window = Window(camera[:, None] if layout[1] == 1 else camera[None], scene.depth, prompts, domain=domain)
     conditioning = encode_conditioning(model.config, window, reference)
@@ -71,6 +70,15 @@ def generate_views(
     noise = _noise(shape, known, sample.seed, scene.names)
     latents = denoise(model, noise, with_references, conditioning, sample, on_step)
     return model.decode(with_references(latents)).flatten(0, 2)[len(references) :].clamp(-1, 1)
+
+
+def check_sampling(config: ModelConfig, sample: SamplerOptions, domain: str | None = None) -> None:
+    """Raise ValueError for guidance, steps or a domain that a model over still views cannot take."""
+    check_guidance(config, sample.guidance, sample.camera_guidance)
+    if config.diffusion is not None:
+        config.diffusion.check_steps(sample.steps)
+    if domain is not None and config.cat3d is None:
+        raise ValueError(f"domain {domain} is for CAT3D: this model has no use for it, leave it out")
 
 
 def _noise(shape: tuple[int, ...], known: int, seed: int, names: tuple[str, ...] | None) -> Tensor:

@@ -22,7 +22,7 @@ from mvtrack.inference.full_resolution.region import Region, plan_region
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.pipeline import model_hash
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import StillScene
+from mvtrack.inference.static_views import StillScene, check_sampling
 from mvtrack.inference.views.anchors import Batch, plan_batches, view_distances
 from mvtrack.inference.views.finish import plan_finish
 from mvtrack.inference.views.generate import generate_batches
@@ -82,6 +82,8 @@ def views_from_photos(
     source = "given" if isinstance(model, ReshootModel) else str(model)
     own = model.config if isinstance(model, ReshootModel) else still_config(source, request.placement)
     check_still_model(own, source)
+    sample = request.sample or SamplerOptions.of(own)
+    check_sampling(own, sample, request.domain)
     scene = read_photos(files, [read_image(file).shape[:2] for file in files], own, request)
     wanted = read_targets(targets, scene, own, request)
     batches = plan_batches(scene.fitted, wanted.camera, own.views, scene.subject_distance)
@@ -90,7 +92,6 @@ def views_from_photos(
     notes = (*scene.notes, *wanted.notes, *filter(None, [unseen_note(unseen, wanted.names)]))
     for note in notes if say else ():
         say(note)
-    sample = request.sample or SamplerOptions.of(own)
     job = _Job(scene, wanted, batches, region, request, sample)
     record = {
         "command": "views", "mvtrack": metadata.version("mvtrack"), "torch": torch.__version__,

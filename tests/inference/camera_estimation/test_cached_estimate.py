@@ -92,7 +92,7 @@ def test_a_damaged_entry_is_measured_again(told, video, tmp_path):
 
 
 def test_long_and_large_videos_are_thinned(told, long_video, tmp_path, monkeypatch):
-    monkeypatch.setattr(of_video, "_LONGEST_SIDE", 20)
+    monkeypatch.setattr(of_video, "LONGEST_SIDE", 20)
     found = cameras_of_video(long_video, cache=tmp_path)
     shape, lens, *_ = told.calls[0]
     assert shape == (81, 12, 20, 3)

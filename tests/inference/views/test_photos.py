@@ -110,7 +110,7 @@ def phone(tmp_path, monkeypatch):
     """Photographs, lying, upright and lying, of one lens, and a stand-in for structure from motion that knows it."""
     monkeypatch.setattr(cached_estimate, "cache_folder", lambda: tmp_path / "cache")
     sizes = [(60, 80), (80, 60), (30, 40)]
-    photos = [write_photo(tmp_path / f"{i}.png", size, seed=i) for i, size in enumerate(sizes)]
+    photos = [write_photo(tmp_path / f"{i}.jpg", size, seed=i) for i, size in enumerate(sizes)]
     c2w = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
     c2w[:, 0, 3] = torch.tensor([0.0, 0.5, 1.0])
     seen = {}
@@ -137,7 +137,7 @@ def test_measured_cameras_come_back_to_each_photographs_pixels(phone):
     assert ignore[0, :10].all()
     assert not seen["known"]
     assert found.camera[2] is None
-    assert "left out, as they could not be placed: 2.png" in found.notes
+    assert "left out, as they could not be placed: 2.jpg" in found.notes
     for camera, size in zip(found.camera[:2], sizes, strict=False):
         expected = [[70, 0, size[1] / 2], [0, 70, size[0] / 2], [0, 0, 1]]
         torch.testing.assert_close(camera.K, torch.tensor(expected, dtype=torch.float64))
