@@ -20,7 +20,7 @@ _TURN_WEIGHT = 1.0  # subject distances that a turn by one radian counts for
 
 
 @dataclass(frozen=True)
-class Batch:
+class ViewBatch:
     """given: photographs [0, N) and anchors N + target. made: targets, some of them a second time where a network
     makes more views than are left; only `kept` of them, the first ones, are results."""
 
@@ -29,7 +29,7 @@ class Batch:
     kept: int
 
 
-def plan_batches(photos: Camera, targets: Camera, views: ViewsConfig, subject_distance: float) -> list[Batch]:
+def plan_batches(photos: Camera, targets: Camera, views: ViewsConfig, subject_distance: float) -> list[ViewBatch]:
     """Batches in the order in which they are made. photos: (N,), targets: (M,), of one world."""
     num_photos, num_targets = photos.shape[0], targets.shape[0]
     gap = view_distances(photos, targets, subject_distance)
@@ -45,7 +45,7 @@ def plan_batches(photos: Camera, targets: Camera, views: ViewsConfig, subject_di
         else:
             made = left[:room]
         given = _nearest(nearest[:, made].mean(1), known, num_photos, num_given)
-        batches.append(Batch(given, tuple((made * room)[:room]), len(made)))
+        batches.append(ViewBatch(given, tuple((made * room)[:room]), len(made)))
         if is_first:
             known += [num_photos + target for target in made]
         left = [target for target in left if target not in made]

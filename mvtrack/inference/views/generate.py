@@ -9,7 +9,7 @@ from torch import Tensor
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import StillScene, generate_views
-from mvtrack.inference.views.anchors import Batch
+from mvtrack.inference.views.anchors import ViewBatch
 from mvtrack.models.reshoot_model import ReshootModel
 
 
@@ -17,7 +17,7 @@ def generate_batches(
     model: ReshootModel,
     pictures: Float[Tensor, "N 3 H W"],
     camera: Camera,
-    batches: Sequence[Batch],
+    batches: Sequence[ViewBatch],
     scene: StillScene,
     sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,

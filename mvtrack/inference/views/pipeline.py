@@ -23,7 +23,7 @@ from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.pipeline import model_hash
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import StillScene, check_sampling
-from mvtrack.inference.views.anchors import Batch, plan_batches, view_distances
+from mvtrack.inference.views.anchors import ViewBatch, plan_batches, view_distances
 from mvtrack.inference.views.finish import plan_finish
 from mvtrack.inference.views.generate import generate_batches
 from mvtrack.inference.views.photos import PhotoSequence, find_photos
@@ -55,7 +55,7 @@ class _Job:
 
     photos: StillPhotos
     targets: NewViews
-    batches: list[Batch]
+    batches: list[ViewBatch]
     region: Region | None
     request: ViewsRequest
     sample: SamplerOptions
@@ -128,7 +128,7 @@ def check_still_model(config: ModelConfig, source: str) -> None:
         )
 
 
-def _batch_record(batch: Batch, photos: StillPhotos, targets: NewViews) -> dict:
+def _batch_record(batch: ViewBatch, photos: StillPhotos, targets: NewViews) -> dict:
     names = [file.name for file in photos.files] + list(targets.names)
     return {"given": [names[i] for i in batch.given], "made": [targets.names[i] for i in batch.made[: batch.kept]]}
 
