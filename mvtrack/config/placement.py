@@ -25,7 +25,7 @@ SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@rev
 class EncoderSources:
     """Where a model's encoders are found, when not where its own file says: files, folders or hub ids."""
 
-    vae: str | None = option(None, "Wan's VAE", metavar="SOURCE")
+    vae: str | None = option(None, "the VAE", metavar="SOURCE")
     text: str | None = option(None, "umT5, and its tokenizer unless --tokenizer says otherwise", metavar="SOURCE")
     tokenizer: str | None = option(None, "umT5's tokenizer", metavar="SOURCE")
     image: str | None = option(None, "CLIP's image encoder", metavar="SOURCE")

