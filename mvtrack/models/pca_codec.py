@@ -94,8 +94,8 @@ def build_codec(config: CodecConfig) -> VideoCodec:
         from mvtrack.models.vae import WanVAECodec
 
         return WanVAECodec(config)
-    if config.kind == "sd_vae":
-        from mvtrack.models.sd_vae import SDVAECodec
+    if config.kind != "pca":
+        from mvtrack.models.sd_vae import SDVAECodec, SVDVAECodec
 
-        return SDVAECodec(config)
+        return SDVAECodec(config) if config.kind == "sd_vae" else SVDVAECodec(config)
     return PCACodec(config)

@@ -21,7 +21,7 @@ SIZES = {
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(5)
-    return empty_autoencoder(SIZES).eval()
+    return empty_autoencoder("sd_vae", SIZES).eval()
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_unfit_files_and_inputs_are_refused(folder, unchecked):
     described.write_text(json.dumps(config | {"_class_name": "AutoencoderTiny"}))
     with pytest.raises(ValueError, match="is of a AutoencoderTiny: sd_vae needs an AutoencoderKL"):
         codec(folder).encode(torch.zeros(1, 1, 1, 3, 16, 16))
-    with pytest.raises(ValueError, match="codec.scaling is for codec.kind: sd_vae, which needs it"):
+    with pytest.raises(ValueError, match="codec.scaling is for codec.kind: sd_vae and svd_vae, which need it"):
         CodecConfig(kind="sd_vae", channels=4, stride=8, weights="x")
     with pytest.raises(ValueError, match="sd_vae has codec.channels 4 and codec.stride 8, got 16 and 8"):
         CodecConfig(kind="sd_vae", channels=16, stride=8, weights="x", scaling=1.0)

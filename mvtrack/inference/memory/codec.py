@@ -42,7 +42,8 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
     codec = build_codec(config)
     network = codec
     if isinstance(codec, ReleasedCodec):
-        network = empty_wan_network(codec.channels) if isinstance(codec, WanVAECodec) else empty_autoencoder()
+        is_wan = isinstance(codec, WanVAECodec)
+        network = empty_wan_network(codec.channels) if is_wan else empty_autoencoder(config.kind)
         codec.put_in(network)
     with fake_tensors() as counter:
         allocate_fake(network, getattr(torch, config.precision))

@@ -58,12 +58,17 @@ class EpipolarAttention(nn.Module):
 
         views: those that ask; None: all. jitter: points are drawn within their strata (training), else in the middle.
         """
-        changed = features.clone()
+        changed, tokens = features.clone(), {}
         rows = self._moments_at_once(features)
         for view in range(len(features)) if views is None else views:
+            sources = nearest_views(scene.camera, view)[: self.config.sources]
+            for source in set(sources) - set(tokens):  # one view at a time: memory does not grow with all views
+                pixels = scene.pixels[source].to(features)
+                tokens[source] = self.source(torch.cat([self.norm(features[source]), pixels], 1))
             for start in range(0, features.shape[1], rows):
                 span = slice(start, start + rows)
-                part = self._update(features[:, span], scene.moments(span), view, jitter)
+                shown = {source: tokens[source][span] for source in sources}
+                part = self._update(features[view, span], shown, scene.moments(span), view, jitter)
                 changed[view, span] = features[view, span] + part
         return changed
 
@@ -72,23 +77,25 @@ class EpipolarAttention(nn.Module):
         return max(1, _BYTES_AT_ONCE // (cell * features.shape[-2] * features.shape[-1]))
 
     def _update(
-        self, features: Float[Tensor, "V N C h w"], scene: DecoderScene, view: int, jitter: torch.Generator | None
-    ) -> Float[Tensor, "N C h w"]:
-        normal = self.norm(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        rays = plucker_rays(scene.seen_from(view)).to(features)  # (V, N, h, w, 6)
+        self, features: Float[Tensor, "N C h w"], shown: dict[int, Float[Tensor, "N d h w"]], scene: DecoderScene,
+        view: int, jitter: torch.Generator | None,
+    ) -> Float[Tensor, "N C h w"]:  # fmt: skip
+        """What is added to a view's features. shown: tokens of the views that it asks, nearest first."""
+        seen_from = scene.seen_from(view)
         points = self._points(scene, view, jitter)  # (N, P * h * w, 3)
         told, seen = [], []
-        for source in nearest_views(scene.camera, view)[: self.config.sources]:
-            tokens = self.source(torch.cat([normal[source], scene.pixels[source].to(features)], 1))
-            tokens = tokens + rearrange(self.source_ray(rays[source]), "n h w d -> n d h w")
+        for source, tokens in shown.items():
+            ray = self.source_ray(plucker_rays(seen_from[source]).to(features))
+            tokens = tokens + rearrange(ray, "n h w d -> n d h w")
             told_here, seen_here = look_up(tokens, points, scene.camera[source])
             told.append(torch.cat([told_here, seen_here[..., None].to(told_here)], -1))
             seen.append(seen_here)
         while len(told) < self.config.sources:
-            told.append(rays.new_zeros(*points.shape[:2], self.config.dim + 1))
+            told.append(features.new_zeros(*points.shape[:2], self.config.dim + 1))
             seen.append(points.new_zeros(points.shape[:2], dtype=torch.bool))
         places = self.mix(torch.cat(told, -1)).unflatten(1, (self.config.points, -1))  # (N, P, hw, d)
-        asked = self.query(normal[view]).flatten(2).mT + self.query_ray(rays[view]).flatten(1, 2)  # (N, hw, d)
+        own_ray = self.query_ray(plucker_rays(seen_from[view]).to(features)).flatten(1, 2)
+        asked = self.query(self.norm(features)).flatten(2).mT + own_ray  # (N, hw, d)
         answer = attend_to_points(
             asked, self.key(places), self.value(places), torch.stack(seen).any(0).unflatten(1, (self.config.points, -1))
         )

@@ -7,12 +7,15 @@ from torch import nn
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.files.tensor_file import file_in, load_strictly, open_tensors, write_tensors
+from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.decoder.wan import WanAligner
 
 FILE = "decoder.safetensors"
 FORMAT = "mvtrack-decoder-1"
-KINDS: dict[str, type[nn.Module]] = {"pca": SmallAligner, "wan_vae": WanAligner}  # by the codec they stand behind
+KINDS: dict[str, type[nn.Module]] = {  # by the codec they stand behind
+    "pca": SmallAligner, "wan_vae": WanAligner, "sd_vae": SDAligner, "svd_vae": SDAligner,
+}  # fmt: skip
 
 
 def build_aligner(codec: CodecConfig, settings: dict | None = None) -> nn.Module:

@@ -27,9 +27,13 @@ class DecoderScene:
 
     @staticmethod
     def of(
-        camera: Camera, depth: Float[Tensor, "V T H W"], known: dict[int, Float[Tensor, "T 3 H W"]] | None = None
+        camera: Camera,
+        depth: Float[Tensor, "V T H W"],
+        known: dict[int, Float[Tensor, "T 3 H W"]] | None = None,
+        radius: float | None = None,
     ) -> "DecoderScene":
-        """Of all frames. known: the real pictures, by view.
+        """Of all frames. known: the real pictures, by view. radius: of an object that is seen from afar or by
+        orthographic cameras, a tenth of its size; None: a tenth of the median depth.
 
         Raises ValueError for depth that is not finite and positive, or of another size than the cameras.
         """
@@ -44,7 +48,7 @@ class DecoderScene:
             if len(video) != depth.shape[1]:
                 raise ValueError(f"the pictures of view {view} are {len(video)} frames, the cameras {depth.shape[1]}")
             pixels[view] = torch.cat([video, torch.ones_like(video[:, :1])], 1)
-        return DecoderScene(camera, depth, pixels, REACH * float(depth.median()))
+        return DecoderScene(camera, depth, pixels, REACH * float(depth.median()) if radius is None else radius)
 
     def at(self, frames: list[int], size: tuple[int, int]) -> "DecoderScene":
         """Moments of a feature map of `size` (h, w): cameras for its cells, depth and pictures averaged over them."""

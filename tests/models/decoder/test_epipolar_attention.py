@@ -415,7 +415,7 @@ def test_chunks_of_moments_change_nothing(generator, monkeypatch, at_once, calls
 
     whole, seen, update = run(), [], attention._update
     monkeypatch.setattr("mvtrack.models.decoder.epipolar_attention._BYTES_AT_ONCE", at_once * 12 * P * D * h * w)
-    monkeypatch.setattr(attention, "_update", lambda *given: (seen.append(given[0].shape[1]), update(*given))[1])
+    monkeypatch.setattr(attention, "_update", lambda *given: (seen.append(len(given[0])), update(*given))[1])
     for part, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(part, expected, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(attention(features, scene), whole[0], atol=1e-5, rtol=1e-5)
