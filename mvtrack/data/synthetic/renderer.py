@@ -46,16 +46,47 @@ def render(scene: Scene, camera: Camera, samples: int = 2) -> Render:
     return Render(*(torch.stack([getattr(r, name) for r in out]) for name in ("video", "depth", "ids")))
 
 
+@dataclass(frozen=True)
+class Rays:
+    """P rays in each of F frames. Those of an orthographic camera start at places of their own: each is a frame, P 1.
+
+    time: of the scene, in each frame. width: of what a ray covers, metres at unit t, or everywhere if `parallel`.
+    """
+
+    origin: Float[Tensor, "F 3"]
+    direction: Float[Tensor, "3 F P"]
+    time: Int[Tensor, "F"]
+    width: Float[Tensor, "F"]
+    parallel: bool
+
+    @staticmethod
+    def of(camera: Camera, samples: int) -> "Rays":
+        """Of a camera (T,), samples x samples a pixel, rows first. Directions have unit z in camera axes, so that t is
+        z-depth."""
+        x, y, rotation = _image_plane(camera, samples)
+        centre, width = camera.c2w[:, :3, 3], 1 / (samples * camera.K[:, 0, 0])
+        time, rays = torch.arange(len(centre)), x.shape[-1] * y.shape[-2]
+        r = rotation.float()[..., None, None]
+        if camera.projection == "perspective":
+            direction = [(r[:, i, 0] * x + (r[:, i, 1] * y + r[:, i, 2])).flatten(1) for i in range(3)]
+            return Rays(centre, torch.stack(direction), time, width, False)
+        origin = [(r[:, i, 0] * x + r[:, i, 1] * y + centre[:, i, None, None]).flatten() for i in range(3)]
+        forward = rotation[:, :, 2].float().repeat_interleave(rays, 0).T[..., None]
+        return Rays(torch.stack(origin, -1), forward, time.repeat_interleave(rays), width.repeat_interleave(rays), True)
+
+    def footprint(self, t: Float[Tensor, "F P"]) -> Float[Tensor, "F P"]:
+        """Metres that a ray covers where it hits."""
+        if self.parallel:
+            return self.width[:, None].expand_as(t)
+        return t * self.direction.square().sum(0).sqrt() * self.width[:, None]
+
+
 def _render_view(scene: Scene, camera: Camera, samples: int) -> Render:
     height, width = camera.size
-    time = torch.arange(scene.num_frames)
-    centre_rays = _ray_directions(camera, 1)
-    hits = cast(scene, camera.c2w[:, :3, 3], centre_rays, time)
-    fine_rays = _ray_directions(camera, samples)
-    fine = cast(scene, camera.c2w[:, :3, 3], fine_rays, time)
-    pixel_angle = 1 / (samples * camera.K[:, 0, 0])
-    colour = shade(scene, camera.c2w[:, :3, 3], fine_rays, time, fine, pixel_angle)
-    colour = colour.view(-1, 3, height, samples, width, samples).mean((3, 5))
+    centres, fine = Rays.of(camera, 1), Rays.of(camera, samples)
+    hits = cast(scene, centres.origin, centres.direction, centres.time)
+    colour = shade(scene, fine, cast(scene, fine.origin, fine.direction, fine.time))
+    colour = colour.view(3, -1, height, samples, width, samples).transpose(0, 1).mean((3, 5))
     return Render(
         video=(colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8),
         depth=hits.t.view(-1, height, width),
@@ -63,15 +94,15 @@ def _render_view(scene: Scene, camera: Camera, samples: int) -> Render:
     )
 
 
-def _ray_directions(camera: Camera, samples: int) -> Float[Tensor, "3 T P"]:
-    """World directions with unit z in camera axes (so t is z-depth), samples x samples per pixel, rows first."""
+def _image_plane(
+    camera: Camera, samples: int
+) -> tuple[Float[Tensor, "T 1 X"], Float[Tensor, "T Y 1"], Float[Tensor, "T 3 3"]]:
+    """x and y of all samples in camera axes, at z = 1 where K is of a pinhole; and camera-to-world rotations."""
     height, width = camera.size
     K, rotation = camera.K.double(), camera.c2w[:, :3, :3].double()
     x = ((torch.arange(width * samples).double() + 0.5) / samples - K[:, 0, 2, None]) / K[:, 0, 0, None]
     y = ((torch.arange(height * samples).double() + 0.5) / samples - K[:, 1, 2, None]) / K[:, 1, 1, None]
-    x, y = x.float()[:, None, :], y.float()[:, :, None]
-    r = rotation.float()[..., None, None]
-    return torch.stack([(r[:, i, 0] * x + (r[:, i, 1] * y + r[:, i, 2])).flatten(1) for i in range(3)])
+    return x.float()[:, None, :], y.float()[:, :, None], rotation
 
 
 def cast(scene: Scene, origin: Float[Tensor, "F 3"], direction: Float[Tensor, "3 F P"], time: Int[Tensor, "F"]) -> Hits:
@@ -166,36 +197,28 @@ def _hit_cylinder(o: Float[Tensor, "3 N"], d: Float[Tensor, "3 N"]) -> Float[Ten
 _INTERSECT = {SPHERE: _hit_sphere, BOX: _hit_box, CYLINDER: _hit_cylinder}
 
 
-def shade(
-    scene: Scene,
-    origin: Float[Tensor, "F 3"],
-    direction: Float[Tensor, "3 F P"],
-    time: Int[Tensor, "F"],
-    hits: Hits,
-    pixel_angle: Float[Tensor, "F"],
-) -> Float[Tensor, "F 3 P"]:
-    """RGB in [0, 1] of every hit. `pixel_angle` (radians a ray covers) fades waves too fine to be drawn."""
-    frames, rays = hits.t.shape
-    colour = torch.empty(3, frames * rays)
-    flat_d, flat_t, surface = direction.flatten(1), hits.t.flatten(), hits.surface.flatten()
+def shade(scene: Scene, rays: Rays, hits: Hits) -> Float[Tensor, "3 F P"]:
+    """RGB in [0, 1] of every hit. Waves too fine for what a ray covers fade."""
+    colour = torch.empty(3, hits.t.numel())
+    flat_d, flat_t, surface = rays.direction.flatten(1), hits.t.flatten(), hits.surface.flatten()
+    covered = rays.footprint(hits.t).flatten()
     for s in range(len(scene.kind) + FIRST_OBJECT):
         index = (surface == s).nonzero()[:, 0]
         if len(index) == 0:
             continue
-        frame = index // rays
-        d, t = flat_d[:, index], flat_t[index]
-        point = origin.T[:, frame] + d * t
-        footprint = t * d.square().sum(0).sqrt() * pixel_angle[frame]
+        frame = index // hits.t.shape[1]
+        d, t, footprint = flat_d[:, index], flat_t[index], covered[index]
+        point, time = rays.origin.T[:, frame] + d * t, rays.time[frame]
         if s == SURROUND:
             lit, local = torch.ones_like(t), point
         elif s == GROUND:
             footprint = footprint / (d[1] / d.square().sum(0).sqrt()).clamp_min(0.02)
-            lit, local = _ground_light(scene, point, time[frame]), point
+            lit, local = _ground_light(scene, point, time), point
         else:
-            local, normal = _object_surface(scene, s - FIRST_OBJECT, point, time[frame])
+            local, normal = _object_surface(scene, s - FIRST_OBJECT, point, time)
             lit = scene.ambient + (1 - scene.ambient) * 1.3 * _dot(normal, scene.light[:, None]).clamp_min(0)
         colour[:, index] = _texture(scene, s, local, footprint) * lit
-    return colour.view(3, frames, rays).transpose(0, 1)
+    return colour.view(3, *hits.t.shape)
 
 
 def _object_surface(scene: Scene, o: int, point: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from mvtrack.data.synthetic.camera_rig import RigStyle, sample_cameras
 from mvtrack.data.synthetic.natural_scenes import natural_scene
 from mvtrack.data.synthetic.point_tracks import carry_points, sample_tracks
-from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Hits, cast, render, shade
+from mvtrack.data.synthetic.renderer import FIRST_OBJECT, Hits, Rays, cast, render, shade
 from mvtrack.data.synthetic.scene import BOX, CYLINDER, SPHERE, SceneStyle, sample_scene
 from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 from mvtrack.geometry.warp import covisible, depth_warp, reproject
@@ -131,10 +131,31 @@ def test_track_colours_follow_surface(draw):
         origin = camera.c2w[v, :, :3, 3]
         direction = (points - origin[:, None]).permute(2, 0, 1).contiguous()
         hits = Hits(torch.ones(T, len(surface)), surface.expand(T, -1))
-        colours.append(shade(flat, origin, direction, torch.arange(T), hits, torch.full((T,), 1e-9)))
-    colours = torch.stack(colours).movedim(2, -1)[:, :, on_object]  # (V, T, N, 3)
+        rays = Rays(origin, direction, torch.arange(T), torch.full((T,), 1e-9), parallel=False)
+        colours.append(shade(flat, rays, hits))
+    colours = torch.stack(colours).movedim(1, -1)[:, :, on_object]  # (V, T, N, 3)
     spread = colours.flatten(0, 1).amax(0) - colours.flatten(0, 1).amin(0)
     assert (spread < 2e-3).all(0).float().mean() > (0.95 if draw is natural_scene else 0.999)  # rounding at hard edges
+
+
+def test_orthographic_view_is_that_of_a_camera_far_away():
+    """Two renderings of one scene; at 400 metres a lens of as many pixels a metre sees parallel rays, nearly."""
+    scene, distance, zoom = sample_scene(np.random.default_rng(4), 2, SceneStyle()), 400.0, 8.0
+    scene = replace(scene, dome_radius=1000.0)
+    c2w = torch.eye(4).repeat(1, 2, 1, 1)
+    c2w[..., 1, 3], c2w[..., 2, 3] = -0.6, -4.0
+    K = torch.tensor([[zoom, 0, W / 2], [0, zoom, H / 2], [0, 0, 1]]).expand(1, 2, 3, 3)
+    flat = render(scene, Camera(c2w, K, (H, W), projection="orthographic"))
+    far, lens = c2w.clone(), K.clone()
+    far[..., 2, 3] = -distance
+    lens[..., :2, :2] *= distance
+    near = render(scene, Camera(far, lens, (H, W)))
+    on_object = (flat.ids >= FIRST_OBJECT) & (flat.ids == near.ids)
+    assert on_object.sum() > 0.8 * (flat.ids >= FIRST_OBJECT).sum() > 50
+    depth = near.depth - (distance - 4.0)
+    assert (flat.depth - depth)[on_object].abs().median() < 0.02  # steep surfaces differ by a shift of 1/400
+    difference = (flat.video.float() - near.video.float()).abs().mean(2)[on_object]
+    assert difference.median() < 3
 
 
 def test_points_move_with_their_object():
