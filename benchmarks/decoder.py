@@ -1,9 +1,9 @@
 """`python benchmarks/decoder.py [--host wan|svd] [--small]`: what aligning costs beside decoding alone, at full width.
 
 Random latents, random weights, float32, all four levels aligned. Wan's VAE: two views of 5 frames of 120x208, of which
-one follows the other. Stable Video Diffusion's: six views of 256x256 in Wonder3D's rig, each of which asks five. Seconds
-by turns, and the peak of each in a fresh process beyond weights and inputs. `--small` shrinks the pictures; its ratios
-say nothing.
+one follows the other. Stable Video Diffusion's: six views of 256x256 in Wonder3D's rig, each of which asks five.
+Seconds by turns, and the peak of each in a fresh process beyond weights and inputs. `--small` shrinks the pictures;
+its ratios say nothing.
 """
 
 import argparse
