@@ -98,6 +98,8 @@ class HunyuanConfig:
     def __post_init__(self) -> None:
         if self.head_dim % 8:  # halves by axis, pairs in each, and what fused kernels take
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}")
+        if self.text_dims[1] % 8:  # diffusers pools mT5's tokens with eight heads
+            raise ValueError(f"text_dims[1] must be a multiple of 8, got {self.text_dims[1]}")
         if self.num_layers % 2:
             raise ValueError(f"num_layers must be even: a block's skip comes from its mirror, got {self.num_layers}")
 

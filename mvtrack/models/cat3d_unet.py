@@ -74,6 +74,10 @@ class CAT3DUNet(DiffusersBackbone):
         prediction = rearrange(out, "(b v) c h w -> b v 1 c h w", v=views)
         return DiTOutput(prediction, taps_on_grid(found, tap_layers, latents))
 
+    def recompute(self, blocks: bool) -> None:
+        """See `DiffusersBackbone`."""
+        (self.unet.enable_gradient_checkpointing if blocks else self.unet.disable_gradient_checkpointing)()
+
 
 def self_attentions(unet: nn.Module) -> dict[str, nn.Module]:
     """Self-attention modules by name, in the order of the paper's numbers."""

@@ -124,14 +124,15 @@ def model_cameras(
     """Cameras (..., V, T) as the model expects them, and the length that became 1.
 
     Poses become relative to the reference's first frame and are divided by the scene's scale (method §1): its depth,
-    or the larger path extent.
+    or the larger path extent (of still views: the largest distance from the first).
     """
     relative = camera.relative_to(camera.c2w[..., :1, :1, :, :])
     lead = camera.shape[:-2]
     if config.scale == "none":
         scale = torch.ones(lead)
     elif config.scale == "path_extent":
-        scale = path_extent(relative.c2w).amax(-1)
+        still = camera.shape[-1] == 1  # views of a still scene are a path themselves
+        scale = path_extent(relative.c2w.squeeze(-3)) if still else path_extent(relative.c2w).amax(-1)
         scale = torch.where(scale > 1e-6, scale, torch.ones_like(scale))
     elif scene_depth is not None:
         scale = torch.as_tensor(scene_depth, dtype=torch.float32).expand(lead)

@@ -6,11 +6,13 @@ nothing of the view, the rays do; text is the learned padding everywhere.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Real
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mvtrack.config.backbones import HunyuanConfig
 from mvtrack.models.backbone import DiTOutput
@@ -67,6 +69,13 @@ class HunyuanViews(DiffusersBackbone):
             ).sample
         prediction = rearrange(out[:, :channels], "(b v) c h w -> b v 1 c h w", v=views)
         return DiTOutput(prediction, taps_on_grid(found, tap_layers, latents))
+
+    def recompute(self, blocks: bool) -> None:
+        """See `DiffusersBackbone`; diffusers has no such switch for this transformer."""
+        for block in self.transformer.blocks:
+            block.__dict__.pop("forward", None)
+            if blocks:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def rope(self, rows: int, columns: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Cosines and sines (rows columns, head dim) of the token grid, centred in the square that the model knows."""

@@ -102,8 +102,7 @@ class DiffusersBackbone(nn.Module):
 
     def recompute(self, blocks: bool) -> None:
         """Whether blocks forget their activations and compute them again in the backward pass."""
-        [network] = (child for name, child in self.named_children() if name in ("unet", "transformer"))
-        (network.enable_gradient_checkpointing if blocks else network.disable_gradient_checkpointing)()
+        raise NotImplementedError
 
     @contextmanager
     def observed(self, layer: int, visit: Visit) -> Iterator[None]:

@@ -14,6 +14,7 @@ from mvtrack.data.public.fitting import FittedScene, FittedView
 from mvtrack.data.public.layout import DatasetLayout, SceneFiles
 from mvtrack.data.public.registry import open_dataset_folder
 from mvtrack.data.synthetic.bank import BankRecipe, render_scene_tensors
+from mvtrack.data.synthetic.scene import SceneStyle
 from mvtrack.files.cache import sampled_sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.video.resize import plan_fit
@@ -133,8 +134,10 @@ def sources_of_folder(root: Path, config: RunConfig, entry: LatentsConfig, optio
 
 
 def rendered_sources(count: int, config: RunConfig, entry: LatentsConfig) -> list[Source]:
-    """Scenes by their numbers."""
-    recipe = BankRecipe(entry.size, config.data.num_frames, RENDERED_VIEWS)
+    """Scenes by their numbers; still ones, of as many views as there are choices in, for a model of still scenes."""
+    views = config.model.views
+    count = RENDERED_VIEWS if views is None else max(RENDERED_VIEWS, 2 * views.count)
+    recipe = BankRecipe(entry.size, config.data.num_frames, count, scene=SceneStyle(static=views is not None))
     return [RenderedSource(recipe, n) for n in range(count)]
 
 

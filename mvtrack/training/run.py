@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.backbones import UNetConfig
 from mvtrack.config.encoders import CodecConfig, TextConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
@@ -22,6 +23,7 @@ from mvtrack.models.networks import empty_network
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.models.text_encoder import embed_captions
+from mvtrack.models.weights.view_backbones import VIEWS_FILE, load_views
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
@@ -163,6 +165,10 @@ def _first_weights(
     if reader:
         codec.load_state_dict(reader.codec())
         return reader.weights()
+    if config.model.dit is None and config.train.init_from and (Path(config.train.init_from) / VIEWS_FILE).is_file():
+        if config.model.codec.kind == "pca":
+            _fit_codec(codec, config, dataset)
+        return _started(config, _converted(config))
     if config.train.init_from:
         start = load_model(config.train.init_from)
         same_codec = _same_codec(start.config.codec, config.model.codec)
@@ -175,6 +181,20 @@ def _first_weights(
     if config.model.codec.kind == "pca":  # a VAE comes with its weights
         _fit_codec(codec, config, dataset)
     return initial_weights(config.model, config.train.seed)
+
+
+def _converted(config: RunConfig) -> dict[str, Tensor]:
+    """Weights of released networks as `mvtrack convert --views` leaves them, without a model around them."""
+    network, where = load_views(Path(config.train.init_from)), f"train.init_from {config.train.init_from}"
+    ours = config.model.backbone
+    if type(network.config) is not type(ours):
+        kind = "cat3d" if isinstance(network.config, UNetConfig) else "hunyuan"
+        raise ValueError(f"{where} holds another network than the config: set model.{kind}")
+    if network.config.rays != replace(ours.rays, drop=network.config.rays.drop, drop_per=network.config.rays.drop_per):
+        raise ValueError(f"{where} was trained with other rays, set model's to {network.config.rays}")
+    if replace(network.config, rays=ours.rays, logit_heads=()) != ours:
+        raise ValueError(f"{where} holds {network.config}, the config has {ours}")
+    return {name: parameter.detach().float() for name, parameter in network.named_parameters()}
 
 
 def _same_parameters(one: ModelConfig, other: ModelConfig) -> bool:
