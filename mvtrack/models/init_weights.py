@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mvtrack.config.model import ModelConfig
 from mvtrack.models.networks import Network, empty_network
 
-_SILENT = ("unet.class_embedding.", "unet.add_conv_in.conv_out.", "condition_encoder.proj.")
+# Of networks over still views: what the condition encoder adds starts at zero, and so do domains.
+CONDITION_OUT = ("unet.add_conv_in.conv_out.", "condition_encoder.proj.")
 
 
 def initial_weights(
@@ -57,7 +58,7 @@ def _initial_view_value(
     name: str, leaf: str, owner: nn.Module, shape: tuple[int, ...], _config: ModelConfig, generator: torch.Generator
 ) -> Tensor:
     """Networks of diffusers: as they and PyTorch start, with a condition encoder and domains that say nothing yet."""
-    if name.startswith(_SILENT):
+    if name.startswith((*CONDITION_OUT, "unet.class_embedding.")):
         return torch.zeros(shape)
     if isinstance(owner, (nn.Linear, nn.Conv2d)):
         return _default_value(name, leaf, owner, shape, generator)

@@ -11,19 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.backbones import UNetConfig
 from mvtrack.config.encoders import CodecConfig, TextConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
 from mvtrack.models.encoders import run_encoders
-from mvtrack.models.init_weights import initial_weights
+from mvtrack.models.init_weights import CONDITION_OUT, initial_weights
 from mvtrack.models.networks import empty_network
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.models.text_encoder import embed_captions
-from mvtrack.models.weights.view_backbones import VIEWS_FILE, load_views
 from mvtrack.training import distributed
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
@@ -165,10 +163,6 @@ def _first_weights(
     if reader:
         codec.load_state_dict(reader.codec())
         return reader.weights()
-    if config.model.dit is None and config.train.init_from and (Path(config.train.init_from) / VIEWS_FILE).is_file():
-        if config.model.codec.kind == "pca":
-            _fit_codec(codec, config, dataset)
-        return _started(config, _converted(config))
     if config.train.init_from:
         start = load_model(config.train.init_from)
         same_codec = _same_codec(start.config.codec, config.model.codec)
@@ -176,6 +170,8 @@ def _first_weights(
             raise ValueError(
                 f"train.init_from {config.train.init_from} holds another architecture than model and model.codec"
             )
+        if config.model.dit is None:
+            _refuse_other_rays(config, start)
         codec.load_state_dict(start.codec.state_dict())
         return _started(config, dict(start.dit.named_parameters()))
     if config.model.codec.kind == "pca":  # a VAE comes with its weights
@@ -183,18 +179,12 @@ def _first_weights(
     return initial_weights(config.model, config.train.seed)
 
 
-def _converted(config: RunConfig) -> dict[str, Tensor]:
-    """Weights of released networks as `mvtrack convert --views` leaves them, without a model around them."""
-    network, where = load_views(Path(config.train.init_from)), f"train.init_from {config.train.init_from}"
-    ours = config.model.backbone
-    if type(network.config) is not type(ours):
-        kind = "cat3d" if isinstance(network.config, UNetConfig) else "hunyuan"
-        raise ValueError(f"{where} holds another network than the config: set model.{kind}")
-    if network.config.rays != replace(ours.rays, drop=network.config.rays.drop, drop_per=network.config.rays.drop_per):
-        raise ValueError(f"{where} was trained with other rays, set model's to {network.config.rays}")
-    if replace(network.config, rays=ours.rays, logit_heads=()) != ours:
-        raise ValueError(f"{where} holds {network.config}, the config has {ours}")
-    return {name: parameter.detach().float() for name, parameter in network.named_parameters()}
+def _refuse_other_rays(config: RunConfig, start: ReshootModel) -> None:
+    """Raise ValueError where a network over still views learned rays that the run would give it in another way."""
+    ours, theirs = config.model.backbone.rays, start.config.backbone.rays
+    silent = [p for name, p in start.dit.named_parameters() if name.startswith(CONDITION_OUT)]
+    if replace(theirs, drop=ours.drop, drop_per=ours.drop_per) != ours and any(p.any() for p in silent):
+        raise ValueError(f"train.init_from {config.train.init_from} was trained with other rays: set {theirs}")
 
 
 def _same_parameters(one: ModelConfig, other: ModelConfig) -> bool:

@@ -15,10 +15,8 @@ from mvtrack.cli.main import main as cli
 from mvtrack.config.run import RunConfig, load_config
 from mvtrack.config.tree import to_tree
 from mvtrack.data.latents import LatentFolder
-from mvtrack.models.networks import build_network
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.models.sd_vae import empty_autoencoder
-from mvtrack.models.weights.view_backbones import save_views
 
 ROOT = Path(__file__).parents[2]
 SIZE = (64, 96)
@@ -65,10 +63,7 @@ def test_recipe_trains_at_reduced_size(kind, umt5, wan_vae_file, tmp_path, monke
     name = {"dit": "cameo_wan"}.get(kind, f"cameo_{kind}")
     vae = wan_vae_file if kind == "dit" else tmp_path / "pipeline"
     run = reduced(load_config(ROOT / f"configs/{name}.yaml"), kind, vae, umt5, tmp_path)
-    if kind == "dit":
-        save_model(build_model(run.model, seed=5), tmp_path / "start")
-    else:
-        save_views(build_network(replace(run.model, logit_heads=())), tmp_path / "start")
+    save_model(build_model(replace(run.model, logit_heads=()), seed=5), tmp_path / "start")
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(to_tree(run)))
     assert cli(["prepare", "--rendered", "3", "--config", str(config)]) == 0, capsys.readouterr().err

@@ -18,9 +18,7 @@ from mvtrack.inference.static_views import generate_views
 from mvtrack.models.conditioning import view_conditioning
 from mvtrack.models.diffusion.discrete import ddim_steps
 from mvtrack.models.diffusion.flow import keep_references
-from mvtrack.models.networks import build_network
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
-from mvtrack.models.weights.view_backbones import save_views
 from mvtrack.training.objective import Objective
 
 COUNT, SIZE = 3, [64, 96]
@@ -200,8 +198,10 @@ def test_ranks_agree_and_a_resumed_run_is_equal(one_rank, two_ranks, small_run, 
 def test_converted_networks_start_a_run(one_rank, small_run, tmp_path):
     tree = view_tree(small_run, tmp_path, "hunyuan")
     config = from_tree(RunConfig, tree, "tree")
-    start = build_network(replace(config.model, logit_heads=()))
-    save_views(start, tmp_path / "converted")
+    model = build_model(replace(config.model, logit_heads=()), seed=3)
+    model.codec.fit(list(BatchDataset(config.data, 0, 1, 1, views=config.model.views)[0][0].video), 0.5)
+    save_model(model, tmp_path / "converted")
+    start = model.dit
     tree["optim"]["lr"] = 0.0
     tree["train"] |= {"steps": 1, "init_from": str(tmp_path / "converted"), "run_dir": str(tmp_path / "run"),
                       "validate_every": 1, "batch_size": 1}  # fmt: skip
@@ -209,10 +209,14 @@ def test_converted_networks_start_a_run(one_rank, small_run, tmp_path):
     made = load_model(tmp_path / "run/model").dit.state_dict()
     assert all(torch.equal(value, made[name]) for name, value in start.state_dict().items())
     assert any(name.startswith("logit_heads.3.") for name in made)
-    tree["train"]["run_dir"] = str(tmp_path / "other")
     tree["model"]["hunyuan"]["rays"]["pixel"] = "peer"
+    tree["train"]["run_dir"] = str(tmp_path / "free")  # the condition encoder says nothing yet: any rays will do
+    assert one_rank.train(tree) == [None]
+    model.dit.condition_encoder.proj.bias.data.fill_(0.1)
+    save_model(model, tmp_path / "converted")
+    tree["train"]["run_dir"] = str(tmp_path / "other")
     [error] = one_rank.train(tree)
-    assert "was trained with other rays" in error
+    assert "was trained with other rays: set ViewRayConfig(frame='relative', pixel='centre'" in error
 
 
 @pytest.mark.parametrize(
