@@ -93,7 +93,7 @@ def _run(options: CorrespondenceCommand) -> None:
     check_comparable({source.name: source.config for source in sources})
     for source in sources:
         model = place(source.load(options.weights), Placement(device=options.device))
-        shape = model.config.sizes[0], model.config.num_frames, model.config.views, model.config.rays.token_px
+        shape = model.config.sizes[0], model.config.num_frames, model.config.views, model.config.token_px()
         if shape not in clips:
             clips[shape] = _subjects(model.config, options)
         out = options.out if len(sources) == 1 else options.out / source.name
@@ -147,7 +147,7 @@ def _one(
         analysis = analyse(model, clips, config, bar.update)
     seconds = {"probing": round(time.monotonic() - began, 1)}
     out.mkdir(parents=True, exist_ok=True)
-    sample = SamplerOptions(options.sample_steps, seed=options.seed)
+    sample = SamplerOptions.of(model.config, options.sample_steps, seed=options.seed)
     quality = found = harm = None
     if options.pictures:
         with tqdm(total=len(clips), desc="generating", unit="clip") as bar:
@@ -156,7 +156,7 @@ def _one(
         report.write_correlations(out / "correlation.png", found)
     if options.perturb:
         chosen = clips[: options.perturb]
-        with tqdm(total=len(chosen) * (1 + 2 * len(model.dit.blocks)), desc="perturbing", unit="video") as bar:
+        with tqdm(total=len(chosen) * (1 + 2 * model.config.num_layers), desc="perturbing", unit="video") as bar:
             harm = measure_harm(model, chosen, sample, bar.update)
         report.write_harm(out / "perturbation.png", harm)
     _pictures(analysis, model, clips[: options.overlays], config, out)

@@ -13,7 +13,6 @@ from mvtrack.config.placement import Placement
 from mvtrack.evaluation.navi import ANGLES_DEG, THRESHOLDS_M, Split, by_angle, draw_pairs, score_pair, square_side
 from mvtrack.evaluation.tables import markdown_table, model_record, write_results
 from mvtrack.inference.device import place
-from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.reshoot_model import load_model
 
 _SHOWN_M = 0.02  # CAMEO's Precision@2cm
@@ -42,11 +41,11 @@ def main() -> int:
 
 def _run(options: NaviCommand) -> None:
     model = place(load_model(options.model), Placement(device=options.device))
-    side, unit = options.side or square_side(model.config), model.config.rays.token_px
+    side, unit = options.side or square_side(model.config), model.config.size_unit_px
     if side % unit or side % 4:
         raise ValueError(f"--side must be a multiple of 4 and of the model's token of {unit} pixels, got {side}")
     drawn = draw_pairs(options.data, options.split)[: options.pairs]
-    sigmas = sampling_sigmas(options.steps, model.config.flow.shift)[:-1].tolist()
+    sigmas = model.process.sampling_levels(options.steps).tolist()
     pairs, found, skipped = [], [], []
     for number, pair in enumerate(tqdm(drawn, "matching", unit="pair")):
         try:

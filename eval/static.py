@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -42,8 +42,10 @@ class StaticCommand(Command):
         None, "rendered scenes; the numbers of given views take turns (24); or of the index, for each number (280)",
         metavar="N",
     )  # fmt: skip
-    steps: Count = option(8, "sampling steps", metavar="N")
-    camera_guidance: float = option(1.0, "1: off; CAMEO samples with 2", metavar="G")
+    steps: Count | None = option(None, "sampling steps; default: what the model is meant for", metavar="N")
+    camera_guidance: float | None = option(
+        None, "1: off; CAMEO samples with 2; default: what the model is meant for", metavar="G"
+    )
     seed: int = option(0, "of scenes and noise")
     data: Path | None = option(None, "a dataset's folder of still scenes", metavar="ROOT")
     index: Path | None = option(None, "which pictures: {scene: {context: [i, j], target: [k, ...]}}", metavar="JSON")
@@ -60,7 +62,9 @@ def _run(options: StaticCommand) -> None:
     model = load_model(options.model)
     if model.config.views is None:
         raise ValueError(f"{options.model} re-shoots videos: score it with eval/yardstick.py")
-    sample = SamplerOptions(options.steps, seed=options.seed, camera_guidance=options.camera_guidance)
+    sample = SamplerOptions.of(model.config, options.steps, seed=options.seed)
+    if options.camera_guidance is not None:
+        sample = replace(sample, camera_guidance=options.camera_guidance)
     lpips, lacking = lpips_network(options.weights_dir, model.config.sizes[0])
     if lacking is not None:
         sys.stderr.write(f"static: LPIPS is left out: {lacking}\n")

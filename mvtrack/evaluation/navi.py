@@ -6,6 +6,7 @@ and 5 centimetres of the true surface point, by the angle between the two camera
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -82,7 +83,7 @@ def _angle_deg(first: SceneView, second: SceneView) -> float:
 def square_side(model: ModelConfig) -> int:
     """Of the picture: of the model's own area, in whole tokens of features and of tokens."""
     height, width = model.sizes[0]
-    unit = int(np.lcm(model.rays.token_px, _CELL))
+    unit = int(np.lcm(model.size_unit_px, _CELL))
     return max(unit, int((height * width) ** 0.5) // unit * unit)
 
 
@@ -125,7 +126,8 @@ def _object_square(inside: Tensor, where: Path) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def features(model: ReshootModel, photo: Photograph, sigma: float, seed: int) -> list[Float[Tensor, "d h w"]]:
-    """What every block makes of a photograph's tokens, noised to `sigma`, beside clean copies of it."""
+    """What the block of every layer makes of a photograph's tokens, noised to `sigma`, beside clean copies of it. Maps
+    are as large as the layer's tokens are many."""
     views = model.config.views
     count = 2 if views is None else views.count
     in_time = views is not None and views.encoding == "path"
@@ -135,19 +137,21 @@ def features(model: ReshootModel, photo: Photograph, sigma: float, seed: int) ->
     camera = Camera.stack([Camera.stack([photo.camera] * shape[1])] * shape[0])
     given = (torch.arange(count) < count - 1).view(1, *latent)
     videos = noised_videos(model, video, Window(camera, photo.distance), seed, None if views is None else given)
-    size = len(photo.picture[0]) // model.config.rays.token_px
-    found: list[Tensor] = []
+    found: dict[int, Tensor] = {}
 
-    def keep(_block: object, _inputs: object, output: tuple) -> None:
-        found.append(rearrange(output[0][0, -size * size :].float(), "(h w) d -> d h w", h=size))
+    def keep(layer: int, _block: object, _inputs: object, output: Tensor | tuple) -> None:
+        tokens = output[0] if isinstance(output, tuple) else output  # (1, N, D) of all views, or (V, n, D)
+        size = len(photo.picture[0]) // model.config.token_px(layer)
+        found[layer] = rearrange(tokens[-1, -size * size :].float(), "(h w) d -> d h w", h=size)
 
-    handles = [block.register_forward_hook(keep) for block in model.dit.blocks]
+    layers = range(model.config.num_layers)
+    handles = [model.dit.block(layer).register_forward_hook(partial(keep, layer)) for layer in layers]
     try:
         videos.forward(model, sigma)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return [found[layer] for layer in layers]
 
 
 def precision(

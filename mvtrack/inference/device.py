@@ -21,6 +21,7 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
     Raises ValueError for a device that is not there, or offloading without the package it takes.
     """
     placement = placement or Placement()
+    config = placed_config(model.config, placement)
     device, dit = placement.torch_device, model.dit
     dtype = weights_dtype(model, placement)
     dit.attention = placement.attention
@@ -34,7 +35,6 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
         model.codec.to(device)
     if placement.compile:
         dit.compile_blocks()
-    config = placed_config(model.config, placement)
     model.codec.config = config.codec
     return replace(
         model, config=config, device=device, swapped=placement.offload == "model",
@@ -43,7 +43,13 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
 
 
 def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
-    """How a model works there. Raises ValueError for tiles of a codec that has none, or an encoder that it lacks."""
+    """How a model works there. Raises ValueError for tiles of a codec that has none, an encoder that it lacks, and what
+    networks of diffusers have no use for."""
+    if config.dit is None:
+        unused = {"--offload blocks": placement.offload == "blocks", "--compile": placement.compile,
+                  "--attention": placement.attention != "auto"}  # fmt: skip
+        for flag in [flag for flag, given in unused.items() if given]:
+            raise ValueError(f"{flag} is for WanDiT, this model's network is diffusers': leave it out")
     config = with_sources(config, placement.encoders)
     if not placement.tiled:
         return config

@@ -22,7 +22,6 @@ from mvtrack.correspondence.space_scores import SpaceSums, SpaceTruth, space_tru
 from mvtrack.evaluation.attention.scenes import ProbedScene, Subject, check_subject, kinds_of, scene_of
 from mvtrack.inference.forward_noised import NoisedVideos
 from mvtrack.metrics.correspondence import harmonic_mean
-from mvtrack.models.diffusion.flow import sampling_sigmas
 from mvtrack.models.hooks import visiting_layers
 from mvtrack.models.reshoot_model import ReshootModel
 
@@ -34,7 +33,8 @@ class AnalysisConfig:
     """steps: noise levels, those of a sampling run of so many steps. queries: track points, or
     tokens of a still scene, drawn per clip.
 
-    threshold_px: for PCK and its cycle check; None: one token, which are the paper's 16 pixels at its size.
+    threshold_px: for PCK and its cycle check, in every layer; None: one token of the tapped layer, the paper's 16
+    pixels at its size.
     near_share: how near in space a match must come, as a share of the median depth of the reference's first frame;
     0.04 is CAMEO's 2 cm for an object half a metre away. near_m: the same in the clips' own unit, instead.
     """
@@ -107,25 +107,27 @@ def analyse(
     correspondence does not occur.
     """
     kinds = kinds_of(model)
-    token_px = model.config.rays.token_px
-    threshold = config.threshold_px or float(token_px)
-    sigmas = sampling_sigmas(config.steps, model.config.flow.shift)[:-1].tolist()
+    sizes = [model.config.token_px(layer) for layer in range(model.config.num_layers)]
+    threshold = config.threshold_px or float(model.config.token_px())
+    sigmas = model.process.sampling_levels(config.steps).tolist()
     by_clip, space = [], []
     unmoved, rows = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
     for number, clip in enumerate(clips):
         check_subject(model, clip)
-        scene = scene_of(clip, token_px, config.queries, config.seed + number)
-        right, count = _unmoved(scene, threshold)
+        scenes = {px: scene_of(clip, px, config.queries, config.seed + number) for px in sorted(set(sizes))}
+        tapped = scenes[model.config.token_px()]
+        right, count = _unmoved(tapped, threshold)
         unmoved, rows = unmoved + right, rows + count
-        videos = scene.noised(model, config.seed + number)
-        judge = _Judge(scene, _space_truth(scene, config), token_px, threshold)
+        videos = tapped.noised(model, config.seed + number)
+        by_size = {px: _Judge(scene, _space_truth(scene, config), px, threshold) for px, scene in scenes.items()}
+        judges = [by_size[px] for px in sizes]
         levels = []
         for sigma in sigmas:
-            levels.append(judge.all_layers(model, videos, sigma))
+            levels.append(_all_layers(model, videos, sigma, judges))
             if on_step:
                 on_step()
         by_clip.append([[sums for sums, _ in steps] for steps in zip(*levels, strict=True)])
-        if judge.truth is not None:
+        if judges[0].truth is not None:
             space.append([[sums for _, sums in steps] for steps in zip(*levels, strict=True)])
     found = dict(zip(KINDS, zip(unmoved.tolist(), rows.tolist(), strict=True), strict=True))
     missing = [kind for kind in kinds if found[kind][1] == 0]
@@ -137,30 +139,31 @@ def analyse(
 
 @dataclass(frozen=True)
 class _Judge:
-    """What one clip's attention is measured against."""
+    """What one clip's attention is measured against in layers of one size of tokens."""
 
     scene: ProbedScene
     truth: SpaceTruth | None
     token_px: int
     threshold_px: float
 
-    def all_layers(
-        self, model: ReshootModel, videos: NoisedVideos, sigma: float
-    ) -> list[tuple[ProbeSums, SpaceSums | None]]:
-        """Sums of every layer in one forward."""
-        found, targets = [], self.scene.targets
+    def sums(self, q: Tensor, k: Tensor) -> tuple[ProbeSums, SpaceSums | None]:
+        """Of a layer's queries and keys (1, N, heads, d)."""
+        targets = self.scene.targets
         views, frames = targets.label.shape[2:]
+        q, k = (features_from_tokens(x.flatten(2).cpu(), views, frames, targets.grid, x.shape[2]) for x in (q, k))
+        rows = probe_rows(q, k, targets, self.token_px)
+        in_space = None if self.truth is None else sum_space(rows, targets, self.truth)
+        return sum_scores(rows, targets, self.threshold_px, reference=self.scene.reference), in_space
 
-        def visit(_layer: int, q: Tensor, k: Tensor) -> None:
-            q, k = (features_from_tokens(x.flatten(2).cpu(), views, frames, targets.grid, x.shape[2]) for x in (q, k))
-            rows = probe_rows(q, k, targets, self.token_px)
-            in_space = None if self.truth is None else sum_space(rows, targets, self.truth)
-            sums = sum_scores(rows, targets, self.threshold_px, reference=self.scene.reference)
-            found.append((sums, in_space))
 
-        with visiting_layers(model.dit, visit):
-            videos.forward(model, sigma)
-        return found
+def _all_layers(
+    model: ReshootModel, videos: NoisedVideos, sigma: float, judges: Sequence[_Judge]
+) -> list[tuple[ProbeSums, SpaceSums | None]]:
+    """Sums of every layer, each by its judge, in one forward."""
+    found = []
+    with visiting_layers(model.dit, lambda layer, q, k: found.append((layer, judges[layer].sums(q, k)))):
+        videos.forward(model, sigma)
+    return [sums for _, sums in sorted(found, key=lambda entry: entry[0])]
 
 
 def _over_clips(tables: list[list[list]]) -> list[list]:

@@ -32,7 +32,7 @@ def example_sheet(
 
     The point is the one that the views show in most frames; of equals, the one that moves most in the target view.
     """
-    token_px = model.config.rays.token_px
+    token_px = model.config.token_px(layer)
     scene = scene_of(subject, token_px, _CANDIDATES, seed)
     targets, (views, _) = scene.targets, scene.frames.shape[:2]
     given = int(scene.reference[0, :, 0].sum())

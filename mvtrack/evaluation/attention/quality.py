@@ -119,7 +119,7 @@ def measure_harm(
     whole = [score(i, clip) for i, clip in enumerate(clips)]
     hurt: dict[Perturbation, list[list[float]]] = {kind: [] for kind in PERTURBATIONS}
     for kind, rows in hurt.items():
-        for layer in range(len(model.dit.blocks)):
+        for layer in range(model.config.num_layers):
             with perturbed_attention(model.dit, layer, kind, views):
                 rows.append([score(i, clip) for i, clip in enumerate(clips)])
     return Harm(whole, hurt)

@@ -58,7 +58,7 @@ class Correspondence(Metric):
         return self._attention(model, clip) | self._tracks(model, clip)
 
     def _attention(self, model: ReshootModel, clip: Clip) -> Scores:
-        targets = clip_targets(clip, model.config.rays.token_px, _QUERIES, _SEED)
+        targets = clip_targets(clip, model.config.token_px(), _QUERIES, _SEED)
         videos = noised_videos(model, clip.video, Window(clip.camera, clip.scene_depth), _SEED)
         [sums] = probe_layer(model, videos, targets, model.config.tap_layer, torch.tensor([FEATURE_SIGMA]))
         means = sums.means().get("cross_view")

@@ -7,6 +7,10 @@ import cv2
 import pytest
 import torch
 
+from mvtrack.config.backbones import HunyuanConfig, UNetConfig
+from mvtrack.config.diffusion import DiffusionConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.model import ModelConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.data.synthetic.test_scenes import render_still_scene
 from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
@@ -24,6 +28,29 @@ def still_model(small_model):
     made = build_model(config, seed=4)
     torch.nn.init.normal_(made.dit.head.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     return ReshootModel(config, made.dit.eval(), small_model.codec)
+
+
+@pytest.fixture(scope="session", params=["cat3d", "hunyuan"])
+def diffusers_model(request):
+    """An untrained network of diffusers, 32x64 pixels, four views of which one to three are given."""
+    channels = {"channels": 12}
+    backbone = {
+        "cat3d": UNetConfig((8, 16, 16), (1, 2, 2), 1, 4, **channels),
+        "hunyuan": HunyuanConfig(
+            num_layers=4, num_heads=2, head_dim=8, text_dims=(8, 8), text_lengths=(2, 3), pooled_dim=4, **channels
+        ),
+    }[request.param]
+    config = ModelConfig(
+        dit=None, **{request.param: backbone}, codec=CodecConfig(channels=12, stride=8), views=ViewsConfig(),
+        diffusion=DiffusionConfig(steps=2), tap_layer=2, num_frames=1, sizes=((32, 64),),
+    )  # fmt: skip
+    model = build_model(config, seed=3)
+    model.codec.fit([render_still_scene(i, 4, 1, (32, 64)).video for i in range(2)], 0.5)
+    torch.manual_seed(0)
+    for name, parameter in model.dit.named_parameters():
+        if "condition_encoder.proj" in name or "add_conv_in.conv_out" in name:
+            torch.nn.init.normal_(parameter, std=0.3)  # which start at zero, so that cameras say nothing
+    return replace(model, dit=model.dit.eval())
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """`views_from_photos` on rendered photographs: what is written, that nothing depends on chance, and what is refused."""
 
 import json
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 import mvtrack
+from mvtrack.config.placement import Placement
 from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import StillScene, generate_views
@@ -100,18 +100,70 @@ def test_depth_of_the_photographs_brings_their_pixels(scene, still_model, render
         assert errors[0] < errors[1]
 
 
-def test_noise_belongs_to_a_view_wherever_it_stands(still_model, rendered):
-    config = replace(still_model.config, dit=replace(still_model.config.dit, rope_frames="by_view"))
-    model, camera = replace(still_model, config=config), rendered.camera[:3, 0].resized((24, 32))
-    given = torch.nn.functional.interpolate(rendered.video[:1, 0], (24, 32))
-    names = ("left", "right")
-    made = generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=names))
-    again = generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=names))
-    other = generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=("left", "middle")))
-    assert torch.equal(made, again)
-    assert not torch.equal(made[1], other[1])
-    with pytest.raises(ValueError, match="3 names are given for 2 views of 1 latent frames"):
-        generate_views(model, given, camera, SAMPLE, StillScene(4.0, names=("a", "b", "c")))
+@pytest.fixture(scope="module")
+def four_views(rendered):
+    """A photograph and the cameras of it and of three others, 32x64."""
+    video, camera = rendered.video[:4, 0], rendered.camera[:4, 0].resized((32, 64))
+    return torch.nn.functional.interpolate(video[:1], (32, 64)), camera
+
+
+NAMES = ("left", "middle", "right")
+
+
+def test_views_do_not_depend_on_the_order_in_which_they_are_asked_for(diffusers_model, four_views):
+    """Noise belongs to a view's name, and nothing but rays tells views apart."""
+    (given, camera), order = four_views, [2, 0, 1]
+    sample = SamplerOptions(4, camera_guidance=2.0)
+    made = generate_views(diffusers_model, given, camera, sample, StillScene(names=NAMES))
+    names = tuple(NAMES[i] for i in order)
+    other = generate_views(diffusers_model, given, camera[[0, 3, 1, 2]], sample, StillScene(names=names))
+    torch.testing.assert_close(other, made[order], atol=1e-4, rtol=0)
+    assert (made[0] - made[1]).abs().max() > 0.01
+    assert torch.equal(made, generate_views(diffusers_model, given, camera, sample, StillScene(names=NAMES)))
+    renamed = generate_views(diffusers_model, given, camera, sample, StillScene(names=("left", "middle", "x")))
+    assert (renamed[2] - made[2]).abs().max() > 0.01
+
+
+def test_cameras_and_guidance_reach_the_views(diffusers_model, four_views):
+    (given, camera), scene = four_views, StillScene(names=NAMES)
+    plain, guided, turned = (
+        generate_views(diffusers_model, given, cameras, SamplerOptions(2, camera_guidance=scale), scene)
+        for cameras, scale in ((camera, 1.0), (camera, 2.0), (camera[[0, 2, 1, 3]], 1.0))
+    )
+    assert (plain - guided).abs().max() > 1e-3
+    assert (plain - turned).abs().max() > 1e-3
+    assert SamplerOptions.of(diffusers_model.config).camera_guidance == 2.0
+
+
+def test_the_first_step_from_pure_noise_is_finite(diffusers_model, four_views):
+    given, camera = four_views
+    levels = []
+    run = type(diffusers_model).run
+
+    class Listening(type(diffusers_model)):
+        def run(self, latents, sigma, conditioning, tap_layers=()):
+            output = run(self, latents, sigma, conditioning, tap_layers)
+            levels.append((float(self.process.timestep(sigma)[0]), bool(output.prediction.isfinite().all())))
+            return output
+
+    model = Listening(diffusers_model.config, diffusers_model.dit, diffusers_model.codec)
+    made = generate_views(model, given, camera, SamplerOptions(2), StillScene(names=NAMES))
+    assert levels == [(999, True), (499, True)]
+    assert made.isfinite().all()
+
+
+def test_networks_of_diffusers_make_views_of_photographs(scene, diffusers_model, tmp_path):
+    folder = save_model(diffusers_model, tmp_path / "unet").parent
+    found = make(scene, folder, "arc_left 10deg", sample=None, frames=3, resolution="model")
+    assert [read_image(path).shape for path in found.views] == [(32, 43, 3)] * 3
+    assert json.loads(found.run.read_text())["sample"]["camera_guidance"] == 2.0
+    placement = Placement(device="cpu", precision="bfloat16")
+    make(scene, folder, "arc_left 10deg", sample=None, frames=2, resolution="model", out="b", placement=placement)
+    for more, flag in (({"offload": "blocks"}, "--offload blocks"), ({"compile": True}, "--compile")):
+        with pytest.raises(ValueError, match=f"{flag} is for WanDiT, this model's network is diffusers'"):
+            make(scene, folder, out="c", sample=None, placement=Placement(device="cpu", **more))
+    with pytest.raises(ValueError, match="steps 3 does not divide 1000"):
+        make(scene, folder, out="c", sample=SamplerOptions(3))
 
 
 def test_unfit_input_is_refused_before_anything_is_written(scene, model_folder, small_model, unchecked):
