@@ -101,7 +101,10 @@ def _examine(options: DoctorCommand) -> bool:
     else:
         here = memory_report.machine_for_inference(machine.gpu, machine.gpu_memory, options.placement)
         lines = memory_report.inference_lines(config, here, options.placement, options.video.size, options.video.frames)
-    return _show(f"estimate: {'a training step' if purpose == 'train' else 'a video'}", lines) and fine
+    fine &= _show(f"estimate: {'a training step' if purpose == 'train' else 'a video'}", lines)
+    if purpose == "train" and run.data.latents:
+        fine &= _show("estimate: its data, on one device", memory_report.data_lines(run, here))
+    return fine
 
 
 def _refuse_unread(options: DoctorCommand, purpose: str) -> None:

@@ -11,16 +11,23 @@ from mvtrack.config.run import RunConfig
 from mvtrack.inference.environment import CheckLine
 from mvtrack.inference.machine import GPUS, cpu_flops, free_gib, gpu_memory_gib, gpu_peak_flops
 from mvtrack.inference.memory.check_memory import Memory, Verdict, judge_inference
+from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.inference import GIB, UTILISATION, Work
+from mvtrack.inference.memory.inference import GIB, UTILISATION, Work, estimate_inference
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.training.memory import judge_training
+from mvtrack.training.memory import VIEW, judge_training, preparing_flops, preparing_phases
+from mvtrack.training.pseudo_tracks.mvtap import mvtap_bytes, mvtap_flops
+from mvtrack.training.pseudo_tracks.views import GridQueries
+from tracking_head import MVTAPConfig
+
+_VIEWS = 10  # of a scene of MultiCamVideo
 
 
 @dataclass(frozen=True)
 class Machine:
-    """name: of a device. memory_gib: of each; None where nobody can tell. flops: at best; None: unknown. is_host: it is
-    this machine's CPU. host_gib: free in the CPU's memory for each, where the machine is this one."""
+    """name: of a device. memory_gib: of each; None where nobody can tell. flops, flops32: at best, in bfloat16 and in
+    float32; None: unknown. is_host: it is this machine's CPU. host_gib: free in the CPU's memory for each, where the
+    machine is this one."""
 
     name: str
     count: int
@@ -28,6 +35,7 @@ class Machine:
     flops: float | None
     is_host: bool = False
     host_gib: float | None = None
+    flops32: float | None = None
 
     @property
     def memory(self) -> Memory:
@@ -58,14 +66,16 @@ def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: P
         memory_gib = memory_gib or gpu_memory_gib(gpu)
         if memory_gib is None:
             raise ValueError(f"unknown GPU {gpu!r}: known are {', '.join(GPUS)}; for others give NAME:GIB")
-        return Machine(gpu, count, memory_gib, gpu_peak_flops(gpu))
+        return Machine(gpu, count, memory_gib, gpu_peak_flops(gpu), flops32=gpu_peak_flops(gpu, torch.float32))
     if memory_gib is not None:
         return Machine("a GPU", count, memory_gib, None)
     device = placement.torch_device if placement else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        return Machine(name, count, free_gib(device), gpu_peak_flops(name), host_gib=_share(count))
-    return Machine("this CPU", count, _share(count), cpu_flops() / count, True)
+        single = gpu_peak_flops(name, torch.float32)
+        return Machine(name, count, free_gib(device), gpu_peak_flops(name), host_gib=_share(count), flops32=single)
+    single = cpu_flops(torch.float32) / count
+    return Machine("this CPU", count, _share(count), cpu_flops() / count, True, flops32=single)
 
 
 def _share(count: int) -> float | None:
@@ -118,6 +128,41 @@ def training_lines(run: RunConfig, machine: Machine) -> Iterator[CheckLine]:
         hours = verdict.estimate.seconds(machine.flops) * train.steps / 3600
         yield CheckLine(f"{train.steps} steps", f"about {hours:.0f} h" if hours >= 1 else f"about {hours * 60:.0f} min")
     yield _outcome(verdict, machine)
+
+
+def data_lines(run: RunConfig, machine: Machine) -> Iterator[CheckLine]:
+    """What making a training's data takes on one device: latents and captions of `mvtrack prepare`, and where tracks
+    are trained on, those of `mvtrack pseudo-tracks --tracker mvtap` for a scene of ten views, as MultiCamVideo has.
+
+    Raises ValueError where the codec is Wan's and DiffSynth, which has its network, is not installed.
+    """
+    model, data, device = run.model, run.data, "cpu" if machine.is_host else "cuda"
+    entry = data.latents[0]
+    for phase, needed in preparing_phases(run, entry, torch.device(device)).items():
+        flops = preparing_flops(run, entry) if phase == VIEW else None
+        yield _work(phase, needed, flops, machine, machine.flops)
+    if model.views is not None or not (run.loss.tracking or run.loss.correspondence):
+        return
+    frames, points = data.num_frames, GridQueries().count
+    needed, flops = (count(MVTAPConfig(), _VIEWS, frames, points) for count in (mvtap_bytes, mvtap_flops))
+    yield _work(f"tracks of {_VIEWS} views", needed, flops, machine, machine.flops32, "MV-TAP in float32: ")
+    work, sample = Work((), 2, decodes=False), SamplerOptions(1)
+    pair = estimate_inference(model, entry.size, frames, sample, Placement(device), work)
+    encoded = 2 * codec_cost(model.codec, entry.size, frames).encode_flops
+    flops = (_VIEWS - 1) * (pair.flops + encoded)
+    yield _work("where they begin", pair.peak, flops, machine, machine.flops, f"this model, {_VIEWS - 1} pairs: ")
+
+
+def _work(
+    name: str, needed: int, flops: float | None, machine: Machine, peak: float | None, what: str = ""
+) -> CheckLine:
+    text = f"{what}{needed / GIB:.1f} GiB"
+    if machine.memory_gib is not None and needed > machine.memory_gib * GIB:
+        text += f", more than the {machine.memory_gib:.1f} there are"
+    if flops is not None:
+        time = f"about {flops / (UTILISATION * peak):.3g} s" if peak else f"{flops / 1e12:.3g} TFLOP"
+        text += f"; {time}, if {UTILISATION:.0%} of the peak are reached" if peak else f"; {time}"
+    return CheckLine(name, text)
 
 
 def _time(name: str, verdict: Verdict, machine: Machine) -> CheckLine:

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import torch
 
-# By the maker's data sheet: memory, and the dense bfloat16 peak.
-GPUS = {  # name: (GiB, TFLOP/s)
-    "B200": (179, 2250.0), "H200": (140, 989.0), "H100": (80, 989.0), "H800": (80, 989.0), "A100": (80, 312.0),
-    "L40S": (48, 362.0), "5090": (32, 209.0), "4090": (24, 165.0), "3090": (24, 71.0),
+# By the maker's data sheet: memory, and the dense peaks in bfloat16 and float32.
+GPUS = {  # name: (GiB, TFLOP/s, TFLOP/s)
+    "B200": (179, 2250.0, 75.0), "H200": (140, 989.0, 67.0), "H100": (80, 989.0, 67.0), "H800": (80, 989.0, 67.0),
+    "A100": (80, 312.0, 19.5), "L40S": (48, 362.0, 91.6), "5090": (32, 209.0, 104.8), "4090": (24, 165.0, 82.6),
+    "3090": (24, 71.0, 35.6),
 }  # fmt: skip
 CONTEXT_GIB = 1.0  # that driver, context and the code of kernels take of a GPU before anything is put there
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def gpu_peak_flops(name: str) -> float | None:
+def gpu_peak_flops(name: str, dtype: torch.dtype = torch.bfloat16) -> float | None:
     """FLOP/s that a GPU could do at best, by a name that holds a known one; None when unknown."""
     known = known_gpu(name)
-    return None if known is None else GPUS[known][1] * 1e12
+    return None if known is None else GPUS[known][1 if dtype == torch.bfloat16 else 2] * 1e12
 
 
 def known_gpu(name: str) -> str | None:
@@ -35,9 +36,10 @@ def gpu_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def cpu_flops() -> float:
-    """What this CPU's matrix products reach, FLOP/s, by a short measurement; in bfloat16 where that is fast."""
-    dtype = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
+def cpu_flops(dtype: torch.dtype | None = None) -> float:
+    """What this CPU's matrix products reach, FLOP/s, by a short measurement; None: in bfloat16 where that is fast."""
+    if dtype is None:
+        dtype = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
     a, b = torch.ones(512, 1536, dtype=dtype), torch.ones(1536, 4096, dtype=dtype)
     a @ b
     began, rounds = time.perf_counter(), 4

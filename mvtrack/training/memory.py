@@ -23,6 +23,8 @@ from mvtrack.training.activation_memory import training_bytes, training_scene
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage
 from mvtrack.training.optimizer import freeze
 
+VIEW = "encoding a view"  # a phase of preparation
+
 
 @dataclass(frozen=True)
 class TrainingEstimate:
@@ -160,7 +162,14 @@ def preparing_phases(config: RunConfig, entry: LatentsConfig, device: torch.devi
     encoders = encoder_phases(model, Placement(device.type), encoders_of(model))
     codec = codec_cost(model.codec, entry.size, config.data.num_frames)
     phases = {"the captions' encoder": encoders[CAPTIONS]} if CAPTIONS in encoders else {}
-    return phases | {"encoding a view": codec.weights + codec.encode + encoders.get(PICTURES, 0)}
+    return phases | {VIEW: codec.weights + codec.encode + encoders.get(PICTURES, 0)}
+
+
+def preparing_flops(config: RunConfig, entry: LatentsConfig) -> float:
+    """Of encoding a view in the directions of time that training takes; CLIP's one picture is left out."""
+    data = config.data
+    directions = 2 if data.reverse and data.num_frames > 1 else 1
+    return directions * codec_cost(config.model.codec, entry.size, data.num_frames).encode_flops
 
 
 def refuse_preparing(config: RunConfig, entry: LatentsConfig, device: torch.device) -> None:

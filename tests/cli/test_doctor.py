@@ -65,6 +65,27 @@ def test_a_training_that_does_not_fit_is_told_what_to_change(capsys):
     assert "if 45% of the peak are reached" in out
 
 
+def test_a_trainings_data_is_estimated_beside_it(small_model, tmp_path, capsys):
+    """Encoding a view, and point tracks of ten; without losses on tracks there are none to make."""
+    init = f"train.init_from={save_model(small_model, tmp_path).parent}"
+    latents = ["data.banks=[]", "data.latents=[{root: x, size: [24, 32]}]", "data.mirror=false", "data.palette=false"]
+    arguments = ["--config", ROOT / "configs/smoke.yaml", "--gpu", "A100", init, *latents]
+    code, out, _ = doctor(capsys, *arguments, "loss.correspondence_targets=tracks")
+    assert code == 0, out
+    _, _, shown = out.partition("estimate: its data, on one device\n")
+    assert [line[5:].split("  ")[0] for line in shown.splitlines()] == [
+        "encoding a view",
+        "tracks of 10 views",
+        "where they begin",
+    ]
+    assert "MV-TAP in float32: " in shown
+    assert shown.count("if 45% of the peak are reached") == 3
+    _, out, _ = doctor(capsys, *arguments, "loss.correspondence=0", "loss.tracking=0", "--gpu-memory", 0.0001)
+    _, _, shown = out.partition("estimate: its data, on one device\n")
+    assert shown.count("\n") == 1
+    assert "more than the 0.0 there are" in shown
+
+
 def test_a_video_of_a_model(small_model, tmp_path, capsys):
     folder = save_model(small_model, tmp_path).parent
     code, out, _ = doctor(capsys, "--model", folder, "--size", "30x40", "--frames", 9, "--gpu", "4090")

@@ -21,12 +21,13 @@ _FRAMES = 13  # followed; from the third latent frame on, every piece takes what
 
 @dataclass(frozen=True)
 class CodecCost:
-    """Bytes of the weights, and beside them; flops: of encoding and decoding a video."""
+    """Bytes of the weights, and beside them; flops: of encoding and decoding a video, encode_flops: of the former."""
 
     weights: int
     encode: int
     decode: int
     flops: float
+    encode_flops: float
 
 
 @lru_cache(maxsize=64)
@@ -53,6 +54,7 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
         with counter, flops, torch.no_grad():
             codec.encode(torch.empty(1, 1, frames, 3, *part))
         encode, counter.peak = counter.peak, counter.live
+        encode_flops = flops.get_total_flops()
         cells = tuple(side // config.stride for side in part)
         with counter, flops, torch.no_grad():
             codec.decode(torch.empty(1, 1, num_latent_frames(frames), config.channels, *cells))
@@ -60,8 +62,8 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
     copies = 1 if isinstance(codec, ReleasedCodec) else 3  # PCA works on whole videos
     weights = sum(x.numel() * x.element_size() for x in held)
     share = num_frames * size[0] * size[1] / (frames * part[0] * part[1])
-    total = flops.get_total_flops() * share
-    return CodecCost(weights, encode + copies * rest, counter.peak + (copies + 1) * rest, total)
+    total, peak = flops.get_total_flops() * share, counter.peak + (copies + 1) * rest
+    return CodecCost(weights, encode + copies * rest, peak, total, encode_flops * share)
 
 
 def empty_wan_network(channels: int) -> torch.nn.Module:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mvtrack.geometry.camera import Camera
+from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.weights.checkpoint import open_checkpoint
 from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, ViewStarts
 from mvtrack.training.pseudo_tracks.views import ClipViews, FrameTracks, GridQueries, QueryFrame
@@ -79,6 +81,29 @@ class MVTAPTracker:
 def _views_of(features: Features, seen: Tensor) -> Features:
     maps = features.q[seen.to(features.q.device)]
     return Features(maps, maps, features.token_px)
+
+
+def mvtap_flops(config: MVTAPConfig, views: int, frames: int, points: int, size: tuple[int, int] = INPUT_SIZE) -> float:
+    """Of tracking the points of a first frame, in float32: features of all frames, and windows that overlap by half.
+
+    The encoder and one update of a window are counted by running them without storage; correlation by its shapes.
+    """
+    head, length = config.head, config.window
+    with torch.device("meta"):
+        model = MVTAP(config).eval()
+    with fake_tensors(), torch.no_grad():
+        allocate_fake(model, torch.float32)
+        with FlopCounterMode(display=False) as encoding:
+            model.encode(torch.empty(1, 1, 3, *size))
+        tokens, valid = torch.empty(1, views, points, length, head.token_dim), torch.ones(1, views, points).bool()
+        with FlopCounterMode(display=False) as update:
+            model.head.transformer(tokens, valid)
+    area = head.correlation.offsets**2
+    per_point = area * config.width + area * head.correlation_hidden + head.correlation_hidden * head.correlation_dim
+    correlation = 2 * per_point * head.correlation.levels * views * points * length
+    windows = 2 + max(0, -(-(frames - length) // (length // 2)))  # one of them backward
+    updates = windows * head.iterations * (update.get_total_flops() + correlation)
+    return views * frames * encoding.get_total_flops() + updates
 
 
 def mvtap_bytes(config: MVTAPConfig, views: int, frames: int, points: int, size: tuple[int, int] = INPUT_SIZE) -> int:

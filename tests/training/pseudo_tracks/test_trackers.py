@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mvtrack.cli.main import main as cli
 from mvtrack.config.datasets import DatasetOptions
@@ -24,7 +25,7 @@ from mvtrack.inference.pipeline import shipped_model
 from mvtrack.models.reshoot_model import load_model, save_model
 from mvtrack.training.pseudo_tracks.clips import tracked_clips
 from mvtrack.training.pseudo_tracks.cotracker import CoTracker, CoTrackerTracker
-from mvtrack.training.pseudo_tracks.mvtap import MVTAPTracker, mvtap_bytes
+from mvtrack.training.pseudo_tracks.mvtap import MVTAPTracker, mvtap_bytes, mvtap_flops
 from mvtrack.training.pseudo_tracks.options import TrackerOptions
 from mvtrack.training.pseudo_tracks.scene_model import CrossViewStarts, SceneModel, ViewStarts
 from mvtrack.training.pseudo_tracks.trackers import TrackerSource
@@ -32,7 +33,7 @@ from mvtrack.training.pseudo_tracks.views import GridQueries, QueryFrame
 from mvtrack.video.writer import write_video
 from tests.data.public.synthesis import synthesise
 from tests.data.public.test_multicamvideo import write_scene
-from tracking_head import MVTAP, Cameras, CorrelationConfig, HeadConfig, MVTAPConfig, Tracks
+from tracking_head import MVTAP, Cameras, CorrelationConfig, HeadConfig, MVTAPConfig, Queries, Tracker, Tracks
 from tracking_head.correlation import prepare
 from tracking_head.mvtap import INPUT_SIZE
 from tracking_head.pyramid import axis_table, pyramid_levels
@@ -148,6 +149,19 @@ def test_mvtap_memory_forecast_covers_what_is_counted():
     counted = counted_bytes(3, 20, 150)
     assert counted < mvtap_bytes(MVTAPConfig(), 3, 20, 150) < counted + 2**30
     assert 10 * 2**30 < mvtap_bytes(MVTAPConfig(), 10, 81, 1560) < 16 * 2**30
+
+
+@torch.no_grad()
+def test_work_of_mvtap_is_what_it_does():
+    config, (views, frames, points), size = MVTAPConfig(HEAD, width=8, window=4), (3, 11, 7), (24, 32)
+    txy = torch.tensor([0.0, 9, 11]).expand(views, points, 3)
+    queries = Queries(txy, torch.ones(views, points, dtype=torch.bool), frames, size)
+    cameras = Cameras(torch.eye(4).expand(views, frames, 4, 4), torch.eye(3).expand(views, frames, 3, 3))
+    model = MVTAP(config).eval()
+    with FlopCounterMode(display=False) as counter:
+        Tracker(model)(model.encode(torch.zeros(views, frames, 3, *size)), queries, cameras)
+    # what the counter sees beside: geometry, and interpolation where it is a product of matrices
+    assert counter.get_total_flops() == pytest.approx(mvtap_flops(config, views, frames, points, size), rel=0.1)
 
 
 _STANDIN = """
