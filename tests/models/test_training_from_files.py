@@ -3,9 +3,15 @@ have them, then a model is trained from a converted one."""
 
 import importlib.util
 import json
+import multiprocessing
+import os
+import random
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -19,6 +25,8 @@ from mvtrack.config.tree import to_tree
 from mvtrack.data.latents import LatentFolder
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
+from tests.data.public.synthesis import synthesise
+from tests.data.public.test_multicamvideo import FOCAL_MM, SENSOR_MM, write_scene
 from tracking_head import CorrelationConfig, HeadConfig
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
@@ -99,3 +107,76 @@ def test_recipe_trains_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, m
     trained = ("self_attn.", "camera_proj.", "ray_encoder.", "cam_encoder.", "projector.")
     assert moved
     assert all(any(part in name for part in trained) for name in moved)
+
+
+def write_multicamvideo(root: Path, scenes: int, views: int) -> Path:
+    """A dataset with tracks and with captions of some videos, ReCamMaster's `metadata.csv`."""
+    rows = ["file_name,text"]
+    for n in range(scenes):
+        truth = synthesise(n, views, T, size=(46, 46), square_lens=FOCAL_MM / SENSOR_MM)
+        write_scene(root / f"train/f24_aperture5/scene{n + 1}", truth)
+        rows += [f"train/f24_aperture5/scene{n + 1}/videos/cam{v:02d}.mp4,a dog {n} from {v}" for v in range(1, 4)]
+    (root / "metadata.csv").write_text("\n".join(rows))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
+def test_multicamvideo_is_prepared_and_trained_on_by_two_commands(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch):
+    """Scenes of ten views with captions and tracks, as docs/finetune_recammaster.md has them."""
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    config = reduced("recammaster_1.3b", umt5, wan_vae_file, clip_vit, tmp_path)
+    data, tools = write_multicamvideo(tmp_path / "data", 3, 10) / "train", Path(sys.executable)
+    for command in (
+        [tools.with_name("mvtrack"), "prepare", data, "--config", config],
+        [tools.with_name("deepspeed"), "--num_gpus", "2", "--master_port", "29643", ROOT / "mvtrack/train.py",
+         "--config", config],
+    ):  # fmt: skip
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=900)
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    folder = LatentFolder(load_config(config).data.latents[0], T)
+    assert (len(folder.training), len(folder.held_out), folder.num_views(folder.training[0])) == (2, 1, 10)
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = {name: value for row in rows for name, value in row.items()}
+    assert last["step"] == 3
+    assert all(last[f"loss/{part}"] > 0 for part in ("flow", "correspondence", "tracking"))
+
+
+def _with_cache(cache: str, command: list[str]) -> None:
+    os.environ["MVTRACK_CACHE"] = cache
+    cli(command)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_a_preparation_change_no_byte(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch):
+    """Latents, tracks and captions equal those of a preparation that nobody killed, the files themselves."""
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    config, root = reduced("recammaster_1.3b", umt5, wan_vae_file, clip_vit, tmp_path), tmp_path / "latents"
+    data = write_multicamvideo(tmp_path / "data", 7, 3)
+    command = ["prepare", str(data), "--config", str(config)]
+    context = multiprocessing.get_context("forkserver")  # twenty processes, one import of all that they need
+    context.set_forkserver_preload([__name__, "mvtrack.training.encode_clips", "transformers"])
+
+    def contents() -> dict[str, bytes]:
+        files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+        return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+    assert cli(command) == 0
+    expected = contents()
+    assert all(any(fnmatch(name, kind) for name in expected) for kind in ("clip_*", "tracks/*", "text/*"))
+    root.rename(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "cache")  # of captions' features, which are written anew too
+    draw = random.Random(5)
+    for _ in range(20):
+        process = context.Process(target=_with_cache, args=(os.environ["MVTRACK_CACHE"], command))
+        before = set(root.rglob("*"))
+        process.start()
+        while process.is_alive() and not set(root.rglob("*")) - before:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.5))
+        process.kill()
+        process.join()
+        if written := sorted(root.rglob("*.safetensors")):
+            draw.choice(written).unlink()  # so that something is left to do
+    assert cli(command) == 0
+    assert contents() == expected
