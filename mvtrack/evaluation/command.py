@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mvtrack.config.checked import Count, config
+from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import Command, option, overrides, refuse_unused, section
 from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Benchmark, Method
@@ -121,6 +122,7 @@ class BenchmarkCommand(Command):
 
     rows: RowOptions = section(RowOptions, "rows to add; without one, go on with those that are there")
     run: RunOptions = section(RunOptions, "running")
+    cluster: RayOptions = section(RayOptions, "many devices and machines")
 
     def settings(self) -> EvaluationSettings:
         """Of the YAML file, the single changes, and the flags."""
@@ -188,7 +190,9 @@ def run_benchmark(
 ) -> dict | None:
     """Run the stages and write the report; returns its summary, None for a shard. No method: those that the folder
     holds."""
-    run = options.run
+    run, cluster = options.run, options.cluster
+    if cluster.ray:
+        refuse_unused(run, "workers", why="it is for this machine's processes, and --ray-workers for a cluster's")
     found = ExistingRows() if methods else existing_rows(run.out, settings.placement, not run.ignore_memory)
     plan = _plan(benchmark, options, settings, methods or found.methods, found)
     check_backbones(plan)
@@ -199,7 +203,7 @@ def run_benchmark(
         sys.stderr.write(f"{note}\n")
     if run.retry_failed:
         forget_failures(plan, run.shard)
-    failures = run_stages(plan, run.stages, default_workers() if run.workers is None else run.workers, run.shard)
+    failures = run_stages(plan, run.stages, run.workers or default_workers(), run.shard, cluster)
     for line in failures[:_MOST_LINES]:
         sys.stderr.write(f"failed: {line}\n")
     if len(failures) > _MOST_LINES:

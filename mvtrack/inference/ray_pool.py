@@ -64,7 +64,7 @@ def _on_ray(
         each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         actor = ray.remote(**each, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
         sent = ray.put(make)  # kept until the end: a worker that starts again asks for it again
-        workers = [actor.remote(sent, torch.get_num_threads()) for _ in range(count)]
+        workers = [actor.remote(sent, torch.get_num_threads(), os.getcwd()) for _ in range(count)]
         yield from _collect(workers, tasks)
     finally:
         if mine:
@@ -94,9 +94,11 @@ def _collect(workers: list[Any], tasks: Sequence[Task]) -> Iterator[Outcome]:
 
 
 class _Worker:
-    """A process of the cluster."""
+    """A process of the cluster. folder: what relative paths start from, where its machine has it."""
 
-    def __init__(self, make: Callable[[], Callable], threads: int) -> None:
+    def __init__(self, make: Callable[[], Callable], threads: int, folder: str) -> None:
+        if os.path.isdir(folder):
+            os.chdir(folder)
         torch.set_num_threads(threads)  # sums in another order would be other bytes
         self.work = make()
 

@@ -5,16 +5,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
+from mvtrack.config.cluster import RayOptions
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.runner.case import Case
 from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import read_record, write_record
 from mvtrack.evaluation.runner.scoring import estimate_case, estimates_due, metrics_due, score_case, score_together
 from mvtrack.evaluation.runner.videos import generate_case, methods_due, preview_case, previews_due
+from mvtrack.inference.ray_pool import run_tasks
 
 STAGES = ("generate", "estimate", "score", "page")
 _TOGETHER = 64  # videos that a metric sees at once: what was scored before a kill is kept in steps of so many
@@ -22,34 +26,39 @@ Work = Callable[[Case], list[str]]  # on one case; returns what failed, one line
 
 
 def run_stages(
-    plan: Plan, stages: Iterable[str] = STAGES, workers: int = 1, shard: tuple[int, int] = (1, 1)
+    plan: Plan,
+    stages: Iterable[str] = STAGES,
+    workers: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    cluster: RayOptions | None = None,
 ) -> list[str]:
     """Do what is not done yet; returns what failed in this run, one line each.
 
     workers: processes, each with one thread; 1 stays in this process. shard: (i, n) takes every n-th case, from the
-    i-th on; shards share nothing and may run on different machines over one folder.
+    i-th on; shards share nothing and may run on different machines over one folder. cluster: the workers of a Ray
+    cluster instead, which share that folder; what metrics score together is scored here.
     """
     cases = [Case.of(plan, key) for key in shard_of(plan.benchmark.case_keys(), shard)]
     for method in plan.methods:
         write_record(plan.method_file(method.name), method_record(method))
-    failures = []
+    failures, spread = [], partial(_over_cases, workers=workers, cluster=cluster or RayOptions())
     if "generate" in stages:
         due = {case.key: methods_due(case) for case in cases}
         for method in plan.methods:
             keys = [key for key, methods in due.items() if method in methods]
             if keys:
                 method.prepare(plan.benchmark, keys)
-        failures += _over_cases(generate_case, [case for case in cases if due[case.key]], workers, "generating")
+        failures += spread(generate_case, [case for case in cases if due[case.key]], "generating")
     if "estimate" in stages:
         due = [case for case in cases if any(map(estimates_due, case.videos()))]
-        failures += _over_cases(estimate_case, due, workers, "estimating")
+        failures += spread(estimate_case, due, "estimating")
     if "score" in stages:
         due = [case for case in cases if any(map(metrics_due, case.videos()))]
-        failures += _over_cases(score_case, due, workers, "scoring")
+        failures += spread(score_case, due, "scoring")
         with _one_thread():
             failures += _score_batches(plan, due)
     if "page" in stages:
-        failures += _over_cases(preview_case, [case for case in cases if previews_due(case)], workers, "previews")
+        failures += spread(preview_case, [case for case in cases if previews_due(case)], "previews")
     return failures
 
 
@@ -95,14 +104,38 @@ def _score_batches(plan: Plan, cases: list[Case]) -> list[str]:
     return failures
 
 
-def _over_cases(work: Work, cases: list[Case], workers: int, title: str) -> list[str]:
+def _over_cases(work: Work, cases: list[Case], title: str, workers: int, cluster: RayOptions) -> list[str]:
     failures = []
+    done = _on_cluster(work, cases, cluster) if cluster.ray else _spread(work, cases, workers)
     with tqdm(total=len(cases), desc=title, unit="case", disable=not cases) as bar:
-        for lines in _spread(work, cases, workers):
+        for lines in done:
             failures += lines
             bar.update()
             bar.set_postfix(failed=len(failures))
     return sorted(failures)
+
+
+@dataclass(frozen=True)
+class _CaseWork:
+    """Work on cases by their keys, in a worker."""
+
+    work: Work
+    plan: Plan
+    digests: dict[str, str]
+
+    def __call__(self, key: str) -> list[str]:
+        return self.work(Case(self.plan, key, self.digests[key]))
+
+
+def _on_cluster(work: Work, cases: list[Case], cluster: RayOptions) -> Iterator[list[str]]:
+    if not cases:
+        return
+    digests = {case.key: case.digest for case in cases}
+    with _one_thread():
+        for _, lines in run_tasks(partial(_CaseWork, work, cases[0].plan, digests), list(digests), cluster):
+            if isinstance(lines, ValueError):
+                raise lines
+            yield lines
 
 
 def _spread(work: Work, cases: list[Case], workers: int) -> Iterator[list[str]]:

@@ -1,11 +1,13 @@
 import math
 import os
-from dataclasses import replace
+import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from mvtrack.config.cluster import RayOptions
 from mvtrack.evaluation.interface import BatchMetric, Column
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -59,6 +61,33 @@ def test_a_run_in_pieces_leaves_the_same_bytes(toy, told, tmp_path, contents):
     write_report(pieces)
     assert len(pieces.metrics[0].calls) == 3
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@dataclass(frozen=True)
+class DyingCopy(Baseline):
+    """Kills its process in the middle of a case, once."""
+
+    mark: Path = Path()
+
+    def generate(self, inputs, estimates):
+        if inputs.key == "cows" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(inputs, estimates)
+
+
+@pytest.mark.slow
+def test_two_ray_workers_leave_the_same_bytes_when_one_is_killed(toy, tmp_path, contents):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    for name, cluster in (("alone", None), ("spread", RayOptions(ray=True, ray_workers=2))):
+        mark = tmp_path / f"{name} died"
+        if cluster is None:
+            mark.touch()
+        plan = Plan(toy, (DyingCopy("copy", mark=mark), TRUTH), (Fidelity(),), folder=tmp_path / name)
+        assert run_stages(plan, cluster=cluster) == []
+        assert mark.exists()
+        write_report(plan)
+    assert contents(tmp_path / "spread") == contents(tmp_path / "alone")
 
 
 def test_shards_share_nothing_and_cover_all():
