@@ -5,17 +5,10 @@ import sys
 from pathlib import Path
 
 from mvtrack.config.checked import Count, config
-from mvtrack.config.cluster import RayOptions
+from mvtrack.config.cluster import RayOptions, Shard, parse_shard
 from mvtrack.config.command_line import option, overrides, positional, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"must look like 1/4, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _limit(text: str) -> int | float:
@@ -34,7 +27,7 @@ class PrepareCommand(MemoryChecked):
     rendered: Count | None = option(None, "instead: N scenes that this project renders", metavar="N")
     into: str | None = option(None, "which folder of data.latents; default: the first", metavar="ROOT")
     device: str = option("auto", "cpu, cuda or cuda:1; default: a GPU where there is one")
-    shard: tuple[int, int] = option((1, 1), "i/n: only every n-th clip, from the i-th on; default: all", parse=_shard)
+    shard: Shard = option((1, 1), "i/n: only every n-th clip, from the i-th on; default: all", parse=parse_shard)
     estimate: bool = option(False, "say what disk and time it takes, by two views of the first clip; write nothing")
     overwrite: bool = option(False, "encode clips anew whose files have changed")
     max_skipped: int | float = option(

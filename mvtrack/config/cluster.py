@@ -1,7 +1,14 @@
 """How work is spread over many devices and machines."""
 
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option
+
+Item = TypeVar("Item")
+Shard = tuple[int, int]  # (i, n): every n-th item, from the i-th on
 
 
 @config
@@ -14,3 +21,19 @@ class RayOptions:
     def __post_init__(self) -> None:
         if self.ray_workers is not None and not self.ray:
             raise ValueError("--ray-workers is for --ray")
+
+
+def parse_shard(text: str) -> Shard:
+    """A shard such as 1/4, which says whose turn a process without Ray has."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"must look like 1/4, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def shard_of(items: Sequence[Item], shard: Shard) -> Sequence[Item]:
+    """A process's share of the items; processes share nothing and cover all."""
+    number, count = shard
+    if not 1 <= number <= count:
+        raise ValueError(f"shard {number}/{count} does not exist: the first is 1/{count}, the last {count}/{count}")
+    return items[number - 1 :: count]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mvtrack.config.checked import Count, config
-from mvtrack.config.cluster import RayOptions
+from mvtrack.config.cluster import RayOptions, Shard, parse_shard
 from mvtrack.config.command_line import Command, option, overrides, refuse_unused, section
 from mvtrack.config.placement import Placement
 from mvtrack.evaluation.interface import Benchmark, Method
@@ -68,13 +68,6 @@ def size_of(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def shard_from(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
-        raise ValueError(f"must look like 1/4, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
 @config(kw_only=True)
 class RowOptions:
     """Which rows a command adds: a model, videos of another program, baselines."""
@@ -103,7 +96,7 @@ class RunOptions:
     settings: Path | None = option(None, "YAML of all else (docs/evaluation.md)", metavar="FILE")
     device: str | None = option(None, "cpu, cuda:1; default: a GPU if there is one")
     workers: Count | None = option(None, "processes; default: one a core or GPU", metavar="N")
-    shard: tuple[int, int] = option((1, 1), "every n-th case, no report; default: 1/1", metavar="I/N", parse=shard_from)
+    shard: Shard = option((1, 1), "every n-th case, no report; default: 1/1", metavar="I/N", parse=parse_shard)
     retry_failed: bool = option(False, "try again what failed before")
     non_commercial: bool = option(False, "run what may not be used commercially")
     published: bool = option(False, "papers' rows beside a rendered miniature")

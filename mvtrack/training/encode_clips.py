@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mvtrack.config.cluster import RayOptions
+from mvtrack.config.cluster import RayOptions, Shard, shard_of
 from mvtrack.config.data import LatentsConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.latents import (
@@ -59,11 +59,10 @@ class PreparationReport:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """Which of a folder's clips this process encodes, and what it may do. shard: (i, n), every n-th clip from the i-th
-    on, so that n processes share the work. max_skipped: how many clips may be broken, a count or a share of all. ray:
-    spread over a cluster."""
+    """Which of a folder's clips this process encodes, and what it may do. max_skipped: how many clips may be broken, a
+    count or a share of all. ray: spread over a cluster."""
 
-    shard: tuple[int, int] = (1, 1)
+    shard: Shard = (1, 1)
     overwrite: bool = False
     max_skipped: int | float = 0.01
     ray: RayOptions = RayOptions()
@@ -143,7 +142,7 @@ def prepare_clips(
     with shared_folder(root):
         skips = Skips(root, len(sources), options.max_skipped)
         records = _records(sources, kind, config, skips)
-        mine = [source for source in sources[options.shard[0] - 1 :: options.shard[1]] if source.name in records]
+        mine = [source for source in shard_of(sources, options.shard) if source.name in records]
         todo = list(_todo(mine, records, root, options.overwrite))
         kind.write(root, records)
         if kind.encoders.text is not None:

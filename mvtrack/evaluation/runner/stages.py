@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from mvtrack.config.cluster import RayOptions
+from mvtrack.config.cluster import RayOptions, Shard, shard_of
 from mvtrack.evaluation.interface import Method
 from mvtrack.evaluation.runner.case import Case
 from mvtrack.evaluation.runner.plan import Plan
@@ -29,7 +29,7 @@ def run_stages(
     plan: Plan,
     stages: Iterable[str] = STAGES,
     workers: int = 1,
-    shard: tuple[int, int] = (1, 1),
+    shard: Shard = (1, 1),
     cluster: RayOptions | None = None,
 ) -> list[str]:
     """Do what is not done yet; returns what failed in this run, one line each.
@@ -62,13 +62,6 @@ def run_stages(
     return failures
 
 
-def shard_of(keys: list[str], shard: tuple[int, int]) -> list[str]:
-    number, count = shard
-    if not 1 <= number <= count:
-        raise ValueError(f"shard {number}/{count} does not exist: the first is 1/{count}, the last {count}/{count}")
-    return keys[number - 1 :: count]
-
-
 def method_record(method: Method) -> dict:
     """What the report, and a later command that goes on with the row, must know of a method, as plain values."""
     shown = {name: getattr(method, name) for name in ("name", "title", "group", "bound", "backbone", "settings")}
@@ -76,7 +69,7 @@ def method_record(method: Method) -> dict:
     return {"key": method.name, **shown, **notes}
 
 
-def forget_failures(plan: Plan, shard: tuple[int, int] = (1, 1)) -> int:
+def forget_failures(plan: Plan, shard: Shard = (1, 1)) -> int:
     """Delete the records of what failed, so that it is tried again; returns how many. Rows that this run cannot make
     keep those of their videos."""
     keys, gone = set(shard_of(plan.benchmark.case_keys(), shard)), 0

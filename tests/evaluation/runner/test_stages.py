@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.config.cluster import RayOptions
+from mvtrack.config.cluster import RayOptions, shard_of
 from mvtrack.evaluation.interface import BatchMetric, Column
 from mvtrack.evaluation.measures.fidelity import Fidelity
 from mvtrack.evaluation.methods.baselines import Baseline
@@ -15,7 +15,7 @@ from mvtrack.evaluation.methods.existing_rows import ExternalVideos
 from mvtrack.evaluation.report.summary import summarise
 from mvtrack.evaluation.report.write import write_report
 from mvtrack.evaluation.runner.plan import Plan
-from mvtrack.evaluation.runner.stages import STAGES, forget_failures, run_stages, shard_of
+from mvtrack.evaluation.runner.stages import STAGES, forget_failures, run_stages
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
