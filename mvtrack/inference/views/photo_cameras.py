@@ -26,6 +26,7 @@ from mvtrack.video.resize import Fit, fit_to
 
 AUTO = "auto"
 _ASPECT = 0.01
+_MEETS = 0.06  # of the distance, by which optical axes may miss a place and still look at it
 _ONE_LENS = 1.05  # ratio of focal lengths up to which EXIF may mean one lens
 _VERSION = 1  # raised when the same photographs give other cameras
 
@@ -144,7 +145,8 @@ def subject_distance_of(camera: Camera, points: Float[Tensor, "N 3"] | None) -> 
     if len(centre) > 1 and float(torch.linalg.eigvalsh(normal)[0]) > 1e-3 * len(centre):
         meeting = torch.linalg.solve(normal, (across @ centre[:, :, None]).sum(0)[:, 0])
         depth = ((meeting - centre) * axis).sum(-1)
-        if (depth > 0).all():
+        off = (across @ (meeting - centre)[:, :, None])[..., 0].norm(dim=-1)
+        if (depth > 0).all() and (off < _MEETS * depth).all():
             return float(depth[0]), "where the optical axes meet"
     return PIVOT_M, "an assumption: --subject-distance says it in the cameras' unit"
 

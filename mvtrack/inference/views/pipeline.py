@@ -23,8 +23,8 @@ from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.pipeline import model_hash
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import StillScene, check_sampling
-from mvtrack.inference.views.anchors import ViewBatch, plan_batches, view_distances
-from mvtrack.inference.views.finish import plan_finish
+from mvtrack.inference.views.anchors import ViewBatch, plan_batches
+from mvtrack.inference.views.finish import Finish, plan_finish
 from mvtrack.inference.views.generate import generate_batches
 from mvtrack.inference.views.photos import PhotoSequence, find_photos
 from mvtrack.inference.views.request import ViewsRequest
@@ -148,7 +148,7 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
         cameras = camera_record(photos, shown, targets.names)
         (aside / CAMERAS).write_text(json.dumps(cameras, indent=1))
         record |= {
-            "geometry": finish and finish.geometry, "peak_memory_gib": round(peak_gib(model.device), 3),
+            "geometry": finish and finish.geometry.name, "peak_memory_gib": round(peak_gib(model.device), 3),
             "seconds": round(time.monotonic() - began, 3), "output": {"size": size, "fps": job.request.fps},
         }  # fmt: skip
         (aside / RUN).write_text(json.dumps(record, indent=1))
@@ -156,13 +156,11 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
     return ViewsOutputs(out, views, out / VIDEO, out / CAMERAS, out / RUN, tuple(record["notes"]))
 
 
-def _finish(job: _Job):
+def _finish(job: _Job) -> Finish | None:
     if job.region is None:
         return None
     photos, targets = job.photos, job.targets.camera
-    gap = view_distances(photos.fitted, targets, photos.subject_distance)[: len(photos.files), len(photos.files) :]
-    sequence = PhotoSequence.showing(photos.files, photos.sizes, gap.argmin(0).tolist())
-    targets = targets.to(dtype=torch.float32)
+    sequence = PhotoSequence.showing(photos.files, photos.sizes, range(len(photos.files)))
     return plan_finish(job.region, sequence, list(photos.camera), targets, photos.subject_distance, job.request.depth)
 
 

@@ -21,10 +21,12 @@ from mvtrack.inference.views.photo_cameras import (
     measured_photo_cameras,
     subject_distance_of,
 )
+from mvtrack.inference.views.photos import PhotoSequence
 from mvtrack.inference.views.request import AUTO, ViewsRequest
 from mvtrack.inference.views.targets import is_pose_file, targets_along, targets_from_file
+from mvtrack.video.depth_file import DepthFile, is_depth_file
 from mvtrack.video.images import read_image, resized
-from mvtrack.video.resize import Fit, plan_fit
+from mvtrack.video.resize import Fit, fit_to, plan_fit
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ def read_photos(
     distance = request.subject_distance
     if distance is None and request.cameras in (None, AUTO):
         distance = PIVOT_M
+    elif distance is None and is_depth_file(request.depth):
+        distance = _median_depth(Path(request.depth), files, sizes)
+        notes.append(f"the subject is {distance:.4g} of the cameras' units away: the middle of {request.depth}")
     elif distance is None:
         centres = Camera.stack([camera.resized(first.size) for camera in cameras])
         distance, how = subject_distance_of(centres, found.points)
@@ -92,6 +97,16 @@ def read_photos(
     notes += [f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in said.items()]
     moved = tuple(replace(camera, c2w=relative_pose(first.c2w, camera.c2w)) for camera in cameras)
     return StillPhotos(files, sizes, moved, fits, distance, first.c2w, found.record, tuple(notes))
+
+
+def _median_depth(depth: Path, files: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> float:
+    """Of the first photograph, by a file of depth."""
+    sequence = PhotoSequence.showing(files, sizes, range(len(files)))
+    values = DepthFile(depth, sequence).read(0, fit_to(sizes[0], sizes[0]))
+    known = values[values.isfinite() & (values > 0)]
+    if not len(known):
+        raise ValueError(f"{depth} holds no depth of {files[0].name}")
+    return float(known.median())
 
 
 def _cameras(files: Sequence[Path], sizes: Sequence[tuple[int, int]], request: ViewsRequest) -> PhotoCameras:
