@@ -69,10 +69,18 @@ class UNetConfig:
 
     def token_side(self, layer: int) -> int:
         """Latents to a side of a layer's token."""
+        return 2 ** self._level(layer)
+
+    def layer_width(self, layer: int) -> int:
+        """Values of a layer's token."""
+        return self.block_channels[self._level(layer)]
+
+    def _level(self, layer: int) -> int:
         levels = len(self.block_channels) - 1
         down, up = self.layers_per_block * levels, self.layers_per_block + 1
-        level = layer // self.layers_per_block if layer < down else levels - 1 - (layer - down - 1) // up
-        return 2 ** (levels if layer == down else level)
+        if layer == down:
+            return levels
+        return layer // self.layers_per_block if layer < down else levels - 1 - (layer - down - 1) // up
 
 
 @config
@@ -111,3 +119,7 @@ class HunyuanConfig:
     def token_side(self, _layer: int) -> int:
         """Latents to a side of a token."""
         return 2
+
+    def layer_width(self, _layer: int) -> int:
+        """Values of a token."""
+        return self.num_heads * self.head_dim

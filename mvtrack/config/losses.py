@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Literal
 
 from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, Positive, config
+from mvtrack.config.features import FeatureLossConfig
 from tracking_head import TrackLossConfig
 
 
@@ -58,6 +59,7 @@ class LossConfig:
     in all views and frames (MVTrack4Gen), or nearest 3D points (CAMEO). correspondence_queries: drawn per sample from
     the latter two; null: all.
     tracking: weight of the tracking head's loss, 0 is off; tracking_points: points followed per sample.
+    features: alignment with another network's features, at `model.feature_projector`.
     """
 
     correspondence: NonNegative = 0.0
@@ -69,6 +71,7 @@ class LossConfig:
     tracking: NonNegative = 0.0
     tracking_points: Count = 64
     tracking_options: TrackLossConfig = field(default_factory=TrackLossConfig)
+    features: FeatureLossConfig = field(default_factory=FeatureLossConfig)
 
     def __post_init__(self) -> None:
         layers = self.correspondence_layers

@@ -7,6 +7,7 @@ from mvtrack.config.backbones import HunyuanConfig, UNetConfig
 from mvtrack.config.checked import Count, NonNegativeInt, Positive, Range, config
 from mvtrack.config.diffusion import DiffusionConfig
 from mvtrack.config.encoders import WAN_REPOSITORY, CodecConfig, ImageConfig, TextConfig
+from mvtrack.config.features import ProjectorConfig
 from mvtrack.config.views import ViewsConfig
 from tracking_head import HeadConfig
 
@@ -77,6 +78,10 @@ class DiTConfig:
     def token_side(self, _layer: int) -> int:
         """Latents to a side of a token."""
         return self.patch_size[1]
+
+    def layer_width(self, _layer: int) -> int:
+        """Values of a token."""
+        return self.dim
 
 
 @config
@@ -168,6 +173,7 @@ class ModelConfig:
     tap_layer: NonNegativeInt = 18
     tracking: HeadConfig | None = None  # the tracking head on the tapped block; null: none
     logit_heads: tuple[NonNegativeInt, ...] = ()  # layers with CAMEO's MLP over the heads' logits, for the loss
+    feature_projector: ProjectorConfig | None = None  # to another network's features, for REPA and Geometry Forcing
     views: ViewsConfig | None = None  # null: re-shoots videos; else makes views of still scenes
     sizes: tuple[tuple[Count, Count], ...] = ((480, 832),)  # (H, W) it was trained at; a video gets the nearest aspect
     num_frames: Count = 81  # length of one window
@@ -199,6 +205,8 @@ class ModelConfig:
             raise ValueError(f"tap_layer {self.tap_layer} must lie in [0, {self.num_layers - 1}]")
         if not all(0 <= layer < self.num_layers for layer in self.logit_heads):
             raise ValueError(f"logit_heads {list(self.logit_heads)} must lie in [0, {self.num_layers - 1}]")
+        if self.feature_projector and not self.feature_projector.layer < self.num_layers:
+            raise ValueError(f"feature_projector.layer {self.feature_projector.layer} must be below {self.num_layers}")
         if self.views is not None:
             rope_frames = self.dit.rope_frames if self.dit else "shared"
             self.views.check_model(self.num_frames, rope_frames, has_tracking=self.tracking is not None)

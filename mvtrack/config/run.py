@@ -39,6 +39,7 @@ class RunConfig:
                 "loss.tracking trains the head that model.tracking describes: set both (model.tracking: {} for the "
                 "defaults), or loss.tracking: 0 and model.tracking: null"
             )
+        self._check_features()
         last = self.model.num_layers - 1
         for layer in self.loss.correspondence_layers or ():
             if not 0 <= layer <= last:
@@ -67,6 +68,18 @@ class RunConfig:
             )
         if self.model.codec.kind == "pca" and not self.train.init_from:
             raise ValueError("data.latents of a pca codec belong to a model: name it in train.init_from")
+
+    def _check_features(self) -> None:
+        features, projector = self.loss.features, self.model.feature_projector
+        if features.is_used != (projector is not None):
+            raise ValueError(
+                "loss.features trains model.feature_projector: set both ({layer: 10, features: 768} for DINOv2's "
+                "base), or loss.features.repa: 0, geometry_forcing: 0 and model.feature_projector: null"
+            )
+        if projector and projector.scale != (features.geometry_forcing > 0):
+            raise ValueError("model.feature_projector.scale is Geometry Forcing's: set it true for that loss alone")
+        if features.is_used and self.model.views is None:
+            raise ValueError("loss.features is for models of still views: set model.views, or both weights to 0")
 
     def _check_logit_heads(self) -> None:
         loss = self.loss

@@ -23,10 +23,12 @@ class Tap(NamedTuple):
 
 
 class DiTOutput(NamedTuple):
-    """A network's prediction for every view, and the taps that were asked for, in ascending order of layers."""
+    """A network's prediction for every view, and the taps that were asked for, in ascending order of layers; hidden:
+    what the blocks around them return, (B V f h w D) each."""
 
     prediction: Float[Tensor, "B V f c h w"]
     taps: tuple[Tap, ...]
+    hidden: tuple[Tensor, ...] = ()
 
 
 @runtime_checkable

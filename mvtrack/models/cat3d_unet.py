@@ -14,7 +14,7 @@ from mvtrack.models.backbone import DiTOutput, check_layer
 from mvtrack.models.condition_encoder import ConditionEncoder
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
-from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, taps_on_grid
+from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, output_on_grid
 
 
 class CAT3DUNet(DiffusersBackbone):
@@ -30,7 +30,8 @@ class CAT3DUNet(DiffusersBackbone):
         names = list(layers)
         outermost = ("down_blocks.0.", f"up_blocks.{len(config.block_channels) - 1}.")
         attentions = [ViewAttention("view" if name.startswith(outermost) else "all") for name in names]
-        super().__init__(attentions, [module.heads for module in layers.values()], config.logit_heads)
+        blocks = [unet.get_submodule(name.removesuffix(".attn1")) for name in names]
+        super().__init__(attentions, blocks, [module.heads for module in layers.values()], config.logit_heads)
         self.config, self.layer_names = config, tuple(names)
         for attention, module in zip(attentions, layers.values(), strict=True):
             module.set_processor(attention)
@@ -75,8 +76,7 @@ class CAT3DUNet(DiffusersBackbone):
                 ).sample
         finally:
             add_condition.remove()
-        prediction = rearrange(out, "(b v) c h w -> b v 1 c h w", v=views)
-        return DiTOutput(prediction, taps_on_grid(found, tap_layers, latents))
+        return output_on_grid(out, found, views)
 
     def recompute(self, blocks: bool) -> None:
         """See `DiffusersBackbone`."""

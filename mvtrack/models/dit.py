@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from mvtrack.config.features import ProjectorConfig
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig
 from mvtrack.config.placement import AttentionKernel
 from mvtrack.correspondence.logit_head import LogitHead
@@ -18,6 +19,7 @@ from mvtrack.models.attention import choose_kernel
 from mvtrack.models.backbone import DiTOutput, Tap, Visit, check_layer
 from mvtrack.models.blocks import Block, BlockConditioning, Heads, SelfAttention, modulate, scope_of
 from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
+from mvtrack.models.feature_projector import FeatureProjector
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
 from tracking_head import HeadConfig, TrackingHead
 
@@ -44,8 +46,9 @@ class WanDiT(nn.Module):
     every view frames 0 .. f-1, `concat` numbers target views first and references after them (ReCamMaster), `by_view`
     numbers on from view to view, whatever their roles.
 
-    tracking: sizes of the tracking head, logit_heads: blocks with a head of the correspondence loss. Both travel with
-    the network's weights and are called on its taps by whoever wants tracks, or that loss.
+    tracking: sizes of the tracking head, logit_heads: blocks with a head of the correspondence loss, projector: to the
+    features of another network. They travel with the network's weights and are called on its taps by whoever wants
+    tracks, or these losses.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class WanDiT(nn.Module):
         rays: RayConfig | None = None,
         tracking: HeadConfig | None = None,
         logit_heads: tuple[int, ...] = (),
+        projector: ProjectorConfig | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -77,6 +81,7 @@ class WanDiT(nn.Module):
         self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if config.role_embedding else None
         self.tracking_head = None if tracking is None else TrackingHead(tracking)
         self.logit_heads = nn.ModuleDict({str(layer): LogitHead(config.num_heads) for layer in logit_heads})
+        self.feature_projector = None if projector is None else FeatureProjector(dim, projector)
         self.checkpointing: Checkpointing | None = None
         self.attention: AttentionKernel = "auto"
         self._kernels: dict[tuple, str] = {}
@@ -105,15 +110,16 @@ class WanDiT(nn.Module):
             x = x + inputs.control
         kernels = self._kernels_by_scope(x.device, grid)
 
-        taps = []
+        taps, hidden = [], []
         for layer, block in enumerate(self.blocks):
             keep = None if self.checkpointing is None else self.checkpointing.kept_by(layer)
             x, heads = self._run_block(block, x, inputs, kernels[block.self_attn.scope], keep, layer in tap_layers)
             if layer in tap_layers:
                 pattern = "b (v f h w) n d -> b v f h w n d"
                 taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in heads.tapped)))
+                hidden.append(rearrange(x, "b (v f h w) d -> b v f h w d", **grid._asdict()))
             del heads  # not to be held while the next block runs
-        return DiTOutput(self._unpatchify(self.head(x, time), grid), tuple(taps))
+        return DiTOutput(self._unpatchify(self.head(x, time), grid), tuple(taps), tuple(hidden))
 
     @property
     def num_layers(self) -> int:
@@ -261,7 +267,7 @@ class WanDiT(nn.Module):
 def empty_dit(config: ModelConfig) -> WanDiT:
     """The architecture without storage (meta tensors)."""
     with torch.device("meta"):
-        return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads)
+        return WanDiT(config.dit, config.rays, config.tracking, config.logit_heads, config.feature_projector)
 
 
 def parameter_names(config: DiTConfig) -> list[str]:
@@ -271,7 +277,7 @@ def parameter_names(config: DiTConfig) -> list[str]:
     full = replace(config, **widths, **dict.fromkeys(branches, True))
     head = HeadConfig(displacement=True, camera="mean")
     with torch.device("meta"):
-        dit = WanDiT(full, RayConfig(), head, tuple(range(config.num_layers)))
+        dit = WanDiT(full, RayConfig(), head, tuple(range(config.num_layers)), ProjectorConfig(layer=0, features=1))
     return [name for name, _ in dit.named_parameters()]
 
 

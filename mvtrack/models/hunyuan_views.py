@@ -19,7 +19,7 @@ from mvtrack.models.backbone import DiTOutput, check_layer
 from mvtrack.models.condition_encoder import TokenConditionEncoder
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
-from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, taps_on_grid
+from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, output_on_grid
 
 _PATCH = 2
 _MLP_RATIO = 4.3637
@@ -33,7 +33,7 @@ class HunyuanViews(DiffusersBackbone):
     def __init__(self, config: HunyuanConfig) -> None:
         transformer = _transformer(config)
         attentions = [ViewAttention() for _ in transformer.blocks]
-        super().__init__(attentions, [config.num_heads] * len(attentions), config.logit_heads)
+        super().__init__(attentions, list(transformer.blocks), [config.num_heads] * len(attentions), config.logit_heads)
         for attention, block in zip(attentions, transformer.blocks, strict=True):
             block.attn1.set_processor(attention)
         self.config, self.transformer = config, transformer
@@ -71,8 +71,7 @@ class HunyuanViews(DiffusersBackbone):
                 **self._no_text(x),
                 image_rotary_emb=self.rope(height // _PATCH, width // _PATCH, x.device),
             ).sample
-        prediction = rearrange(out[:, :channels], "(b v) c h w -> b v 1 c h w", v=views)
-        return DiTOutput(prediction, taps_on_grid(found, tap_layers, latents))
+        return output_on_grid(out[:, :channels], found, views)
 
     def recompute(self, blocks: bool) -> None:
         """See `DiffusersBackbone`; diffusers has no such switch for this transformer."""

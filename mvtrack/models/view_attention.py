@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mvtrack.correspondence.logit_head import LogitHead
-from mvtrack.models.backbone import Tap, Visit, check_layer
+from mvtrack.models.backbone import DiTOutput, Tap, Visit, check_layer
 from mvtrack.models.conditioning import Conditioning
 
 
@@ -78,11 +78,16 @@ class DiffusersBackbone(nn.Module):
     stride = 8  # pixels of a latent
 
     def __init__(
-        self, attentions: Sequence[ViewAttention], num_heads: Sequence[int], logit_heads: tuple[int, ...] = ()
+        self,
+        attentions: Sequence[ViewAttention],
+        blocks: Sequence[nn.Module],
+        num_heads: Sequence[int],
+        logit_heads: tuple[int, ...] = (),
     ) -> None:
-        """num_heads: of every layer. logit_heads: layers with a head of the correspondence loss."""
+        """blocks: around every layer's attention. num_heads: of every layer. logit_heads: layers with a head of the
+        correspondence loss."""
         super().__init__()
-        self._attentions = tuple(attentions)
+        self._attentions, self._blocks = tuple(attentions), tuple(blocks)
         for layer in logit_heads:
             check_layer(self, layer)
         self.logit_heads = nn.ModuleDict({str(layer): LogitHead(num_heads[layer]) for layer in logit_heads})
@@ -115,14 +120,19 @@ class DiffusersBackbone(nn.Module):
             visits.remove(visit)
 
     @contextmanager
-    def joint(self, views: int, tap_layers: tuple[int, ...] = ()) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-        """While open, batches are (B V); q and k of the tapped layers (B, V n, heads, d) are put into what it gives."""
-        found: dict[int, tuple[Tensor, Tensor]] = {}
+    def joint(self, views: int, tap_layers: tuple[int, ...] = ()) -> Iterator[dict[int, dict[str, Tensor]]]:
+        """While open, batches are (B V); of the tapped layers q and k (B, V n, heads, d) and what their block returns,
+        `hidden` (B V, n, D), are put into what it gives."""
+        found: dict[int, dict[str, Tensor]] = {layer: {} for layer in tap_layers}
         for layer in tap_layers:
             check_layer(self, layer)
         for attention in self._attentions:
             attention.views = views
-        visits = {layer: lambda q, k, layer=layer: found.update({layer: (q, k)}) for layer in tap_layers}
+        visits = {layer: lambda q, k, layer=layer: found[layer].update(q=q, k=k) for layer in tap_layers}
+        hooks = [
+            self._blocks[layer].register_forward_hook(lambda _m, _in, out, layer=layer: found[layer].update(hidden=out))
+            for layer in tap_layers
+        ]
         for layer, visit in visits.items():
             self._attentions[layer].visits.append(visit)
         try:
@@ -130,6 +140,8 @@ class DiffusersBackbone(nn.Module):
         finally:
             for layer, visit in visits.items():
                 self._attentions[layer].visits.remove(visit)
+            for hook in hooks:
+                hook.remove()
 
     def condition(self, latents: Tensor, conditioning: Conditioning) -> Float[Tensor, "BV 7 H W"]:
         """Mask (0 in references, 1 in what is to be made) and rays of every pixel.
@@ -158,14 +170,14 @@ def reference_mask(conditioning: Conditioning, batch: int, views: int, device: t
     return (torch.arange(views, device=device) < conditioning.num_reference).expand(batch, -1)
 
 
-def taps_on_grid(
-    found: dict[int, tuple[Tensor, Tensor]], tap_layers: tuple[int, ...], latents: Float[Tensor, "B V f c h w"]
-) -> tuple[Tap, ...]:
+def output_on_grid(prediction: Float[Tensor, "BV c h w"], found: dict[int, dict[str, Tensor]], views: int) -> DiTOutput:
     """Taps by ascending layer, tokens on their own grid, which is the latents' reduced by a whole number."""
-    views, (height, width) = latents.shape[1], latents.shape[-2:]
-    taps = []
-    for layer in sorted(set(tap_layers)):
-        factor = isqrt(height * width * views // found[layer][0].shape[1])
-        sizes = {"v": views, "f": 1, "h": height // factor, "w": width // factor}
-        taps.append(Tap(*(rearrange(x, "b (v f h w) n d -> b v f h w n d", **sizes) for x in found[layer])))
-    return tuple(taps)
+    height, width = prediction.shape[-2:]
+    taps, hidden = [], []
+    for layer in sorted(found):
+        q, k, out = (found[layer][name] for name in ("q", "k", "hidden"))
+        factor = isqrt(height * width // out.shape[1])
+        sizes = {"v": views, "h": height // factor, "w": width // factor}
+        taps.append(Tap(*(rearrange(x, "b (v h w) n d -> b v 1 h w n d", **sizes) for x in (q, k))))
+        hidden.append(rearrange(out, "(b v) (h w) d -> b v 1 h w d", **sizes))
+    return DiTOutput(rearrange(prediction, "(b v) c h w -> b v 1 c h w", v=views), tuple(taps), tuple(hidden))

@@ -29,7 +29,8 @@ def export_checkpoint(
 ) -> Path:
     """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config; returns the file.
 
-    logit_heads: False leaves out the heads of the correspondence loss, which sampling does not need. Step and
+    logit_heads: False leaves out the heads of the correspondence loss and the feature projector, which sampling does
+    not need. Step and
     validation score go beside the file, into training.json. layout: see `interchange`; "mvtrack" is what
     `reshoot --model` and `train.init_from` take. half: store float16 there (`write_model`).
     """
@@ -37,8 +38,9 @@ def export_checkpoint(
     config = from_tree(ModelConfig, reader.state.config["model"], where=str(checkpoint / "state.json"))
     weights = dict(reader.weights(kind))
     if not logit_heads:
-        config = replace(config, logit_heads=())
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("logit_heads.")}
+        config = replace(config, logit_heads=(), feature_projector=None)
+        left_out = ("logit_heads.", "feature_projector.")
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
     if half and layout != "mvtrack":
         raise ValueError(f"float16 goes with layout mvtrack, not {layout}: leave one of them out")
     write = partial(write_model, half=True) if half else LAYOUTS[layout]

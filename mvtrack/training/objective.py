@@ -1,6 +1,7 @@
 """One training step's objective: a batch noised and conditioned, and the weighted sum of its losses."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,6 +42,9 @@ class Objective:
             generator = torch.Generator().manual_seed(seed)
             sigma.append(self.process.draw(generator))
             noise.append(torch.randn(latents.shape[1:], generator=generator))
+        if any(loss.sees_pictures for loss in self.losses):
+            video = codec.decode(latents.to(device)) if batch.video is None else batch.video.to(device)
+            batch = replace(batch, video=video)
         targets = {loss.name: loss.targets(batch, self._seeds(loss.seed_offset, index)) for loss in self.losses}
         reference = None if model.views is None else self.draw_references(index, tuple(latents.shape[1:3]))
         prompts = Prompts(batch.text, image=batch.image)
@@ -63,7 +67,7 @@ class Objective:
         taps = dict(zip(self.tap_layers, output.taps, strict=True))
         parts, total = {}, 0.0
         for loss in self.losses:
-            parts |= loss(network, batch, output.prediction, taps)
+            parts |= loss(network, batch, output, taps)
             total = total + loss.weight * parts[loss.name]
         return parts | {"total": total}
 

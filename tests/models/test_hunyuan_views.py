@@ -53,7 +53,7 @@ def run(network, golden, views=1, rope=None, **changes):
     with network.joint(views, (4,)) as found:
         rope = network.rope(6, 10) if rope is None else rope
         out = network.transformer(z["in.latents"], z["in.timestep"], **(text | changes), image_rotary_emb=rope).sample
-    return out, found[4]
+    return out, tuple(found[4][name] for name in ("q", "k", "hidden"))
 
 
 def test_golden_rope(network, golden):
@@ -70,7 +70,7 @@ def test_golden_prediction_blocks_and_taps(network, golden):
     ]
     time = network.transformer.time_extra_emb
     hooks.append(time.register_forward_hook(lambda _m, _i, out: seen.__setitem__("condition_vector", out)))
-    out, (q, k) = run(network, golden)
+    out, (q, k, _) = run(network, golden)
     for hook in hooks:
         hook.remove()
     torch.testing.assert_close(out, z["out.prediction_and_variance"], **CLOSE)

@@ -59,7 +59,7 @@ def test_recipe_trains_at_reduced_size(kind, umt5, wan_vae_file, tmp_path, monke
         pytest.skip("diffsynth is not installed")
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(5)
-    empty_autoencoder(VAE).save_pretrained(tmp_path / "pipeline/vae")
+    empty_autoencoder("sd_vae", VAE).save_pretrained(tmp_path / "pipeline/vae")
     name = {"dit": "cameo_wan"}.get(kind, f"cameo_{kind}")
     vae = wan_vae_file if kind == "dit" else tmp_path / "pipeline"
     run = reduced(load_config(ROOT / f"configs/{name}.yaml"), kind, vae, umt5, tmp_path)

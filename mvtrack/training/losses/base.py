@@ -38,14 +38,16 @@ class TrainingBatch:
 class Loss(Protocol):
     """Made of a `RunConfig`; left out where its weight is 0.
 
-    name: of its value in the log. tap_layers: blocks (counted from 0) whose q and k it looks at. seed_offset: a number
-    of its own, so that what it draws depends on nothing else that is drawn.
+    name: of its value in the log. tap_layers: blocks (counted from 0) whose q and k, or output, it looks at.
+    seed_offset: a number of its own, so that what it draws depends on nothing else that is drawn. sees_pictures: its
+    targets are made of the clean views, `batch.video`, on the device.
     """
 
     name: str
     weight: float
     tap_layers: tuple[int, ...]
     seed_offset: int
+    sees_pictures: bool
 
     def targets(self, batch: Batch, seeds: list[int]) -> Any | None:
         """What the network should do on a batch, with a method `to(device)`; None where it needs nothing. seeds: one
@@ -55,7 +57,7 @@ class Loss(Protocol):
         self,
         network: Callable[..., DiTOutput],
         batch: TrainingBatch,
-        prediction: Float[Tensor, "B V f c h w"],
+        output: DiTOutput,
         taps: dict[int, Tap],
     ) -> dict[str, Float[Tensor, ""]]:
         """The loss by its name, and parts of it for the log, detached. network: the transformer, or the engine around

@@ -23,6 +23,7 @@ class CorrespondenceLoss:
     """The mean over the supervised layers; several are also reported one by one."""
 
     name = "correspondence"
+    sees_pictures = False
     seed_offset = 1
 
     def __init__(self, config: RunConfig) -> None:
@@ -49,7 +50,7 @@ class CorrespondenceLoss:
         return CorrespondenceTargets.concatenate(samples)
 
     def __call__(
-        self, network: Callable[..., DiTOutput], batch: TrainingBatch, prediction: Tensor, taps: dict[int, Tap]
+        self, network: Callable[..., DiTOutput], batch: TrainingBatch, output: DiTOutput, taps: dict[int, Tap]
     ) -> dict[str, Float[Tensor, ""]]:
         layers, options, heads = self.tap_layers, self.config.correspondence_options, None
         if options.heads == "mlp":

@@ -17,6 +17,7 @@ class DenoisingLoss:
     clean and count for nothing."""
 
     tap_layers = ()
+    sees_pictures = False
     seed_offset = 0
 
     def __init__(self, config: RunConfig) -> None:
@@ -28,9 +29,9 @@ class DenoisingLoss:
         """None: the target is the noise, which is drawn for the network's input."""
 
     def __call__(
-        self, network: Callable[..., DiTOutput], batch: TrainingBatch, prediction: Tensor, taps: dict[int, Tap]
+        self, network: Callable[..., DiTOutput], batch: TrainingBatch, output: DiTOutput, taps: dict[int, Tap]
     ) -> dict[str, Float[Tensor, ""]]:
-        predicted, reference = prediction.float(), batch.conditioning.reference
+        predicted, reference = output.prediction.float(), batch.conditioning.reference
         wanted = self.process.target(batch.latents, batch.noise, batch.sigma)
         if reference is None:
             per_sample = (predicted[:, 1:] - wanted[:, 1:]).square().flatten(1).mean(1)

@@ -40,6 +40,7 @@ class TrackingLoss:
     """The head travels with the network's weights (`network.tracking_head`)."""
 
     name = "tracking"
+    sees_pictures = False
     seed_offset = 2
 
     def __init__(self, config: RunConfig) -> None:
@@ -59,7 +60,7 @@ class TrackingLoss:
         return draw_track_targets(batch.tracks, self.num_points, seeds, cameras)
 
     def __call__(
-        self, network: Callable[..., DiTOutput], batch: TrainingBatch, prediction: Tensor, taps: dict[int, Tap]
+        self, network: Callable[..., DiTOutput], batch: TrainingBatch, output: DiTOutput, taps: dict[int, Tap]
     ) -> dict[str, Float[Tensor, ""]]:
         targets, width_px = batch.targets[self.name], batch.latents.shape[-1] * self.latent_px
         tracks = network.tracking_head(*taps[self.layer], targets.txy, targets.valid, self.token_px, targets.cameras)

@@ -230,7 +230,7 @@ def test_hunyuan_from_tencents_names(tmp_path, has_style):
 
 def test_released_models_round_trip_and_sample(cameo, stable_diffusion, tmp_path):
     """What conversion writes is a model like any other: it loads, and makes views with its VAE beside it."""
-    empty_autoencoder(VAE).save_pretrained(tmp_path / "pipeline/vae")
+    empty_autoencoder("sd_vae", VAE).save_pretrained(tmp_path / "pipeline/vae")
     pipeline(tmp_path / "pipeline", stable_diffusion.state_dict())
     for network in (cameo[0], cat3d_from_sd21(tmp_path / "pipeline", SIZES)):
         model = released_model(network, str(tmp_path / "pipeline"))
