@@ -15,7 +15,9 @@ class AblateCommand(Command):
     with more seeds. Miniature: rendered scenes, on a CPU. Paper: the real configs, written out with the command and the
     cost of each training. Tables: configs/experiments/."""
 
-    table: str = positional("such as table3, table4, layers, cameo-table2, cameo-figure4, correspondence")
+    table: str = positional(
+        "such as table3, table4, layers, cameo-table1, cameo-table2, cameo-figure4-unet, correspondence"
+    )
     scale: Literal["miniature", "paper"] = option("miniature", "rendered scenes on a CPU, or the papers' own sizes")
     out: Path = option(Path("outputs/ablate"), "a folder in it holds the runs and results of each table")
     seeds: Count = option(3, "runs of each arm")
