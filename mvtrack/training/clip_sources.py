@@ -136,8 +136,8 @@ def sources_of_folder(root: Path, config: RunConfig, entry: LatentsConfig, optio
 def rendered_sources(count: int, config: RunConfig, entry: LatentsConfig) -> list[Source]:
     """Scenes by their numbers; still ones, of as many views as there are choices in, for a model of still scenes."""
     views = config.model.views
-    count = RENDERED_VIEWS if views is None else max(RENDERED_VIEWS, 2 * views.count)
-    recipe = BankRecipe(entry.size, config.data.num_frames, count, scene=SceneStyle(static=views is not None))
+    num_views = RENDERED_VIEWS if views is None else max(RENDERED_VIEWS, 2 * views.count)
+    recipe = BankRecipe(entry.size, config.data.num_frames, num_views, scene=SceneStyle(static=views is not None))
     return [RenderedSource(recipe, n) for n in range(count)]
 
 
