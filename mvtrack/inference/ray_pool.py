@@ -5,6 +5,8 @@ What a task writes it writes itself, under names of its own, so results are the 
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -49,16 +51,9 @@ def _outcome(work: Callable[[Task], Result], task: Task) -> Result | ValueError:
 def _on_ray(
     make: Callable[[], Callable[[Task], Result]], tasks: Sequence[Task], count: int | None
 ) -> Iterator[Outcome]:
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError("--ray needs Ray: pip install '.[ray]'") from error
     if not tasks:
         return
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
-    try:
+    with connected() as ray:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = min(count or gpus or len(ray.nodes()), len(tasks))
         each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
@@ -66,6 +61,25 @@ def _on_ray(
         sent = ray.put(make)  # kept until the end: a worker that starts again asks for it again
         workers = [actor.remote(sent, torch.get_num_threads(), os.getcwd()) for _ in range(count)]
         yield from _collect(workers, tasks)
+        for worker in workers:
+            ray.kill(worker)  # whoever stays connected needs their devices
+
+
+@contextmanager
+def connected() -> Iterator[ModuleType]:
+    """Ray while it is connected to its cluster; around several `run_tasks` they share the connection.
+
+    Raises ValueError where Ray is missing.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("--ray needs Ray: pip install '.[ray]'") from error
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
+    try:
+        yield ray
     finally:
         if mine:
             ray.shutdown()

@@ -18,7 +18,7 @@ from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.records import read_record, write_record
 from mvtrack.evaluation.runner.scoring import estimate_case, estimates_due, metrics_due, score_case, score_together
 from mvtrack.evaluation.runner.videos import generate_case, methods_due, preview_case, previews_due
-from mvtrack.inference.ray_pool import run_tasks
+from mvtrack.inference.ray_pool import connected, run_tasks
 
 STAGES = ("generate", "estimate", "score", "page")
 _TOGETHER = 64  # videos that a metric sees at once: what was scored before a kill is kept in steps of so many
@@ -38,27 +38,34 @@ def run_stages(
     i-th on; shards share nothing and may run on different machines over one folder. cluster: the workers of a Ray
     cluster instead, which share that folder; what metrics score together is scored here.
     """
+    if cluster is not None and cluster.ray:
+        with connected():
+            return _run_stages(plan, stages, shard, partial(_over_cases, spread=partial(_on_cluster, cluster=cluster)))
+    return _run_stages(plan, stages, shard, partial(_over_cases, spread=partial(_spread, workers=workers)))
+
+
+def _run_stages(plan: Plan, stages: Iterable[str], shard: Shard, over_cases: Callable[..., list[str]]) -> list[str]:
     cases = [Case.of(plan, key) for key in shard_of(plan.benchmark.case_keys(), shard)]
     for method in plan.methods:
         write_record(plan.method_file(method.name), method_record(method))
-    failures, spread = [], partial(_over_cases, workers=workers, cluster=cluster or RayOptions())
+    failures = []
     if "generate" in stages:
         due = {case.key: methods_due(case) for case in cases}
         for method in plan.methods:
             keys = [key for key, methods in due.items() if method in methods]
             if keys:
                 method.prepare(plan.benchmark, keys)
-        failures += spread(generate_case, [case for case in cases if due[case.key]], "generating")
+        failures += over_cases(generate_case, [case for case in cases if due[case.key]], "generating")
     if "estimate" in stages:
         due = [case for case in cases if any(map(estimates_due, case.videos()))]
-        failures += spread(estimate_case, due, "estimating")
+        failures += over_cases(estimate_case, due, "estimating")
     if "score" in stages:
         due = [case for case in cases if any(map(metrics_due, case.videos()))]
-        failures += spread(score_case, due, "scoring")
+        failures += over_cases(score_case, due, "scoring")
         with _one_thread():
             failures += _score_batches(plan, due)
     if "page" in stages:
-        failures += spread(preview_case, [case for case in cases if previews_due(case)], "previews")
+        failures += over_cases(preview_case, [case for case in cases if previews_due(case)], "previews")
     return failures
 
 
@@ -97,11 +104,10 @@ def _score_batches(plan: Plan, cases: list[Case]) -> list[str]:
     return failures
 
 
-def _over_cases(work: Work, cases: list[Case], title: str, workers: int, cluster: RayOptions) -> list[str]:
+def _over_cases(work: Work, cases: list[Case], title: str, spread: Callable[..., Iterator[list[str]]]) -> list[str]:
     failures = []
-    done = _on_cluster(work, cases, cluster) if cluster.ray else _spread(work, cases, workers)
     with tqdm(total=len(cases), desc=title, unit="case", disable=not cases) as bar:
-        for lines in done:
+        for lines in spread(work, cases):
             failures += lines
             bar.update()
             bar.set_postfix(failed=len(failures))
