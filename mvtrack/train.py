@@ -41,15 +41,15 @@ def _work(options: TrainCommand) -> None:
 
 
 def _train(options: TrainCommand) -> None:
-    from mvtrack.config.run import load_config
+    from mvtrack.config.run import RunConfig, load_training_config
 
-    config = load_config(options.config, options.overrides)
+    config = load_training_config(options.config, options.overrides)
     from mvtrack.training.distributed import prepare_environment, ranks_here, world_size
     from mvtrack.training.loop import train
     from mvtrack.training.memory import refuse_training
 
     prepare_environment()
-    if not options.ignore_memory:
+    if isinstance(config, RunConfig) and not options.ignore_memory:
         refuse_training(config, world_size(), ranks_here())
     folder = train(config, options.resume, options.accept_changes)
     if os.environ["RANK"] == "0":
@@ -58,9 +58,9 @@ def _train(options: TrainCommand) -> None:
 
 def _launch(options: TrainCommand) -> None:
     """Check the config here, then hand over to `deepspeed` with the same options."""
-    from mvtrack.config.run import load_config
+    from mvtrack.config.run import load_training_config
 
-    load_config(options.config, options.overrides)
+    load_training_config(options.config, options.overrides)
     launcher = Path(sys.executable).with_name("deepspeed")
     if not launcher.exists():
         raise ValueError("several ranks need DeepSpeed's launcher: pip install '.[train]'")

@@ -16,7 +16,6 @@ COMMANDS = {
     "prepare": ("mvtrack.cli.prepare", "encode multi-view clips once, for training"),
     "caption": ("mvtrack.cli.caption", "describe a dataset's scenes by an image-text network"),
     "train": ("mvtrack.train", "train or fine-tune a model"),
-    "train-decoder": ("mvtrack.cli.train_decoder", "train a decoder that aligns views to the pixel"),
     "train-refiner": ("mvtrack.cli.train_refiner", "train what brings results to full resolution"),
     "ablate": ("mvtrack.cli.ablate", "train and score a table of the papers, arm by arm"),
     "runs": ("mvtrack.cli.runs", "list training runs on disk"),

@@ -6,27 +6,27 @@ A config never changes after it was read. An unknown key is an error that sugges
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mvtrack.config.checked import config
 from mvtrack.config.data import DataConfig
+from mvtrack.config.decoder import DecoderRunConfig
 from mvtrack.config.losses import LossConfig
 from mvtrack.config.model import ModelConfig
-from mvtrack.config.training import OptimConfig, TrainConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import apply_override, from_tree
 from mvtrack.config.views import ViewsConfig
 
 
 @config
-class RunConfig:
+class RunConfig(TrainingConfig):
     """One training run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         unit = self.model.size_unit_px
@@ -122,6 +122,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ValueError that names the file, the key and the nearest known key.
     """
+    loaded = load_training_config(path, overrides)
+    if isinstance(loaded, DecoderRunConfig):
+        raise ValueError(f"{path} trains an aligning decoder, which only `mvtrack train` takes")
+    return loaded
+
+
+def load_training_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | DecoderRunConfig:
+    """The same of any run: with a section `decoder` it is that of an aligning decoder."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"config file {path} does not exist")
@@ -133,4 +141,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ValueError(f"{path} is not a text file") from error
     for override in overrides:
         apply_override(tree, override)
-    return from_tree(RunConfig, tree, where=str(path))
+    return training_from_tree(tree, str(path))
+
+
+def training_from_tree(tree: Any, where: str) -> RunConfig | DecoderRunConfig:
+    """A run's config from nested dicts. Raises ValueError for anything else."""
+    is_decoder = isinstance(tree, dict) and "decoder" in tree
+    return from_tree(DecoderRunConfig if is_decoder else RunConfig, tree, where)

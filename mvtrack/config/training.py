@@ -1,5 +1,6 @@
 """How a training runs: the optimizer, its schedule, precision, memory, checkpoints."""
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, Positive, Range, Share, config
@@ -68,3 +69,11 @@ class TrainConfig:
             raise ValueError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
         if self.offload_parameters and (self.zero_stage != 3 or not self.offload_optimizer):
             raise ValueError("train.offload_parameters needs train.zero_stage: 3 and train.offload_optimizer: true")
+
+
+@config
+class TrainingConfig:
+    """What all training runs have."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

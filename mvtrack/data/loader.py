@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,14 +100,14 @@ class StepDataset(Dataset, ABC):
         self.first, self.per_rank = rank * per_rank, per_rank
         self.share = np.array(shares) / np.sum(shares)
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def __getitem__(self, step: int) -> list[Any]:
         which = int(np.random.default_rng([self.seed, 1, step]).choice(len(self.share), p=self.share))
         numbers = range(step * self.batch_size + self.first, step * self.batch_size + self.first + self.per_rank)
         return [self.batch(which, list(numbers[i : i + self.micro]), step) for i in range(0, self.per_rank, self.micro)]
 
     @abstractmethod
-    def batch(self, which: int, numbers: list[int], step: int) -> Batch:
-        """Samples of the source `which`, by their global numbers."""
+    def batch(self, which: int, numbers: list[int], step: int) -> Any:
+        """Samples of the source `which`, by their global numbers, which it has as `index`, and their `keys`."""
 
 
 class BatchDataset(StepDataset):
@@ -204,7 +205,7 @@ def mirrored(clip: Clip) -> Clip:
     )
 
 
-def batches(dataset: StepDataset, first_step: int, last_step: int, workers: int) -> Iterator[list[Batch]]:
+def batches(dataset: StepDataset, first_step: int, last_step: int, workers: int) -> Iterator[list[Any]]:
     """This rank's micro-batches of every step in order, prefetched by worker processes."""
     loader = DataLoader(
         dataset,

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.training import distributed
@@ -74,7 +74,9 @@ def step_of(checkpoint: Path) -> int:
     return int(_NAME.fullmatch(checkpoint.name)[1])
 
 
-def save_checkpoint(folder: Path, engine, ema: EMA, codec: VideoCodec, config: RunConfig, progress: Progress) -> Path:
+def save_checkpoint(
+    folder: Path, engine, ema: EMA, codec: VideoCodec, config: TrainingConfig, progress: Progress
+) -> Path:
     """Write a checkpoint of all ranks. Collective; raises OSError on every rank when one of them could not write."""
     tensors = {}
     for fragment in fragments(engine):

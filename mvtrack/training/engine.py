@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.machine import return_freed_memory
 from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_attention
@@ -22,12 +23,12 @@ from mvtrack.training.optimizer import build_optimizer, freeze
 BUCKET_ELEMENTS = 10**8  # that ranks exchange at once; DeepSpeed's five times as many would take 2 GiB
 
 
-def effective_stage(config: RunConfig) -> int:
+def effective_stage(config: TrainingConfig) -> int:
     """DeepSpeed's stage: bf16 at stage 0 runs as stage 1, whose float32 masters and accumulation it needs."""
     return 1 if config.train.precision == "bf16" and config.train.zero_stage == 0 else config.train.zero_stage
 
 
-def deepspeed_config(config: RunConfig, world_size: int) -> dict:
+def deepspeed_config(config: TrainingConfig, world_size: int) -> dict:
     """What DeepSpeed needs to know; everything else stays in our loop."""
     train = config.train
     zero: dict = {
@@ -139,7 +140,7 @@ def prepare_network(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) ->
     return network
 
 
-def build_engine(network: Network, config: RunConfig):
+def build_engine(network: torch.nn.Module, config: TrainingConfig):
     """Wrap the model and its optimiser."""
     import deepspeed
 

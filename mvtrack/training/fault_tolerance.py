@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.training import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -42,7 +42,7 @@ class StopRequest:
 class FiniteGuard:
     """Sees to it that no update with a value that is not finite is applied, on any rank, and that all ranks agree."""
 
-    config: RunConfig
+    config: TrainingConfig
     skipped: int = 0
     _bad_loss: bool = False
 

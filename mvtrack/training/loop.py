@@ -9,29 +9,31 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mvtrack.config.run import RunConfig
-from mvtrack.data.loader import Batch, batches
-from mvtrack.training import distributed
+from mvtrack.config.decoder import DecoderRunConfig
+from mvtrack.config.training import TrainingConfig
+from mvtrack.data.loader import batches
+from mvtrack.training import decoder_run, distributed
+from mvtrack.training import run as model_run
+from mvtrack.training.base_run import BaseRun
 from mvtrack.training.checkpoint import prune, remove_leftovers, save_checkpoint
 from mvtrack.training.engine import start_distributed
-from mvtrack.training.export import export_checkpoint
 from mvtrack.training.fault_tolerance import StopRequest, explain_hang
 from mvtrack.training.optimizer import learning_rate_factor
 from mvtrack.training.resume import choose_checkpoint, refuse_changes
-from mvtrack.training.run import Run, open_dataset, prune_banks, set_up
 from mvtrack.training.run_dir import Heartbeat, discarded_on_failure, locked
 from mvtrack.training.telemetry import Meter, gradient_norms
 
 STOPPED = "stopped_by_signal"  # a file that says that the run should go on later (configs/slurm/train.sbatch)
 
 
-def train(config: RunConfig, resume: str | None = None, accept_changes: bool = False) -> Path:
-    """Train as the config says; returns the folder of the model.
+def train(config: TrainingConfig, resume: str | None = None, accept_changes: bool = False) -> Path:
+    """Train as the config says, a `RunConfig` or a `DecoderRunConfig`; returns the folder of the model.
 
     resume: "auto" goes on from the run's newest checkpoint if there is one; a path, from that checkpoint.
     Raises ValueError before any GPU memory is taken when config, run directory and checkpoint do not fit together.
     """
     settings, run_dir = config.train, Path(config.train.run_dir)
+    kind = decoder_run if isinstance(config, DecoderRunConfig) else model_run
     distributed.prepare_environment()
     rank, world = distributed.rank(), distributed.world_size()
     with locked(run_dir) if rank == 0 else contextlib.nullcontext([]) as made:
@@ -42,13 +44,13 @@ def train(config: RunConfig, resume: str | None = None, accept_changes: bool = F
             reader = choose_checkpoint(run_dir, resume)
             if reader:
                 refuse_changes(config, reader, accept_changes)
-            dataset = open_dataset(config, rank, world)
+            dataset = kind.open_dataset(config, rank, world)
         own_group = not torch.distributed.is_initialized()
         start_distributed(settings.timeout_s)
         heartbeat = Heartbeat(run_dir, rank)
         try:
             with discarded_on_failure(made):
-                run = set_up(config, dataset, reader, heartbeat)
+                run = kind.set_up(config, dataset, reader, heartbeat)
             _loop(run)
         except RuntimeError as error:
             raise (explain_hang(error, heartbeat.report(), settings.timeout_s) or error) from error
@@ -58,11 +60,11 @@ def train(config: RunConfig, resume: str | None = None, accept_changes: bool = F
     return run_dir / "model"
 
 
-def _loop(run: Run) -> None:
+def _loop(run: BaseRun) -> None:
     config, first_step = run.config.train, run.progress.step
     last_step = min(config.steps, config.stop_after or config.steps)
     base_rates = [group["lr"] for group in run.engine.optimizer.param_groups]
-    meter, stop = Meter(run.config), StopRequest()
+    meter, stop = Meter(run), StopRequest()
     bar = tqdm(initial=first_step, total=last_step, disable=run.log is None, desc="train", unit="step")
     asked = time.monotonic()
     for micro_batches in batches(run.dataset, first_step, last_step, run.config.data.workers):
@@ -93,7 +95,7 @@ def _loop(run: Run) -> None:
         run.log.close()
 
 
-def _step(run: Run, micro_batches: list[Batch], meter: Meter, with_norms: bool) -> dict[str, float]:
+def _step(run: BaseRun, micro_batches: list, meter: Meter, with_norms: bool) -> dict[str, float]:
     """Forward, backward and update on one global batch; returns gradient norms when asked."""
     for i, batch in enumerate(micro_batches):
         parts, tokens = run.losses(batch)
@@ -109,17 +111,17 @@ def _step(run: Run, micro_batches: list[Batch], meter: Meter, with_norms: bool) 
     return norms
 
 
-def _report(run: Run, meter: Meter, bar: tqdm, extra: dict[str, float]) -> None:
+def _report(run: BaseRun, meter: Meter, bar: tqdm, extra: dict[str, float]) -> None:
     values = meter.report() | {"skipped_updates": float(run.guard.skipped)} | extra
     if run.log:
         bar.set_postfix({k.removeprefix("loss/"): f"{v:.4f}" for k, v in values.items() if k.startswith("loss/")})
         run.log.scalars(run.progress.step, values)
 
 
-def _validate(run: Run) -> bool:
+def _validate(run: BaseRun) -> bool:
     """Score the averaged weights by generating; returns whether they are the best so far."""
     with run.ema.swapped_in(run.engine):
-        report = run.validator.run(run.model)
+        report = run.validate()
     if run.log:
         run.log.scalars(run.progress.step, report.scores)
         for name, video in report.videos.items():
@@ -133,12 +135,12 @@ def _validate(run: Run) -> bool:
     return improved
 
 
-def _save(run: Run) -> None:
+def _save(run: BaseRun) -> None:
     """Checkpoint, then the averaged model where `reshoot --model` finds it, then delete what is no longer kept."""
     config, progress = run.config.train, run.progress
     path = save_checkpoint(run.checkpoints, run.engine, run.ema, run.codec, run.config, progress)
     if distributed.rank() == 0:
-        export_checkpoint(path, run.folder / "model")
+        run.export(path)
         prune(run.checkpoints, config.keep_last, config.keep_every, progress.best_step)
-        prune_banks(run.dataset, run.config, progress.step)
+        run.prune()
     distributed.barrier()

@@ -13,7 +13,6 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from mvtrack.config.training import OptimConfig
 from mvtrack.models.dit import WanDiT, parameter_names
-from mvtrack.models.networks import Network
 
 
 class MuonWithAdamW(Optimizer):
@@ -49,7 +48,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
 
-def freeze(model: Network, trainable: tuple[str, ...]) -> None:
+def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
     """Let only parameters whose names match one of the patterns be trained.
 
     A pattern of a part that is switched off (a tracking head, ReCamMaster's branches, ...) is harmless. Raises

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 
@@ -33,9 +33,9 @@ def choose_checkpoint(run_dir: Path, resume: str | None) -> CheckpointReader | N
     return CheckpointReader(found[-1]) if resume and found else None
 
 
-def refuse_changes(config: RunConfig, reader: CheckpointReader, accept: bool) -> None:
+def refuse_changes(config: TrainingConfig, reader: CheckpointReader, accept: bool) -> None:
     """Raise ValueError that lists what differs from the checkpoint's config, unless the user accepts the changes."""
-    saved = from_tree(RunConfig, reader.state.config, where=f"the config in {reader.folder / 'state.json'}")
+    saved = from_tree(type(config), reader.state.config, where=f"the config in {reader.folder / 'state.json'}")
     before, now = _flat(to_tree(saved)), _flat(to_tree(config))
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k))
     if changed and not accept:

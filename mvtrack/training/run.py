@@ -1,82 +1,78 @@
 """Setting up a run: its data, model, engine and averages, fresh or from a checkpoint."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mvtrack.config.encoders import CodecConfig, TextConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
+from mvtrack.data.clip import num_latent_frames
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.loader import Batch, BatchDataset, StepDataset
+from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.encoders import run_encoders
+from mvtrack.models.flops import training_flops, view_training_flops
 from mvtrack.models.init_weights import CONDITION_OUT, initial_weights
 from mvtrack.models.networks import empty_network
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.models.text_encoder import embed_captions
 from mvtrack.training import distributed
+from mvtrack.training.base_run import BaseRun
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_engine, prepare_network, training_kernel, warn_if_nothing_is_kept
+from mvtrack.training.export import export_checkpoint
 from mvtrack.training.fault_tolerance import FiniteGuard
 from mvtrack.training.latent_validation import LatentValidator
 from mvtrack.training.objective import Objective
 from mvtrack.training.run_dir import Heartbeat, record_attempt
 from mvtrack.training.run_log import RunLog
-from mvtrack.training.validation import Validator
+from mvtrack.training.validation import ValidationReport, Validator
 from mvtrack.training.view_validation import ViewValidator
 
 CODEC_FIT_SCENES = 64  # the codec is fitted on the first scenes of the first bank
 
 
-@dataclass
-class Run:
-    """Everything that lives from the first to the last step of a process."""
+@dataclass(kw_only=True)
+class Run(BaseRun):
+    """The training of a model that re-shoots, or makes views of still scenes."""
 
     config: RunConfig
     objective: Objective
-    dataset: StepDataset
-    engine: object
-    codec: VideoCodec
-    ema: EMA
-    guard: FiniteGuard
     validator: Validator | ViewValidator | LatentValidator
-    heartbeat: Heartbeat
-    log: RunLog | None  # rank 0 only
-    progress: Progress
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.config.train.run_dir)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
 
     @property
     def model(self) -> ReshootModel:
         return ReshootModel(self.config.model, self.engine.module, self.codec, self.engine.device)
 
-    def autocast(self):
-        """The context in which losses are computed."""
-        if self.config.train.precision == "autocast_bf16":
-            return torch.autocast(self.engine.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
-
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], int]:
-        """Loss parts of a micro-batch, and the tokens of one of its samples."""
         device = self.engine.device
         prepared = self.objective.prepare(batch, self.codec, device).to(device)
         with self.autocast():
             return self.objective(self.engine, prepared), prepared.num_tokens(self.config.model.backbone.size_unit)
+
+    def flops(self, tokens: int) -> float:
+        model, checkpointing = self.config.model, checkpointing_of(self.config.train)
+        if model.dit is None:
+            return view_training_flops(model, tokens, checkpointing)
+        text, grid = model.text.length if model.text else 0, (2, num_latent_frames(self.config.data.num_frames))
+        return training_flops(model.dit, tokens, text, checkpointing, grid)
+
+    def validate(self) -> ValidationReport:
+        return self.validator.run(self.model)
+
+    def export(self, checkpoint: Path) -> None:
+        export_checkpoint(checkpoint, self.folder / "model")
+
+    def prune(self) -> None:
+        prune_banks(self.dataset, self.config, self.progress.step)
 
 
 def open_dataset(config: RunConfig, rank: int, world: int) -> StepDataset:
@@ -128,9 +124,12 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
     guard = FiniteGuard(config, progress.skipped)
     validator = _validator(config, dataset)
     log = RunLog(run_dir, config, progress.step) if distributed.rank() == 0 else None
-    run = Run(config, Objective(config), dataset, engine, codec, ema, guard, validator, heartbeat, log, progress)
+    run = Run(
+        config=config, objective=Objective(config), dataset=dataset, engine=engine, codec=codec, ema=ema, guard=guard,
+        validator=validator, heartbeat=heartbeat, log=log, progress=progress,
+    )  # fmt: skip
     if reader:
-        _materialise_optimizer(run)
+        run.materialise_optimizer()
         reader.restore(engine, ema)
     return run
 
@@ -220,20 +219,6 @@ def _fit_codec(codec: VideoCodec, config: RunConfig, dataset: BatchDataset) -> N
     views, frames = list(range(bank.recipe.num_views)), slice(0, config.data.num_frames)
     scenes = range(min(CODEC_FIT_SCENES, config.data.banks[0].num_scenes))
     codec.fit([bank.clip(n, views, frames).video for n in scenes], config.model.codec.whitening)
-
-
-def _materialise_optimizer(run: Run) -> None:
-    """Do one step at learning rate zero, so that the optimiser has state tensors that a checkpoint can be put into."""
-    groups = run.engine.optimizer.param_groups
-    rates = [group["lr"] for group in groups]
-    for group in groups:
-        group["lr"] = 0.0
-    for batch in run.dataset[run.progress.step]:
-        parts, _ = run.losses(batch)
-        run.engine.backward(parts["total"])
-        run.engine.step()
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate
 
 
 def fill_banks(dataset: BatchDataset, config: RunConfig) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import to_tree
 
 _PACKAGES = ("mvtrack", "torch", "deepspeed", "numpy", "safetensors", "diffsynth", "transformers")
@@ -78,7 +78,7 @@ def is_running(run_dir: Path) -> bool:
         return False
 
 
-def record_attempt(run_dir: Path, config: RunConfig, first_step: int, world_size: int, attention: str) -> None:
+def record_attempt(run_dir: Path, config: TrainingConfig, first_step: int, world_size: int, attention: str) -> None:
     """Add a line to attempts.jsonl (when, from which step, command, code, environment), and the config beside it.
 
     attention: the kernel that was chosen.

@@ -9,7 +9,7 @@ import imageio
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.files.atomic_io import write_aside
 from mvtrack.video.writer import to_bytes, write_video
@@ -20,7 +20,7 @@ VIDEO_FPS = 12
 class RunLog:
     """Writes rank 0's reports. Lines of steps that a resumed run does again are dropped first."""
 
-    def __init__(self, run_dir: Path, config: RunConfig, first_step: int = 0) -> None:
+    def __init__(self, run_dir: Path, config: TrainingConfig, first_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = run_dir / "metrics.jsonl"
@@ -80,7 +80,7 @@ def _forget_after(path: Path, step: int) -> None:
     write_aside(path, lambda aside: aside.write_text("".join(kept)))
 
 
-def _start_wandb(run_dir: Path, config: RunConfig):
+def _start_wandb(run_dir: Path, config: TrainingConfig):
     try:
         import wandb
     except ImportError as error:

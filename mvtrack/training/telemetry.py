@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mvtrack.config.run import RunConfig
-from mvtrack.data.clip import num_latent_frames
+from mvtrack.config.training import TrainingConfig
 from mvtrack.inference.machine import gpu_peak_flops, peak_gib
-from mvtrack.models.activation_checkpointing import checkpointing_of
-from mvtrack.models.flops import training_flops, view_training_flops
 from mvtrack.training import distributed
+from mvtrack.training.base_run import BaseRun
 
 _PARTS = ("self_attn", "cross_attn", "ffn", "camera_proj", "ray_encoder", "modulation",
           "attn1", "attn2", ".ff.", "resnets", "add_conv_in", "condition_encoder")  # fmt: skip
@@ -37,7 +35,7 @@ def gradient_norms(engine) -> dict[str, float]:
     return {f"grad_norm/{part}": value**0.5 for part, value in squares.items()}
 
 
-def peak_flops(config: RunConfig) -> float | None:
+def peak_flops(config: TrainingConfig) -> float | None:
     """FLOP/s that one device could do at best, or None when unknown."""
     if config.train.peak_tflops:
         return config.train.peak_tflops * 1e12
@@ -48,7 +46,7 @@ def peak_flops(config: RunConfig) -> float | None:
 class Meter:
     """Collects what happened since the last report."""
 
-    config: RunConfig
+    run: BaseRun
     losses: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     data_s: float = 0.0
@@ -61,13 +59,7 @@ class Meter:
         for name, value in parts.items():
             self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
         self.tokens += samples * tokens
-        checkpointing = checkpointing_of(self.config.train)
-        model = self.config.model
-        if model.dit is None:
-            self.flops += samples * view_training_flops(model, tokens, checkpointing)
-            return
-        text, grid = model.text.length if model.text else 0, (2, num_latent_frames(self.config.data.num_frames))
-        self.flops += samples * training_flops(model.dit, tokens, text, checkpointing, grid)
+        self.flops += samples * self.run.flops(tokens)
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""
@@ -80,7 +72,7 @@ class Meter:
             "speed/tflops_per_device": self.flops / elapsed / 1e12,
             "memory/peak_gib": peak_gib(distributed.device()),
         }
-        peak = peak_flops(self.config)
+        peak = peak_flops(self.run.config)
         if peak:
             rates["speed/flop_utilisation"] = self.flops / elapsed / peak
         self.losses, self.steps, self.data_s, self.tokens, self.flops = {}, 0, 0.0, 0, 0.0

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,6 @@ from mvtrack.config.encoders import CodecConfig, ImageConfig, TextConfig
 from mvtrack.config.model import DiTConfig, ModelConfig, RayConfig, SamplingConfig
 from mvtrack.config.placement import EncoderSources
 from mvtrack.config.tree import to_tree
-from mvtrack.data.synthetic.bank import Bank, BankRecipe
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference import batch
 from mvtrack.inference import device as placement
@@ -26,11 +27,11 @@ from mvtrack.models import image_encoder
 from mvtrack.models import reshoot_model as backbone_model
 from mvtrack.models import vae as wan_vae
 from mvtrack.models.conditioning import Window
+from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
-from mvtrack.training.aligner import AlignerRun, train_aligner
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
 
@@ -127,11 +128,19 @@ def test_reshoot_uses_models_sampling_defaults(video, folder, tmp_path, capsys, 
 
 
 def test_aligner_trains_behind_wan_vae(video, folder, tmp_path, capsys):
-    model, bank = load_model(folder), Bank(tmp_path / "scenes", BankRecipe((H, W), T, num_views=2, num_points=1))
-    how = AlignerRun(scenes=1, steps=2, frames=T, settings={"width": 4, "points": [3, 3, 2, 2], "dim": 8})
-    aligner = train_aligner(model, bank, tmp_path / "d", how)
+    sizes = {"width": 4, "points": [3, 3, 2, 2], "dim": 8}
+    scenes = {"root": str(tmp_path / "scenes"), "size": [H, W], "num_scenes": 1, "num_frames": T, "frames": T}
+    tree = {
+        "decoder": {"model": str(folder), "latents": "restored", "aligner": sizes},
+        "data": {**scenes, "workers": 0},
+        "train": {"steps": 2, "validate_clips": 1, "run_dir": str(tmp_path / "d")},
+    }
+    config, made = tmp_path / "decoder.json", tmp_path / "d/model"  # JSON is YAML
+    config.write_text(json.dumps(tree))
+    subprocess.run([sys.executable, "-m", "mvtrack", "train", "--config", str(config)], check=True, timeout=300)
+    aligner = load_aligner(made, load_model(folder).config.codec)
     assert all(level.out.weight.abs().max() > 0 for level in aligner.levels)
-    arguments = [video, "--camera", "arc_left", "--model", folder, "--steps", 1, "--decoder", tmp_path / "d"]
+    arguments = [video, "--camera", "arc_left", "--model", folder, "--steps", 1, "--decoder", made]
     code, error = run(capsys, *arguments, "--out", tmp_path / "o")
     assert code == 0, error
     assert len(open_video(tmp_path / "o/video.mp4")) == 7

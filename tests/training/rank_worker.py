@@ -19,8 +19,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from mvtrack.config.run import RunConfig
-    from mvtrack.config.tree import from_tree
+    from mvtrack.config.run import training_from_tree
     from mvtrack.training.engine import start_distributed
     from mvtrack.training.loop import train
 
@@ -33,7 +32,7 @@ def main() -> None:
             for name, arguments in job["faults"].get(os.environ["RANK"], {}).items():
                 stack.enter_context(getattr(faults, name)(**arguments))
             try:
-                train(from_tree(RunConfig, job["config"], "job"), job["resume"], job["accept_changes"])
+                train(training_from_tree(job["config"], "job"), job["resume"], job["accept_changes"])
                 answer = {"error": None}
             except (ValueError, OSError) as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}

@@ -6,17 +6,20 @@ axes are those of `Scene`: y points down, the object's centre is the origin of t
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mvtrack.data.clip import Clip
 from mvtrack.data.synthetic.detailed_scenes import detailed_scene
 from mvtrack.data.synthetic.renderer import FIRST_OBJECT, render
 from mvtrack.data.synthetic.scene import Scene, SceneStyle
+from mvtrack.files.atomic_io import write_aside
 from mvtrack.geometry.camera import Camera
 
 Rig = Literal["wonder3d", "syncdreamer"]
@@ -45,12 +48,37 @@ def syncdreamer_rig(side: int) -> Camera:
     return Camera(poses, _lens(_FOCAL * side, side, _RING), (side, side))
 
 
+class ObjectBank:
+    """Objects of one rig and size under `root`, one safetensors file each, rendered when they are asked for."""
+
+    def __init__(self, root: Path | str, rig: Rig, side: int, seed: int) -> None:
+        self.folder, self.rig, self.side, self.seed = Path(root) / f"{rig}_{side}_seed{seed}", rig, side, seed
+
+    def clip(self, number: int) -> Clip:
+        """All views of an object, its colours of 8 bits."""
+        path = self.folder / f"object_{number:08d}.safetensors"
+        if not path.exists():
+            made = object_clip(1_000_003 * self.seed + number, self.rig, self.side)
+            tensors = {"video": ((made.video + 1) * 127.5).round().byte(), "depth": made.depth, "masks": made.masks}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_aside(path, lambda aside: save_file(tensors, aside))
+        found = load_file(path)
+        camera = rig_of(self.rig, self.side)
+        video, key = found["video"].float() / 127.5 - 1, f"{self.folder.name}/{number}"
+        return Clip(video, camera, key=key, depth=found["depth"], masks=found["masks"], domain="rendered")
+
+
+def rig_of(rig: Rig, side: int) -> Camera:
+    """Cameras (V, 1) of a rig for pictures of `side` pixels."""
+    return wonder3d_rig(side) if rig == "wonder3d" else syncdreamer_rig(side)
+
+
 def object_clip(seed: int, rig: Rig, side: int, samples: int = 2) -> Clip:
     """All views of one object: pictures over white, its masks, and z-depth, 0 beside it.
 
     Scaled as the authors do: Wonder3D's have a bounding box of diagonal 1, SyncDreamer's one whose longest side is 1.
     """
-    camera = wonder3d_rig(side) if rig == "wonder3d" else syncdreamer_rig(side)
+    camera = rig_of(rig, side)
     scene = _object(np.random.default_rng([_STREAM, seed]), rig)
     lifted = camera.c2w.clone()
     lifted[..., 1, 3] -= _HEIGHT

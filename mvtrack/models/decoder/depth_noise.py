@@ -9,6 +9,17 @@ SIDES = (32, 64, 128)  # of the noise maps; the scan of the paper has "3, 64, 12
 AMPLITUDES = (0.1, 0.1 / 3, 0.1 / 9)  # of the clip's median depth
 
 
+def independently_disturbed(
+    depth: Float[Tensor, "*any H W"],
+    median: float,
+    generator: torch.Generator | None = None,
+    amplitude: float = AMPLITUDES[0],
+) -> Float[Tensor, "*any H W"]:
+    """Depth plus uniform noise of every pixel's own, which the paper compares with; kept above a tenth of itself."""
+    noise = amplitude * median * (torch.rand(depth.shape, generator=generator) * 2 - 1)
+    return torch.maximum(depth + noise.to(depth), 0.1 * depth)
+
+
 def disturbed(
     depth: Float[Tensor, "*any H W"],
     median: float,

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mvtrack.config.checked import config
+from mvtrack.config.checked import Count, Positive, config
 from mvtrack.geometry.camera import Camera, pixel_grid, plucker_rays, project, unproject
 from mvtrack.models.decoder.scene import DecoderScene
 
@@ -23,16 +23,13 @@ _BYTES_AT_ONCE = 256 * 2**20
 @config
 class EpipolarConfig:
     """points: on each ray. dim: of what is sampled. sources: how many other views a cell can ask; further ones, the
-    farther from it first, are left out, missing ones count as views that see nothing."""
+    farther from it first, are left out, missing ones count as views that see nothing. reach: how far before and behind
+    a surface points lie, in radii of the scene."""
 
-    points: int = 7
-    dim: int = 64
-    sources: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("points", "dim", "sources"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"decoder.{name} must be at least 1, got {getattr(self, name)}")
+    points: Count = 7
+    dim: Count = 64
+    sources: Count = 1
+    reach: Positive = 1.0
 
 
 class EpipolarAttention(nn.Module):
@@ -106,9 +103,9 @@ class EpipolarAttention(nn.Module):
         count, depth, camera = self.config.points, scene.depth[view], scene.camera[view]
         place = torch.full((count, *depth.shape), 0.5, device=depth.device)
         if jitter is not None:
-            place = torch.rand(place.shape, generator=jitter, device=depth.device)
+            place = torch.rand(place.shape, generator=jitter).to(depth)
         stratum = torch.arange(count, device=depth.device)[:, None, None, None]
-        offset = ((stratum + place) / count * 2 - 1) * scene.radius
+        offset = ((stratum + place) / count * 2 - 1) * self.config.reach * scene.radius
         z = (depth + offset).clamp_min(1e-3 * scene.radius)
         xy = pixel_grid(camera.size, device=depth.device).flatten(0, 1).to(depth).repeat(count, 1)
         return unproject(xy, rearrange(z, "p n h w -> n (p h w)"), camera)

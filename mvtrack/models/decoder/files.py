@@ -31,7 +31,7 @@ def save_aligner(aligner: nn.Module, codec: CodecConfig, folder: Path | str) -> 
 
 def decoder_file(source: Path | str) -> Path:
     """The file of a decoder, which may be given as its folder. Raises ValueError where there is none."""
-    return file_in(source, FILE, "decoder", "train-decoder")
+    return file_in(source, FILE, "decoder", "train --config configs/decoder_tiny.yaml")
 
 
 def load_aligner(source: Path | str, codec: CodecConfig) -> nn.Module:

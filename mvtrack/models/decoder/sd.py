@@ -21,13 +21,16 @@ MULTIPLES = (4, 4, 2, 1)  # of the network's width: a level's channels, the coar
 class SDAligner(nn.Module):
     """One epipolar attention a level. As it starts, pictures are those of the codec, up to the rounding of a batch."""
 
-    def __init__(self, width: int = 128, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 5) -> None:
-        """width: of the VAE. points: on each ray, by level, the coarsest first. dim, sources: see `EpipolarConfig`."""
+    def __init__(
+        self, width: int = 128, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 5,
+        reach: float = 1.0,
+    ) -> None:  # fmt: skip
+        """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
         super().__init__()
-        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources}
+        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources, "reach": reach}
         self.channels = tuple(multiple * width for multiple in MULTIPLES)
         self.levels = nn.ModuleList(
-            EpipolarAttention(channels, EpipolarConfig(count, dim, sources))
+            EpipolarAttention(channels, EpipolarConfig(count, dim, sources, reach))
             for channels, count in zip(self.channels, points, strict=True)
         )
 
@@ -45,7 +48,7 @@ class SDAligner(nn.Module):
         """
         return self._decode(codec, latents, scene, list(range(latents.shape[1])), views, None).clamp(-1, 1)
 
-    def some_frames(
+    def forward(
         self,
         codec: SDVAECodec,
         latents: Float[Tensor, "V f c h w"],

@@ -23,18 +23,20 @@ class SmallAligner(nn.Module):
     """width: channels at full resolution; twice as many at each coarser level. points: of each level's attention; none
     of them: a decoder that looks at one view at a time."""
 
-    def __init__(self, width: int = 24, points: Sequence[int] = (7, 7, 7), dim: int = 32, sources: int = 1) -> None:
+    def __init__(
+        self, width: int = 24, points: Sequence[int] = (7, 7, 7), dim: int = 32, sources: int = 1, reach: float = 1.0
+    ) -> None:
         super().__init__()
         if len(points) not in (0, len(SHRINK)):
             raise ValueError(
                 f"a small decoder has {len(SHRINK)} levels: give points for each or for none, not {points}"
             )
-        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources}
+        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources, "reach": reach}
         channels = [width * shrink for shrink in SHRINK]
         self.read = nn.ModuleList(nn.Conv2d(3 * s * s, c, 3, padding=1) for s, c in zip(SHRINK, channels, strict=True))
         self.grow = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(channels, channels[1:], strict=False))
         self.blocks = nn.ModuleList(ResidualBlock(c) for c in channels)
-        configs = [EpipolarConfig(count, dim, sources) for count in points]
+        configs = [EpipolarConfig(count, dim, sources, reach) for count in points]
         self.levels = nn.ModuleList(EpipolarAttention(c, x) for c, x in zip(channels, configs, strict=False))
         self.after = nn.ModuleList(ResidualBlock(c) for c in channels)
         self.write = nn.Conv2d(width, 3, 3, padding=1)
@@ -54,7 +56,7 @@ class SmallAligner(nn.Module):
         frames = [[t] for t in range(plain.shape[1])]
         return torch.cat([self.frames(plain[:, t], scene, t, views) for t in frames], 1).clamp(-1, 1)
 
-    def some_frames(
+    def forward(
         self,
         codec: VideoCodec,
         latents: Float[Tensor, "V f c h w"],

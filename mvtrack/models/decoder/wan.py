@@ -25,13 +25,15 @@ FRAMES = (1, 2, 4, 4)  # of a level, in every latent frame but the first
 class WanAligner(nn.Module):
     """One epipolar attention a level. As it starts, videos are those of the codec, up to the rounding of a batch."""
 
-    def __init__(self, width: int = 96, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 1) -> None:
-        """width: of the VAE. points: on each ray, by level, the coarsest first. dim, sources: see `EpipolarConfig`."""
+    def __init__(
+        self, width: int = 96, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 1, reach: float = 1.0
+    ) -> None:
+        """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
         super().__init__()
-        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources}
+        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources, "reach": reach}
         self.channels = tuple(multiple * width for multiple in MULTIPLES)
         self.levels = nn.ModuleList(
-            EpipolarAttention(channels, EpipolarConfig(count, dim, sources))
+            EpipolarAttention(channels, EpipolarConfig(count, dim, sources, reach))
             for channels, count in zip(self.channels, points, strict=True)
         )
 
@@ -49,7 +51,7 @@ class WanAligner(nn.Module):
         """
         return self._decode(codec, latents, scene, views, None).clamp(-1, 1)
 
-    def some_frames(
+    def forward(
         self,
         codec: WanVAECodec,
         latents: Float[Tensor, "V f c h w"],

@@ -125,7 +125,7 @@ def test_levels_see_features_before_they_are_scaled_up(codec, monkeypatch):
 
 def test_orthographic_views_are_aligned_and_gradients_reach_the_aligner(codec):
     aligner, scene = aligner_of(), scene_of(3, 5, "orthographic")
-    at, made = aligner.some_frames(codec, latents_of(3, 5), scene, (1, 2), 2, torch.Generator().manual_seed(1))
+    at, made = aligner(codec, latents_of(3, 5), scene, (1, 2), 2, torch.Generator().manual_seed(1))
     assert len(at) == len(set(at)) == 2
     made[1:].square().mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in aligner.parameters())

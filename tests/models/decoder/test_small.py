@@ -77,7 +77,7 @@ def test_existing_pictures_change_result(codec, scene, latents):
 
 def test_training_step_decodes_named_frames(codec, scene, latents, generator):
     aligner = SmallAligner(8)
-    at, made = aligner.some_frames(codec, latents, scene, (1,), 3, generator)
+    at, made = aligner(codec, latents, scene, (1,), 3, generator)
     assert len(set(at)) == 3
     assert at == sorted(at)
     torch.testing.assert_close(made, codec.decode(latents[None])[0][:, at])

@@ -1,0 +1,109 @@
+"""What an aligning decoder learns from: clips whose depth is exact, and latents as it will meet them.
+
+Noise on the depth stands in for what is not exact, later. Latents that the model itself restores from a random noise
+level are blurred and imagined as generated ones are, but of a truth that is known.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mvtrack.config.decoder import DecoderConfig, DecoderDataConfig
+from mvtrack.config.training import TrainConfig
+from mvtrack.data.clip import Clip
+from mvtrack.data.loader import StepDataset
+from mvtrack.data.synthetic.bank import Bank, BankRecipe
+from mvtrack.data.synthetic.objects import ObjectBank
+from mvtrack.inference.forward_noised import noised_latents
+from mvtrack.models.conditioning import Window
+from mvtrack.models.decoder.depth_noise import AMPLITUDES, disturbed, independently_disturbed
+from mvtrack.models.decoder.scene import REACH, DecoderScene
+from mvtrack.models.diffusion.flow import add_noise, x0_from_velocity
+from mvtrack.models.reshoot_model import ReshootModel
+
+_TARGET = 1
+_HELD_OUT = 10**7  # numbers of the scenes that are validated on
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips of one micro-batch; the first view of each is known as a picture. index: global sample numbers, which key
+    all randomness of a step. scenes: numbers of the clips' scenes."""
+
+    clips: tuple[Clip, ...]
+    index: Int[Tensor, "B"]
+    keys: tuple[str, ...]
+    scenes: tuple[int, ...]
+
+
+class ClipDataset(StepDataset):
+    """Clips with exact depth. Sample n of a run is a pure function of its seed and n, on any number of ranks."""
+
+    def __init__(self, data: DecoderDataConfig, train: TrainConfig, rank: int = 0, world: int = 1) -> None:
+        super().__init__([1.0], train.seed, train.batch_size, train.micro_batch_size, rank, world)
+        self.data = data
+
+    def batch(self, which: int, numbers: list[int], step: int) -> ClipBatch:
+        drawn = [self._drawn(number) for number in numbers]
+        clips, scenes = zip(*drawn, strict=True)
+        return ClipBatch(clips, torch.tensor(numbers), tuple(clip.key for clip in clips), scenes)
+
+    def _drawn(self, number: int) -> tuple[Clip, int]:
+        """The first of the scenes drawn for a sample whose depth is known everywhere."""
+        rng = np.random.default_rng([self.seed, 2, number])
+        for _ in range(_TRIES):
+            scene = int(rng.integers(self.data.num_scenes))
+            clip = self.clip(scene)
+            if clip is not None:
+                return clip, scene
+        raise ValueError(f"no scene of {self.data.root} has depth everywhere: take another data.seed or more scenes")
+
+    def clip(self, scene: int) -> Clip | None:
+        """Of a scene by its number. None where a camera came to stand below the ground, where depth is negative."""
+        data = self.data
+        if data.kind != "moving":
+            return ObjectBank(data.root, data.kind, data.size[0], data.seed).clip(scene)
+        bank = Bank(data.root, BankRecipe(data.size, data.num_frames, num_views=2, num_points=1, seed=data.seed))
+        clip = bank.clip(scene, [0, 1], slice(0, data.num_frames))
+        return clip if bool((clip.depth > 0).all()) else None
+
+    def held_out(self, count: int) -> list[tuple[int, Clip]]:
+        """Clips that no step draws, and the numbers of their scenes."""
+        clips = ((number, self.clip(number)) for number in range(_HELD_OUT, _HELD_OUT + 2 * count))
+        return [(number, clip) for number, clip in clips if clip is not None][:count]
+
+
+def unit_of(clip: Clip) -> float:
+    """Length in which reach and noise are tenths: an object's diagonal or longest side, else the median depth."""
+    return 1.0 if clip.masks is not None else float(clip.depth.median())
+
+
+def surface_depth(clip: Clip) -> Float[Tensor, "V T H W"]:
+    """The clip's depth; beside an object that of its centre, the origin, so that rays pass it."""
+    away = clip.camera.c2w[..., :3, 3].norm(dim=-1)
+    return torch.where(clip.depth > 0, clip.depth, away[..., None, None])
+
+
+def scene_of(clip: Clip, config: DecoderConfig, generator: torch.Generator) -> DecoderScene:
+    """A clip as the decoder learns from it: its depth disturbed as the config says, its first view a picture."""
+    depth, unit, scale = surface_depth(clip), unit_of(clip), config.noise_scale
+    if config.noise == "structured":
+        depth = disturbed(depth, unit, generator, amplitudes=tuple(scale * a for a in AMPLITUDES))
+    elif config.noise == "independent":
+        depth = independently_disturbed(depth, unit, generator, scale * AMPLITUDES[0])
+    return DecoderScene.of(clip.camera, depth, {0: clip.video[0]}, REACH * unit)
+
+
+def restored_latents(model: ReshootModel, clip: Clip, sigma: float, seed: int) -> Float[Tensor, "V f c h w"]:
+    """The reference's own latents; the target's as the model restores them from a noise level."""
+    latents = model.encode(clip.video[None])[0].cpu()
+    noised = noised_latents(model, latents, Window(clip.camera, clip.scene_depth), seed)
+    level, restored = torch.tensor([sigma]), noised.forward(model, sigma).prediction[:, _TARGET].float().cpu()
+    if model.config.flow.prediction != "x0":
+        noisy = add_noise(latents[None, _TARGET], noised.noise[:, _TARGET], level)
+        restored = x0_from_velocity(restored, noisy, level)
+    return torch.stack([latents[0], restored[0]])

@@ -1,0 +1,175 @@
+"""Setting up the training of an aligning decoder, fresh or from a checkpoint: the same loop trains it as the models."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mvtrack.config.decoder import DecoderRunConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.data.clip import Clip
+from mvtrack.files.tensor_file import load_strictly
+from mvtrack.inference.pipeline import shipped_model
+from mvtrack.metrics.image import psnr
+from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
+from mvtrack.models.decoder.files import build_aligner, save_aligner
+from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.reshoot_model import ReshootModel, load_model
+from mvtrack.training import distributed
+from mvtrack.training.base_run import BaseRun
+from mvtrack.training.checkpoint import CheckpointReader, Progress
+from mvtrack.training.decoder_examples import ClipBatch, ClipDataset, restored_latents, scene_of
+from mvtrack.training.ema import EMA
+from mvtrack.training.engine import build_engine
+from mvtrack.training.fault_tolerance import FiniteGuard
+from mvtrack.training.objective import hash_seed
+from mvtrack.training.optimizer import freeze
+from mvtrack.training.run_dir import Heartbeat, record_attempt
+from mvtrack.training.run_log import RunLog
+from mvtrack.training.validation import ValidationReport
+
+_SHOWN_VIEWS = 3  # of a clip in validation's picture
+
+
+@dataclass(kw_only=True)
+class DecoderRun(BaseRun):
+    """model: whose latents are restored, None where they are encoded. lpips: the perceptual distance, if it counts."""
+
+    config: DecoderRunConfig
+    codec_config: CodecConfig
+    model: ReshootModel | None
+    lpips: Lpips | None
+    _latents: dict[int, Tensor] = field(default_factory=dict)  # by the scene's number
+    _held_out: list[tuple[int, Clip]] | None = None
+    _flops: float = 0.0
+
+    def losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], int]:
+        counter = FlopCounterMode(display=False)
+        with counter if self._flops == 0 else self.autocast():
+            parts = [
+                self._loss(*sample) for sample in zip(batch.clips, batch.index.tolist(), batch.scenes, strict=True)
+            ]
+        self._flops = self._flops or 3 * counter.get_total_flops() / len(
+            parts
+        )  # backward takes twice what forward does
+        mean = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        return mean, self._latents_of(batch.clips[0], batch.scenes[0])[:, :, 0].numel()
+
+    def _loss(self, clip: Clip, number: int, scene: int) -> dict[str, Tensor]:
+        settings, device = self.config.decoder, self.engine.device
+        generator = torch.Generator().manual_seed(hash_seed(self.config.train.seed, number))
+        latents = self._latents_of(clip, scene).to(device)
+        seen = scene_of(clip, settings, generator).to(device)
+        with self.autocast():
+            asking = tuple(range(1, len(clip.video)))
+            at, made = self.engine(self.codec, latents, seen, asking, self.config.data.frames, generator)
+        made, truth = made[1:].float(), clip.video[1:, at].to(device)
+        parts = {"mse": (made - truth).square().mean()}
+        if self.lpips is not None:
+            parts["perceptual"] = self.lpips(made.flatten(0, 1), truth.flatten(0, 1)).mean()
+        return parts | {"total": parts["mse"] + settings.perceptual * parts.get("perceptual", 0.0)}
+
+    @torch.no_grad()
+    def _latents_of(self, clip: Clip, scene: int) -> Float[Tensor, "V f c h w"]:
+        """Made when first asked for, and kept: they depend on the scene alone."""
+        if scene not in self._latents:
+            if self.model is None:
+                latents = self.codec.encode(clip.video[None].to(self.engine.device))[0]
+            else:
+                rng = np.random.default_rng([self.config.data.seed, scene])
+                latents = restored_latents(self.model, clip, float(rng.uniform(*self.config.decoder.sigma)), seed=scene)
+            self._latents[scene] = latents.cpu()
+        return self._latents[scene]
+
+    def flops(self, tokens: int) -> float:
+        return self._flops
+
+    @torch.no_grad()
+    def validate(self) -> ValidationReport:
+        """PSNR of the views that follow others, aligned with exact depth and by the codec alone."""
+        if self._held_out is None:
+            clips = self.dataset.held_out(self.config.train.validate_clips)
+            self._held_out = distributed.share_of(clips)
+        device, rows, strips = self.engine.device, [], []
+        exact = replace(self.config.decoder, noise="none")
+        for number, clip in self._held_out:
+            latents = self._latents_of(clip, number).to(device)
+            scene = scene_of(clip, exact, torch.Generator()).to(device)
+            plain = self.codec.decode(latents[None])[0].cpu()
+            aligned = self.engine.module.decode(self.codec, latents, scene, tuple(range(1, len(latents)))).cpu()
+            rows.append((psnr(aligned[1:], clip.video[1:]), psnr(plain[1:], clip.video[1:])))
+            shown = [x[1 : 1 + _SHOWN_VIEWS, -1] for x in (plain, aligned, clip.video)]
+            strips.append(torch.cat([torch.cat(list(x), -1) for x in shown], -1))
+        aligned_db, codec_db = np.mean(rows, 0).tolist()
+        scores = {"psnr_db": aligned_db, "codec_psnr_db": codec_db, "gain_db": aligned_db - codec_db}
+        scores = distributed.mean_over_ranks({f"validation/{name}": value for name, value in scores.items()})
+        shown = {"validation/codec_aligned_truth": (torch.cat(strips, 1) + 1) / 2} if distributed.rank() == 0 else {}
+        return ValidationReport(scores, pictures=shown)
+
+    def export(self, checkpoint: Path) -> None:
+        aligner = build_aligner(self.codec_config, self.engine.module.settings)
+        load_strictly(aligner, dict(CheckpointReader(checkpoint).weights("ema")), checkpoint)
+        save_aligner(aligner, self.codec_config, self.folder / "model")
+
+
+def open_dataset(config: DecoderRunConfig, rank: int, world: int) -> ClipDataset:
+    """This rank's part of the data."""
+    return ClipDataset(config.data, config.train, rank, world)
+
+
+def set_up(
+    config: DecoderRunConfig, dataset: ClipDataset, reader: CheckpointReader | None, heartbeat: Heartbeat
+) -> DecoderRun:
+    """Build a run on this rank. Collective."""
+    run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
+    settings = config.decoder
+    model = load_model(settings.model or shipped_model()) if settings.codec is None else None
+    codec_config = settings.codec or model.config.codec
+    codec = build_codec(codec_config) if model is None else model.codec
+    lpips = _lpips(config)
+    if distributed.rank() == 0:
+        record_attempt(run_dir, config, progress.step, distributed.world_size(), "PyTorch's choice")
+    aligner = _aligner(config, codec_config)
+    if reader:
+        load_strictly(aligner, dict(reader.weights()), reader.folder)
+    freeze(aligner, config.optim.trainable)
+    engine = build_engine(aligner, config)
+    codec.to(engine.device)
+    run = DecoderRun(
+        config=config, dataset=dataset, engine=engine, codec=codec, ema=EMA(engine, config.train.ema_decay),
+        guard=FiniteGuard(config, progress.skipped), heartbeat=heartbeat, progress=progress,
+        log=RunLog(run_dir, config, progress.step) if distributed.rank() == 0 else None, codec_config=codec_config,
+        model=_on(model, engine.device) if settings.latents == "restored" else None,
+        lpips=None if lpips is None else lpips.to(engine.device),
+    )  # fmt: skip
+    if reader:
+        run.materialise_optimizer()
+        reader.restore(engine, run.ema)
+    return run
+
+
+def _aligner(config: DecoderRunConfig, codec: CodecConfig) -> nn.Module:
+    """A fresh one, the same on all ranks."""
+    sizes = {name: value for name, value in asdict(config.decoder.aligner).items() if value is not None}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return build_aligner(codec, sizes).train()
+
+
+def _on(model: ReshootModel, device: torch.device) -> ReshootModel:
+    return ReshootModel(model.config, model.dit.to(device), model.codec, device)
+
+
+def _lpips(config: DecoderRunConfig) -> Lpips | None:
+    """Raises ValueError where its weights are not named or no package brings its heads."""
+    settings = config.decoder
+    if not settings.perceptual:
+        return None
+    heads = packaged_heads("vgg")
+    if heads is None:
+        raise ValueError("decoder.perceptual needs LPIPS's heads, which a package brings: pip install lpips")
+    return load_lpips("vgg", Path(settings.perceptual_backbone), heads).requires_grad_(False)

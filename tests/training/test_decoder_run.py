@@ -1,0 +1,228 @@
+"""Training of aligning decoders by the one trainer: what they learn from, that they learn, and that they go on."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvtrack.config.decoder import DecoderConfig, DecoderDataConfig
+from mvtrack.config.run import load_config, load_training_config, training_from_tree
+from mvtrack.config.training import TrainConfig
+from mvtrack.data.synthetic.bank import Bank, BankRecipe
+from mvtrack.models.decoder.files import load_aligner
+from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.reshoot_model import save_model
+from mvtrack.models.sd_vae import empty_autoencoder
+from mvtrack.training import decoder_run
+from mvtrack.training.decoder_examples import (
+    ClipDataset,
+    restored_latents,
+    scene_of,
+    surface_depth,
+    unit_of,
+)
+from mvtrack.training.loop import train
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SIZES = {
+    "block_out_channels": (32, 64, 128, 128), "layers_per_block": 2, "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "scaling_factor": 0.18215,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A small SVD's VAE in a folder, and beside it a bank of objects."""
+    folder = tmp_path_factory.mktemp("svd")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        empty_autoencoder("svd_vae", SIZES).save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture
+def svd_job(place, tmp_path):
+    """A config tree of six views of 16 pixels, in a folder of its own."""
+
+    def make(name: str = "run", **train) -> dict:
+        codec = {"kind": "svd_vae", "channels": 4, "stride": 8, "scaling": 0.18215, "weights": str(place)}
+        aligner = {"width": 32, "points": [3, 2, 2, 1], "dim": 8, "sources": 2}
+        return {
+            "decoder": {"codec": codec, "aligner": aligner},
+            "data": {"kind": "wonder3d", "root": str(place / "bank"), "size": [16, 16], "num_scenes": 3, "workers": 0},
+            "optim": {"lr": 1.0e-2, "warmup_steps": 0, "schedule": "constant"},
+            "train": {
+                "steps": 4, "batch_size": 2, "micro_batch_size": 1, "save_every": 2, "validate_every": 4,
+                "validate_clips": 2, "log_every": 1, "run_dir": str(tmp_path / name), **train,
+            },
+        }  # fmt: skip
+
+    return make
+
+
+def weights_of(run_dir: str | Path, codec) -> dict[str, torch.Tensor]:
+    return load_aligner(Path(run_dir) / "model", codec).state_dict()
+
+
+def largest_difference(one: dict, other: dict) -> float:
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_decoder_trains_by_the_one_trainer_and_goes_on(svd_job, one_rank, tmp_path):
+    assert one_rank.train(svd_job("whole")) == [None]
+    config = training_from_tree(svd_job("whole"), "job")
+    whole = weights_of(config.train.run_dir, config.decoder.codec)
+    assert all(whole[f"levels.{i}.out.weight"].abs().max() > 0 for i in range(4))
+    lines = [json.loads(line) for line in (Path(config.train.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss/mse" in line] == [1, 2, 3, 4]
+    assert lines[0]["speed/tflops_per_device"] > 0
+    scores = next(line for line in lines if "validation/psnr_db" in line)
+    assert scores["validation/gain_db"] == pytest.approx(
+        scores["validation/psnr_db"] - scores["validation/codec_psnr_db"]
+    )
+    assert one_rank.train(svd_job("parts", stop_after=2)) == [None]
+    assert one_rank.train(svd_job("parts"), resume="auto") == [None]
+    parts = weights_of(tmp_path / "parts", config.decoder.codec)
+    assert largest_difference(whole, parts) == 0
+    changed = svd_job("parts")
+    changed["decoder"]["noise"] = "none"
+    (error,) = one_rank.train(changed, resume="auto")
+    assert "decoder.noise was 'structured', is 'none'" in error
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_does(svd_job, one_rank, two_ranks, tmp_path):
+    assert one_rank.train(svd_job("one")) == [None]
+    codec = training_from_tree(svd_job(), "job").decoder.codec
+    one = weights_of(tmp_path / "one", codec)
+    for stage in (0, 2):
+        assert two_ranks.train(svd_job(f"two{stage}", zero_stage=stage)) == [None, None]
+        assert largest_difference(one, weights_of(tmp_path / f"two{stage}", codec)) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Bank:
+    return Bank(
+        tmp_path_factory.mktemp("scenes"), BankRecipe((24, 32), num_frames=5, num_views=2, num_points=3, seed=5)
+    )
+
+
+def test_target_latents_are_restored_by_the_model(small_model, bank):
+    clip = bank.clip(0, [0, 1], slice(0, 5))
+    latents = restored_latents(small_model, clip, 0.7, seed=3)
+    own = small_model.encode(clip.video[None])[0]
+    assert torch.equal(latents[0], own[0])
+    assert not torch.equal(latents[1], own[1])
+    assert torch.equal(restored_latents(small_model, clip, 0.7, seed=3), latents)
+    # a model of velocities is at the truth where it predicts noise less truth; at no noise both kinds restore all
+    velocity = replace(
+        small_model, config=replace(small_model.config, flow=replace(small_model.config.flow, prediction="velocity"))
+    )
+    torch.testing.assert_close(restored_latents(velocity, clip, 0.0, seed=3), own)
+
+
+def test_objects_have_a_surface_everywhere_and_noise_in_their_own_unit(tmp_path):
+    data = DecoderDataConfig("wonder3d", str(tmp_path), (22, 22), num_scenes=2)
+    clip = ClipDataset(data, TrainConfig()).clip(1)
+    depth = surface_depth(clip)
+    assert torch.equal(depth[clip.masks], clip.depth[clip.masks])
+    torch.testing.assert_close(depth[~clip.masks], torch.full_like(depth[~clip.masks], 1.3))
+    assert unit_of(clip) == 1.0
+    exact, structured, independent = (
+        scene_of(clip, DecoderConfig(noise=noise), torch.Generator().manual_seed(2))
+        for noise in ("none", "structured", "independent")
+    )
+    assert exact.radius == pytest.approx(0.1)
+    assert torch.equal(exact.depth, depth)
+    assert exact.pixels[0, :, 3].all()
+    assert not exact.pixels[1:, :, 3].any()
+    away = (structured.depth - depth).abs()
+    assert 0.01 < away.max() < 0.1 * (1 + 1 / 3 + 1 / 9)
+    assert 0.09 < (independent.depth - depth).abs().max() <= 0.1
+    smooth = (away[..., 1:] - away[..., :-1]).abs().mean()
+    assert smooth < 0.8 * ((independent.depth - depth).abs().diff(dim=-1)).abs().mean()
+
+
+def test_samples_are_numbered_over_all_ranks(tmp_path):
+    data = DecoderDataConfig("wonder3d", str(tmp_path), (22, 22), num_scenes=5)
+    train = TrainConfig(batch_size=4, micro_batch_size=2)
+    whole = ClipDataset(data, train)[3]
+    parts = [ClipDataset(data, train, rank, 2)[3] for rank in range(2)]
+    assert [batch.keys for part in parts for batch in part] == [batch.keys for batch in whole]
+    assert torch.cat([batch.index for batch in whole]).tolist() == [12, 13, 14, 15]
+    held_out = {clip.key for _, clip in ClipDataset(data, train).held_out(2)}
+    assert held_out.isdisjoint(key for step in range(8) for b in ClipDataset(data, train)[step] for key in b.keys)
+    with pytest.raises(ValueError, match="train.batch_size 4 must be a multiple of 3 ranks"):
+        ClipDataset(data, train, 0, 3)
+
+
+@pytest.mark.slow
+def test_aligner_learns_from_other_view(small_model, tmp_path, monkeypatch):
+    """The target's latents say nothing here: all that there is to learn lies in the reference."""
+
+    def blind(model, clip, sigma, seed):
+        latents = model.encode(clip.video[None])[0]
+        return torch.stack([latents[0], torch.zeros_like(latents[1])])
+
+    monkeypatch.setattr(decoder_run, "restored_latents", blind)
+    save_model(small_model, tmp_path / "m")
+    tree = {
+        "decoder": {
+            "model": str(tmp_path / "m"), "latents": "restored", "noise": "none", "aligner": {"width": 8, "dim": 16},
+        },
+        "data": {"root": str(tmp_path / "bank"), "size": [24, 32], "num_scenes": 3, "num_frames": 5, "frames": 3,
+                 "seed": 5, "workers": 0},
+        "optim": {"lr": 5.0e-3, "warmup_steps": 5},
+        "train": {"steps": 120, "ema_decay": 0.9, "validate_clips": 1, "run_dir": str(tmp_path / "run")},
+    }  # fmt: skip
+    config = training_from_tree(tree, "run")
+    aligner = load_aligner(train(config), small_model.config.codec)
+    errors = {"codec": 0.0, "aligned": 0.0, "wrong": 0.0}
+    with torch.no_grad():
+        for number in range(3):
+            clip = ClipDataset(config.data, config.train).clip(number)
+            latents = blind(small_model, clip, 0.7, number)
+            true = DecoderScene.of(clip.camera, clip.depth, {0: clip.video[0]})
+            wrong = DecoderScene.of(clip.camera, clip.depth, {0: clip.video[0].flip(-1)})
+            made = {
+                "codec": small_model.codec.decode(latents[None])[0].clamp(-1, 1),
+                "aligned": aligner.decode(small_model.codec, latents, true, (1,)),
+                "wrong": aligner.decode(small_model.codec, latents, wrong, (1,)),
+            }
+            for name, video in made.items():
+                errors[name] += (video[1] - clip.video[1]).square().mean().item()
+    assert errors["aligned"] < 0.7 * errors["codec"]
+    assert errors["aligned"] < 0.9 * errors["wrong"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": {"model": "m"}}, "decoder.model has a codec: leave decoder.codec out"),
+        ({"decoder": {"latents": "restored"}}, "decoder.latents restored needs the model"),
+        ({"decoder": {"codec": {"kind": "pca"}}}, "a pca codec belongs to a model"),
+        ({"decoder": {"sigma": [0.9, 0.2]}}, "decoder.sigma must be two noise levels, the lower first"),
+        ({"decoder": {"perceptual": 0.1}}, "decoder.perceptual and decoder.perceptual_backbone go together"),
+        ({"decoder": {"noise": "loud"}}, "noise must be one of structured, independent, none"),
+        ({"data": {"num_frames": 5}}, "data.kind wonder3d has square pictures of one frame"),
+        ({"data": {"frames": 2}}, "data.frames 2 are more than data.num_frames, 1"),
+        ({"train": {"zero_stage": 3}}, "train.zero_stage is not for the training of a decoder: set it to 2"),
+        ({"train": {"compile": True}}, "train.compile is not for the training of a decoder"),
+    ],
+)
+def test_unfit_settings_are_refused(svd_job, change, message):
+    tree = deepcopy(svd_job())
+    for section, values in change.items():
+        tree[section] = {**tree[section], **values}
+    with pytest.raises(ValueError, match=message):
+        training_from_tree(tree, "run.yaml")
+
+
+def test_decoders_configs_are_for_training_alone(capsys):
+    for path in sorted(CONFIGS.glob("decoder_*.yaml")):
+        assert load_training_config(path).decoder.noise == "structured"
+        with pytest.raises(ValueError, match=rf"{path.name} trains an aligning decoder, which only `mvtrack train`"):
+            load_config(path)
