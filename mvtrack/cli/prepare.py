@@ -3,9 +3,10 @@
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 from mvtrack.config.checked import Count, config
-from mvtrack.config.cluster import RayOptions, Shard, parse_shard
+from mvtrack.config.cluster import RayOptions, Shard, parse_shard, shard_of
 from mvtrack.config.command_line import option, overrides, positional, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
@@ -33,6 +34,11 @@ class PrepareCommand(MemoryChecked):
     max_skipped: int | float = option(
         0.01, "how many clips may be broken and are left out, a number or a share; default: 1%", parse=_limit
     )
+    points: Literal["vggt"] | None = option(
+        None,
+        "also estimate point maps, for still scenes without depth, into the `points` folder of data.latents; VGGT's "
+        "interpreter: $MVTRACK_VGGT_PYTHON",
+    )
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself")
     cluster: RayOptions = section(RayOptions, "many devices and machines")
     overrides: tuple[str, ...] = overrides()
@@ -50,6 +56,7 @@ def _prepare(options: PrepareCommand) -> None:
     from mvtrack.training.clip_sources import rendered_sources, sources_of_folder
     from mvtrack.training.encode_clips import EncodeOptions, prepare_clips
     from mvtrack.training.memory import refuse_preparing
+    from mvtrack.training.point_maps import estimate_points
     from mvtrack.training.preparation_estimate import estimate_preparation
 
     if (options.clips is None) == (options.rendered is None):
@@ -72,6 +79,13 @@ def _prepare(options: PrepareCommand) -> None:
         lines = estimate_preparation(config, entry, sources, device).lines(device, Path(into))
         sys.stdout.write("\n".join(lines) + "\n")
         return
+    if options.points:
+        if entry.points is None:
+            raise ValueError(
+                f"--points {options.points} needs a folder to write to: set points of {into} in data.latents"
+            )
+        made = estimate_points(shard_of(sources, options.shard), Path(entry.points), device.type)
+        sys.stdout.write(f"{entry.points}: point maps of {made} scenes estimated\n")
     done = prepare_clips(
         config,
         entry,

@@ -38,6 +38,7 @@ class LatentsConfig:
     held_out: NonNegativeInt = 0
     view_window: Annotated[int, Range(2)] | None = None  # views of a sample are among so many neighbours; None: any
     domains: tuple[str, ...] = ()  # kinds of pictures that are used, such as photo; none: all
+    points: str | None = None  # folder of NAME.npy, points in 3D of each view's pixels, for clips without depth
     label: Literal["re10k", "co3d", "others"] | None = None  # of all its scenes, for CAT3D; null: their own domain
 
 

@@ -78,6 +78,7 @@ def stack(clips: list[LatentClip], texts: list[Float[Tensor, "L t"] | None], ind
         image=_stacked([clip.image for clip in clips]),
         depth=_stacked([clip.depth for clip in clips]),
         domains=tuple(clip.domain for clip in clips),
+        points=_stacked([clip.points for clip in clips]),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -85,6 +86,7 @@ class LatentClip:
     image: Float[Tensor, "M e"] | None = None  # of the reference's first frame
     depth: Float[Tensor, "V T H W"] | None = None
     domain: str = ""
+    points: Float[Tensor, "V T 3 y x"] | None = None
 
 
 class LatentFolder:
@@ -106,6 +108,7 @@ class LatentFolder:
         skipped = read_skipped(self.root)
         self.records = {name: ClipRecord.of(made) for name, made in card["clips"].items() if name not in skipped}
         self.view_window, self.label = config.view_window, config.label
+        self.points = None if config.points is None else Path(config.points)
         names = sorted(n for n, made in self.records.items() if not config.domains or made.domain in config.domains)
         missing = [n for n in names if not all(file.is_file() for file in files_of(self.root, n, self.records[n]))]
         if missing:
@@ -155,7 +158,9 @@ class LatentFolder:
                 xy, visible, valid = (torch.stack([part[key][v] for v in views]) for key in ("xy", "visible", "valid"))
             tracks = Tracks(xy, visible, valid).frames(frames)
         key, caption = f"{self.root.name}/{name}", record.caption(views[-1])
-        return LatentClip(latents, camera, key, caption, tracks, distance, image, depth, self.label or record.domain)
+        points = self.points and read_points(self.points, name, self.num_views(name), views)
+        label = self.label or record.domain
+        return LatentClip(latents, camera, key, caption, tracks, distance, image, depth, label, points)
 
     def text(self, caption: str, length: int) -> Float[Tensor, "L t"]:
         """Features of a caption of the folder ("" among them), zeros behind its end."""
@@ -193,6 +198,25 @@ def clip_file(root: Path, name: str) -> Path:
 
 def tracks_file(root: Path, name: str) -> Path:
     return root / "tracks" / f"clip_{name}.safetensors"
+
+
+def points_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def read_points(folder: Path, name: str, num_views: int, views: list[int]) -> Float[Tensor, "V T 3 y x"]:
+    """Point maps of chosen views, from a file of all (V, 3, h, w), or (V, T, 3, h, w) of paths, in any one frame and
+    unit, of any resolution; not finite where there is none. Raises ValueError for a file that is missing or other."""
+    path = points_file(folder, name)
+    try:
+        points = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}, the point maps of clip {name}, cannot be read ({error})") from None
+    if points.ndim == 4:
+        points = points[:, None]
+    if points.ndim != 5 or len(points) != num_views or points.shape[2] != 3:
+        raise ValueError(f"{path} holds {points.shape}, expected (V, 3, h, w) of the clip's {num_views} views")
+    return torch.from_numpy(np.stack([points[view] for view in views])).float()
 
 
 def files_of(root: Path, name: str, record: ClipRecord) -> list[Path]:

@@ -27,6 +27,7 @@ class Batch:
 
     depth: of every pixel. distance: else the median depth of the reference's first frame, in the cameras' unit.
     text: features of the captions. image: CLIP's tokens of the reference's first frame. domains: of what data each is.
+    points: in 3D, in any one frame and unit, of a grid of each picture, where they do not come from depth.
     """
 
     camera: Camera  # (B, V, T)
@@ -40,6 +41,7 @@ class Batch:
     text: Float[Tensor, "B L t"] | None = None
     image: Float[Tensor, "B M e"] | None = None
     domains: tuple[str, ...] = ()
+    points: Float[Tensor, "B V T 3 y x"] | None = None
 
     @property
     def scene_depth(self) -> Float[Tensor, "B"] | None:

@@ -108,10 +108,12 @@ class Objective:
 
     def _check(self, batch: Batch) -> None:
         loss = self.config.loss
-        if loss.correspondence > 0 and loss.correspondence_targets != "tracks" and batch.depth is None:
+        known = batch.depth is not None or (loss.correspondence_targets == "points" and batch.points is not None)
+        if loss.correspondence > 0 and loss.correspondence_targets != "tracks" and not known:
             raise ValueError(
                 f"{batch.keys[0]} has no depth, which loss.correspondence_targets: {loss.correspondence_targets} asks: "
-                "set loss.correspondence: 0"
+                "name point maps in data.latents (points: FOLDER; `mvtrack prepare --points vggt` makes them), or set "
+                "loss.correspondence: 0"
             )
         needed = loss.tracking > 0 or (loss.correspondence > 0 and loss.correspondence_targets == "tracks")
         if batch.tracks is None and needed:

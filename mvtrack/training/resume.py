@@ -14,6 +14,7 @@ _FREE = {
     "train.save_every", "train.keep_last", "train.keep_every", "train.validate_every", "train.validate_clips",
     "train.stop_after", "train.timeout_s", "train.peak_tflops", "train.wandb", "train.run_dir", "train.init_from",
     "data.workers", "model.sampling.steps", "model.sampling.guidance", "model.sampling.precision",
+    "model.diffusion.steps", "model.diffusion.guidance", "model.diffusion.spacing",
 }  # fmt: skip
 _FREE_OF_A_BANK = {"root", "prerender"}
 

@@ -93,7 +93,8 @@ def alignment(model: ReshootModel, case: StillCase, layer: int, matches: PointMa
     """How well one layer's attention matches 3D points between all views, all tokens, summed over noise levels."""
     clip = case.clip
     grid = token_grid(clip.camera.size, model.config.token_px(layer))
-    targets = targets_from_points(PointMaps(points_from_depth(clip.depth[None], clip.camera[None])), grid, matches)
+    points = clip.point_map[None] if clip.depth is None else points_from_depth(clip.depth[None], clip.camera[None])
+    targets = targets_from_points(PointMaps(points), grid, matches)
     sigmas = model.process.sampling_levels(_LEVELS)
     window = Window(clip.camera, clip.scene_depth)
     videos = noised_videos(model, clip.video, window, seed, case.reference)

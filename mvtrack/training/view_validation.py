@@ -60,7 +60,7 @@ class ViewValidator:
         clip = folder.clip(name, chosen)
         video = model.decode(clip.latents[:, None].to(model.device))[:, 0].cpu()
         given = views.references[number % len(views.references)]
-        whole = Clip(video, clip.camera, key=clip.key, depth=clip.depth)
+        whole = Clip(video, clip.camera, key=clip.key, depth=clip.depth, point_map=clip.points)
         return StillCase(whole, given if views.encoding == "images" else 4 * (given - 1) + 1, given)
 
 

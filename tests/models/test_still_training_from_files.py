@@ -43,7 +43,7 @@ def reduced(run: RunConfig, kind: str, vae: Path, umt5: Path, tmp_path: Path) ->
     model = replace(
         model, **{kind: backbone}, codec=codec, text=text, tap_layer=3, logit_heads=(3,), sizes=(SIZE,)
     )  # fmt: skip
-    latents = replace(run.data.latents[0], root=str(tmp_path / "latents"), size=SIZE, held_out=1)
+    latents = replace(run.data.latents[0], root=str(tmp_path / "latents"), size=SIZE, held_out=1, points=None)
     train = replace(
         run.train, steps=3, batch_size=2, micro_batch_size=1, compile=False, log_every=1, save_every=2,
         validate_every=3, validate_clips=1, keep_every=None, init_from=str(tmp_path / "start"),

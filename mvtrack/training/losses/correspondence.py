@@ -44,7 +44,8 @@ class CorrespondenceLoss:
                 tracks = Tracks(batch.tracks.xy[one], batch.tracks.visible[one], batch.tracks.valid[one])
                 samples.append(targets_from_tracks(tracks, size, token_px, queries, seed))
             else:
-                maps = PointMaps(points_from_depth(batch.depth[one], batch.camera[one]))
+                known = batch.points is not None
+                maps = PointMaps(batch.points[one] if known else points_from_depth(batch.depth[one], batch.camera[one]))
                 grid, matches = token_grid(size, token_px), config.correspondence_matches
                 samples.append(targets_from_points(maps, grid, matches, queries, seed))
         return CorrespondenceTargets.concatenate(samples)
