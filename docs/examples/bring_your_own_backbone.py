@@ -9,41 +9,37 @@ from mvtrack.correspondence.loss import CAMEO, correspondence_loss
 from mvtrack.correspondence.nearest_neighbours import PointMaps, targets_from_points
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.guidance import guided
-from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.condition_encoder import TokenConditionEncoder
 from mvtrack.models.conditioning import view_conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
 from mvtrack.models.diffusion.discrete import ddim_steps
 from mvtrack.models.diffusion.flow import keep_references
-from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, taps_on_grid
+from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, output_on_grid
 
 
 class DiTViews(DiffusersBackbone):
     """DiT over still views: every self-attention joint, mask and rays added to its patch tokens."""
 
     def __init__(self, transformer: torch.nn.Module, heads: int, width: int, logit_heads: tuple[int, ...] = ()):
-        attentions = [ViewAttention() for _ in transformer.transformer_blocks]  # "view": views stay apart
-        super().__init__(attentions, [heads] * len(attentions), logit_heads)
-        for attention, block in zip(attentions, transformer.transformer_blocks, strict=True):
+        blocks = list(transformer.transformer_blocks)
+        attentions = [ViewAttention() for _ in blocks]  # ViewAttention("view"): views stay apart
+        super().__init__(attentions, blocks, [heads] * len(blocks), logit_heads)
+        for attention, block in zip(attentions, blocks, strict=True):
             block.attn1.set_processor(attention)
         self.transformer, self.condition_encoder = transformer, TokenConditionEncoder(width)
-
-    def block(self, layer: int) -> torch.nn.Module:
-        return self.transformer.transformer_blocks[layer]
 
     def forward(self, latents, timestep, conditioning, tap_layers=()):
         views = latents.shape[1]
         added = self.condition_encoder(self.condition(latents, conditioning))  # checks rays and roles
         hook = self.transformer.pos_embed.register_forward_hook(lambda _module, _inputs, out: out + added)
         try:
-            with self.joint(views, tap_layers) as found:  # batches are (B V), q and k of tapped layers land in found
+            with self.joint(views, tap_layers) as found:  # batches are (B V); what is tapped lands in found
                 level = repeat(timestep, "b -> (b v)", v=views).long()
                 x = rearrange(latents, "b v 1 c h w -> (b v) c h w")
                 out = self.transformer(x, level, torch.zeros_like(level)).sample
         finally:
             hook.remove()
-        out = rearrange(out, "(b v) c h w -> b v 1 c h w", v=views)
-        return DiTOutput(out, taps_on_grid(found, tap_layers, latents))
+        return output_on_grid(out, found, views)
 
 
 torch.manual_seed(0)

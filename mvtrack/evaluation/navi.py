@@ -6,7 +6,6 @@ and 5 centimetres of the true surface point, by the angle between the two camera
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -137,21 +136,8 @@ def features(model: ReshootModel, photo: Photograph, sigma: float, seed: int) ->
     camera = Camera.stack([Camera.stack([photo.camera] * shape[1])] * shape[0])
     given = (torch.arange(count) < count - 1).view(1, *latent)
     videos = noised_videos(model, video, Window(camera, photo.distance), seed, None if views is None else given)
-    found: dict[int, Tensor] = {}
-
-    def keep(layer: int, _block: object, _inputs: object, output: Tensor | tuple) -> None:
-        tokens = output[0] if isinstance(output, tuple) else output  # (1, N, D) of all views, or (V, n, D)
-        size = len(photo.picture[0]) // model.config.token_px(layer)
-        found[layer] = rearrange(tokens[-1, -size * size :].float(), "(h w) d -> d h w", h=size)
-
-    layers = range(model.config.num_layers)
-    handles = [model.dit.block(layer).register_forward_hook(partial(keep, layer)) for layer in layers]
-    try:
-        videos.forward(model, sigma)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [found[layer] for layer in layers]
+    hidden = videos.forward(model, sigma, tuple(range(model.config.num_layers))).hidden
+    return [rearrange(tokens[0, -1, -1].float(), "h w d -> d h w") for tokens in hidden]
 
 
 def precision(

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Real
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvtrack.models.conditioning import Conditioning
 
@@ -53,10 +53,6 @@ class MultiViewBackbone(Protocol):
 
     def self_attention(self, layer: int) -> AttentionLayer:
         """The self-attention of a layer."""
-
-    def block(self, layer: int) -> nn.Module:
-        """What a layer's self-attention is part of; its output, or the first of its outputs, are the layer's hidden
-        states, (B, N, D) of all views or (B V, n, D)."""
 
     def observed(self, layer: int, visit: Visit) -> AbstractContextManager[None]:
         """While open, `visit(q, k)` is called in each pass; tokens are ordered view, frame, row, column."""

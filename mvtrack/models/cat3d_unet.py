@@ -10,7 +10,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from mvtrack.config.backbones import DOMAINS, UNetConfig
-from mvtrack.models.backbone import DiTOutput, check_layer
+from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.condition_encoder import ConditionEncoder
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
@@ -37,10 +37,6 @@ class CAT3DUNet(DiffusersBackbone):
             module.set_processor(attention)
         unet.add_conv_in = ConditionEncoder(config.block_channels[0])
         self.unet = unet
-
-    def block(self, layer: int) -> nn.Module:
-        check_layer(self, layer)
-        return self.unet.get_submodule(self.layer_names[layer].removesuffix(".attn1"))
 
     def forward(
         self,

@@ -129,10 +129,6 @@ class WanDiT(nn.Module):
         check_layer(self, layer)
         return self.blocks[layer].self_attn
 
-    def block(self, layer: int) -> nn.Module:
-        check_layer(self, layer)
-        return self.blocks[layer]
-
     @contextmanager
     def observed(self, layer: int, visit: Visit) -> Iterator[None]:
         """See `MultiViewBackbone`; called as the block has run."""

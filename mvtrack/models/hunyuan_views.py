@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvtrack.config.backbones import HunyuanConfig
-from mvtrack.models.backbone import DiTOutput, check_layer
+from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.condition_encoder import TokenConditionEncoder
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
@@ -38,10 +38,6 @@ class HunyuanViews(DiffusersBackbone):
             block.attn1.set_processor(attention)
         self.config, self.transformer = config, transformer
         self.condition_encoder = TokenConditionEncoder(config.num_heads * config.head_dim)
-
-    def block(self, layer: int) -> nn.Module:
-        check_layer(self, layer)
-        return self.transformer.blocks[layer]
 
     def forward(
         self,

@@ -38,7 +38,7 @@ def test_example_brings_a_backbone_that_everything_works_on():
     made, clean = example["made"], example["clean"]
     assert made.isfinite().all()
     assert torch.equal(made[:, 0], clean[:, 0])
-    errors, seen = {}, []
+    errors = {}
 
     def measure(layer, q, k):
         q, k = (features_from_tokens(x.flatten(2), 3, 1, (4, 4), 2) for x in (q, k))
@@ -49,11 +49,8 @@ def test_example_brings_a_backbone_that_everything_works_on():
         with visiting_layers(network, measure):
             whole = network(*inputs).prediction
         for layer in range(3):
-            handle = network.block(layer).register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
             with perturbed_attention(network, layer, "identity", views=3):
                 assert not torch.equal(network(*inputs).prediction, whole)
-            handle.remove()
-    assert seen == [(3, 16, 24)] * 3
     assert min(errors, key=errors.get) == 1  # the layer that was taught
     own = "class DiTViews" + (EXAMPLES / "bring_your_own_backbone.py").read_text().split("class DiTViews")[1]
     own = own.split("\n\n\n")[0]
