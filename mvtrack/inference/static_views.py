@@ -15,22 +15,26 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.guidance import check_guidance
 from mvtrack.inference.sampler import SamplerOptions, denoise
-from mvtrack.models.conditioning import Window, encode_conditioning
+from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
+from mvtrack.models.depth_priors import depth_priors, within_box
 from mvtrack.models.diffusion.flow import keep_references
 from mvtrack.models.prompts import Captions, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.view_rays import view_rays
 
 
 @dataclass(frozen=True)
 class StillScene:
     """What is known of a scene beside its pictures. depth: median z-depth of the first view, in the camera's unit.
     domain: which data it is like, for CAT3D. names: of the views that are made, by which their noise is drawn: a view
-    keeps it wherever it stands. None: it is drawn for all at once.
+    keeps it wherever it stands. None: it is drawn for all at once. maps: z-depth of the references, positive and in the
+    camera's unit, which MVGenMaster's network needs.
     """
 
     depth: float | None = None
     domain: Literal["re10k", "co3d", "others"] | None = None
     names: tuple[str, ...] | None = None
+    maps: Float[Tensor, "R H W"] | None = None
 
 
 @torch.no_grad()
@@ -63,6 +67,8 @@ def generate_views(
     prompts = make_prompts(model.config, references[0], Captions(guidance=sample.guidance), model.device)
     window = Window(camera[:, None] if layout[1] == 1 else camera[None], scene.depth, prompts, domain=domain)
     conditioning = encode_conditioning(model.config, window, reference)
+    if model.config.cat3d is not None and model.config.cat3d.depth_priors:
+        conditioning = _with_priors(model.config, references, window, scene, conditioning)
 
     def with_references(x: Tensor) -> Tensor:
         return keep_references(padded, x, reference)
@@ -72,11 +78,29 @@ def generate_views(
     return model.decode(with_references(latents)).flatten(0, 2)[len(references) :].clamp(-1, 1)
 
 
+def _with_priors(
+    config: ModelConfig, references: Tensor, window: Window, scene: StillScene, conditioning: Conditioning
+) -> Conditioning:
+    """Rays in the unit of training, and what the references' depth carries to every view.
+
+    Raises ValueError without depth, or for depth that is not positive.
+    """
+    if scene.maps is None or not bool((scene.maps > 0).all()):
+        state = "positive everywhere" if scene.maps is not None else "known"
+        raise ValueError(f"MVGenMaster's network needs depth of the given views that is {state}: give --depth FILE")
+    camera, depth = within_box(window.camera[:, 0], scene.maps)
+    pixels, positions = depth_priors(references, depth, camera)
+    rays = view_rays(camera[None], config.cat3d.rays)
+    return conditioning._replace(rays=rays, pixels=pixels[None], positions=positions[None])
+
+
 def check_sampling(config: ModelConfig, sample: SamplerOptions, domain: str | None = None) -> None:
     """Raise ValueError for guidance, steps or a domain that a model over still views cannot take."""
     check_guidance(config, sample.guidance, sample.camera_guidance)
     if config.diffusion is not None:
         config.diffusion.check_steps(sample.steps)
+    if domain is not None and config.cat3d is not None and config.cat3d.depth_priors:
+        raise ValueError(f"domain {domain} is a label of CAMEO's, MVGenMaster has its own: leave it out")
     if domain is not None and config.cat3d is None:
         raise ValueError(f"domain {domain} is for CAT3D: this model has no use for it, leave it out")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mvtrack.config.backbones import DOMAINS, UNetConfig
 from mvtrack.models.backbone import DiTOutput
-from mvtrack.models.condition_encoder import ConditionEncoder
+from mvtrack.models.condition_encoder import ConditionEncoder, PriorConditionEncoder
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class
 from mvtrack.models.view_attention import DiffusersBackbone, ViewAttention, output_on_grid
@@ -35,7 +35,7 @@ class CAT3DUNet(DiffusersBackbone):
         self.config, self.layer_names = config, tuple(names)
         for attention, module in zip(attentions, layers.values(), strict=True):
             module.set_processor(attention)
-        unet.add_conv_in = ConditionEncoder(config.block_channels[0])
+        unet.add_conv_in = condition_encoder(config)
         self.unet = unet
 
     def forward(
@@ -56,10 +56,10 @@ class CAT3DUNet(DiffusersBackbone):
                 f"latents must have {self.config.channels} channels and sides divisible by {factor}, got {channels} x "
                 f"{height} x {width}: fit the pictures to multiples of {factor * self.stride} pixels"
             )
-        added = self.unet.add_conv_in(self.condition(latents, conditioning))
+        added = self.unet.add_conv_in(self.condition(latents, conditioning), *self._priors(conditioning))
         labels = conditioning.domain
-        if labels is None:
-            labels = torch.full((batch,), len(DOMAINS) - 1)
+        if labels is None:  # MVGenMaster numbers them otherwise: others are the first
+            labels = torch.full((batch,), 0 if self.config.depth_priors else len(DOMAINS) - 1)
         x = rearrange(latents, "b v 1 c h w -> (b v) c h w").to(added.dtype)
         add_condition = self.unet.conv_in.register_forward_hook(lambda _module, _inputs, out: out + added)
         try:
@@ -74,9 +74,26 @@ class CAT3DUNet(DiffusersBackbone):
             add_condition.remove()
         return output_on_grid(out, found, views)
 
+    def _priors(self, conditioning: Conditioning) -> tuple[Tensor, ...]:
+        """Of views and scenes as one axis. Raises ValueError for priors that are missing, or that nothing reads."""
+        given = [name for name in ("pixels", "positions") if getattr(conditioning, name) is not None]
+        if not self.config.depth_priors:
+            if given:
+                raise ValueError(f"this model has no use for conditioning.{given[0]}: see docs/backbones.md")
+            return ()
+        if len(given) < 2:
+            raise ValueError("MVGenMaster's network needs the depth of the given views: make conditioning.pixels and "
+                             "positions with depth_priors")  # fmt: skip
+        return conditioning.pixels.flatten(0, 1), conditioning.positions.flatten(0, 1)
+
     def recompute(self, blocks: bool) -> None:
         """See `DiffusersBackbone`."""
         (self.unet.enable_gradient_checkpointing if blocks else self.unet.disable_gradient_checkpointing)()
+
+
+def condition_encoder(config: UNetConfig) -> ConditionEncoder | PriorConditionEncoder:
+    """What is added to the first features."""
+    return (PriorConditionEncoder if config.depth_priors else ConditionEncoder)(config.block_channels[0])
 
 
 def self_attentions(unet: nn.Module) -> dict[str, nn.Module]:

@@ -65,7 +65,7 @@ class Conditioning(NamedTuple):
     (ReCamMaster). maps: Plücker maps of every pixel (ReDirector). image: CLIP's tokens of the reference's first frame.
     reference: which latent frames of each sample are clean references; None: the first `num_reference` views.
     Networks over still views take rays of every pixel (B, V, 1, 6, H, W), see `view_rays`, and CAT3D a domain: which
-    data a scene is of (`config.backbones.DOMAINS`; None: others).
+    data a scene is of (`config.backbones.DOMAINS`; None: others), MVGenMaster pixels and positions, see `depth_priors`.
     """
 
     rays: Float[Tensor, "B V f r hr wr"] | None = None
@@ -77,6 +77,8 @@ class Conditioning(NamedTuple):
     num_reference: int = 1
     negative_text: Float[Tensor, "B L t"] | None = None
     domain: Int[Tensor, "B"] | None = None
+    pixels: Float[Tensor, "B V 4 H W"] | None = None
+    positions: Float[Tensor, "B V 193 h w"] | None = None
 
     def to(self, device: torch.device) -> "Conditioning":
         return Conditioning(*(x.to(device) if isinstance(x, Tensor) else x for x in self))

@@ -29,8 +29,11 @@ class ViewBatch:
     kept: int
 
 
-def plan_batches(photos: Camera, targets: Camera, views: ViewsConfig, subject_distance: float) -> list[ViewBatch]:
-    """Batches in the order in which they are made. photos: (N,), targets: (M,), of one world."""
+def plan_batches(
+    photos: Camera, targets: Camera, views: ViewsConfig, subject_distance: float, anchored: bool = True
+) -> list[ViewBatch]:
+    """Batches in the order in which they are made. photos: (N,), targets: (M,), of one world. anchored: False gives
+    photographs alone, to a network that needs what only they have."""
     num_photos, num_targets = photos.shape[0], targets.shape[0]
     gap = view_distances(photos, targets, subject_distance)
     nearest = torch.cat([gap[:num_photos, num_photos:], gap[num_photos:, num_photos:]])  # (N + M, M)
@@ -46,7 +49,7 @@ def plan_batches(photos: Camera, targets: Camera, views: ViewsConfig, subject_di
             made = left[:room]
         given = _nearest(nearest[:, made].mean(1), known, num_photos, num_given)
         batches.append(ViewBatch(given, tuple((made * room)[:room]), len(made)))
-        if is_first:
+        if is_first and anchored:
             known += [num_photos + target for target in made]
         left = [target for target in left if target not in made]
     return batches

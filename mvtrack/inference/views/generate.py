@@ -1,6 +1,7 @@
 """Batches of new views, one after another."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,7 @@ def generate_batches(
     for batch in batches:
         index = [*batch.given, *(num_photos + i for i in batch.made)]
         names = tuple(f"{i}" if k < batch.kept else f"{i}, filler {k}" for k, i in enumerate(batch.made))
-        own = StillScene(scene.depth, scene.domain, names)
+        own = replace(scene, names=names, maps=None if scene.maps is None else scene.maps[list(batch.given)])
         given = torch.stack([known[i] for i in batch.given])
         made = generate_views(model, given, camera[index], sample, own, on_step)
         known |= {num_photos + i: made[k] for k, i in enumerate(batch.made[: batch.kept])}

@@ -59,6 +59,7 @@ class _Job:
     region: Region | None
     request: ViewsRequest
     sample: SamplerOptions
+    maps: Tensor | None = None  # z-depth of the photographs, where the network needs it
 
 
 def views_from_photos(
@@ -86,13 +87,15 @@ def views_from_photos(
     check_sampling(own, sample, request.domain)
     scene = read_photos(files, [read_image(file).shape[:2] for file in files], own, request)
     wanted = read_targets(targets, scene, own, request)
-    batches = plan_batches(scene.fitted, wanted.camera, own.views, scene.subject_distance)
+    needs_depth = own.cat3d is not None and own.cat3d.depth_priors
+    maps = scene.depth_maps(request.depth) if needs_depth else None
+    batches = plan_batches(scene.fitted, wanted.camera, own.views, scene.subject_distance, anchored=maps is None)
     region = plan_region(scene.fits[0], request.resolution)
     unseen = unseen_share(_shown(wanted.camera, scene), list(scene.camera), scene.subject_distance)
     notes = (*scene.notes, *wanted.notes, *filter(None, [unseen_note(unseen, wanted.names)]))
     for note in notes if say else ():
         say(note)
-    job = _Job(scene, wanted, batches, region, request, sample)
+    job = _Job(scene, wanted, batches, region, request, sample, maps)
     record = {
         "command": "views", "mvtrack": metadata.version("mvtrack"), "torch": torch.__version__,
         "photographs": [{"file": str(file), "sha256": sha256(file)} for file in scene.files],
@@ -137,7 +140,7 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
     began, photos, targets = time.monotonic(), job.photos, job.targets
     finish = _finish(job)
     camera = _joined(photos.fitted, targets.camera).to(dtype=torch.float32)
-    scene = StillScene(photos.subject_distance, job.request.domain)
+    scene = StillScene(photos.subject_distance, job.request.domain, maps=job.maps)
     steps = len(job.batches) * job.sample.steps
     with new_folder(out) as aside:
         with tqdm(total=steps, desc=f"{len(targets.names)} new views", unit="step") as bar:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.geometry.camera import Camera, relative_pose
+from mvtrack.geometry.inverse_depth import filled_from_behind
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files.files import shared_options
 from mvtrack.geometry.presets import PIVOT_M
@@ -47,6 +48,23 @@ class StillPhotos:
     def fitted(self) -> Camera:
         """(N,), of the model's picture."""
         return Camera.stack([fit.camera(camera) for fit, camera in zip(self.fits, self.camera, strict=True)])
+
+    def depth_maps(self, depth: Path | str | None) -> Float[Tensor, "N H W"]:
+        """z-depth of a file as the model takes the photographs; unknown and padded pixels take the farthest around.
+
+        Raises ValueError without a file.
+        """
+        if not is_depth_file(depth):
+            raise ValueError("MVGenMaster's network needs the photographs' depth: give --depth FILE, one map each")
+        file = DepthFile(Path(depth), PhotoSequence.showing(self.files, self.sizes, range(len(self.files))))
+        maps = []
+        for i, fit in enumerate(self.fits):
+            z = file.read(i, fit)
+            known = z.isfinite() & (z > 0)
+            if not known.any():
+                raise ValueError(f"{depth} holds no depth of {self.files[i].name}")
+            maps.append(1 / filled_from_behind(torch.where(known, 1 / z, 0.0), known))
+        return torch.stack(maps)
 
     def pictures(self) -> Float[Tensor, "N 3 H W"]:
         """As the model takes them, in [-1, 1]."""

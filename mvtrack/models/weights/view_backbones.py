@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mvtrack.config.backbones import CAMEO_RAYS, HunyuanConfig, UNetConfig
+from mvtrack.config.backbones import CAMEO_RAYS, MVGENMASTER_RAYS, HunyuanConfig, UNetConfig
 from mvtrack.config.diffusion import DiffusionConfig
 from mvtrack.config.encoders import HUNYUAN_REPOSITORY, SD21_REPOSITORY, CodecConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.logit_head import LogitHead
-from mvtrack.models.cat3d_unet import CAT3DUNet
-from mvtrack.models.condition_encoder import ConditionEncoder, TokenConditionEncoder
+from mvtrack.models.cat3d_unet import CAT3DUNet, condition_encoder
+from mvtrack.models.condition_encoder import TokenConditionEncoder
 from mvtrack.models.hunyuan_views import HunyuanViews
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import ReshootModel
@@ -32,7 +32,7 @@ _PARTS = (("unet", "cat3d"), ("transformer", "hunyuan"))  # of pipelines, and wh
 _WITHDRAWN = "stabilityai/stable-diffusion-2-1"
 _KNOWN = (  # name, a parameter that those before it lack, and what to do
     ("MVGenMaster", "add_conv_in.conv_out.3.weight",
-     f"it also sees depth warped between views, which is not supported; take CAMEO's weights, or {SD21_REPOSITORY}"),
+     "--views mvgenmaster"),
     ("CAMEO", "add_conv_in.conv1.0.weight", "--views cameo"),
     ("Stable Diffusion XL", "add_embedding.linear_1.weight", SD21_REPOSITORY),
     ("Stable Diffusion 2.1", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", "--views cat3d"),
@@ -74,6 +74,20 @@ def cat3d_from_cameo(path: Path, config: UNetConfig | None = None) -> CAT3DUNet:
     return _filled(network, checkpoint, (), 0)
 
 
+def cat3d_from_mvgenmaster(path: Path, config: UNetConfig | None = None) -> CAT3DUNet:
+    """A weights file of MVGenMaster's U-Net (661 tensors), with its authors' rays and its depth priors.
+
+    Raises ValueError for other weights.
+    """
+    checkpoint = open_checkpoint(_weights_in(path) if path.is_dir() else path)
+    _require(checkpoint, "MVGenMaster")
+    checkpoint = checkpoint.renamed(lambda name: name if name.startswith("unet.") else f"unet.{name}")
+    config = replace(config or UNetConfig(), rays=MVGENMASTER_RAYS, depth_priors=True)
+    with torch.device("meta"):
+        network = CAT3DUNet(config)
+    return _filled(network, checkpoint, (), 0)
+
+
 def hunyuan_from_released(source: Path, config: HunyuanConfig | None = None, seed: int = 0) -> HunyuanViews:
     """Hunyuan-DiT, of diffusers' pipeline folder or of a file with Tencent's own names; the condition encoder is fresh.
 
@@ -95,8 +109,10 @@ def released_model(network: DiffusersBackbone, vae: str) -> ReshootModel:
     vae: where its weights are: a file, folder or hub id.
     """
     config, heads = replace(network.config, logit_heads=()), network.config.logit_heads
+    is_mvgenmaster = isinstance(network, CAT3DUNet) and config.depth_priors
+    views = ViewsConfig(8, tuple(range(1, 8))) if is_mvgenmaster else ViewsConfig()
     common = {
-        "dit": None, "logit_heads": heads, "views": ViewsConfig(), "sizes": (_SIZE,), "num_frames": 1,
+        "dit": None, "logit_heads": heads, "views": views, "sizes": (_SIZE,), "num_frames": 1,
         "tap_layer": min(_TAPPED[type(network)], network.num_layers - 1),
     }  # fmt: skip
     codec = CodecConfig("sd_vae", config.channels, 8, weights=vae, scaling=SD_SCALING)
@@ -128,7 +144,7 @@ def _initial(network: DiffusersBackbone, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(network, CAT3DUNet):
-            parts = {"unet.add_conv_in": ConditionEncoder(config.block_channels[0])}
+            parts = {"unet.add_conv_in": condition_encoder(config)}
         else:
             parts = {"condition_encoder": TokenConditionEncoder(config.num_heads * config.head_dim)}
     parts |= {f"logit_heads.{i}": LogitHead(head.num_heads) for i, head in network.logit_heads.items()}
@@ -151,8 +167,9 @@ def released_folder(source: str, kind: str) -> Path:
             example = SD21_REPOSITORY if kind == "cat3d" else HUNYUAN_REPOSITORY
             raise ValueError(f"{path} does not exist: --views needs a hub id such as {example}, its folder, or a file")
         return path
-    if kind == "cameo":
-        raise ValueError(f"{source} does not exist: --views cameo needs CAMEO's mp_rank_00_model_states.pt")
+    if kind in ("cameo", "mvgenmaster"):
+        needed = "CAMEO's mp_rank_00_model_states.pt" if kind == "cameo" else "the U-Net's file of pretrained_model.zip"
+        raise ValueError(f"{source} does not exist: --views {kind} needs {needed}")
     if hub.repo.endswith("-base"):
         raise ValueError(f"{hub.repo} predicts epsilon; CAT3D needs v: take {SD21_REPOSITORY}")
     if hub.repo == _WITHDRAWN:
@@ -192,7 +209,7 @@ def _require_velocity(folder: Path) -> None:
 def _require(checkpoint: Checkpoint, expected: str) -> None:
     """Raise ValueError for weights that are recognised as another network's, with what converts those."""
     for name, marker, instead in _KNOWN:
-        if name == expected:
-            return
         if any(key == marker or key.endswith("." + marker) for key in checkpoint.tensors):
-            raise ValueError(f"{checkpoint.where} is {name}'s, {expected}'s was expected: {instead}")
+            if name != expected:
+                raise ValueError(f"{checkpoint.where} is {name}'s, {expected}'s was expected: {instead}")
+            return

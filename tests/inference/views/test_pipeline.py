@@ -1,6 +1,7 @@
 """`views_from_photos` on rendered photographs: what is written, that nothing depends on chance, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import StillScene, generate_views
 from mvtrack.inference.views.request import ViewsRequest
-from mvtrack.models.reshoot_model import save_model
+from mvtrack.models.reshoot_model import build_model, save_model
 from mvtrack.video.images import read_image
 from mvtrack.video.reader import open_video
 
@@ -164,6 +165,22 @@ def test_networks_of_diffusers_make_views_of_photographs(scene, diffusers_model,
             make(scene, folder, out="c", sample=None, placement=Placement(device="cpu", **more))
     with pytest.raises(ValueError, match="steps 3 does not divide 1000"):
         make(scene, folder, out="c", sample=SamplerOptions(3))
+
+
+@pytest.mark.parametrize("diffusers_model", ["cat3d"], indirect=True)
+def test_a_network_that_sees_depth_gets_it_from_the_photographs(scene, diffusers_model, rendered):
+    config = replace(diffusers_model.config, cat3d=replace(diffusers_model.config.cat3d, depth_priors=True))
+    model = replace(build_model(config, seed=3), codec=diffusers_model.codec)
+    depth = rendered.depth[:2, 0].numpy().copy()
+    depth[:, :3] = np.nan
+    np.save(scene / "depth.npy", depth)
+    settings = {"sample": None, "resolution": "model", "frames": 7}
+    found = make(scene, model, depth=str(scene / "depth.npy"), **settings)
+    assert len(found.views) == 7
+    given = [batch["given"] for batch in json.loads(found.run.read_text())["batches"]]
+    assert all(set(names) <= {"p0.png", "p1.png"} for names in given)  # anchors have no depth
+    with pytest.raises(ValueError, match="needs the photographs' depth: give --depth FILE, one map each"):
+        make(scene, model, out="b", **settings)
 
 
 def test_unfit_input_is_refused_before_anything_is_written(scene, model_folder, small_model, unchecked):

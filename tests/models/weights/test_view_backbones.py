@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mvtrack.cli.convert import main as convert
-from mvtrack.config.backbones import CAMEO_RAYS, HunyuanConfig, UNetConfig, ViewRayConfig
+from mvtrack.config.backbones import CAMEO_RAYS, MVGENMASTER_RAYS, HunyuanConfig, UNetConfig, ViewRayConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.static_views import StillScene, generate_views
@@ -23,6 +23,7 @@ from mvtrack.models.weights import sources, view_backbones
 from mvtrack.models.weights.inert_pickle import open_training_state
 from mvtrack.models.weights.view_backbones import (
     cat3d_from_cameo,
+    cat3d_from_mvgenmaster,
     cat3d_from_sd21,
     hunyuan_from_released,
     released_folder,
@@ -114,7 +115,7 @@ def test_epsilon_and_other_networks_are_refused(stable_diffusion, tmp_path, unch
     with pytest.raises(ValueError, match="does not fit the model"):
         cat3d_from_sd21(pipeline(tmp_path / "other", weights), replace(SIZES, layers_per_block=2))
     both = weights | {"add_conv_in.conv1.0.weight": torch.zeros(2), "add_conv_in.conv_out.3.weight": torch.zeros(2)}
-    with pytest.raises(ValueError, match="is MVGenMaster's, .*: it also sees depth warped between views"):
+    with pytest.raises(ValueError, match="is MVGenMaster's, Stable Diffusion 2.1's was expected: --views mvgenmaster"):
         cat3d_from_sd21(pipeline(tmp_path / "mvgenmaster", both), SIZES)
     (tmp_path / "base/scheduler/scheduler_config.json").unlink()
     with pytest.raises(ValueError, match="which says what the network predicts: download the whole pipeline"):
@@ -247,6 +248,51 @@ def test_released_models_round_trip_and_sample(cameo, stable_diffusion, tmp_path
         made = generate_views(found, torch.zeros(1, 3, 32, 64), camera, sample, StillScene(domain="co3d"))
         assert made.shape == (3, 3, 32, 64)
         assert made.isfinite().all()
+
+
+def test_mvgenmaster_sees_depth_warped_between_views(tmp_path, released_shapes, generator, unchecked):
+    with torch.device("meta"):
+        full = CAT3DUNet(UNetConfig(depth_priors=True)).unet.state_dict()
+    assert {name: tuple(x.shape) for name, x in full.items()} == released_shapes("mvgenmaster_unet")
+    torch.manual_seed(2)
+    network = CAT3DUNet(replace(SIZES, depth_priors=True))
+    torch.nn.init.normal_(network.unet.add_conv_in.conv_out[-1].weight, std=0.3)
+    save_file({k: v.contiguous() for k, v in network.unet.state_dict().items()}, tmp_path / "unet.safetensors")
+    found = cat3d_from_mvgenmaster(tmp_path / "unet.safetensors", SIZES)
+    assert same(found, network)
+    assert found.config.rays == MVGENMASTER_RAYS
+    empty_autoencoder(sizes=VAE).save_pretrained(tmp_path / "vae")
+    model = load_model(save_model(released_model(found, str(tmp_path)), tmp_path / "model").parent)
+    assert model.config.views.count == 8
+    c2w = torch.eye(4).repeat(8, 1, 1)
+    c2w[:, 0, 3] = torch.arange(8) / 4
+    camera = Camera(c2w, intrinsics_from_fov(60, (32, 64)).expand(8, 3, 3), (32, 64))
+    given = torch.rand(2, 3, 32, 64, generator=generator) * 2 - 1
+
+    def made(maps, cameras=camera, **scene):
+        return generate_views(model, given, cameras, SamplerOptions(1), StillScene(maps=maps, **scene))
+
+    near, far = (made(torch.full((2, 32, 64), z)) for z in (2.0, 9.0))
+    assert near.isfinite().all()
+    assert (near - far).abs().max() > 1e-4
+    large = replace(camera, c2w=camera.c2w.clone())
+    large.c2w[:, :3, 3] *= 1000
+    small = replace(camera, c2w=camera.c2w.clone())
+    small.c2w[:, :3, 3] *= 5 / 1.75  # the longest side of the box is 5 then
+    torch.testing.assert_close(
+        made(torch.full((2, 32, 64), 2000.0), large), made(torch.full((2, 32, 64), 10 / 1.75), small), atol=1e-3, rtol=0
+    )
+    for maps, scene, message in (
+        (None, {}, "needs depth of the given views that is known: give --depth FILE"),
+        (torch.zeros(2, 32, 64), {}, "that is positive everywhere"),
+        (torch.ones(2, 32, 64), {"domain": "co3d"}, "MVGenMaster has its own: leave it out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made(maps, **scene)
+    with pytest.raises(ValueError, match="is MVGenMaster's, Hunyuan-DiT's was expected: --views mvgenmaster"):
+        hunyuan_from_released(tmp_path / "unet.safetensors")
+    with pytest.raises(ValueError, match="needs the depth of the given views: make conditioning.pixels"):
+        model.dit(torch.zeros(1, 2, 1, 4, 4, 8), torch.tensor([1]), Conditioning(torch.zeros(1, 2, 1, 6, 32, 64)))
 
 
 def test_released_hunyuan_has_the_vae_and_schedule_of_its_version():
