@@ -30,8 +30,9 @@ MAX_PACKAGES = 12
 MAX_FILE_LINES = 450
 # Physical lines of each. The aim is 25,000 of library and 19,000 of tests; these hold what there is (docs/results.md),
 # and 1,000 and 800 for the networks over still views: CAT3D, Hunyuan-DiT, their schedule and rays; as many again for
-# their training and the losses that the paper compares; 1,400 and 800 for `mvtrack views`.
-MAX_LINES = {("mvtrack", "tracking_head"): 50_700, ("tests",): 33_200}
+# their training and the losses that the paper compares; 1,700 and 800 for `mvtrack views` and
+# MVGenMaster's depth.
+MAX_LINES = {("mvtrack", "tracking_head"): 51_000, ("tests",): 33_200}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 
