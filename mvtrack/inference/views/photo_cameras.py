@@ -126,6 +126,11 @@ def measured_photo_cameras(
     record = {"method": found.method, "placed": sum(placed), "misfit_px": misfit, "lens_known": known}
     left_out = [photo.name for photo, there in zip(photos, placed, strict=True) if not there]
     notes = [f"cameras of {sum(placed)} of {len(photos)} photographs measured ({found.method})", *found.notes]
+    if not known and len({round(max(size) / min(size), 2) for size in sizes}) > 1:
+        notes.append(
+            "photographs of different aspects and unknown lenses are taken to be of one lens, at one length of their "
+            "longer side: EXIF or --cameras FILE says otherwise"
+        )
     if left_out:
         notes.append(f"left out, as they could not be placed: {', '.join(left_out)}")
     return PhotoCameras(cameras, found.points, record, tuple(notes))

@@ -109,7 +109,7 @@ def test_cameras_of_a_file_follow_names_and_sizes(tmp_path):
 def phone(tmp_path, monkeypatch):
     """Photographs, lying, upright and lying, of one lens, and a stand-in for structure from motion that knows it."""
     monkeypatch.setattr(cached_estimate, "cache_folder", lambda: tmp_path / "cache")
-    sizes = [(60, 80), (80, 60), (30, 40)]
+    sizes = [(60, 80), (80, 60), (30, 40)]  # upright and lying, and smaller: of one aspect
     photos = [write_photo(tmp_path / f"{i}.jpg", size, seed=i) for i, size in enumerate(sizes)]
     c2w = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
     c2w[:, 0, 3] = torch.tensor([0.0, 0.5, 1.0])
@@ -142,8 +142,12 @@ def test_measured_cameras_come_back_to_each_photographs_pixels(phone):
         expected = [[70, 0, size[1] / 2], [0, 70, size[0] / 2], [0, 0, 1]]
         torch.testing.assert_close(camera.K, torch.tensor(expected, dtype=torch.float64))
     assert float(found.camera[1].c2w[0, 3]) == pytest.approx(1.0)  # half a unit, and what was 2 away is 4 away
+    assert not any("different aspects" in note for note in found.notes)
     measured_photo_cameras(photos, sizes, None, 5.0)
     assert seen["calls"] == 1
+    write_photo(photos[1], (60, 60))
+    found = measured_photo_cameras(photos, [sizes[0], (60, 60), sizes[2]], None, 4.0)
+    assert any("different aspects and unknown lenses are taken to be of one lens" in note for note in found.notes)
 
 
 def test_lenses_are_known_by_exif_where_they_differ(phone, tmp_path):
