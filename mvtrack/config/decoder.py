@@ -28,11 +28,11 @@ class AlignerConfig:
 class DecoderConfig:
     """What is trained, and what it learns to repair.
 
-    model: a model's folder, whose codec it stands behind; null: the tiny one that ships, or `codec`. latents: targets
-    as the model itself restores them from a noise level of `sigma`, or as the codec encodes them. noise: of depth,
-    structured (wrong over areas, Depth Guided Decoder §3.3), independent (at every pixel), or none; noise_scale: times
-    the paper's amplitudes. perceptual: weight of LPIPS beside the mean squared error; perceptual_backbone: its VGG-16,
-    torchvision's file.
+    model: a model's folder, whose codec it stands behind; null: the tiny one that ships, or `codec`; a pca codec is
+    fitted to the first scenes, for experiments. latents: targets as the model itself restores them from a noise level
+    of `sigma`, or as the codec encodes them. noise: of depth, structured (wrong over areas, Depth Guided Decoder §3.3),
+    independent (at every pixel), or none; noise_scale: times the paper's amplitudes. perceptual: weight of LPIPS beside
+    the mean squared error; perceptual_backbone: its VGG-16, torchvision's file.
     """
 
     model: str | None = None
@@ -48,8 +48,6 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.model is not None and self.codec is not None:
             raise ValueError("decoder.model has a codec: leave decoder.codec out")
-        if self.codec is not None and self.codec.kind == "pca":
-            raise ValueError("a pca codec belongs to a model: set decoder.model instead of decoder.codec")
         if self.codec is not None and self.latents == "restored":
             raise ValueError("decoder.latents restored needs the model that restores them: set decoder.model")
         if (self.perceptual > 0) != (self.perceptual_backbone is not None):

@@ -19,6 +19,7 @@ from mvtrack.data.synthetic.bank import Bank, BankRecipe
 from mvtrack.data.synthetic.objects import ObjectBank
 from mvtrack.inference.forward_noised import noised_latents
 from mvtrack.models.conditioning import Window
+from mvtrack.models.decoder.depth import object_depth, stereo_depth
 from mvtrack.models.decoder.depth_noise import AMPLITUDES, disturbed, independently_disturbed
 from mvtrack.models.decoder.scene import REACH, DecoderScene
 from mvtrack.models.diffusion.flow import add_noise, x0_from_velocity
@@ -88,14 +89,27 @@ def surface_depth(clip: Clip) -> Float[Tensor, "V T H W"]:
     return torch.where(clip.depth > 0, clip.depth, away[..., None, None])
 
 
-def scene_of(clip: Clip, config: DecoderConfig, generator: torch.Generator) -> DecoderScene:
-    """A clip as the decoder learns from it: its depth disturbed as the config says, its first view a picture."""
+def noisy_depth(clip: Clip, config: DecoderConfig, generator: torch.Generator) -> Float[Tensor, "V T H W"]:
+    """A clip's depth, disturbed as the config says."""
     depth, unit, scale = surface_depth(clip), unit_of(clip), config.noise_scale
     if config.noise == "structured":
-        depth = disturbed(depth, unit, generator, amplitudes=tuple(scale * a for a in AMPLITUDES))
-    elif config.noise == "independent":
-        depth = independently_disturbed(depth, unit, generator, scale * AMPLITUDES[0])
-    return DecoderScene.of(clip.camera, depth, {0: clip.video[0]}, REACH * unit)
+        return disturbed(depth, unit, generator, amplitudes=tuple(scale * a for a in AMPLITUDES))
+    if config.noise == "independent":
+        return independently_disturbed(depth, unit, generator, scale * AMPLITUDES[0])
+    return depth
+
+
+def swept_depth(clip: Clip, decoded: Float[Tensor, "V T 3 H W"]) -> Float[Tensor, "V T H W"]:
+    """Depth as it is estimated in use: planes swept through the known view and what the codec made of the others."""
+    views = torch.cat([clip.video[:1], decoded[1:]])
+    if clip.masks is None:
+        return stereo_depth(views, clip.camera, clip.scene_depth)
+    return object_depth(views, clip.camera, unit_of(clip))
+
+
+def scene_of(clip: Clip, depth: Float[Tensor, "V T H W"]) -> DecoderScene:
+    """A clip as the decoder sees it: its first view a picture."""
+    return DecoderScene.of(clip.camera, depth, {0: clip.video[0]}, REACH * unit_of(clip))
 
 
 def restored_latents(model: ReshootModel, clip: Clip, sigma: float, seed: int) -> Float[Tensor, "V f c h w"]:

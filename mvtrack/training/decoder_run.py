@@ -1,6 +1,8 @@
 """Setting up the training of an aligning decoder, fresh or from a checkpoint: the same loop trains it as the models."""
 
-from dataclasses import asdict, dataclass, field, replace
+import itertools
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,25 @@ from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import Clip
 from mvtrack.files.tensor_file import load_strictly
 from mvtrack.inference.pipeline import shipped_model
-from mvtrack.metrics.image import psnr
+from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
+from mvtrack.metrics.view_matches import count_matches
 from mvtrack.models.decoder.files import build_aligner, save_aligner
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training import distributed
 from mvtrack.training.base_run import BaseRun
 from mvtrack.training.checkpoint import CheckpointReader, Progress
-from mvtrack.training.decoder_examples import ClipBatch, ClipDataset, restored_latents, scene_of
+from mvtrack.training.decoder_examples import (
+    ClipBatch,
+    ClipDataset,
+    noisy_depth,
+    restored_latents,
+    scene_of,
+    surface_depth,
+    swept_depth,
+)
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_engine
 from mvtrack.training.fault_tolerance import FiniteGuard
@@ -32,6 +44,7 @@ from mvtrack.training.run_dir import Heartbeat, record_attempt
 from mvtrack.training.run_log import RunLog
 from mvtrack.training.validation import ValidationReport
 
+CODEC_FIT_SCENES = 64  # a pca codec without a model is fitted on so many
 _SHOWN_VIEWS = 3  # of a clip in validation's picture
 
 
@@ -63,7 +76,7 @@ class DecoderRun(BaseRun):
         settings, device = self.config.decoder, self.engine.device
         generator = torch.Generator().manual_seed(hash_seed(self.config.train.seed, number))
         latents = self._latents_of(clip, scene).to(device)
-        seen = scene_of(clip, settings, generator).to(device)
+        seen = scene_of(clip, noisy_depth(clip, settings, generator)).to(device)
         with self.autocast():
             asking = tuple(range(1, len(clip.video)))
             at, made = self.engine(self.codec, latents, seen, asking, self.config.data.frames, generator)
@@ -90,30 +103,36 @@ class DecoderRun(BaseRun):
 
     @torch.no_grad()
     def validate(self) -> ValidationReport:
-        """PSNR of the views that follow others, aligned with exact depth and by the codec alone."""
+        """The views that follow others, aligned with exact depth and with depth estimated as in use, beside the codec
+        alone: PSNR, SSIM, and how many points of neighbours match, over as many as do in the truth."""
         if self._held_out is None:
             clips = self.dataset.held_out(self.config.train.validate_clips)
             self._held_out = distributed.share_of(clips)
-        device, rows, strips = self.engine.device, [], []
-        exact = replace(self.config.decoder, noise="none")
+        rows, strips = [], []
         for number, clip in self._held_out:
-            latents = self._latents_of(clip, number).to(device)
-            scene = scene_of(clip, exact, torch.Generator()).to(device)
-            plain = self.codec.decode(latents[None])[0].cpu()
-            aligned = self.engine.module.decode(self.codec, latents, scene, tuple(range(1, len(latents)))).cpu()
-            rows.append((psnr(aligned[1:], clip.video[1:]), psnr(plain[1:], clip.video[1:])))
-            shown = [x[1 : 1 + _SHOWN_VIEWS, -1] for x in (plain, aligned, clip.video)]
+            latents = self._latents_of(clip, number).to(self.engine.device)
+            plain = self.codec.decode(latents[None])[0].cpu().clamp(-1, 1)
+            exact = self._aligned(latents, scene_of(clip, surface_depth(clip)))
+            swept = self._aligned(latents, scene_of(clip, swept_depth(clip, plain)))
+            rows.append(_scores(clip, plain, exact, swept))
+            shown = [x[1 : 1 + _SHOWN_VIEWS, -1] for x in (plain, exact, clip.video)]
             strips.append(torch.cat([torch.cat(list(x), -1) for x in shown], -1))
-        aligned_db, codec_db = np.mean(rows, 0).tolist()
-        scores = {"psnr_db": aligned_db, "codec_psnr_db": codec_db, "gain_db": aligned_db - codec_db}
-        scores = distributed.mean_over_ranks({f"validation/{name}": value for name, value in scores.items()})
+        scores = {f"validation/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        scores = distributed.mean_over_ranks(scores)
         shown = {"validation/codec_aligned_truth": (torch.cat(strips, 1) + 1) / 2} if distributed.rank() == 0 else {}
         return ValidationReport(scores, pictures=shown)
+
+    def _aligned(self, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> Float[Tensor, "V T 3 H W"]:
+        asking = tuple(range(1, len(latents)))
+        return self.engine.module.decode(self.codec, latents, scene.to(latents.device), asking).cpu()
 
     def export(self, checkpoint: Path) -> None:
         aligner = build_aligner(self.codec_config, self.engine.module.settings)
         load_strictly(aligner, dict(CheckpointReader(checkpoint).weights("ema")), checkpoint)
-        save_aligner(aligner, self.codec_config, self.folder / "model")
+        fitted = self.codec.state_dict() if self.config.decoder.codec is not None else {}
+        save_aligner(aligner, self.codec_config, self.folder / "model", fitted)
+        record = {"step": self.progress.step, "weights": "ema", "best_validation_psnr_db": self.progress.best_psnr_db}
+        (self.folder / "model/training.json").write_text(json.dumps(record))
 
 
 def open_dataset(config: DecoderRunConfig, rank: int, world: int) -> ClipDataset:
@@ -128,12 +147,17 @@ def set_up(
     run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
     settings = config.decoder
     model = load_model(settings.model or shipped_model()) if settings.codec is None else None
-    codec_config = settings.codec or model.config.codec
+    codec_config = codec_config_of(config)
     codec = build_codec(codec_config) if model is None else model.codec
+    if reader:
+        codec.load_state_dict(reader.codec())
+    elif codec_config.kind == "pca" and model is None:
+        clips = (dataset.clip(scene) for scene in range(min(CODEC_FIT_SCENES, config.data.num_scenes)))
+        codec.fit([clip.video for clip in clips if clip is not None], codec_config.whitening)
     lpips = _lpips(config)
     if distributed.rank() == 0:
         record_attempt(run_dir, config, progress.step, distributed.world_size(), "PyTorch's choice")
-    aligner = _aligner(config, codec_config)
+    aligner = new_aligner(config)
     if reader:
         load_strictly(aligner, dict(reader.weights()), reader.folder)
     freeze(aligner, config.optim.trainable)
@@ -152,12 +176,34 @@ def set_up(
     return run
 
 
-def _aligner(config: DecoderRunConfig, codec: CodecConfig) -> nn.Module:
+def _scores(clip: Clip, plain: Tensor, exact: Tensor, swept: Tensor) -> dict[str, float]:
+    """Of one clip's views but the first. plain, exact, swept: (V, T, 3, H, W) by the codec, and aligned."""
+    truth, made = clip.video[1:], {"codec_": plain[1:], "": exact[1:], "swept_": swept[1:]}
+    scores = {f"{name}psnr_db": psnr(video, truth) for name, video in made.items()}
+    scores |= {f"{name}ssim": ssim(video, truth) for name, video in made.items()}
+    whole = max(1, _matches(clip.video, clip.video))
+    scores |= {f"{name}matches": _matches(clip.video, video) / whole for name, video in zip(
+        made, (plain, exact, swept), strict=True)}  # fmt: skip
+    return scores | {"gain_db": scores["psnr_db"] - scores["codec_psnr_db"]}
+
+
+def _matches(real: Float[Tensor, "V T 3 H W"], made: Float[Tensor, "V T 3 H W"]) -> int:
+    """Between neighbouring views at the last moment; the first view is real."""
+    views = [real[0, -1], *made[1:, -1]]
+    return sum(count_matches(*pair) for pair in itertools.pairwise(views))
+
+
+def codec_config_of(config: DecoderRunConfig) -> CodecConfig:
+    """The codec that a run's decoder stands behind."""
+    return config.decoder.codec or load_model(config.decoder.model or shipped_model()).config.codec
+
+
+def new_aligner(config: DecoderRunConfig) -> nn.Module:
     """A fresh one, the same on all ranks."""
     sizes = {name: value for name, value in asdict(config.decoder.aligner).items() if value is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_aligner(codec, sizes).train()
+        return build_aligner(codec_config_of(config), sizes).train()
 
 
 def _on(model: ReshootModel, device: torch.device) -> ReshootModel:

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mvtrack.config.decoder import DecoderRunConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.evaluation.ablation.experiment import (
@@ -42,6 +43,7 @@ from mvtrack.evaluation.ablation.run import write_plan
 from mvtrack.evaluation.ablation.scores import validation_curves, validation_scores
 from mvtrack.evaluation.ablation.training import forecast, remembered, train_in_a_process
 from mvtrack.models.networks import empty_network
+from mvtrack.training.decoder_run import new_aligner
 from mvtrack.training.optimizer import freeze
 
 WITHOUT = [{"pck": [0.2], "psnr_db": [19.0, 21.0]}, {"pck": [0.3], "psnr_db": [20.0, 22.0]}]
@@ -67,13 +69,18 @@ def test_every_experiment_builds_every_arm_at_both_scales(tmp_path):
     names = {scale: experiments(scale) for scale in SCALES}
     assert {
         "table3", "table4", "layers", "cameo-table1", "cameo-table2", "cameo-table2-transformer", "cameo-figure4",
-        "cameo-figure4-unet", "cameo-figure4-hunyuan",
+        "cameo-figure4-unet", "cameo-figure4-hunyuan", "decoder-table2",
     } <= set(names["miniature"])  # fmt: skip
     assert {"table3", "table4"} <= set(names["paper"])
     for experiment in (load_experiment(name, scale) for scale in SCALES for name in names[scale]):
         runs = list(arm_runs(experiment, 2, tmp_path))
         assert len({run.folder for run in runs}) == 2 * len(experiment.arms)
         for run in runs[: len(experiment.arms)]:
+            if isinstance(run.config, DecoderRunConfig):
+                wanted = run.config.decoder.aligner.points
+                points = tuple(level.config.points for level in new_aligner(run.config).levels)
+                assert points == ((7, 7, 7) if wanted is None else wanted)
+                continue
             model, loss = run.config.model, run.config.loss
             network = empty_network(model)
             freeze(network, run.config.optim.trainable)

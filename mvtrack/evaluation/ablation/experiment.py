@@ -23,7 +23,8 @@ import yaml
 import mvtrack
 from mvtrack.config.checked import Count, config
 from mvtrack.config.errors import did_you_mean
-from mvtrack.config.run import RunConfig, load_config
+from mvtrack.config.run import load_training_config
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import from_tree, to_tree
 
 SCALES = ("miniature", "paper")
@@ -96,7 +97,7 @@ class Experiment:
 class ArmRun:
     """One training of an experiment. arm, seed: None and -1 for the base."""
 
-    config: RunConfig
+    config: TrainingConfig
     arm: str | None
     seed: int
 
@@ -129,7 +130,7 @@ def base_run(experiment: Experiment, out: Path, changes: tuple[str, ...] = ()) -
     if experiment.pretraining is None:
         return None
     whole = (*experiment.changes, *experiment.pretraining.changes, *changes)
-    config = load_config(ROOT / experiment.config, whole)
+    config = load_training_config(ROOT / experiment.config, whole)
     return ArmRun(_placed(config, experiment, experiment.pretraining.steps, out / "base"), None, -1)
 
 
@@ -147,17 +148,17 @@ def arm_runs(experiment: Experiment, seeds: int, out: Path, changes: tuple[str, 
             yield ArmRun(replace(placed, train=train), arm.name, seed)
 
 
-def _arm_config(experiment: Experiment, arm: Arm, changes: tuple[str, ...]) -> RunConfig:
+def _arm_config(experiment: Experiment, arm: Arm, changes: tuple[str, ...]) -> TrainingConfig:
     common = (*experiment.changes, *experiment.fine_tuning)
-    said = load_config(ROOT / experiment.config, (*common, *arm.changes, *changes))
+    said = load_training_config(ROOT / experiment.config, (*common, *arm.changes, *changes))
     if arm.config is None:
         return said
-    own = load_config(ROOT / arm.config, changes)
+    own = load_training_config(ROOT / arm.config, changes)
     refuse_difference(said, own, f"arm {arm.name!r} ({arm.config})")
     return own
 
 
-def refuse_difference(said: RunConfig, other: RunConfig, who: str) -> None:
+def refuse_difference(said: TrainingConfig, other: TrainingConfig, who: str) -> None:
     """Raises ValueError that lists the settings in which a run is not what its arm says, places and seeds aside."""
     ours, theirs = (dict(_leaves(to_tree(config))) for config in (said, other))
     keys = [key for key in ours | theirs if key not in _PLACED and ours.get(key) != theirs.get(key)]
@@ -175,7 +176,7 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
-def _placed(config: RunConfig, experiment: Experiment, steps: int, run_dir: Path) -> RunConfig:
+def _placed(config: TrainingConfig, experiment: Experiment, steps: int, run_dir: Path) -> TrainingConfig:
     """The same training of other length and place, which validates only as often as its curve has points."""
     every = max(1, steps // experiment.curves)
     train = replace(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.evaluation.ablation.experiment import ArmRun, Experiment, arm_runs, base_run
@@ -59,7 +59,7 @@ class Protocol:
 class Planned:
     """One training at the paper's scale, and how it is started."""
 
-    config: RunConfig
+    config: TrainingConfig
     command: str
 
 

@@ -12,17 +12,19 @@ import torch
 import yaml
 
 import mvtrack
-from mvtrack.config.model import ModelConfig
-from mvtrack.config.run import RunConfig
-from mvtrack.config.tree import from_tree, to_tree
+from mvtrack.config.decoder import DecoderRunConfig
+from mvtrack.config.run import training_from_tree
+from mvtrack.config.training import TrainingConfig
+from mvtrack.config.tree import to_tree
 from mvtrack.evaluation.ablation.experiment import ArmRun, refuse_difference
 from mvtrack.models.networks import build_network
+from mvtrack.training.decoder_run import new_aligner
 
 _TIMED_STEPS = 6
 _BYTES_A_WEIGHT = 2 * (4 + 4 + 4 + 8) + 4  # two checkpoints while one replaces the other, and the model
 
 
-def train_in_a_process(config: RunConfig) -> Path:
+def train_in_a_process(config: TrainingConfig) -> Path:
     """Train as `mvtrack train --resume auto` does, in a process of its own; returns the folder of the model.
 
     A run that has finished is left as it is, one that was interrupted goes on. Raises ValueError when training fails,
@@ -30,7 +32,7 @@ def train_in_a_process(config: RunConfig) -> Path:
     """
     run_dir = Path(config.train.run_dir)
     if (run_dir / "config.yaml").is_file():
-        there = from_tree(RunConfig, yaml.safe_load((run_dir / "config.yaml").read_text()), str(run_dir))
+        there = training_from_tree(yaml.safe_load((run_dir / "config.yaml").read_text()), str(run_dir))
         refuse_difference(config, there, str(run_dir))
     if steps_done(run_dir) == config.train.steps:
         return run_dir / "model"
@@ -63,7 +65,7 @@ def remembered(path: Path, key: dict, measure: Callable[[], dict]) -> dict:
     return scores
 
 
-def seconds_a_step(config: RunConfig, scratch: Path) -> float:
+def seconds_a_step(config: TrainingConfig, scratch: Path) -> float:
     """Of a training on this machine, by its first steps without the very first, which compiles."""
     train = replace(
         config.train, steps=_TIMED_STEPS, run_dir=str(scratch), log_every=1, save_every=10 * _TIMED_STEPS,
@@ -82,12 +84,13 @@ def seconds_a_step(config: RunConfig, scratch: Path) -> float:
 def disk_bytes(runs: list[ArmRun]) -> int:
     """What the folders of runs will hold at most, what they hold already left out."""
     with torch.device("meta"):
-        weights = {run.arm: _weights(run.config.model) for run in runs}
+        weights = {run.arm: _weights(run.config) for run in runs}
     return sum(_BYTES_A_WEIGHT * weights[run.arm] for run in runs if not run.folder.exists())
 
 
-def _weights(model: ModelConfig) -> int:
-    return sum(p.numel() for p in build_network(model).parameters())
+def _weights(config: TrainingConfig) -> int:
+    network = new_aligner(config) if isinstance(config, DecoderRunConfig) else build_network(config.model)
+    return sum(p.numel() for p in network.parameters())
 
 
 def forecast(runs: list[ArmRun], out: Path, hours: float | None) -> str:

@@ -15,6 +15,7 @@ from mvtrack.geometry.splat import splat_depth
 from mvtrack.models.decoder.epipolar_attention import nearest_views
 
 NEAR, FAR, PLANES = 0.3, 8.0, 64  # in distances of the subject
+_HALF_OBJECT = 0.6  # of an object's size: how far before and behind its centre planes lie
 _WINDOW_PX = 7
 
 
@@ -61,5 +62,21 @@ def stereo_depth(
         other = nearest_views(camera, view)[0]
         pair = [view, other]
         frames = [sweep(video[pair, t], camera[pair, t], 0, [1], z, _WINDOW_PX) for t in range(video.shape[1])]
+        depth.append(torch.stack(frames))
+    return torch.stack(depth)
+
+
+def object_depth(video: Float[Tensor, "V T 3 H W"], camera: Camera, size: float = 1.0) -> Float[Tensor, "V T H W"]:
+    """z-depth of every view of an object of a `size` about the origin, from its two nearest other views."""
+    if len(video) < 2:
+        raise ValueError("depth needs at least two views of each moment")
+    depth = []
+    for view in range(len(video)):
+        pair = [view, *nearest_views(camera, view)[:2]]
+        others, frames = list(range(1, len(pair))), []
+        for t in range(video.shape[1]):
+            away = float(camera.c2w[view, t, :3, 3].norm())
+            z = torch.linspace(away - _HALF_OBJECT * size, away + _HALF_OBJECT * size, PLANES)
+            frames.append(sweep(video[pair, t], camera[pair, t], 0, others, z, _WINDOW_PX))
         depth.append(torch.stack(frames))
     return torch.stack(depth)

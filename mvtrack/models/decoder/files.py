@@ -1,18 +1,22 @@
 """Files of aligning decoders: one safetensors file that says what it holds. The codec's own weights are not in it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.files.tensor_file import file_in, load_strictly, open_tensors, write_tensors
 from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.decoder.wan import WanAligner
+from mvtrack.models.pca_codec import VideoCodec, build_codec
 
 FILE = "decoder.safetensors"
 FORMAT = "mvtrack-decoder-1"
+_FITTED = "codec."
 KINDS: dict[str, type[nn.Module]] = {  # by the codec they stand behind
     "pca": SmallAligner, "wan_vae": WanAligner, "sd_vae": SDAligner, "svd_vae": SDAligner,
 }  # fmt: skip
@@ -23,10 +27,28 @@ def build_aligner(codec: CodecConfig, settings: dict | None = None) -> nn.Module
     return KINDS[codec.kind](**(settings or {}))
 
 
-def save_aligner(aligner: nn.Module, codec: CodecConfig, folder: Path | str) -> Path:
-    """Write `decoder.safetensors`; written aside and renamed."""
+def save_aligner(
+    aligner: nn.Module, codec: CodecConfig, folder: Path | str, fitted: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write `decoder.safetensors`; written aside and renamed. fitted: the state of a codec that no model holds."""
     card = {"format": FORMAT, "codec": codec.kind, "settings": json.dumps(aligner.settings)}
-    return write_tensors(Path(folder) / FILE, aligner.state_dict(), card)
+    tensors = {**aligner.state_dict(), **{_FITTED + name: x for name, x in (fitted or {}).items()}}
+    if fitted:
+        card["codec_config"] = json.dumps(to_tree(codec))
+    return write_tensors(Path(folder) / FILE, tensors, card)
+
+
+def load_fitted_codec(source: Path | str) -> VideoCodec:
+    """The codec that was fitted with a decoder. Raises ValueError where a model holds it."""
+    path = decoder_file(source)
+    with open_tensors(path, FORMAT, "decoder") as file:
+        card, names = file.metadata(), [name for name in file.keys() if name.startswith(_FITTED)]  # noqa: SIM118
+        state = {name.removeprefix(_FITTED): file.get_tensor(name) for name in names}
+    if "codec_config" not in card:
+        raise ValueError(f"{path} stands behind a model's codec: load the model")
+    codec = build_codec(from_tree(CodecConfig, json.loads(card["codec_config"]), str(path)))
+    codec.load_state_dict(state)
+    return codec
 
 
 def decoder_file(source: Path | str) -> Path:
@@ -38,7 +60,8 @@ def load_aligner(source: Path | str, codec: CodecConfig) -> nn.Module:
     """Rebuild one for a model's codec. Raises ValueError that names the file for anything else than that."""
     path = decoder_file(source)
     with open_tensors(path, FORMAT, "decoder") as file:
-        card, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [name for name in file.keys() if not name.startswith(_FITTED)]  # noqa: SIM118
+        card, state = file.metadata(), {name: file.get_tensor(name) for name in names}
     if card["codec"] != codec.kind:
         raise ValueError(f"{path} stands behind the codec {card['codec']}, the model has {codec.kind}")
     aligner = build_aligner(codec, json.loads(card["settings"]))
