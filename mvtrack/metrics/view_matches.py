@@ -22,10 +22,15 @@ def count_matches(first: Float[Tensor, "3 H W"], second: Float[Tensor, "3 H W"])
         return 0
     similarity = one @ other.T
     there, back = similarity.argmax(1), similarity.argmax(0)
-    best, second_best = -np.partition(-similarity, 1, axis=1)[:, :2].T
-    distance, next_distance = (np.sqrt(np.maximum(2 - 2 * s, 0)) for s in (best, second_best))
     mutual = back[there] == np.arange(len(one))
-    return int((mutual & (distance <= _RATIO * next_distance)).sum())
+    return int((mutual & _stands_out(similarity) & _stands_out(similarity.T)[there]).sum())
+
+
+def _stands_out(similarity: np.ndarray) -> np.ndarray:
+    """Whether each row's best is much nearer than its second best."""
+    best, second_best = -np.partition(-similarity, 1, axis=1)[:, :2].T
+    nearest, next_nearest = (np.sqrt(np.maximum(2 - 2 * s, 0)) for s in (best, second_best))
+    return nearest <= _RATIO * next_nearest
 
 
 def _descriptors(picture: Float[Tensor, "3 H W"]) -> np.ndarray:
