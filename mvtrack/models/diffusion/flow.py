@@ -4,6 +4,7 @@ Conventions of DiffSynth's "Wan" scheduler (method §2): x = (1 - sigma) x0 + si
 timestep = 1000 sigma. Everything is float32 or wider; sigma is one value per sample.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -32,15 +33,21 @@ def training_sigmas(shift: float) -> Float[Tensor, "1000"]:
     return shifted(torch.linspace(1, 0, NUM_TRAIN_STEPS + 1, dtype=torch.float64)[:-1], shift).float()
 
 
-def training_weight(sigma: Float[Tensor, "B"], shift: float) -> Float[Tensor, "B"]:
-    """Wan's loss weight: a bell around sigma = 0.5, shifted to minimum 0 and mean 1 over the training levels."""
+def drawn_sigmas(config: FlowConfig) -> Float[Tensor, "1000"]:
+    """1000 noise levels that are as likely as each other in training: for `shifted` the very ones that are drawn."""
+    if config.timestep_sampling == "shifted":
+        return training_sigmas(config.shift)
+    share = (torch.arange(NUM_TRAIN_STEPS, dtype=torch.float64) + 0.5) / NUM_TRAIN_STEPS
+    return (share if config.timestep_sampling == "uniform" else torch.special.ndtri(share).sigmoid()).float()
+
+
+def training_weight(sigma: Float[Tensor, "B"], config: FlowConfig) -> Float[Tensor, "B"]:
+    """Wan's loss weight: a bell around sigma = 0.5, shifted to 0 at sigma = 1, with mean 1 over what training draws."""
 
     def bell(s: Tensor) -> Tensor:
-        return torch.exp(-2 * (s.double() - 0.5) ** 2)
+        return (torch.exp(-2 * (s.double() - 0.5) ** 2) - math.exp(-0.5)).clamp_min(0)
 
-    levels = bell(training_sigmas(shift).to(sigma.device))
-    floor = levels.min()
-    return ((bell(sigma) - floor).clamp_min(0) / (levels - floor).mean()).float()
+    return (bell(sigma) / bell(drawn_sigmas(config).to(sigma.device)).mean()).float()
 
 
 def draw_sigma(config: FlowConfig, generator: torch.Generator) -> Float[Tensor, ""]:

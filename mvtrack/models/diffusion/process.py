@@ -66,7 +66,7 @@ class RectifiedFlow:
         return x0 if self.config.prediction == "x0" else noise - x0
 
     def weight(self, level: Float[Tensor, "B"]) -> Float[Tensor, "B"] | None:
-        return flow.training_weight(level, self.config.shift) if self.config.weighting == "wan" else None
+        return flow.training_weight(level, self.config) if self.config.weighting == "wan" else None
 
     def velocity(self, prediction: Tensor, x: Tensor, level: Float[Tensor, "B"]) -> Tensor:
         return flow.velocity_from_x0(prediction, x, level) if self.config.prediction == "x0" else prediction

@@ -23,7 +23,9 @@ def golden(golden_numbers):
 def test_golden_noise_levels_and_weights(golden):
     np.testing.assert_allclose(training_sigmas(5.0), golden["train_sigmas"], atol=1e-6)
     np.testing.assert_allclose(1000 * training_sigmas(5.0), golden["train_timesteps"], atol=1e-3)
-    np.testing.assert_allclose(training_weight(training_sigmas(5.0), 5.0), golden["train_weights"], atol=1e-5)
+    np.testing.assert_allclose(
+        training_weight(training_sigmas(5.0), FlowConfig(shift=5.0)), golden["train_weights"], atol=1e-5
+    )
     for name, steps, shift in (("infer50_shift5", 50, 5.0), ("infer7_shift5", 7, 5.0), ("infer20_shift3", 20, 3.0)):
         ours = sampling_sigmas(steps, shift)
         assert ours[-1] == 0
@@ -36,7 +38,7 @@ def test_golden_noising_with_one_sigma_per_sample(golden):
     noisy = add_noise(x0, noise, sigma)
     torch.testing.assert_close(noisy, torch.from_numpy(golden["ex_noisy"]), atol=1e-6, rtol=0)
     torch.testing.assert_close(noise - x0, torch.from_numpy(golden["ex_target"]))
-    np.testing.assert_allclose(training_weight(sigma, 5.0), golden["ex_weight"], atol=1e-5)
+    np.testing.assert_allclose(training_weight(sigma, FlowConfig(shift=5.0)), golden["ex_weight"], atol=1e-5)
 
 
 def test_golden_euler_run(golden):
@@ -61,10 +63,18 @@ def test_x0_and_velocity_convert_both_ways(generator):
     torch.testing.assert_close(x0_from_velocity(noise - x0, noisy, sigma), x0)
 
 
-def test_training_weight_has_mean_one():
-    weight = training_weight(training_sigmas(5.0), 5.0)
-    assert weight.mean().item() == pytest.approx(1, abs=1e-4)
-    assert weight.min() == 0
+@pytest.mark.parametrize("sampling", ["shifted", "uniform", "logit_normal"])
+def test_training_weight_has_mean_one_over_draws(sampling):
+    """Whatever is drawn: with the shifted levels' divisor uniform draws had a mean of 1.32."""
+    g = torch.Generator().manual_seed(1)
+    config = FlowConfig(shift=5.0, timestep_sampling=sampling)
+    sigma = torch.stack([draw_sigma(config, g) for _ in range(4000)])
+    weight = training_weight(sigma, config)
+    assert weight.min() >= 0
+    assert weight.mean().item() == pytest.approx(1, abs=4 * weight.std().item() / 4000**0.5)  # four standard errors
+    ends = training_weight(torch.tensor([0.0, 0.5, 1.0]), config)
+    assert ends[0] == ends[2] == 0
+    assert ends[1] >= weight.max()
 
 
 @pytest.mark.parametrize(
