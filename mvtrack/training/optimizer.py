@@ -13,17 +13,14 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from mvtrack.config.training import OptimConfig
 from mvtrack.models.dit import WanDiT, parameter_names
+from mvtrack.training.muon import Muon
 
 
 class MuonWithAdamW(Optimizer):
     """Muon on the matrices inside the blocks and the tracking head, AdamW on everything else, in one state."""
 
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict], config: OptimConfig) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"optim.name muon needs torch >= 2.9, this is {torch.__version__}; set optim.name: adamw")
-        self.muon = torch.optim.Muon(
-            muon_groups, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=0.0, nesterov=True
-        )
+        self.muon = Muon(muon_groups, lr=config.muon_lr, momentum=config.muon_momentum)
         self.adamw = torch.optim.AdamW(
             adamw_groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
         )
