@@ -6,6 +6,8 @@ from typing import Literal
 from tracking_head.checks import check_fields
 from tracking_head.pyramid import CorrelationConfig
 
+_KEPT_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -16,7 +18,8 @@ class HeadConfig:
         nothing) or of view 0's first frame; `mvtap`: MV-TAP's frame, see `encodings.common_frame`; none: no cameras.
     time_length: a clip of another number of frames gets the time embedding of one of this length, stretched; None:
         frames are numbered as they come.
-    recompute: compute activations again in the backward pass instead of keeping them.
+    recompute: compute activations again in the backward pass instead of keeping them; None: those of the correlation,
+        and those of the transformer, where they would take more than 1 GiB.
     """
 
     correlation: CorrelationConfig = field(default_factory=CorrelationConfig)
@@ -32,7 +35,7 @@ class HeadConfig:
     displacement: bool = False
     camera: Literal["none", "mean", "reference", "mvtap"] = "none"
     time_length: int | None = None
-    recompute: bool = True
+    recompute: bool | None = None
 
     def __post_init__(self) -> None:
         counts = (
@@ -51,3 +54,7 @@ class HeadConfig:
     def token_dim(self) -> int:
         """Values of one token: visibility, confidence, correlation, displacement."""
         return 2 + self.correlation.levels * self.correlation_dim + (84 if self.displacement else 0)
+
+    def recomputes(self, values: int) -> bool:
+        """Whether activations of so many values an iteration are computed again in the backward pass."""
+        return 4 * values * self.iterations > _KEPT_BYTES if self.recompute is None else self.recompute

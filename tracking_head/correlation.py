@@ -1,14 +1,18 @@
 """Local 4D correlation without upsampled maps: exact, chunked over points, recomputed in the backward pass.
 
-A neighbourhood of an interpolated level hangs on a few stored tokens by two small matrices (pyramid.py), and bilinear
+A neighbourhood of an interpolated level hangs on a few stored tokens by a small matrix (pyramid.py), and bilinear
 interpolation commutes with dot products. So each point's few tokens are multiplied with its query neighbourhood, which
-is sampled once a clip, and the products are interpolated. The slow reference is correlation_reference.py.
+is sampled once a clip, and the products are interpolated. What the head does first with a volume, a linear layer, is
+done chunk by chunk too, so that no volume is ever written to memory. The slow reference is correlation_reference.py.
 """
 
 import math
+from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -16,8 +20,10 @@ from torch.autograd.function import once_differentiable
 from tracking_head.pyramid import CorrelationConfig, Level, level_maps, patch_weights, pyramid_levels
 from tracking_head.shapes import Bool, Float, Int
 
-_CPU_CHUNK_BYTES = 6 * 2**20  # the gathered keys of a chunk stay in the cache
-_GPU_CHUNK_BYTES = 512 * 2**20
+# The largest tensor of a chunk. On a CPU all of them stay in the cache, and below what the C library gives back when it
+# is freed (`return_freed_memory`): pages that are mapped anew for every tensor cost more than the arithmetic.
+_CPU_CHUNK_BYTES = 3 * 2**20
+_GPU_CHUNK_BYTES = 128 * 2**20
 
 
 class CorrelationFeatures(NamedTuple):
@@ -112,16 +118,54 @@ def correlate(
     xy_px: raster pixels in the frames shown, of the points from number `first_point` on among all M = B V N. The result
     is float32 (float64 for float64 features); gradients reach q and k, and the estimates if `config.estimate_gradient`.
     """
-    point = torch.arange(first_point, first_point + len(xy_px), device=xy_px.device)
+    return _correlated(prepared, xy_px, (level,), config, None, first_point, keep=False)[0]
+
+
+def embed_correlation(
+    prepared: CorrelationFeatures,
+    xy_px: Float[Tensor, "m T 2"],
+    config: CorrelationConfig,
+    weight: Float[Tensor, "C PP"],
+    first_point: int = 0,
+    keep: bool = False,
+) -> Float[Tensor, "m T levels C"]:
+    """`correlate(...).flatten(-2) @ weight.T` of every level, without the volumes. Its dtype is the weight's, or under
+    autocast autocast's.
+
+    keep: the heads' volumes for the backward pass, which computes them again otherwise.
+    """
+    device, dtype = xy_px.device.type, weight.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    by_query = rearrange(weight, "c (key query) -> c (query key)", key=config.offsets).to(dtype)
+    levels = range(len(prepared.levels))
+    return torch.stack(_correlated(prepared, xy_px, levels, config, by_query, first_point, keep), -2)
+
+
+def _correlated(
+    prepared: CorrelationFeatures,
+    xy_px: Float[Tensor, "m T 2"],
+    levels: Sequence[int],
+    config: CorrelationConfig,
+    weight: Float[Tensor, "C PP"] | None,
+    first_point: int,
+    keep: bool,
+) -> list[Float[Tensor, "m T *volume"]]:
+    part = slice(first_point, first_point + len(xy_px))
+    point = torch.arange(part.start, part.stop, device=xy_px.device)
     shown = torch.arange(prepared.frames, device=xy_px.device) if prepared.shown is None else prepared.shown
     image = (point // prepared.points * prepared.frames)[:, None] + shown
+    results = []
     with torch.autocast(xy_px.device.type, enabled=False):
-        xy = (xy_px if config.estimate_gradient else xy_px.detach()).to(_at_least_float32(prepared.keys[level]))
-        around = _surroundings(xy, image, prepared.levels[level], config.radius)
-        support = prepared.supports[level][first_point : first_point + len(xy_px)]
-        if prepared.active is not None:
-            support = support * prepared.active[first_point : first_point + len(xy_px), None, None, None]
-        return _Volume.apply(prepared.keys[level], support, *around, prepared.levels[level], config)
+        xy = (xy_px if config.estimate_gradient else xy_px.detach()).to(_at_least_float32(prepared.keys[0]))
+        for level, keys, support in (
+            (prepared.levels[s], prepared.keys[s], prepared.supports[s][part]) for s in levels
+        ):
+            if prepared.active is not None:
+                support = support * prepared.active[part, None, None, None]
+            wy, wx, *place = _surroundings(xy, image, level, config.radius)
+            results.append(_Correlation.apply(keys, support, wy, wx, weight, *place, level, config, keep))
+    return results
 
 
 class _Surroundings(NamedTuple):
@@ -161,79 +205,134 @@ def _matrix(features: Float[Tensor, "*any d"]) -> Float[Tensor, "rows d"]:
     return features.reshape(-1, features.shape[-1])
 
 
-class _Volume(torch.autograd.Function):
-    """All points' volumes, a chunk at a time. Nothing of a chunk is kept: the backward pass computes it again, and
-    adds its share of the keys' gradient into one buffer."""
+class _Correlation(torch.autograd.Function):
+    """All points' volumes, or a linear map of them, a chunk at a time, with the gradient written out.
+
+    The heads' volumes are kept for the backward pass, or computed again there.
+    """
 
     @staticmethod
-    def forward(ctx, keys, support, wy, wx, y0, x0, image, level, config):
-        ctx.save_for_backward(keys, support, wy, wx, y0, x0, image)
-        ctx.level, ctx.config = level, config
+    def forward(ctx, keys, support, wy, wx, weight, y0, x0, image, level, config, keep):
         around = _Surroundings(wy, wx, y0, x0, image)
-        volume = wy.new_empty(*y0.shape, config.offsets, config.offsets)
+        size, dtype = (config.offsets, config.offsets), wy.dtype
+        if weight is not None:
+            size, dtype = weight.shape[:1], weight.dtype
+        result = torch.empty(*y0.shape, *size, dtype=dtype, device=wy.device)
+        kept = None
+        if keep and any(ctx.needs_input_grad):
+            kept = wy.new_empty(len(y0), keys.shape[3], y0.shape[1], config.offsets, config.offsets)
         for part in _chunks(keys, around, config):
-            rows = _rows(around.part(part), level, keys.shape[3])
-            patch = _matrix(keys).index_select(0, rows.flatten())
-            volume[part] = _chunk_volume(patch, support[part], wy[part], wx[part], config)
-        return volume
+            chunk = _Chunk(keys, support, around, level, part)
+            volume = chunk.heads_volumes(config, None if kept is None else kept[part])
+            mean = _mean_over_heads(volume)
+            result[part] = mean.mT if weight is None else F.linear(mean.flatten(-2).to(dtype), weight)
+        ctx.save_for_backward(keys, support, wy, wx, weight, y0, x0, image, kept)
+        ctx.level, ctx.config = level, config
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        keys, support, *fields = ctx.saved_tensors
-        around, config = _Surroundings(*fields), ctx.config
-        wanted = ctx.needs_input_grad[:4]
-        sums = [
-            torch.zeros(_matrix(keys).shape, dtype=around.wy.dtype, device=keys.device) if wanted[0] else None,
-            *(torch.empty_like(x) if w else None for x, w in zip((support, *fields[:2]), wanted[1:], strict=True)),
+        keys, support, wy, wx, weight, *place, kept = ctx.saved_tensors
+        around, config, wanted = _Surroundings(wy, wx, *place), ctx.config, ctx.needs_input_grad[:5]
+        inputs = (keys, support, wy, wx, weight)
+        to_keys, to_support, to_wy, to_wx, to_weight = sums = [
+            torch.zeros(x.shape, dtype=torch.promote_types(wy.dtype, x.dtype), device=x.device) if w else None
+            for x, w in zip(inputs, wanted, strict=True)
         ]
         for part in _chunks(keys, around, config):
-            rows = _rows(around.part(part), ctx.level, keys.shape[3]).flatten()
-            leaves = [_matrix(keys).index_select(0, rows), support[part], around.wy[part], around.wx[part]]
-            leaves = [x.detach().requires_grad_(w) for x, w in zip(leaves, wanted, strict=True)]
-            with torch.enable_grad():
-                volume = _chunk_volume(*leaves, config)
-            found = torch.autograd.grad(volume, [x for x in leaves if x.requires_grad], grad[part])
-            for i, value in zip([i for i in range(4) if wanted[i]], found, strict=True):
-                if i == 0:
-                    sums[0].index_add_(0, rows, value.to(sums[0].dtype))
-                else:
-                    sums[i][part] = value
-        if wanted[0]:
-            sums[0] = sums[0].view(keys.shape).to(keys.dtype)
-        return *sums, None, None, None, None, None
+            chunk = _Chunk(keys, support, around, ctx.level, part)
+            volume = chunk.heads_volumes(config) if kept is None else kept[part]
+            to_mean = grad[part].mT if weight is None else (grad[part] @ weight).unflatten(-1, volume.shape[-2:])
+            if to_weight is not None:
+                mean = _mean_over_heads(volume).flatten(-2).to(weight.dtype)
+                to_weight += grad[part].flatten(0, 1).mT @ mean.flatten(0, 1)
+            to_logits = _through_softmax(to_mean.to(wy.dtype) / keys.shape[3], volume, config)
+            if to_wy is not None or to_wx is not None:
+                for total, share in zip((to_wy, to_wx), chunk.to_weights(to_logits), strict=True):
+                    total[part] = share
+            to_product = chunk.to_product(to_logits).to(keys.dtype)
+            if to_keys is not None:
+                share = to_product @ chunk.support
+                _matrix(to_keys).index_add_(0, chunk.rows, _matrix(share).to(to_keys.dtype))
+            if to_support is not None:
+                share = to_product.mT @ chunk.patch
+                to_support[part] = rearrange(share, "(n k) p d -> n p k d", k=keys.shape[3])
+        sums = [None if s is None else s.to(x.dtype) for s, x in zip(sums, inputs, strict=True)]
+        return *sums, None, None, None, None, None, None
 
 
-def _chunk_volume(
-    patch: Float[Tensor, "rows d"],
-    support: Float[Tensor, "n P heads d"],
-    wy: Float[Tensor, "n T side my"],
-    wx: Float[Tensor, "n T side mx"],
-    config: CorrelationConfig,
-) -> Float[Tensor, "n T P P"]:
-    """Products of stored keys with the query neighbourhood, interpolated to the key offsets, normalised, averaged.
+class _Chunk:
+    """Some points' stored keys, and their products with the query neighbourhoods."""
 
-    patch: rows ordered as (n heads T my mx).
-    """
-    (points, frames, side, my), mx = wy.shape, wx.shape[-1]
-    heads, offsets = support.shape[2], config.offsets
-    product = patch.view(points * heads, frames * my * mx, -1) @ rearrange(support, "n p k d -> (n k) d p")
-    wy, wx = (w[:, None].expand(-1, heads, -1, -1, -1).flatten(0, 2) for w in (wy, wx))  # (n heads T, side, m)
-    product = torch.bmm(wy, product.to(wy.dtype).view(len(wy), my, mx * offsets))
-    volume = wx[:, None] @ product.view(len(wy), side, mx, offsets)  # (n heads T, side, side, P)
-    volume = volume.view(points, heads, frames, offsets, offsets)
-    if config.softmax == "keys":
-        volume = volume.softmax(-2)
-    elif config.softmax == "all":
-        volume = volume.flatten(-2).softmax(-1).view_as(volume)
-    return volume.mean(1) if heads > 1 else volume[:, 0]
+    def __init__(self, keys: Tensor, support: Tensor, around: _Surroundings, level: Level, part: slice) -> None:
+        self.around, self.heads = around.part(part), keys.shape[3]
+        self.rows = _rows(self.around, level, self.heads).flatten()
+        points, frames, side, my = self.around.wy.shape
+        self.sizes = {"n": points, "t": frames, "i": my, "j": self.around.wx.shape[-1], "y": side, "x": side}
+        self.patch = _matrix(keys).index_select(0, self.rows).view(points * self.heads, -1, keys.shape[-1])
+        self.support = rearrange(support[part], "n p k d -> (n k) p d")
+
+    @property
+    def product(self) -> Float[Tensor, "nkt m P"]:
+        """Dot products of the m stored keys with the P query offsets."""
+        product = (self.patch @ self.support.mT).to(self.around.wy.dtype)
+        return product.view(-1, self.sizes["i"] * self.sizes["j"], product.shape[-1])
+
+    @cached_property
+    def spread(self) -> Float[Tensor, "nkt m P"]:
+        """How the P key offsets hang on the m stored keys."""
+        wy, wx = self.around.wy.mT, self.around.wx.mT
+        spread = wy[:, None, :, :, None, :, None] * wx[:, None, :, None, :, None, :]
+        return spread.expand(-1, self.heads, *spread.shape[2:]).flatten(5).flatten(3, 4).flatten(0, 2)
+
+    def heads_volumes(self, config: CorrelationConfig, out: Tensor | None = None) -> Float[Tensor, "n heads T P P"]:
+        """[query offset, key offset], normalised: softmax is over what lies together in memory."""
+        shape = (self.sizes["n"], self.heads, self.sizes["t"], config.offsets, config.offsets)
+        logits = torch.bmm(self.product.mT, self.spread)
+        if config.softmax == "none":
+            volume = logits
+        elif config.softmax == "keys":
+            volume = logits.softmax(-1)
+        else:
+            volume = logits.flatten(-2).softmax(-1)
+        volume = volume.view(shape)
+        return volume if out is None else out.copy_(volume)
+
+    def to_product(self, to_logits: Float[Tensor, "n heads T P P"]) -> Float[Tensor, "nk Tm P"]:
+        share = torch.bmm(self.spread, to_logits.flatten(0, 2).mT)
+        return share.view(self.sizes["n"] * self.heads, -1, share.shape[-1])
+
+    def to_weights(self, to_logits: Float[Tensor, "n heads T P P"]) -> tuple[Tensor, Tensor]:
+        """Gradients of the weights on rows and on columns."""
+        share = torch.bmm(self.product, to_logits.flatten(0, 2))
+        share = rearrange(share, "(n k t) (i j) (y x) -> n k t i j y x", k=self.heads, **self.sizes).sum(1)
+        to_wy = torch.einsum("ntijyx,ntxj->ntyi", share, self.around.wx)
+        return to_wy, torch.einsum("ntijyx,ntyi->ntxj", share, self.around.wy)
+
+
+def _mean_over_heads(volume: Float[Tensor, "n heads T P P"]) -> Float[Tensor, "n T P P"]:
+    return volume.mean(1) if volume.shape[1] > 1 else volume[:, 0]
+
+
+def _through_softmax(
+    grad: Float[Tensor, "n T P P"], volume: Float[Tensor, "n heads T P P"], config: CorrelationConfig
+) -> Float[Tensor, "n heads T P P"]:
+    """Gradient of every head's logits, from one that all of them share."""
+    grad = grad[:, None]
+    if config.softmax == "none":
+        return grad.expand_as(volume)
+    weighted = grad * volume
+    across = (-1,) if config.softmax == "keys" else (-2, -1)
+    return weighted.sub_(volume * weighted.sum(across, keepdim=True))
 
 
 def _chunks(keys: Tensor, around: _Surroundings, config: CorrelationConfig) -> list[slice]:
     points, frames = around.y0.shape
     step = config.chunk_points
     if step is None:
-        samples = around.wy.shape[-1] * around.wx.shape[-1]
-        bytes_per_point = 4 * keys.shape[3] * frames * samples * (keys.shape[4] + config.offsets)
+        samples, offsets = around.wy.shape[-1] * around.wx.shape[-1], config.offsets
+        largest = max(samples * keys.shape[4], samples * offsets, offsets**2)
+        bytes_per_point = 4 * keys.shape[3] * frames * largest
         step = max(1, (_CPU_CHUNK_BYTES if keys.device.type == "cpu" else _GPU_CHUNK_BYTES) // bytes_per_point)
     return [slice(i, min(i + step, points)) for i in range(0, points, step)]

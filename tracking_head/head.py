@@ -1,6 +1,5 @@
 """The multi-view tracking head: query/key features and query points in, tracks after every iteration out."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,16 +7,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils.checkpoint import checkpoint
 
 from tracking_head.config import HeadConfig
-from tracking_head.correlation import CorrelationFeatures, correlate, prepare
+from tracking_head.correlation import CorrelationFeatures, embed_correlation, prepare
 from tracking_head.encodings import common_frame, displacement_features, estimate_rays, time_embedding
+from tracking_head.pyramid import CorrelationConfig
 from tracking_head.queries import refuse_outside
 from tracking_head.shapes import Bool, Float
-from tracking_head.transformer import UpdateTransformer
+from tracking_head.transformer import UpdateTransformer, call
 
-_VOLUME_BYTES = 256 * 2**20  # volumes of one level that exist at once; more points come in parts
+_HIDDEN_BYTES = 256 * 2**20  # hidden units of the correlation's MLP that exist at once; more points come in parts
 
 
 class Cameras(NamedTuple):
@@ -39,6 +38,16 @@ class HeadOutput(NamedTuple):
         return HeadOutput(*(x[-1:] for x in self))
 
 
+class VolumeLinear(nn.Linear):
+    """A linear layer on correlation volumes that never exist as a whole: `embed_correlation`, and a bias."""
+
+    def forward(
+        self, prepared: CorrelationFeatures, xy: Tensor, config: CorrelationConfig, first_point: int, keep: bool
+    ) -> Float[Tensor, "m T levels C"]:
+        hidden = embed_correlation(prepared, xy, config, self.weight, first_point, keep)
+        return hidden + self.bias.to(hidden.dtype)
+
+
 class TrackingHead(nn.Module):
     """Follows points through time in every view at once (MVTrack4Gen §5.2; MV-TAP).
 
@@ -51,7 +60,7 @@ class TrackingHead(nn.Module):
         super().__init__()
         self.config = config
         self.correlation_mlp = nn.Sequential(
-            nn.Linear(config.correlation.offsets**2, config.correlation_hidden),
+            VolumeLinear(config.correlation.offsets**2, config.correlation_hidden),
             nn.GELU(),
             nn.Linear(config.correlation_hidden, config.correlation_dim),
         )
@@ -111,28 +120,17 @@ class TrackingHead(nn.Module):
 
     def correlation(self, prepared: CorrelationFeatures, xy: Float[Tensor, "B V T N 2"]) -> Float[Tensor, "B V N T C"]:
         """Embedded volumes of all levels around the estimates."""
-        batch, views, frames, points, _ = xy.shape
-        flat = rearrange(xy, "b v t n c -> (b v n) t c")
-        step = max(1, _VOLUME_BYTES // (frames * self.config.correlation.offsets**2 * 4))
+        batch, views = xy.shape[:2]
+        config, flat = self.config.correlation, rearrange(xy, "b v t n c -> (b v n) t c")
+        rows = flat[..., 0].numel() * len(prepared.levels)
+        recompute = self.config.recomputes(rows * prepared.supports[0].shape[2] * config.offsets**2)
+        step = max(1, _HIDDEN_BYTES * len(flat) // (4 * rows * self.config.correlation_hidden))
+        linear, *rest = self.correlation_mlp
         parts = []
         for first in range(0, len(flat), step):
-            levels = [
-                self._recomputed(self._embed_volume, prepared, flat[first : first + step], level, first)
-                for level in range(len(prepared.levels))
-            ]
-            parts.append(torch.cat(levels, -1))
-        return rearrange(torch.cat(parts), "(b v n) t c -> b v n t c", b=batch, v=views)
-
-    def _recomputed(self, function: Callable[..., Tensor], *arguments: object) -> Tensor:
-        if self.config.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
-
-    def _embed_volume(
-        self, prepared: CorrelationFeatures, xy: Float[Tensor, "m T 2"], level: int, first_point: int
-    ) -> Float[Tensor, "m T C"]:
-        volume = correlate(prepared, xy, level, self.config.correlation, first_point)
-        return self.correlation_mlp(volume.flatten(-2).to(next(self.correlation_mlp.parameters()).dtype))
+            hidden = linear(prepared, flat[first : first + step], config, first, not recompute)
+            parts.append(call(nn.Sequential(*rest), hidden, recompute=recompute))
+        return rearrange(torch.cat(parts), "(b v n) t s c -> b v n t (s c)", b=batch, v=views)
 
     def tokens(
         self,

@@ -9,6 +9,7 @@ from tracking_head.attention import AttentionBlock
 from tracking_head.config import HeadConfig
 from tracking_head.shapes import Bool, Float
 
+_KEPT_WIDTHS = 64  # what a layer keeps of a token for its backward pass, in widths of the token
 _SMALL = 1e-3  # standard deviation of the output layers, so that a fresh head hardly moves points
 
 
@@ -50,6 +51,13 @@ def _view_mask(valid: Bool[Tensor, "B V N"], tracks: int) -> Bool[Tensor, "B M V
     return seen | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
 
 
+def call(module: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:
+    """A module's output; its activations are computed again in the backward pass, or kept."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)
+
+
 class UpdateTransformer(nn.Module):
     """Tokens of all points to their updates: (dx, dy) in cells of the finest level, and two logits' increments."""
 
@@ -73,10 +81,8 @@ class UpdateTransformer(nn.Module):
         x = self.embed(tokens)
         virtual = repeat(self.virtual_tracks, "k d -> b v k t d", b=x.shape[0], v=x.shape[1], t=x.shape[3])
         x = torch.cat([x, virtual.to(x.dtype)], 2)
+        recompute = self.config.recomputes(_KEPT_WIDTHS * x.numel() * len(self.layers))
         for layer in self.layers:
-            if self.config.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, valid, use_reentrant=False)
-            else:
-                x = layer(x, valid)
+            x = call(layer, x, valid, recompute=recompute)
         points = x[:, :, : tokens.shape[2]]
         return torch.cat([self.to_shift(points), self.to_logits(points)], -1)

@@ -16,7 +16,7 @@ GPUS = {  # name: (GiB, TFLOP/s, TFLOP/s)
     "3090": (24, 71.0, 35.6),
 }  # fmt: skip
 CONTEXT_GIB = 1.0  # that driver, context and the code of kernels take of a GPU before anything is put there
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -81,11 +81,13 @@ def return_freed_memory(block_bytes: int = 4 * 2**20) -> None:
     """Let blocks of at least so many bytes go back to the system as soon as they are freed.
 
     glibc keeps blocks of up to 32 MiB in a heap whose holes torch's aligned requests cannot fill: training on a CPU
-    took up to twice the memory that lived at the same time. Other C libraries are left as they are.
+    took up to twice the memory that lived at the same time. Smaller blocks are kept, so that their pages are not mapped
+    anew for every tensor. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, block_bytes)
+        mallopt(_M_TRIM_THRESHOLD, 16 * block_bytes)
 
 
 def _container_gib() -> list[float]:

@@ -1,12 +1,13 @@
 """The fast correlation against the slow one, the peers' numbers, and its promises about memory and chunks."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from einops import rearrange
 
-from tracking_head.correlation import correlate, prepare
+from tracking_head.correlation import correlate, embed_correlation, prepare
 from tracking_head.correlation_reference import reference_volume
 from tracking_head.pyramid import CorrelationConfig, pyramid_levels
 
@@ -77,6 +78,43 @@ def test_correlation_chunks_change_nothing(generator):
     volume = correlate(prepared, flat, 1, whole)
     torch.testing.assert_close(correlate(prepared, flat, 1, single), volume)
     torch.testing.assert_close(correlate(prepared, flat[7:18], 1, whole, first_point=7), volume[7:18])
+
+
+@pytest.mark.parametrize("config", CONFIGS[:3], ids=lambda c: f"{c.softmax}-{c.heads}-{c.coarse}")
+@pytest.mark.parametrize("keep", [False, True], ids=["recomputed", "kept"])
+def test_embedded_correlation_equals_linear_layer_on_volumes(config, keep, generator):
+    """Values and gradients, also of the estimates."""
+    q, k, txy, estimate = inputs(generator)
+    weight = torch.randn(11, config.offsets**2, generator=generator, dtype=torch.float64)
+    flat = rearrange(estimate, "b v t n c -> (b v n) t c")
+    config = replace(config, estimate_gradient=True)
+    results = []
+    for fused in (True, False):
+        leaves = [x.clone().requires_grad_() for x in (q, k, flat, weight)]
+        prepared = prepare(*leaves[:2], txy, TOKEN_PX, config)
+        if fused:
+            hidden = embed_correlation(prepared, leaves[2][3:], config, leaves[3], 3, keep)
+        else:
+            volumes = [correlate(prepared, leaves[2][3:], s, config, first_point=3) for s in range(config.levels)]
+            hidden = torch.stack([x.flatten(-2) @ leaves[3].mT for x in volumes], -2)
+        results.append([hidden, *torch.autograd.grad(hidden.square().mean(), leaves)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+        assert a.abs().sum() > 0
+
+
+def test_embedded_correlation_takes_autocasts_dtype(generator):
+    q, k, txy, estimate = (x.float() for x in inputs(generator))
+    prepared = prepare(q, k, txy, TOKEN_PX, CorrelationConfig())
+    weight = torch.randn(11, 49**2, generator=generator)
+    flat = rearrange(estimate, "b v t n c -> (b v n) t c")
+    exact = embed_correlation(prepared, flat, CorrelationConfig(), weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = embed_correlation(prepared, flat, CorrelationConfig(), weight.requires_grad_())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, atol=2e-2, rtol=2e-2)
+    rounded.float().sum().backward()
+    assert weight.grad.dtype == torch.float32
 
 
 def test_correlation_of_bfloat16_stays_close(generator):

@@ -156,7 +156,7 @@ def test_recomputing_keeps_gradients(generator, monkeypatch):
         output = head(*leaves[:2], txy, valid, TOKEN_PX)
         loss = output.xy.square().mean() + output.visible_logit.square().mean() + output.confidence_logit.mean()
         results.append(torch.autograd.grad(loss, leaves))
-        monkeypatch.setattr("tracking_head.head._VOLUME_BYTES", 4000)  # the second time in parts of two points
+        monkeypatch.setattr("tracking_head.head._HIDDEN_BYTES", 400)  # the second time in parts of a few points
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6)
     assert results[0][0].abs().sum() > 0  # both features learn

@@ -297,7 +297,7 @@ def test_windows_before_all_queries_change_nothing(scene):
 def test_chunks_of_sequences_and_points_change_nothing(scene, monkeypatch):
     expected = tracked(*scene)
     monkeypatch.setattr("tracking_head.attention._PART_BYTES", 4096)
-    monkeypatch.setattr("tracking_head.head._VOLUME_BYTES", 4096)
+    monkeypatch.setattr("tracking_head.head._HIDDEN_BYTES", 4096)
     monkeypatch.setattr("tracking_head.mvtap._FRAMES", 2)
     assert_same(tracked(*scene), expected)
 
