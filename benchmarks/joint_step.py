@@ -22,7 +22,7 @@ from mvtrack.data.loader import Batch, BatchDataset
 from mvtrack.inference.machine import return_freed_memory
 from mvtrack.models.init_weights import initial_weights
 from mvtrack.models.pca_codec import VideoCodec, build_codec
-from mvtrack.training.engine import build_dit
+from mvtrack.training.engine import prepare_network
 from mvtrack.training.objective import Objective
 from mvtrack.training.optimizer import build_optimizer
 
@@ -83,14 +83,14 @@ def data(config: RunConfig, folder: Path) -> tuple[VideoCodec, list[Batch]]:
 
 def training_step(config: RunConfig, codec: VideoCodec, micro_batches: list[Batch]) -> Callable[[], None]:
     """One whole step of a fresh model, as the loop does it on one rank."""
-    dit = build_dit(config, initial_weights(config.model, seed=0))
-    optimizer, objective = build_optimizer(dit, config.optim), Objective(config)
+    network = prepare_network(config, initial_weights(config.model, seed=0))
+    optimizer, objective = build_optimizer(network, config.optim), Objective(config)
 
     def step() -> None:
         for batch in micro_batches:
-            parts = objective(dit, objective.prepare(batch, codec))
+            parts = objective(network, objective.prepare(batch, codec))
             (parts["total"] / len(micro_batches)).backward()
-        torch.nn.utils.clip_grad_norm_(dit.parameters(), config.optim.grad_clip)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -35,6 +35,13 @@ def test_correspondence_benchmark_losses_agree(benchmark, capsys):
     assert figures["5 queries, difference of the losses"] < 1e-5
 
 
+def test_joint_step_benchmark_compares_losses(benchmark, capsys):
+    figures = line_of(benchmark("joint_step", "--small"), capsys)["figures"]
+    assert figures["smoke: both, s"] > 0
+    adds = figures["smoke: tracking / plain"] - 1
+    assert figures["smoke: tracking adds, s"] == pytest.approx(adds * figures["smoke: plain, s"], rel=0.02, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_correlation_benchmark_volumes_agree(benchmark, capsys):
     line = line_of(benchmark("correlation", "--small"), capsys)
