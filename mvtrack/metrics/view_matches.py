@@ -42,7 +42,7 @@ def _descriptors(picture: Float[Tensor, "3 H W"]) -> np.ndarray:
         for y in range(_STEP_PX // 2, height, _STEP_PX)
         for x in range(_STEP_PX // 2, width, _STEP_PX)
     ]
-    _, described = cv2.SIFT_create().compute(grey, points)
+    _, described = cv2.SIFT.create().compute(grey, points)
     norm = np.linalg.norm(described, axis=1, keepdims=True)
     described = described[norm[:, 0] > 0] / norm[norm[:, 0] > 0]
     return np.sqrt(described / np.maximum(np.abs(described).sum(1, keepdims=True), 1e-9))  # RootSIFT
