@@ -20,6 +20,9 @@ class DiTConfig:
     (on its output); `control_adapter` (maps of the camera's rays, Wan-Fun's) and, on its tokens, ReDirector's
     `rope_phases`; `image_dim`, the width of CLIP's image tokens.
 
+    camera_encoding: `prope` transforms half of every head's channels by the projections of the tokens' cameras
+    (models/camera_encoding.py), beside the rays; RoPE keeps the other half, to which `rope_pairs` must sum.
+
     attention: `factorised` lets tokens of the even blocks attend to all frames of their own view, those of the odd
     blocks to all views at their own moment; the first `full_attention_blocks` keep attending to everything. The
     parameters are the same, so a model can be fine-tuned from one to the other.
@@ -46,6 +49,7 @@ class DiTConfig:
     projector: bool = False
     control_adapter: bool = False
     rope_phases: bool = False
+    camera_encoding: Literal["none", "prope"] = "none"
     image_dim: NonNegativeInt = 0  # 0: no image branch
     tap_features: Literal["after_rope", "before_rope"] = "after_rope"  # q and k for the losses and the tracking head
 
@@ -56,9 +60,16 @@ class DiTConfig:
             raise ValueError("dit.image_dim is a branch of the attention to text: it needs dit.text_dim")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(f"dit.dim {self.dim} must divide into an even width for {self.num_heads} dit.num_heads")
-        if self.rope_pairs is not None and sum(self.rope_pairs) != self.dim // self.num_heads // 2:
+        if self.camera_encoding == "prope" and self.rope_phases:
             raise ValueError(
-                f"dit.rope_pairs {self.rope_pairs} must sum to {self.dim // self.num_heads // 2}, half the head width"
+                "dit.camera_encoding prope and dit.rope_phases both turn channels by the camera: choose one"
+            )
+        if self.camera_encoding == "prope" and self.head_dim % 8:
+            raise ValueError(f"dit.camera_encoding prope needs heads of a multiple of 8 channels, got {self.head_dim}")
+        if self.rope_pairs is not None and sum(self.rope_pairs) != self.rope_dim // 2:
+            raise ValueError(
+                f"dit.rope_pairs {self.rope_pairs} must sum to {self.rope_dim // 2}, half the "
+                f"{'head' if self.camera_encoding == 'none' else 'rest of the head'} width"
             )
         if self.patch_size[0] != 1:
             raise ValueError(f"dit.patch_size must not fold frames (1, p, q), got {self.patch_size}")
@@ -82,6 +93,16 @@ class DiTConfig:
     def layer_width(self, _layer: int) -> int:
         """Values of a token."""
         return self.dim
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.dim // self.num_heads
+
+    @property
+    def rope_dim(self) -> int:
+        """Channels of a head that RoPE turns."""
+        return self.head_dim if self.camera_encoding == "none" else self.head_dim // 2
 
 
 @config

@@ -39,7 +39,8 @@ def guided(
             raise ValueError("guidance needs the features of two captions: make the prompts with it, or set it to 1")
         unconditional, scale = conditioning._replace(text=conditioning.negative_text), guidance
     elif camera_guidance != 1:
-        unconditional, scale = conditioning._replace(rays=torch.zeros_like(conditioning.rays)), camera_guidance
+        every = torch.ones(len(conditioning.rays), dtype=torch.bool, device=conditioning.rays.device)
+        unconditional, scale = conditioning.without_cameras(every), camera_guidance
     else:
         return lambda x, sigma: velocity(x, sigma, conditioning)
     both = conditioning.joined(unconditional)

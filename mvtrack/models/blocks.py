@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mvtrack.config.model import DiTConfig
 from mvtrack.models.attention import attend
+from mvtrack.models.camera_encoding import CameraMatrices, apply_projection, camera_channels
 from mvtrack.models.rope import add_phase, apply_phase, apply_rope, default_pairs
 
 Scope = Literal["all", "view", "moment"]  # what a token attends to: all tokens, its view's, or its moment's
@@ -56,7 +57,8 @@ class BlockConditioning(NamedTuple):
     """What every block gets beside its tokens; None where the model has no such branch.
 
     camera: this project's ray features. poses: ReCamMaster's, one row per view and frame (N is a multiple of M).
-    control: ReDirector's camera tokens. image: CLIP's tokens, embedded. views, frames: N is a multiple of V f.
+    control: ReDirector's camera tokens. image: CLIP's tokens, embedded. cameras: of PRoPE. views, frames: N is a
+    multiple of V f.
     """
 
     time: Float[Tensor, "B 6 D"]
@@ -68,6 +70,7 @@ class BlockConditioning(NamedTuple):
     poses: Float[Tensor, "B M 12"] | None = None
     control: Float[Tensor, "B N D"] | None = None
     image: Float[Tensor, "B I D"] | None = None
+    cameras: CameraMatrices | None = None
 
 
 class SelfAttention(nn.Module):
@@ -100,6 +103,8 @@ class SelfAttention(nn.Module):
         rope, control = conditioning.rope, conditioning.control if self.has_phases else None
         q, k, v = (self._split(t) for t in (self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)))
         plain = (q.to(v.dtype), k.to(v.dtype)) if self.taps_plain else None
+        if conditioning.cameras is not None:
+            return self._attend_by_camera(q, k, v, kernel, conditioning, plain)
         if control is None:
             q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
             return self.o(self._attend_in_scope(q, k, v, kernel, conditioning)), Heads(q, k, plain)
@@ -108,6 +113,16 @@ class SelfAttention(nn.Module):
         q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
         attended = self.o(self._attend_in_scope(q, k, apply_phase(v, -phase_vo), kernel, conditioning))
         return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k, plain)
+
+    def _attend_by_camera(
+        self, q: Tensor, k: Tensor, v: Tensor, kernel: str, conditioning: BlockConditioning, plain: tuple | None
+    ) -> tuple[Float[Tensor, "B N D"], Heads]:
+        """PRoPE: projections on half of the channels, RoPE on the others."""
+        cameras, first = conditioning.cameras, camera_channels(q.shape[-1])
+        q, k = (torch.cat([x[..., :first], apply_rope(x[..., first:], *conditioning.rope)], -1) for x in (q, k))
+        q, k = (apply_projection(x, m).to(v.dtype) for x, m in ((q, cameras.query), (k, cameras.key)))
+        out = self._attend_in_scope(q, k, apply_projection(v, cameras.key), kernel, conditioning)
+        return self.o(apply_projection(self._split(out), cameras.output).flatten(-2)), Heads(q, k, plain)
 
     def _attend_in_scope(self, q: Tensor, k: Tensor, v: Tensor, kernel: str, conditioning: BlockConditioning) -> Tensor:
         if self.scope == "all":
@@ -166,7 +181,7 @@ class Block(nn.Module):
     def __init__(self, config: DiTConfig, has_camera: bool = True, scope: Scope = "all") -> None:
         super().__init__()
         dim, heads, eps = config.dim, config.num_heads, config.eps
-        pairs = config.rope_pairs or default_pairs(dim // heads)
+        pairs = config.rope_pairs or default_pairs(config.rope_dim)
         self.norm1 = nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
         phase_pairs = sum(pairs[1:]) if config.rope_phases else 0
         self.self_attn = SelfAttention(dim, heads, eps, phase_pairs, config.tap_features == "before_rope", scope)

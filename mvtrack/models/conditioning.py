@@ -19,11 +19,12 @@ from mvtrack.config.backbones import ViewRayConfig
 from mvtrack.config.model import ModelConfig, RayConfig
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.geometry.camera import Camera, path_extent, plucker_rays, require_perspective
+from mvtrack.models.camera_encoding import projections
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.view_rays import view_rays
 from tracking_head import Cameras, HeadConfig
 
-ADAPTER_STRIDE = 8  # pixels that the adapter folds into channels, the stride of Wan's VAE
+ADAPTER_STRIDE = 8  # pixels that the adapter folds into channels: the codec's stride, here of Wan's VAE
 ADAPTER_CHANNELS = 24  # six Plücker coordinates of the four frames of a latent frame
 _EVERY_PIXEL = RayConfig(token_px=16, stride=1)
 
@@ -63,6 +64,7 @@ class Conditioning(NamedTuple):
     rays: packed Plücker maps, see `ray_maps`. text: features of the caption; negative_text: of what classifier-free
     guidance steers away from (no input of the network). poses: 3x4 of each view and latent frame, row by row
     (ReCamMaster). maps: Plücker maps of every pixel (ReDirector). image: CLIP's tokens of the reference's first frame.
+    projections: of world to image, for PRoPE (camera_encoding.py).
     reference: which latent frames of each sample are clean references; None: the first `num_reference` views.
     Networks over still views take rays of every pixel (B, V, 1, 6, H, W), see `view_rays`, and CAT3D a domain: which
     data a scene is of (`config.backbones.DOMAINS`; None: others), MVGenMaster pixels and positions, see `depth_priors`.
@@ -79,9 +81,19 @@ class Conditioning(NamedTuple):
     domain: Int[Tensor, "B"] | None = None
     pixels: Float[Tensor, "B V 4 H W"] | None = None
     positions: Float[Tensor, "B V 193 h w"] | None = None
+    projections: Float[Tensor, "B V f 4 4"] | None = None
 
     def to(self, device: torch.device) -> "Conditioning":
         return Conditioning(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+
+    def without_cameras(self, dropped: Bool[Tensor, "B"]) -> "Conditioning":
+        """Samples that are dropped have rays that are all zero and projections that change nothing."""
+        rays = torch.where(dropped.view(-1, *[1] * (self.rays.ndim - 1)), 0.0, self.rays)
+        projections = self.projections
+        if projections is not None:
+            same = torch.eye(4, dtype=projections.dtype, device=projections.device)
+            projections = torch.where(dropped[:, None, None, None, None], same, projections)
+        return self._replace(rays=rays, projections=projections)
 
     def joined(self, other: "Conditioning") -> "Conditioning":
         """Both as one batch."""
@@ -107,6 +119,7 @@ def encode_conditioning(
     return Conditioning(
         ray_maps(scaled, config.rays), prompts.text, poses, maps, prompts.image, reference,
         negative_text=prompts.negative_text,
+        projections=projections(scaled) if config.dit.camera_encoding == "prope" else None,
     )  # fmt: skip
 
 
@@ -262,14 +275,15 @@ class ControlAdapter(nn.Module):
     residual pair (Wan2.1-Fun-Control-Camera's layers and names).
     """
 
-    def __init__(self, dim: int, patch: int) -> None:
+    def __init__(self, dim: int, patch: int, stride: int = ADAPTER_STRIDE) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(ADAPTER_CHANNELS * ADAPTER_STRIDE**2, dim, patch, patch)
+        self.stride = stride
+        self.conv = nn.Conv2d(ADAPTER_CHANNELS * stride**2, dim, patch, patch)
         self.residual_blocks = nn.Sequential(ResidualPair(dim))
 
     def forward(self, maps: Float[Tensor, "B V f c H W"]) -> Float[Tensor, "B N D"]:
         batch, views, frames = maps.shape[:3]
-        folded = F.pixel_unshuffle(maps.to(self.conv.weight.dtype).flatten(0, 2), ADAPTER_STRIDE)
+        folded = F.pixel_unshuffle(maps.to(self.conv.weight.dtype).flatten(0, 2), self.stride)
         x = self.residual_blocks(self.conv(folded))
         return rearrange(x, "(b v f) d h w -> b (v f h w) d", b=batch, v=views, f=frames)
 

@@ -18,6 +18,7 @@ from mvtrack.models.activation_checkpointing import Checkpointing, run_block
 from mvtrack.models.attention import choose_kernel
 from mvtrack.models.backbone import DiTOutput, Tap, Visit, check_layer
 from mvtrack.models.blocks import Block, BlockConditioning, Heads, SelfAttention, modulate, scope_of
+from mvtrack.models.camera_encoding import camera_matrices
 from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
 from mvtrack.models.feature_projector import FeatureProjector
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
@@ -72,7 +73,8 @@ class WanDiT(nn.Module):
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.img_emb = ImageEmbedding(config.image_dim, dim) if config.image_dim else None
-        self.control_adapter = ControlAdapter(dim, config.patch_size[1]) if config.control_adapter else None
+        stride = ADAPTER_STRIDE if rays is None else rays.token_px // config.patch_size[1]
+        self.control_adapter = ControlAdapter(dim, config.patch_size[1], stride) if config.control_adapter else None
         self.blocks = nn.ModuleList(
             Block(config, rays is not None, scope_of(config, layer)) for layer in range(config.num_layers)
         )
@@ -86,7 +88,7 @@ class WanDiT(nn.Module):
         self.attention: AttentionKernel = "auto"
         self._kernels: dict[tuple, str] = {}
         self._run_block = run_block
-        pairs = config.rope_pairs or default_pairs(dim // config.num_heads)
+        pairs = config.rope_pairs or default_pairs(config.rope_dim)
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
 
     def forward(
@@ -195,6 +197,7 @@ class WanDiT(nn.Module):
             raise ValueError("rope_frames concat numbers whole views by role: it cannot take a choice of references")
         has = {"text": self.config.text_dim > 0, "image": self.config.image_dim > 0}
         has |= {"poses": self.config.pose_encoder, "maps": self.config.control_adapter}
+        has |= {"projections": self.config.camera_encoding == "prope"}
         for name, needed in has.items():
             if needed != (getattr(conditioning, name) is not None):
                 what = "needs" if needed else "has no use for"
@@ -206,8 +209,12 @@ class WanDiT(nn.Module):
         poses, maps = conditioning.poses, conditioning.maps
         if poses is not None and poses.shape[1:3] != (grid.v, grid.f):
             raise ValueError(f"conditioning.poses must be for {grid.v} x {grid.f} frames, got {tuple(poses.shape)}")
+        if conditioning.projections is not None and conditioning.projections.shape[1:3] != (grid.v, grid.f):
+            got = tuple(conditioning.projections.shape)
+            raise ValueError(f"conditioning.projections must be for {grid.v} x {grid.f} frames, got {got}")
         if maps is not None:
-            expected = (len(latents), grid.v, grid.f, maps.shape[3], *(s * ADAPTER_STRIDE for s in latents.shape[-2:]))
+            stride = self.control_adapter.stride
+            expected = (len(latents), grid.v, grid.f, maps.shape[3], *(s * stride for s in latents.shape[-2:]))
             if tuple(maps.shape) != expected:
                 raise ValueError(f"conditioning.maps must be {expected}, got {tuple(maps.shape)}")
         return BlockConditioning(
@@ -220,6 +227,7 @@ class WanDiT(nn.Module):
             poses=None if poses is None else poses.to(self.dtype).flatten(1, 2),
             control=None if maps is None else self.control_adapter(maps),
             image=self.img_emb(conditioning.image) if has["image"] else None,
+            cameras=None if conditioning.projections is None else camera_matrices(conditioning.projections),
         )
 
     @property

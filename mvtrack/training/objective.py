@@ -51,8 +51,7 @@ class Objective:
         window = Window(batch.camera, batch.scene_depth, prompts, domain=self._labels(batch))
         conditioning = encode_conditioning(model, window, reference)
         if model.ray_drop > 0:
-            keep = self.keeps_camera(index)[:, None, None, None, None, None]
-            conditioning = conditioning._replace(rays=conditioning.rays * keep)
+            conditioning = conditioning.without_cameras(~self.keeps_camera(index))
         targets = {name: target for name, target in targets.items() if target is not None}
         return TrainingBatch(latents, torch.stack(noise), torch.stack(sigma), conditioning, targets)
 

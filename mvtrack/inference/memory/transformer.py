@@ -59,6 +59,7 @@ def run_network(dit: Network, config: ModelConfig, scene: InputShape, layers: tu
         poses=torch.empty(*lead, 12) if sizes.pose_encoder else None,
         maps=torch.empty(*lead, ADAPTER_CHANNELS, height, width) if sizes.control_adapter else None,
         image=torch.empty(scene.batch, IMAGE_TOKENS, sizes.image_dim) if sizes.image_dim else None,
+        projections=torch.empty(*lead, 4, 4) if sizes.camera_encoding == "prope" else None,
     )
     dit.attention_kernel = lambda device, tokens: "flash"  # a fused kernel; none is tried here
     return dit(latents, torch.empty(scene.batch), conditioning, layers)

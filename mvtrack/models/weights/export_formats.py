@@ -50,6 +50,7 @@ def diffusers_config(dit: DiTConfig) -> dict:
         raise ValueError("diffusers' Wan transformer needs a text branch (dit.text_dim is 0): export --layout official")
     foreign = [f"dit.{name}" for name in _NOT_IN_DIFFUSERS if getattr(dit, name)]
     foreign += [f"dit.rope_frames: {dit.rope_frames}"] if dit.rope_frames == "shared" else []
+    foreign += [f"dit.camera_encoding: {dit.camera_encoding}"] if dit.camera_encoding != "none" else []
     if foreign:
         raise ValueError(
             f"diffusers' Wan transformer has no {', '.join(foreign)} and would compute something else: export --layout "
