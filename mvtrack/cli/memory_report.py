@@ -169,7 +169,8 @@ def _time(name: str, verdict: Verdict, machine: Machine) -> CheckLine:
     if machine.flops is None:
         return CheckLine(name, f"{verdict.estimate.flops / 1e12:.0f} TFLOP; the speed of {machine.name} is not known")
     seconds = verdict.estimate.seconds(machine.flops)
-    return CheckLine(name, f"about {seconds:.0f} s, if {UTILISATION:.0%} of the peak are reached")
+    shown = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
+    return CheckLine(name, f"about {shown} s, if {UTILISATION:.0%} of the peak are reached")
 
 
 def _outcome(verdict: Verdict, machine: Machine) -> CheckLine:

@@ -54,12 +54,13 @@ def training_flops(
 def view_training_flops(config: ModelConfig, tokens: int, checkpointing: Checkpointing | None = None) -> float:
     """The same of a network over still views, whose forward is counted as PyTorch does it. tokens: of its coarsest
     grid, of all views together."""
-    return view_forward_flops(config, tokens) * (3 if checkpointing is None else 4)
+    whole, blocks = view_forward_flops(config, tokens)
+    return 3 * whole + (0 if checkpointing is None else blocks)
 
 
 @lru_cache(maxsize=32)
-def view_forward_flops(config: ModelConfig, tokens: int) -> float:
-    """Of one sample's forward pass."""
+def view_forward_flops(config: ModelConfig, tokens: int) -> tuple[float, float]:
+    """Of one sample's forward pass, and of what is recomputed in it: all but the condition encoder."""
     unit, views = config.backbone.size_unit, config.views.count
     network = empty_network(config)
     height, width = unit, unit * tokens // views  # cells count, not how they lie
@@ -68,7 +69,10 @@ def view_forward_flops(config: ModelConfig, tokens: int) -> float:
     reference = torch.zeros(1, views, 1, dtype=torch.bool, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(latents, torch.zeros(1, device="meta"), Conditioning(rays, reference=reference))
-    return float(counter.get_total_flops())
+    encoders = ("condition_encoder", "add_conv_in")
+    found = (sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name.endswith(encoders))
+    whole = float(counter.get_total_flops())
+    return whole, whole - next(found)
 
 
 def _self_attention_flops(config: DiTConfig, tokens: int, layer: int, grid: tuple[int, int]) -> float:
