@@ -164,6 +164,8 @@ def label_log_prob_checkpointed(
         first += count
     if not pieces:  # a chunk without rows keeps q, k and the head in the graph
         pieces = [(frames[0], place, rows.label)]
+    if sum(rows.counts) <= chunk:  # all of it fits at once: nothing is computed twice
+        return torch.cat([_chunk(asked, *piece, scale, logit_head) for piece in pieces], 1)
     out = [
         checkpoint(_chunk, asked, *piece, scale, logit_head, use_reentrant=False, preserve_rng_state=False)
         for piece in pieces
