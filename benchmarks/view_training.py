@@ -1,4 +1,4 @@
-"""`python benchmarks/view_training.py`: a training step of small networks over still views, and what the loss adds to it.
+"""`python benchmarks/view_training.py`: a training step of small networks over still views, and what the loss adds.
 
 configs/cameo_cat3d_tiny.yaml and cameo_hunyuan_tiny.yaml: CPU seconds of one thread, so that a busy machine says the
 same, of the network's forward and backward, and of the correspondence loss: its targets, forward and backward. 1,000
