@@ -22,7 +22,7 @@ from tracking_head.shapes import Bool, Float, Int
 
 # The largest tensor of a chunk. On a CPU all of them stay in the cache, and below what the C library gives back when it
 # is freed (`return_freed_memory`): pages that are mapped anew for every tensor cost more than the arithmetic.
-_CPU_CHUNK_BYTES = 3 * 2**20
+_CPU_CHUNK_BYTES = 15 * 2**18
 _GPU_CHUNK_BYTES = 128 * 2**20
 
 
@@ -98,8 +98,8 @@ def sample_support(
 ) -> Float[Tensor, "M P C"]:
     """Features of a level at the P = (2 radius + 1)^2 offsets around points, row by row; float32 or better."""
     around = _surroundings(xy_px[:, None], image[:, None], level, radius)
-    rows = _rows(around, level, 1).flatten()
-    patch = _matrix(q_map).index_select(0, rows).to(around.wy.dtype)
+    rows = _rows(around, level).flatten()
+    patch = _rows_of(q_map).index_select(0, rows).to(around.wy.dtype)
     wy, wx = around.wy[:, 0], around.wx[:, 0]
     patch = rearrange(patch, "(m y x) c -> m y (x c)", y=wy.shape[-1], x=wx.shape[-1])
     lines = rearrange(wy @ patch, "m p (x c) -> m p x c", x=wx.shape[-1])
@@ -188,43 +188,41 @@ def _surroundings(xy: Float[Tensor, "n T 2"], image: Int[Tensor, "n T"], level: 
     return _Surroundings(wy, wx, y0, x0, image)
 
 
-def _rows(around: _Surroundings, level: Level, heads: int) -> Int[Tensor, "n heads T my mx"]:
-    """Row numbers of the stored samples in a map flattened to (G hs ws heads) rows."""
+def _rows(around: _Surroundings, level: Level) -> Int[Tensor, "n T my mx"]:
+    """Row numbers of the stored samples in a map flattened to (G hs ws) rows."""
     device = around.y0.device
     y = around.y0[..., None] + torch.arange(around.wy.shape[-1], device=device)
     x = around.x0[..., None] + torch.arange(around.wx.shape[-1], device=device)
-    row = (around.image[..., None, None] * level.y.stored + y[..., :, None]) * level.x.stored + x[..., None, :]
-    return row[:, None] * heads + torch.arange(heads, device=device)[:, None, None, None]
+    return (around.image[..., None, None] * level.y.stored + y[..., :, None]) * level.x.stored + x[..., None, :]
 
 
 def _at_least_float32(features: Tensor) -> torch.dtype:
     return torch.promote_types(torch.float32, features.dtype)
 
 
-def _matrix(features: Float[Tensor, "*any d"]) -> Float[Tensor, "rows d"]:
-    return features.reshape(-1, features.shape[-1])
+def _rows_of(maps: Float[Tensor, "G hs ws *channels"]) -> Float[Tensor, "rows C"]:
+    return maps.flatten(0, 2).flatten(1)
 
 
 class _Correlation(torch.autograd.Function):
-    """All points' volumes, or a linear map of them, a chunk at a time, with the gradient written out.
+    """All points' volumes, or a linear map of them, a chunk and a head at a time, with the gradient written out.
 
     The heads' volumes are kept for the backward pass, or computed again there.
     """
 
     @staticmethod
     def forward(ctx, keys, support, wy, wx, weight, y0, x0, image, level, config, keep):
-        around = _Surroundings(wy, wx, y0, x0, image)
+        around, heads = _Surroundings(wy, wx, y0, x0, image), keys.shape[3]
         size, dtype = (config.offsets, config.offsets), wy.dtype
         if weight is not None:
             size, dtype = weight.shape[:1], weight.dtype
         result = torch.empty(*y0.shape, *size, dtype=dtype, device=wy.device)
         kept = None
         if keep and any(ctx.needs_input_grad):
-            kept = wy.new_empty(len(y0), keys.shape[3], y0.shape[1], config.offsets, config.offsets)
+            kept = wy.new_empty(heads, *y0.shape, config.offsets, config.offsets)
         for part in _chunks(keys, around, config):
             chunk = _Chunk(keys, support, around, level, part)
-            volume = chunk.heads_volumes(config, None if kept is None else kept[part])
-            mean = _mean_over_heads(volume)
+            mean = _mean([chunk.volume(h, config, None if kept is None else kept[h, part]) for h in range(heads)])
             result[part] = mean.mT if weight is None else F.linear(mean.flatten(-2).to(dtype), weight)
         ctx.save_for_backward(keys, support, wy, wx, weight, y0, x0, image, kept)
         ctx.level, ctx.config = level, config
@@ -234,97 +232,93 @@ class _Correlation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         keys, support, wy, wx, weight, *place, kept = ctx.saved_tensors
-        around, config, wanted = _Surroundings(wy, wx, *place), ctx.config, ctx.needs_input_grad[:5]
-        inputs = (keys, support, wy, wx, weight)
+        around, config, heads = _Surroundings(wy, wx, *place), ctx.config, keys.shape[3]
+        wanted, inputs = ctx.needs_input_grad[:5], (keys, support, wy, wx, weight)
         to_keys, to_support, to_wy, to_wx, to_weight = sums = [
             torch.zeros(x.shape, dtype=torch.promote_types(wy.dtype, x.dtype), device=x.device) if w else None
             for x, w in zip(inputs, wanted, strict=True)
         ]
         for part in _chunks(keys, around, config):
             chunk = _Chunk(keys, support, around, ctx.level, part)
-            volume = chunk.heads_volumes(config) if kept is None else kept[part]
-            to_mean = grad[part].mT if weight is None else (grad[part] @ weight).unflatten(-1, volume.shape[-2:])
+            volumes = [chunk.volume(h, config) if kept is None else kept[h, part] for h in range(heads)]
+            to_mean = grad[part].mT if weight is None else (grad[part] @ weight).unflatten(-1, volumes[0].shape[-2:])
             if to_weight is not None:
-                mean = _mean_over_heads(volume).flatten(-2).to(weight.dtype)
+                mean = _mean(volumes).flatten(-2).to(weight.dtype)
                 to_weight += grad[part].flatten(0, 1).mT @ mean.flatten(0, 1)
-            to_logits = _through_softmax(to_mean.to(wy.dtype) / keys.shape[3], volume, config)
-            if to_wy is not None or to_wx is not None:
-                for total, share in zip((to_wy, to_wx), chunk.to_weights(to_logits), strict=True):
-                    total[part] = share
-            to_product = chunk.to_product(to_logits).to(keys.dtype)
-            if to_keys is not None:
-                share = to_product @ chunk.support
-                _matrix(to_keys).index_add_(0, chunk.rows, _matrix(share).to(to_keys.dtype))
-            if to_support is not None:
-                share = to_product.mT @ chunk.patch
-                to_support[part] = rearrange(share, "(n k) p d -> n p k d", k=keys.shape[3])
+            to_volume = to_mean.to(wy.dtype) / heads  # every head's
+            to_patch = torch.empty_like(chunk.patch) if to_keys is not None else None
+            for h, volume in enumerate(volumes):
+                to_logits = _through_softmax(to_volume, volume, config).flatten(0, 1)
+                if to_wy is not None or to_wx is not None:
+                    for total, share in zip((to_wy, to_wx), chunk.to_weights(h, to_logits), strict=True):
+                        total[part] += share
+                to_product = torch.bmm(chunk.spread, to_logits.mT).to(keys.dtype).view(len(volume), -1, config.offsets)
+                if to_patch is not None:
+                    to_patch[:, :, h] = to_product @ chunk.support[:, :, h]
+                if to_support is not None:
+                    to_support[part][:, :, h] = to_product.mT @ chunk.patch[:, :, h]
+            if to_patch is not None:
+                _rows_of(to_keys).index_add_(0, chunk.rows, to_patch.flatten(0, 1).flatten(1).to(to_keys.dtype))
         sums = [None if s is None else s.to(x.dtype) for s, x in zip(sums, inputs, strict=True)]
         return *sums, None, None, None, None, None, None
 
 
 class _Chunk:
-    """Some points' stored keys, and their products with the query neighbourhoods."""
+    """Some points' stored keys, and their products with the query neighbourhoods. m of them lie around an estimate."""
 
     def __init__(self, keys: Tensor, support: Tensor, around: _Surroundings, level: Level, part: slice) -> None:
-        self.around, self.heads = around.part(part), keys.shape[3]
-        self.rows = _rows(self.around, level, self.heads).flatten()
-        points, frames, side, my = self.around.wy.shape
-        self.sizes = {"n": points, "t": frames, "i": my, "j": self.around.wx.shape[-1], "y": side, "x": side}
-        self.patch = _matrix(keys).index_select(0, self.rows).view(points * self.heads, -1, keys.shape[-1])
-        self.support = rearrange(support[part], "n p k d -> (n k) p d")
+        self.around, self.support = around.part(part), support[part]
+        self.rows = _rows(self.around, level).flatten()
+        points, heads, width = len(self.support), *keys.shape[3:]
+        self.patch = _rows_of(keys).index_select(0, self.rows).view(points, -1, heads, width)  # (n, T m, heads, d)
 
-    @property
-    def product(self) -> Float[Tensor, "nkt m P"]:
-        """Dot products of the m stored keys with the P query offsets."""
-        product = (self.patch @ self.support.mT).to(self.around.wy.dtype)
-        return product.view(-1, self.sizes["i"] * self.sizes["j"], product.shape[-1])
+    def product(self, head: int) -> Float[Tensor, "nT m P"]:
+        """Dot products of the stored keys with the P query offsets."""
+        product = self.patch[:, :, head] @ self.support[:, :, head].mT
+        return product.to(self.around.wy.dtype).view(-1, self.spread.shape[1], product.shape[-1])
 
     @cached_property
-    def spread(self) -> Float[Tensor, "nkt m P"]:
-        """How the P key offsets hang on the m stored keys."""
-        wy, wx = self.around.wy.mT, self.around.wx.mT
-        spread = wy[:, None, :, :, None, :, None] * wx[:, None, :, None, :, None, :]
-        return spread.expand(-1, self.heads, *spread.shape[2:]).flatten(5).flatten(3, 4).flatten(0, 2)
+    def spread(self) -> Float[Tensor, "nT m P"]:
+        """How the P key offsets hang on the stored keys."""
+        wy, wx = self.around.wy.mT.flatten(0, 1), self.around.wx.mT.flatten(0, 1)
+        return (wy[:, :, None, :, None] * wx[:, None, :, None, :]).flatten(3).flatten(1, 2)
 
-    def heads_volumes(self, config: CorrelationConfig, out: Tensor | None = None) -> Float[Tensor, "n heads T P P"]:
+    def volume(self, head: int, config: CorrelationConfig, out: Tensor | None = None) -> Float[Tensor, "n T P P"]:
         """[query offset, key offset], normalised: softmax is over what lies together in memory."""
-        shape = (self.sizes["n"], self.heads, self.sizes["t"], config.offsets, config.offsets)
-        logits = torch.bmm(self.product.mT, self.spread)
+        logits = torch.bmm(self.product(head).mT, self.spread).view(*self.around.y0.shape, config.offsets, -1)
         if config.softmax == "none":
-            volume = logits
-        elif config.softmax == "keys":
-            volume = logits.softmax(-1)
-        else:
-            volume = logits.flatten(-2).softmax(-1)
-        volume = volume.view(shape)
-        return volume if out is None else out.copy_(volume)
+            return logits if out is None else out.copy_(logits)
+        if config.softmax == "keys":
+            return torch.softmax(logits, -1, out=out)
+        flat = torch.softmax(logits.flatten(-2), -1, out=None if out is None else out.flatten(-2))
+        return flat.view_as(logits)
 
-    def to_product(self, to_logits: Float[Tensor, "n heads T P P"]) -> Float[Tensor, "nk Tm P"]:
-        share = torch.bmm(self.spread, to_logits.flatten(0, 2).mT)
-        return share.view(self.sizes["n"] * self.heads, -1, share.shape[-1])
-
-    def to_weights(self, to_logits: Float[Tensor, "n heads T P P"]) -> tuple[Tensor, Tensor]:
+    def to_weights(self, head: int, to_logits: Float[Tensor, "nT P P"]) -> tuple[Tensor, Tensor]:
         """Gradients of the weights on rows and on columns."""
-        share = torch.bmm(self.product, to_logits.flatten(0, 2))
-        share = rearrange(share, "(n k t) (i j) (y x) -> n k t i j y x", k=self.heads, **self.sizes).sum(1)
-        to_wy = torch.einsum("ntijyx,ntxj->ntyi", share, self.around.wx)
-        return to_wy, torch.einsum("ntijyx,ntyi->ntxj", share, self.around.wy)
+        wy, wx = self.around.wy, self.around.wx
+        sizes = {"n": len(wy), "i": wy.shape[-1], "y": wy.shape[-2]}
+        share = rearrange(self.product(head) @ to_logits, "(n t) (i j) (y x) -> n t i j y x", **sizes)
+        return torch.einsum("ntijyx,ntxj->ntyi", share, wx), torch.einsum("ntijyx,ntyi->ntxj", share, wy)
 
 
-def _mean_over_heads(volume: Float[Tensor, "n heads T P P"]) -> Float[Tensor, "n T P P"]:
-    return volume.mean(1) if volume.shape[1] > 1 else volume[:, 0]
+def _mean(volumes: list[Float[Tensor, "n T P P"]]) -> Float[Tensor, "n T P P"]:
+    if len(volumes) == 1:
+        return volumes[0]
+    total = volumes[0] + volumes[1]
+    for volume in volumes[2:]:
+        total += volume
+    return total.div_(len(volumes))
 
 
 def _through_softmax(
-    grad: Float[Tensor, "n T P P"], volume: Float[Tensor, "n heads T P P"], config: CorrelationConfig
-) -> Float[Tensor, "n heads T P P"]:
-    """Gradient of every head's logits, from one that all of them share."""
-    grad = grad[:, None]
+    grad: Float[Tensor, "n T P P"], volume: Float[Tensor, "n T P P"], config: CorrelationConfig
+) -> Float[Tensor, "n T P P"]:
+    """Gradient of a head's logits."""
     if config.softmax == "none":
-        return grad.expand_as(volume)
+        return grad
     weighted = grad * volume
     across = (-1,) if config.softmax == "keys" else (-2, -1)
-    return weighted.sub_(volume * weighted.sum(across, keepdim=True))
+    return weighted.addcmul_(volume, weighted.sum(across, keepdim=True), value=-1)
 
 
 def _chunks(keys: Tensor, around: _Surroundings, config: CorrelationConfig) -> list[slice]:
@@ -332,7 +326,7 @@ def _chunks(keys: Tensor, around: _Surroundings, config: CorrelationConfig) -> l
     step = config.chunk_points
     if step is None:
         samples, offsets = around.wy.shape[-1] * around.wx.shape[-1], config.offsets
-        largest = max(samples * keys.shape[4], samples * offsets, offsets**2)
-        bytes_per_point = 4 * keys.shape[3] * frames * largest
-        step = max(1, (_CPU_CHUNK_BYTES if keys.device.type == "cpu" else _GPU_CHUNK_BYTES) // bytes_per_point)
+        largest = max(samples * keys.shape[3] * keys.shape[4], samples * offsets, offsets**2)
+        budget = _CPU_CHUNK_BYTES if keys.device.type == "cpu" else _GPU_CHUNK_BYTES
+        step = max(1, budget // (4 * frames * largest))
     return [slice(i, min(i + step, points)) for i in range(0, points, step)]
