@@ -13,10 +13,10 @@ Shard = tuple[int, int]  # (i, n): every n-th item, from the i-th on
 
 @config
 class RayOptions:
-    """Over which workers tasks are spread."""
+    """Over which workers tasks are spread: of the cluster at $RAY_ADDRESS, or of this machine without one."""
 
-    ray: bool = option(False, "spread over a Ray cluster ($RAY_ADDRESS), or over this machine's devices without one")
-    ray_workers: Count | None = option(None, "how many; default: one a GPU of the cluster, one a machine without GPUs")
+    ray: bool = option(False, "over a Ray cluster, or this machine's devices")
+    ray_workers: Count | None = option(None, "default: one a GPU, or one a machine", metavar="N")
 
     def __post_init__(self) -> None:
         if self.ray_workers is not None and not self.ray:

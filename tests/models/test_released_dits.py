@@ -198,7 +198,7 @@ def test_fresh_branch_changes_nothing():
     outputs = []
     for switches in ({"rope_frames": "concat"}, BRANCHES["recammaster"]):
         codec = CodecConfig(channels=5, stride=8)
-        config = ModelConfig(replace(SMALL, **switches), RayConfig(stride=8), codec=codec, tap_layer=1)
+        config = ModelConfig(replace(SMALL, **switches), rays=RayConfig(stride=8), codec=codec, tap_layer=1)
         dit = WanDiT(config.dit, config.rays)
         fill(dit, initial_weights(config, 3))
         conditioning = inputs["conditioning"]

@@ -78,7 +78,7 @@ def test_what_would_mix_is_refused(run, davis, toy, small_model, tmp_path):
         (["--metrics", "psnr"], "unknown metric 'psnr'; known: .*fidelity"),
         (["--stages", "generate,scores"], "unknown stage 'scores'"),
         (["--shard", "2"], "--shard must look like 1/4"),
-        (["--shard", "0/2"], "shard 0/2 does not exist"),
+        (["--shard", "0/2"], "--shard must look like 1/4, got '0/2'"),
     ],
 )
 def test_options_that_cannot_be(run, toy, tmp_path, arguments, message):

@@ -161,7 +161,7 @@ def test_work_of_mvtap_is_what_it_does():
     with FlopCounterMode(display=False) as counter:
         Tracker(model)(model.encode(torch.zeros(views, frames, 3, *size)), queries, cameras)
     # what the counter sees beside: geometry, and interpolation where it is a product of matrices
-    assert counter.get_total_flops() == pytest.approx(mvtap_flops(config, views, frames, points, size), rel=0.1)
+    assert counter.get_total_flops() == pytest.approx(mvtap_flops(config, views, frames, points, size), rel=0.15)
 
 
 _STANDIN = """
