@@ -41,7 +41,7 @@ class HeadOutput(NamedTuple):
 class VolumeLinear(nn.Linear):
     """A linear layer on correlation volumes that never exist as a whole: `embed_correlation`, and a bias."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, prepared: CorrelationFeatures, xy: Tensor, config: CorrelationConfig, first_point: int, keep: bool
     ) -> Float[Tensor, "m T levels C"]:
         hidden = embed_correlation(prepared, xy, config, self.weight, first_point, keep)
