@@ -3,8 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
+from mvtrack.data.public.registry import LAYOUTS
 from tests.data.public.synthesis import synthesise
 from tests.data.public.test_kubric import write_mv_kubric
 
@@ -37,3 +39,12 @@ def test_script_says_what_a_dataset_holds(tmp_path):
     assert "13 tracks" in lines[1]
     assert lines[2].endswith("view_1 lacks depth_00002.tiff")
     assert "1 of the 2 scenes that were read are broken" in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"clips", "photographs"}))
+def test_every_public_dataset_has_a_script_that_expects_it(name, tmp_path):
+    script = ROOT / f"datasets/{name.replace('-', '_')}.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert LAYOUTS[name].signs[0] in done.stderr

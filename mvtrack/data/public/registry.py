@@ -63,7 +63,10 @@ def find_layout(root: Path, name: str | None = None) -> DatasetLayout:
     if not root.is_dir():
         raise ValueError(f"{root} is no folder of clips: give a dataset's folder, or one with a folder per clip")
     if name is not None:
-        return LAYOUTS[name]
+        layout, fitting = LAYOUTS[name], LAYOUTS[name].fitting(root)
+        if not fitting.there:
+            raise ValueError(f"{root} has nothing of {layout.title}. Looked for {', '.join(layout.signs)}")
+        return layout
     found = {key: layout.fitting(root) for key, layout in LAYOUTS.items()}
     whole = [key for key, fitting in found.items() if not fitting.missing]
     if len(whole) == 1:

@@ -1,0 +1,37 @@
+"""Batches of new views, one after another."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvtrack.geometry.camera import Camera
+from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.inference.static_views import StillScene, generate_views
+from mvtrack.inference.views.anchors import ViewBatch
+from mvtrack.models.reshoot_model import ReshootModel
+
+
+def generate_batches(
+    model: ReshootModel,
+    pictures: Float[Tensor, "N 3 H W"],
+    camera: Camera,
+    batches: Sequence[ViewBatch],
+    scene: StillScene,
+    sample: SamplerOptions,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "M 3 H W"]:
+    """All new views. pictures: the photographs. camera: (N + M,), theirs first. Noise is drawn by a view's number, so
+    that it does not depend on the batch in which the view is made."""
+    num_photos = len(pictures)
+    known = dict(enumerate(pictures))
+    for batch in batches:
+        index = [*batch.given, *(num_photos + i for i in batch.made)]
+        names = tuple(f"{i}" if k < batch.kept else f"{i}, filler {k}" for k, i in enumerate(batch.made))
+        own = replace(scene, names=names, maps=None if scene.maps is None else scene.maps[list(batch.given)])
+        given = torch.stack([known[i] for i in batch.given])
+        made = generate_views(model, given, camera[index], sample, own, on_step)
+        known |= {num_photos + i: made[k] for k, i in enumerate(batch.made[: batch.kept])}
+    return torch.stack([known[i] for i in range(num_photos, camera.shape[0])])
