@@ -26,7 +26,7 @@ from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.decoder.wan import WanAligner
 from mvtrack.models.sd_vae import SD_SCALING, SVDVAECodec, empty_autoencoder
-from mvtrack.models.vae import WanVAECodec
+from mvtrack.models.wan_vae import WanVAECodec
 
 FRAMES, VIEWS = 5, 6
 SIZES = {"wan": ((120, 208), (32, 48)), "svd": ((256, 256), (32, 32))}  # and small ones

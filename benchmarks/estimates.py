@@ -31,7 +31,7 @@ from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, sample_latents
 from mvtrack.models.dit import empty_dit
 from mvtrack.models.reshoot_model import ReshootModel
-from mvtrack.models.vae import WanVAECodec
+from mvtrack.models.wan_vae import WanVAECodec
 from mvtrack.training.memory import estimate_training
 from mvtrack.training.objective import Objective
 

@@ -91,7 +91,7 @@ class PCACodec(nn.Module):
 def build_codec(config: CodecConfig) -> VideoCodec:
     """The codec a config asks for, not yet fitted or loaded."""
     if config.kind == "wan_vae":
-        from mvtrack.models.vae import WanVAECodec
+        from mvtrack.models.wan_vae import WanVAECodec
 
         return WanVAECodec(config)
     if config.kind != "pca":

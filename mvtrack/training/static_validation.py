@@ -16,7 +16,7 @@ from mvtrack.data.synthetic.test_scenes import render_still_scene
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import generate_views
+from mvtrack.inference.views.generate import generate_views
 from mvtrack.metrics.image import psnr
 from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel

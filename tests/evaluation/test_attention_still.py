@@ -16,7 +16,7 @@ from mvtrack.evaluation.attention.scenes import scene_of
 from mvtrack.geometry.camera import project
 from mvtrack.inference.forward_noised import noised_videos, probe_layer
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import generate_views
+from mvtrack.inference.views.generate import generate_views
 from mvtrack.metrics.image import psnr
 from mvtrack.models.conditioning import Window
 from mvtrack.models.diffusion.flow import sampling_sigmas

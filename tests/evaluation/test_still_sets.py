@@ -9,7 +9,7 @@ import torch
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.evaluation.still_sets import open_still_set
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import generate_views
+from mvtrack.inference.views.generate import generate_views
 from mvtrack.metrics.image import psnr, ssim
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.resize import fit_to

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from mvtrack.models.diffsynth_parts import diffsynth_module
-from mvtrack.models.vae import LATENT_MEAN, LATENT_STD
+from mvtrack.models.wan_vae import LATENT_MEAN, LATENT_STD
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "ball", "rolls", "down", "the", "hill"]
 DIM, HEADS, BUCKETS = 12, 3, 8

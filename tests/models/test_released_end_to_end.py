@@ -23,9 +23,8 @@ from mvtrack.inference import pipeline as reshooting
 from mvtrack.inference import sampler as generating
 from mvtrack.inference.memory import check_memory as refuse
 from mvtrack.inference.sampler import SamplerOptions, generate
-from mvtrack.models import image_encoder
+from mvtrack.models import image_encoder, wan_vae
 from mvtrack.models import reshoot_model as backbone_model
-from mvtrack.models import vae as wan_vae
 from mvtrack.models.conditioning import Window
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.diffsynth_parts import diffsynth_module

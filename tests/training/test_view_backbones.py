@@ -14,7 +14,7 @@ from mvtrack.config.tree import from_tree
 from mvtrack.data.loader import BatchDataset
 from mvtrack.inference.guidance import guided
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import generate_views
+from mvtrack.inference.views.generate import generate_views
 from mvtrack.models.conditioning import view_conditioning
 from mvtrack.models.diffusion.discrete import ddim_steps
 from mvtrack.models.diffusion.flow import keep_references

@@ -11,7 +11,7 @@ from torch import Tensor
 from mvtrack.evaluation.attention.scenes import Subject, check_subject
 from mvtrack.evaluation.measures.fidelity import perceptual_distance
 from mvtrack.inference.sampler import SamplerOptions, generate
-from mvtrack.inference.static_views import generate_views
+from mvtrack.inference.views.generate import generate_views
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips

@@ -13,7 +13,7 @@ from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.sd_vae import empty_autoencoder
-from mvtrack.models.vae import WanVAECodec
+from mvtrack.models.wan_vae import WanVAECodec
 
 _WAN_WIDTH = 96  # of the released VAE
 _FRAMES = 13  # followed; from the third latent frame on, every piece takes what the one before took

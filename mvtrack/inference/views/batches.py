@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import StillScene, generate_views
 from mvtrack.inference.views.anchors import ViewBatch
+from mvtrack.inference.views.generate import StillScene, generate_views
 from mvtrack.models.reshoot_model import ReshootModel
 
 

@@ -22,10 +22,10 @@ from mvtrack.inference.full_resolution.region import Region, plan_region
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.pipeline import model_hash
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import StillScene, check_sampling
 from mvtrack.inference.views.anchors import ViewBatch, plan_batches
+from mvtrack.inference.views.batches import generate_batches
 from mvtrack.inference.views.finish import Finish, plan_finish
-from mvtrack.inference.views.generate import generate_batches
+from mvtrack.inference.views.generate import StillScene, check_sampling
 from mvtrack.inference.views.photos import PhotoSequence, find_photos
 from mvtrack.inference.views.request import ViewsRequest
 from mvtrack.inference.views.scene import NewViews, StillPhotos, read_photos, read_targets

@@ -1,8 +1,4 @@
-"""Epipolar attention in the decoders of Stable Diffusion's and Stable Video Diffusion's VAE, for views of still scenes.
-
-The attention follows the last residual block of each of the decoder's four levels, before the level is scaled up (Depth
-Guided Decoder §3.2). It is a module of its own, hooked onto the VAE while it decodes, so the VAE's keys do not change.
-"""
+"""Aligned decoding by Stable Diffusion's and Stable Video Diffusion's VAE, of views of still scenes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,28 +7,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
+from mvtrack.models.decoder.epipolar_attention import EpipolarAttention
+from mvtrack.models.decoder.hosted import HostedAligner
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.sd_vae import SDVAECodec
 
-MULTIPLES = (4, 4, 2, 1)  # of the network's width: a level's channels, the coarsest first
 
-
-class SDAligner(nn.Module):
-    """One epipolar attention a level. As it starts, pictures are those of the codec, up to the rounding of a batch."""
+class SDAligner(HostedAligner):
+    """Every moment is decoded for itself."""
 
     def __init__(
         self, width: int = 128, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 5,
         reach: float = 1.0,
     ) -> None:  # fmt: skip
-        """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
-        super().__init__()
-        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources, "reach": reach}
-        self.channels = tuple(multiple * width for multiple in MULTIPLES)
-        self.levels = nn.ModuleList(
-            EpipolarAttention(channels, EpipolarConfig(count, dim, sources, reach))
-            for channels, count in zip(self.channels, points, strict=True)
-        )
+        super().__init__(width, points, dim, sources, reach)
 
     def decode(
         self,
@@ -79,17 +67,8 @@ class SDAligner(nn.Module):
 
     def _check(self, codec: SDVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:
         views, moments, _, *cells = latents.shape
-        wanted = (views, moments, *(n * codec.stride for n in cells))
-        if tuple(scene.depth.shape) != wanted:
-            raise ValueError(
-                f"the scene of these latents must be (V, N, H, W) = {wanted}, got {tuple(scene.depth.shape)}"
-            )
         channels = tuple(codec.network(latents.device).config.block_out_channels[::-1])
-        if channels != self.channels:
-            raise ValueError(
-                f"this aligner is for a VAE of width {self.channels[-1]} with {self.channels} channels at its "
-                f"decoder's levels, got one with {channels}"
-            )
+        self.check_fit(channels, scene, (views, moments, *(n * codec.stride for n in cells)))
 
     @contextmanager
     def _attached(

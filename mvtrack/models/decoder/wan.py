@@ -1,8 +1,4 @@
-"""Epipolar attention in the decoder of Wan's VAE: views are decoded together, and what one shows the others follow.
-
-The attention follows the last residual block of each of the decoder's four levels. It is a module of its own, hooked
-onto the VAE while it decodes, so the VAE's keys do not change.
-"""
+"""Aligned decoding by Wan's VAE: views are decoded together, and what one shows the others follow."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,29 +9,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames, padded_length
-from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
+from mvtrack.models.decoder.hosted import HostedAligner
 from mvtrack.models.decoder.scene import DecoderScene
-from mvtrack.models.vae import WanVAECodec
+from mvtrack.models.wan_vae import WanVAECodec
 
 BLOCKS = (2, 6, 10, 14)  # of the decoder's `upsamples`: the last residual block of each level
-MULTIPLES = (4, 4, 2, 1)  # of the network's width: a level's channels
 FRAMES = (1, 2, 4, 4)  # of a level, in every latent frame but the first
 
 
-class WanAligner(nn.Module):
-    """One epipolar attention a level. As it starts, videos are those of the codec, up to the rounding of a batch."""
+class WanAligner(HostedAligner):
+    """Videos are decoded latent frame by latent frame, as the VAE's memory wants it."""
 
     def __init__(
         self, width: int = 96, points: Sequence[int] = (7, 7, 7, 2), dim: int = 64, sources: int = 1, reach: float = 1.0
     ) -> None:
-        """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
-        super().__init__()
-        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources, "reach": reach}
-        self.channels = tuple(multiple * width for multiple in MULTIPLES)
-        self.levels = nn.ModuleList(
-            EpipolarAttention(channels, EpipolarConfig(count, dim, sources, reach))
-            for channels, count in zip(self.channels, points, strict=True)
-        )
+        super().__init__(width, points, dim, sources, reach)
 
     def decode(
         self,
@@ -82,18 +70,10 @@ class WanAligner(nn.Module):
         if codec.config.tile:
             raise ValueError("views are aligned in whole pictures, not in tiles: leave out --tiled (codec.tile)")
         views, latent_frames, _, *cells = latents.shape
-        wanted = (views, (latent_frames - 1) * TEMPORAL_STRIDE + 1, *(n * codec.stride for n in cells))
-        if tuple(scene.depth.shape) != wanted:
-            raise ValueError(
-                f"the scene of these latents must be (V, T, H, W) = {wanted}, got {tuple(scene.depth.shape)}"
-            )
         blocks = codec.network(latents.device).decoder.upsamples
+        frames = (latent_frames - 1) * TEMPORAL_STRIDE + 1
         channels = tuple(blocks[i].out_dim for i in BLOCKS)
-        if channels != self.channels:
-            raise ValueError(
-                f"this aligner is for a VAE of width {self.channels[-1]} with {self.channels} channels at its "
-                f"decoder's levels, got one of width {channels[-1]} with {channels}"
-            )
+        self.check_fit(channels, scene, (views, frames, *(n * codec.stride for n in cells)))
 
     @contextmanager
     def _attached(

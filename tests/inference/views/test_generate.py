@@ -8,7 +8,7 @@ from mvtrack.config.views import ViewsConfig
 from mvtrack.correspondence.probe_scores import KINDS
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions, generate
-from mvtrack.inference.static_views import generate_views
+from mvtrack.inference.views.generate import generate_views
 from mvtrack.models.conditioning import Window
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 from mvtrack.training.static_validation import alignment, score_views, still_cases

@@ -12,7 +12,7 @@ import mvtrack
 from mvtrack.config.placement import Placement
 from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import StillScene, generate_views
+from mvtrack.inference.views.generate import StillScene, generate_views
 from mvtrack.inference.views.request import ViewsRequest
 from mvtrack.models.reshoot_model import build_model, save_model
 from mvtrack.video.images import read_image

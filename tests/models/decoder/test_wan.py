@@ -9,7 +9,7 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.wan import BLOCKS, WanAligner
 from mvtrack.models.diffsynth_parts import diffsynth_module
-from mvtrack.models.vae import WanVAECodec
+from mvtrack.models.wan_vae import WanVAECodec
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
 
@@ -192,9 +192,9 @@ def test_undecodable_latents_raise(codec, network):
     aligner, latents, scene = aligner_of(), latents_of(2, 2), scene_of(2, 2)
     with pytest.raises(ValueError, match="leave out --tiled"):
         aligner.decode(codec_of(network, tile=(2, 3)), latents, scene)
-    with pytest.raises(ValueError, match=r"must be \(V, T, H, W\) = \(2, 5, 24, 40\), got \(3, 5, 24, 40\)"):
+    with pytest.raises(ValueError, match=r"must be \(V, N, H, W\) = \(2, 5, 24, 40\), got \(3, 5, 24, 40\)"):
         aligner.decode(codec, latents, scene_of(3, 2))
-    with pytest.raises(ValueError, match=r"must be \(V, T, H, W\) = \(2, 5, 24, 40\), got \(2, 1, 24, 40\)"):
+    with pytest.raises(ValueError, match=r"must be \(V, N, H, W\) = \(2, 5, 24, 40\), got \(2, 1, 24, 40\)"):
         aligner.decode(codec, latents, scene_of(2, 1))
     with pytest.raises(ValueError, match="this VAE have 16 channels, got 5"):
         aligner.decode(codec, latents[:, :, :5], scene)

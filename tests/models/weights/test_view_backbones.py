@@ -12,7 +12,7 @@ from mvtrack.cli.convert import main as convert
 from mvtrack.config.backbones import CAMEO_RAYS, MVGENMASTER_RAYS, HunyuanConfig, UNetConfig, ViewRayConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.sampler import SamplerOptions
-from mvtrack.inference.static_views import StillScene, generate_views
+from mvtrack.inference.views.generate import StillScene, generate_views
 from mvtrack.models.cat3d_unet import CAT3DUNet
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.diffusers_parts import diffusers_class

@@ -1,0 +1,40 @@
+"""What aligners that live inside a VAE's decoder share: one epipolar attention for each of its four levels.
+
+It follows a level's last residual block, before the level is scaled up (Depth Guided Decoder §3.2), and is a module of
+its own, hooked onto the VAE while it decodes, so the VAE's keys do not change.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
+from mvtrack.models.decoder.scene import DecoderScene
+
+MULTIPLES = (4, 4, 2, 1)  # of the network's width: a level's channels, the coarsest first
+
+
+class HostedAligner(nn.Module):
+    """As it starts, pictures are those of the codec, up to the rounding of a batch."""
+
+    def __init__(self, width: int, points: Sequence[int], dim: int, sources: int, reach: float) -> None:
+        """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
+        super().__init__()
+        self.settings = {"width": width, "points": list(points), "dim": dim, "sources": sources, "reach": reach}
+        self.channels = tuple(multiple * width for multiple in MULTIPLES)
+        self.levels = nn.ModuleList(
+            EpipolarAttention(channels, EpipolarConfig(count, dim, sources, reach))
+            for channels, count in zip(self.channels, points, strict=True)
+        )
+
+    def check_fit(self, channels: tuple[int, ...], scene: DecoderScene, wanted: tuple[int, ...]) -> None:
+        """Raise ValueError for a VAE of other channels at its levels, or a scene that is not `wanted`, (V, N, H, W)."""
+        if tuple(scene.depth.shape) != wanted:
+            raise ValueError(
+                f"the scene of these latents must be (V, N, H, W) = {wanted}, got {tuple(scene.depth.shape)}"
+            )
+        if channels != self.channels:
+            raise ValueError(
+                f"this aligner is for a VAE of width {self.channels[-1]} with {self.channels} channels at its "
+                f"decoder's levels, got one of width {channels[-1]} with {channels}"
+            )
