@@ -7,7 +7,7 @@ TESTED := $(VENV)/.installed-for-tests
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -n $(WORKERS) --dist loadfile
 # Folders whose results are numbers, which another processor's instructions round otherwise.
-NUMERIC := $(addprefix tests/,correspondence data geometry inference metrics models tracking_head)
+NUMERIC := $(addprefix tests/,correspondence data/synthetic geometry inference/full_resolution metrics models tracking_head)
 
 .PHONY: demo docs lint test test-portable test-slow test-gpu score table
 

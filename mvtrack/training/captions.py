@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.data.public.registry import open_dataset_folder
 from mvtrack.models.diffsynth_parts import declare_torchvision_operators
+from mvtrack.models.weights.sources import local_folder
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolVLM-500M-Instruct"  # Apache-2.0
 PROMPT = "Describe in one or two sentences what this video shows: subjects, what they do, surroundings, light."
@@ -99,9 +100,12 @@ def load_captioner(name: str, device: torch.device, tokens: int) -> Describe:
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError as error:
         raise ValueError("captions need transformers: pip install '.[wan]'") from error
+    folder = local_folder(name)
     try:
-        processor = AutoProcessor.from_pretrained(name, local_files_only=True)
-        network = AutoModelForImageTextToText.from_pretrained(name, local_files_only=True).eval().to(device)
+        if folder is None:
+            raise OSError(name)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        network = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval().to(device)
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"transformers cannot load {name} here: {str(error).splitlines()[0]}") from error
     except (OSError, ValueError) as error:

@@ -1,7 +1,6 @@
 """One process or many: the few facts about ranks that the training loop needs."""
 
 import os
-import socket
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -25,10 +24,8 @@ def prepare_environment() -> None:
             )
         os.environ.setdefault("MASTER_PORT", "29500")
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    # A process alone opens no port, see `engine.start_distributed`; DeepSpeed asks that the variable is there.
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
 
 
 def device() -> torch.device:

@@ -75,8 +75,13 @@ def start_distributed(timeout_s: int) -> None:
         torch.cuda.set_device(distributed.device())
     else:
         return_freed_memory()
+    timeout = timedelta(seconds=timeout_s)
+    if os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            backend, store=torch.distributed.HashStore(), rank=0, world_size=1, timeout=timeout
+        )
     try:
-        deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(seconds=timeout_s))
+        deepspeed.init_distributed(backend, verbose=False, timeout=timeout)
     except (RuntimeError, torch.distributed.DistNetworkError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
             port = os.environ["MASTER_PORT"]

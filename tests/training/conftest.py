@@ -1,5 +1,6 @@
 """A pool of CPU ranks that stays alive over many trainings, because starting ranks costs more than the trainings."""
 
+import contextlib
 import json
 import os
 import socket
@@ -14,13 +15,16 @@ import pytest
 
 
 class RankPool:
-    """`world` processes that train jobs together."""
+    """`world` processes that train jobs together. They start at the first job, and anew where one of them ended."""
 
     def __init__(self, world: int) -> None:
+        self.world, self.ranks = world, []
+
+    def _start(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common = {"WORLD_SIZE": str(self.world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the pool)
         self.ranks = [
             subprocess.Popen(
@@ -28,7 +32,7 @@ class RankPool:
                 env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
             )
-            for rank in range(world)
+            for rank in range(self.world)
         ]  # fmt: skip
         for process in self.ranks:
             self._answer(process, "ready")
@@ -37,6 +41,8 @@ class RankPool:
         self, tree: dict, resume: str | None = None, accept_changes: bool = False, faults: dict | None = None
     ) -> list[str | None]:
         """Run one training on all ranks; returns each rank's error or None. faults: per rank, see rank_worker.py."""
+        if not self.ranks:
+            self._start()
         job = {"config": tree, "resume": resume, "accept_changes": accept_changes, "faults": faults or {}}
         line = json.dumps(job) + "\n"
         for process in self.ranks:
@@ -48,16 +54,24 @@ class RankPool:
         line = process.stdout.readline().strip()
         if not line or (expected and line != expected):
             self.log.seek(0)
-            raise RuntimeError(f"a rank ended: {self.log.read()[-3000:]}")
+            said = self.log.read()[-3000:]
+            for rank in self.ranks:
+                rank.kill()
+            self.close()
+            raise RuntimeError(f"a rank ended: {said}")
         return line
 
     def close(self) -> None:
+        """End the ranks."""
         for process in self.ranks:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self.ranks:
             process.wait(timeout=60)
             process.stdout.close()
-        self.log.close()
+        if self.ranks:
+            self.log.close()
+        self.ranks = []
 
 
 def _pool(world: int) -> Iterator[RankPool]:
@@ -66,17 +80,17 @@ def _pool(world: int) -> Iterator[RankPool]:
     pool.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_rank():
     yield from _pool(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_ranks():
     yield from _pool(2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def four_ranks():
     yield from _pool(4)
 

@@ -112,7 +112,7 @@ def test_missing_models_come_with_their_command(tmp_path):
         load_captioner(str(tmp_path / "empty"), torch.device("cpu"), 8)
 
 
-def test_chat_models_are_asked_with_all_pictures(monkeypatch):
+def test_chat_models_are_asked_with_all_pictures(monkeypatch, tmp_path):
     """The template is given a place for each picture and the prompt; what was asked is not repeated in the answer."""
     declare_torchvision_operators()
     import transformers
@@ -150,7 +150,7 @@ def test_chat_models_are_asked_with_all_pictures(monkeypatch):
     for name, made in (("AutoProcessor", Processor), ("AutoModelForImageTextToText", Network)):
         loader = type(name, (), {"from_pretrained": staticmethod(lambda *a, made=made, **k: made())})
         monkeypatch.setattr(transformers, name, loader)
-    describe = load_captioner("any", torch.device("cpu"), 8)
+    describe = load_captioner(str(tmp_path), torch.device("cpu"), 8)
     assert describe([Image.new("RGB", (8, 6))] * 3) == "[7, 8]"
     assert seen["pictures"] == 3
     kinds = [part["type"] for part in seen["messages"][0]["content"]]

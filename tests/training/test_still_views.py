@@ -170,6 +170,7 @@ def test_moving_scenes_and_single_paths_raise(small_run, tmp_path):
         from_tree(RunConfig, tree, "tree")
 
 
+@pytest.mark.slow
 def test_ranks_and_stages_agree_and_resume(one_rank, two_ranks, small_run, tmp_path):
     """Two ranks at stage 3 train the logit head as one rank does; the model file carries it; a resumed run is equal."""
     tree = still_tree(small_run, tmp_path, "images")

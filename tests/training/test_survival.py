@@ -246,7 +246,7 @@ def test_port_in_use_raises(job, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        address = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         process = start(tmp_path, job(**COMMON), MASTER_PORT=str(taken.getsockname()[1]), **address)
         _, log = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -167,6 +167,7 @@ def test_model_file_carries_backbone_and_schedule(trained, tmp_path):
     assert all(torch.equal(x, loaded.dit.state_dict()[name]) for name, x in model.dit.state_dict().items())
 
 
+@pytest.mark.slow
 def test_ranks_agree_and_a_resumed_run_is_equal(one_rank, two_ranks, small_run, tmp_path):
     """Two ranks at stage 2 train as one does; a run in two parts gives the weights of a whole one to the bit."""
     tree = view_tree(small_run, tmp_path, "cat3d", drop_per="batch")

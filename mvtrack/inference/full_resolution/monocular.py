@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mvtrack.inference.full_resolution.geometry import GeometrySource, MonocularGeometry
 from mvtrack.models.diffsynth_parts import declare_torchvision_operators
+from mvtrack.models.weights.sources import local_folder
 
 AUTO = "auto"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
@@ -36,8 +37,11 @@ def load_estimator(name: str) -> Callable[[UInt8[Tensor, "3 H W"]], Float[Tensor
         from transformers import AutoModelForDepthEstimation
     except ImportError as error:
         raise ValueError("--depth by a network needs transformers: pip install '.[wan]'") from error
+    folder = local_folder(name)
     try:
-        model = AutoModelForDepthEstimation.from_pretrained(name, local_files_only=True).eval()
+        if folder is None:
+            raise OSError(name)
+        model = AutoModelForDepthEstimation.from_pretrained(folder, local_files_only=True).eval()
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -127,6 +127,14 @@ def _online(hub: HubModel, work: Callable[[HubModel], T]) -> T:
         ) from error
 
 
+def local_folder(name: str) -> Path | None:
+    """A folder as it is, or where the hub's cache holds a model of that id; None: not on this machine. No network."""
+    if Path(name).exists():
+        return Path(name)
+    hub = parse_hub(name)
+    return None if hub is None else _cached(hub)
+
+
 def _cached(hub: HubModel) -> Path | None:
     """The folder of a model in the hub's cache, complete or not."""
     import huggingface_hub

@@ -48,7 +48,7 @@ def test_depth_of_another_size_is_refused_and_a_right_one_is_read(tmp_path, refi
 
 
 def test_missing_depth_network_names_the_command_that_brings_it(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
     with pytest.raises(ValueError, match="hf download some/where"):
         load_estimator("some/where")
 
