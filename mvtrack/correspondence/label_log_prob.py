@@ -152,10 +152,27 @@ def label_log_prob_checkpointed(
     """What `label_log_prob` gives, by plain autograd; with a logit head one row of log-probabilities for all heads."""
     tokens, place = torch.unique(_flat_tokens(rows.query, rows.counts, q.shape), return_inverse=True)
     asked = q.flatten(0, 1).index_select(0, tokens)
+    chunk = rows_per_chunk(*k.shape[2:4], logit_head is not None, q.device.type)
+    return log_prob_in_chunks(asked, k, place, rows, scale, chunk, logit_head)
+
+
+def rows_per_chunk(cells: int, num_heads: int, mlp: bool, device: str) -> int:
+    """How many rows over so many keys have their logits at a time. device: "cpu" or another."""
+    budget = _BLOCK_CPU if device == "cpu" else _BLOCK_GPU
+    return max(1, budget // (cells * num_heads * (_MLP_COPIES if mlp else 1)))
+
+
+def log_prob_in_chunks(
+    asked: Float[Tensor, "U heads d"],
+    k: Float[Tensor, "B S C heads d"],
+    place: Int[Tensor, "R"],
+    rows: Rows,
+    scale: float,
+    chunk: int,
+    logit_head: Callable[[Tensor], Tensor] | None = None,
+) -> Float[Tensor, "any R"]:
+    """As `label_log_prob_checkpointed`, of query tokens that are gathered already; place: which of them a row is of."""
     frames = k.flatten(0, 1).unbind(0)  # slices would each add a whole k of zeros in the backward pass
-    cells, num_heads = k.shape[2:4]
-    budget = _BLOCK_CPU if q.device.type == "cpu" else _BLOCK_GPU
-    chunk = max(1, budget // (cells * num_heads * (1 if logit_head is None else _MLP_COPIES)))
     pieces, first = [], 0
     for keys, count in zip(frames, rows.counts, strict=True):
         for r in range(first, first + count, chunk):

@@ -4,11 +4,14 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainConfig
+from mvtrack.correspondence.label_log_prob import Rows, log_prob_in_chunks, rows_per_chunk
+from mvtrack.correspondence.logit_head import Projection
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.inference.memory.transformer import InputShape, run_network
@@ -35,7 +38,8 @@ def training_scene(config: RunConfig) -> InputShape:
 def training_bytes(config: RunConfig, scene: InputShape, device: str = "cuda") -> int:
     """Peak of forward and backward, gradients of the trained parameters (in the weights' precision) included.
 
-    The correspondence loss is stood in for: it saves q and k, and its logits come and go in blocks.
+    The correspondence loss on the heads themselves is stood in for: it saves q and k, and its logits come and go in
+    blocks. With an MLP over the heads it is run, a chunk of every key frame.
     """
     names = ("precision", "gradient_checkpointing", "checkpoint_blocks", "checkpoint_keep", "init_from")
     train = TrainConfig(**{name: getattr(config.train, name) for name in names})  # nothing else plays a part here
@@ -59,13 +63,13 @@ def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
             dit.recompute(config.train.gradient_checkpointing)
         counter.ignore(dit.parameters())
         with counter, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast_bf16"):
-            total = _loss(dit, replace(config, model=model), scene)
+            total = _loss(dit, replace(config, model=model), scene, device)
         with counter:
             total.backward()
     return counter.peak
 
 
-def _loss(dit: Network, config: RunConfig, scene: InputShape) -> Tensor:
+def _loss(dit: Network, config: RunConfig, scene: InputShape, device: str) -> Tensor:
     model, loss = config.model, config.loss
     layers = (loss.correspondence_layers or (model.tap_layer,)) if loss.correspondence > 0 else ()
     followed = (model.tap_layer,) if loss.tracking > 0 else ()
@@ -74,7 +78,11 @@ def _loss(dit: Network, config: RunConfig, scene: InputShape) -> Tensor:
     total = (output.prediction[:, 1:].float() - torch.empty(output.prediction[:, 1:].shape)).square().mean()
     for layer in layers:
         tap = output.taps[taps.index(layer)]
-        total = total + _StandIn.apply(*tap, loss.correspondence_queries or tap.q[0, ..., 0, 0].numel())
+        queries = loss.correspondence_queries or tap.q[0, ..., 0, 0].numel()
+        if loss.correspondence_options.heads == "mlp":
+            total = total + _mlp_log_prob(tap, queries, dit.logit_heads[str(layer)].projection(), device).mean()
+        else:
+            total = total + _StandIn.apply(*tap, queries)
     if followed:
         total = total + _tracking_loss(dit, config, scene, output.taps[taps.index(model.tap_layer)])
     return total
@@ -89,6 +97,19 @@ def _tracking_loss(dit: WanDiT, config: RunConfig, scene: InputShape, tap: Tap) 
     shape = (*at, loss.tracking_points)
     truth = Tracks(torch.empty(*shape, 2), torch.ones(shape, dtype=torch.bool), valid)
     return track_loss(HeadOutput(*tracks), truth, scene.size[1], loss.tracking_options).total
+
+
+def _mlp_log_prob(tap: Tap, queries: int, head: Projection, device: str) -> Tensor:
+    """Of every row that may have a label if they fit at once, else of one chunk for each key frame."""
+    asked = rearrange(tap.q, "b v f h w n d -> (b v f h w) n d")[: queries * len(tap.q)].clone()
+    keys = rearrange(tap.k, "b v f h w n d -> b (v f) (h w) n d")
+    chunk = rows_per_chunk(*keys.shape[2:4], True, device)
+    views = tap.q.shape[1]
+    count = min(chunk, queries * (views - 1) // views)  # of the other views' queries
+    counts = (count,) * (keys.shape[0] * keys.shape[1])
+    place = torch.empty(sum(counts), dtype=torch.int64)
+    rows = Rows(place, place, torch.empty(len(place)), counts, torch.empty(()))
+    return log_prob_in_chunks(asked, keys, place, rows, tap.q.shape[-1] ** -0.5, chunk, head)
 
 
 class _StandIn(torch.autograd.Function):
