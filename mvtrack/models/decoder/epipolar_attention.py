@@ -77,26 +77,30 @@ class EpipolarAttention(nn.Module):
         self, features: Float[Tensor, "N C h w"], shown: dict[int, Float[Tensor, "N d h w"]], scene: DecoderScene,
         view: int, jitter: torch.Generator | None,
     ) -> Float[Tensor, "N C h w"]:  # fmt: skip
-        """What is added to a view's features. shown: tokens of the views that it asks, nearest first."""
-        seen_from = scene.seen_from(view)
+        """What is added to a view's features. shown: tokens of the views that it asks, nearest first.
+
+        Linear layers are taken at cells, not at their points: before tokens are sampled, and after points are weighed.
+        """
+        seen_from, first, second = scene.seen_from(view), self.mix[0], self.mix[2]
         points = self._points(scene, view, jitter)  # (N, P * h * w, 3)
-        told, seen = [], []
-        for source, tokens in shown.items():
+        hidden, seen = first.bias[:, None], []
+        for (source, tokens), weight in zip(shown.items(), first.weight.split(self.config.dim + 1, 1), strict=False):
             ray = self.source_ray(plucker_rays(seen_from[source]).to(features))
             tokens = tokens + rearrange(ray, "n h w d -> n d h w")
-            told_here, seen_here = look_up(tokens, points, scene.camera[source])
-            told.append(torch.cat([told_here, seen_here[..., None].to(told_here)], -1))
+            tokens = F.conv2d(tokens, weight[:, :-1, None, None], weight[:, -1])
+            there, seen_here = look_up(tokens, points, scene.camera[source])
+            hidden = hidden + there.mT
             seen.append(seen_here)
-        while len(told) < self.config.sources:
-            told.append(features.new_zeros(*points.shape[:2], self.config.dim + 1))
-            seen.append(points.new_zeros(points.shape[:2], dtype=torch.bool))
-        places = self.mix(torch.cat(told, -1)).unflatten(1, (self.config.points, -1))  # (N, P, hw, d)
+        if not seen:
+            return torch.zeros_like(features)
+        hidden = F.gelu(hidden).unflatten(-1, (self.config.points, -1))  # (N, d, P, hw)
         own_ray = self.query_ray(plucker_rays(seen_from[view]).to(features)).flatten(1, 2)
         asked = self.query(self.norm(features)).flatten(2).mT + own_ray  # (N, hw, d)
-        answer = attend_to_points(
-            asked, self.key(places), self.value(places), torch.stack(seen).any(0).unflatten(1, (self.config.points, -1))
-        )
-        return rearrange(self.out(answer), "n (h w) c -> n c h w", h=features.shape[-2])
+        asked = asked @ self.key.weight @ second.weight  # what they share at all points does not weigh
+        any_seen = torch.stack(seen).any(0).unflatten(1, (self.config.points, -1))
+        answer = self.value(second(attend_to_points(asked.mT, hidden, any_seen).mT))
+        answer = self.out(answer) * any_seen.any(1)[..., None]
+        return rearrange(answer, "n (h w) c -> n c h w", h=features.shape[-2])
 
     def _points(self, scene: DecoderScene, view: int, jitter: torch.Generator | None) -> Float[Tensor, "N p 3"]:
         """World points on the rays of a view's cells, in order of the stratum, then of the cell."""
@@ -132,13 +136,10 @@ def look_up(
 
 
 def attend_to_points(
-    query: Float[Tensor, "N c d"],
-    key: Float[Tensor, "N P c d"],
-    value: Float[Tensor, "N P c d"],
-    seen: Bool[Tensor, "N P c"],
-) -> Float[Tensor, "N c d"]:
-    """Each cell's attention over its own points; zero where it sees none of them."""
-    logits = (query[:, None] * key).sum(-1) / math.sqrt(query.shape[-1])
+    query: Float[Tensor, "N d c"], points: Float[Tensor, "N d P c"], seen: Bool[Tensor, "N P c"]
+) -> Float[Tensor, "N d c"]:
+    """Each cell's mean over its own points that are seen, as its query weighs them; zero where it sees none of them."""
+    logits = (query[:, :, None] * points).sum(1) / math.sqrt(query.shape[1])
     logits = logits.masked_fill(~seen, -torch.inf).masked_fill(~seen.any(1, keepdim=True), 0.0)
     weight = logits.softmax(1) * seen.any(1, keepdim=True)
-    return (weight[..., None] * value).sum(1)
+    return (weight[:, None] * points).sum(2)
