@@ -67,6 +67,12 @@ class ViewsCommand(Command):
         "Anything V2 Small), or the hub id or folder of a network",
         metavar="FILE|auto|ID",
     )
+    decoder: Path | None = option(
+        None,
+        "decode a second time with this aligning decoder, so that views follow the photographs and each other to the "
+        "pixel; --depth FILE gives the photographs' depth, else it is estimated",
+        metavar="FOLDER",
+    )
     steps: Count | None = option(None, "sampling steps; default: what the model is meant for")
     camera_guidance: float | None = option(
         None, "scale of guidance by the camera, 1 is none; default: what the model is meant for", metavar="G"
@@ -95,15 +101,16 @@ def _views(options: ViewsCommand) -> None:
     if options.frames is not None and is_pose_file(options.targets):
         raise ValueError("--frames is for a path of moves: a pose file says how many views there are")
     own = still_config(options.model, options.placement)
-    if options.resolution == "model" and not (own.cat3d and own.cat3d.depth_priors):
+    needs_depth = options.decoder is not None or own.cat3d is not None and own.cat3d.depth_priors
+    if options.resolution == "model" and not needs_depth:
         refuse_unused(options, "depth", why="with --resolution model nothing reads it")
     sample = SamplerOptions.of(own, options.steps, seed=options.seed)
     if options.camera_guidance is not None:
         sample = replace(sample, camera_guidance=options.camera_guidance)
     request = ViewsRequest(
         options.cameras, options.pose.given, options.frames or 24, options.fps, options.fov, options.subject_distance,
-        options.fit, options.size, sample, options.resolution, options.depth, options.domain, options.placement,
-        options.overwrite,
+        options.fit, options.size, sample, options.resolution, options.depth, options.decoder, options.domain,
+        options.placement, options.overwrite,
     )  # fmt: skip
     outputs = views_from_photos(options.photos, options.targets, options.model, options.out, request, _say)
     sys.stdout.write(f"{outputs.video}\n{outputs.folder / 'views'}: {len(outputs.views)} pictures\n")

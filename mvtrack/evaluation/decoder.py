@@ -44,7 +44,7 @@ def decode_case(
     return {
         "codec": first,
         "estimated": again(stereo_depth(torch.stack([reference, first]), clip.camera, distance), latents),
-        "carried": again(carried_depth(clip.depth[0], clip.camera), latents),
+        "carried": again(carried_depth({0: clip.depth[0]}, clip.camera), latents),
         "true": again(clip.depth, latents),
         "other": again(clip.depth, wrong, other),
         "ideal codec": model.decode(ideal[None])[0, 1].clamp(-1, 1),

@@ -42,6 +42,7 @@ from mvtrack.inference.sampler import Callbacks, LongVideo, SamplerOptions, gene
 from mvtrack.inference.tracking.generated_tracks import GeneratedTracks, TrackPlan
 from mvtrack.inference.trained_range import range_notes
 from mvtrack.models.decoder.decode_aligned import AlignedDecoding
+from mvtrack.models.decoder.depth import refuse_wrong_unit
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.prompts import Captions, Prompts, window_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, model_file, read_config
@@ -170,7 +171,7 @@ def reshoot_file(
     footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged, decode_all=True)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
-    aligned = None if shot.decoder is None else aligned_decoding(shot, config, footage, fit)
+    aligned = None if shot.decoder is None else aligned_decoding(shot, config, footage, fit, cameras)
     plan = plan_full_resolution(
         shot.resolution, shot.depth, footage, fit, cameras, shot.path.pivot_m, shot.source is not None, shot.reading
     )
@@ -222,7 +223,7 @@ def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
     return replace(config, num_frames=window)
 
 
-def aligned_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit) -> AlignedDecoding:
+def aligned_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit, cameras: Camera) -> AlignedDecoding:
     """With the decoder of a shot. Raises ValueError for one of another codec, tiles, or depth that cannot be used."""
     if config.codec.tile is not None:
         raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
@@ -230,7 +231,8 @@ def aligned_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit) 
     if shot.depth is None or not Path(shot.depth).is_file():
         return AlignedDecoding(aligner)
     depth = DepthFile(Path(shot.depth), footage)
-    return AlignedDecoding(aligner, lambda frame: depth.read(frame, fit))
+    refuse_wrong_unit(depth.read(0, fit), cameras, shot.path.pivot_m, str(shot.depth))
+    return AlignedDecoding(aligner, {0: lambda frame: depth.read(frame, fit)})
 
 
 def shot_prompts(shot: Shot, config: ModelConfig, footage: Video, fit: Fit, placement: Placement) -> list[Prompts]:
@@ -305,7 +307,7 @@ def _write(out: Path, job: _Job, record: dict) -> Outputs:
                     for frame in side_by_side({name: _for_the_eye(video) for name, video in pair.items()}):
                         double.append(frame)
             tracks, track_notes = job.tracks.write(aside, aside / "video.mp4") if job.tracks else ([], [])
-        record["input"]["notes"] += track_notes
+        record["input"]["notes"] += [*track_notes, *(job.aligned.notes if job.aligned else ())]
         record["audio"] = _add_audio(aside / "video.mp4", footage)
         record["attention"] = job.model.dit.chosen_kernels
         record["peak_memory_gib"] = round(peak_gib(job.model.device), 3)

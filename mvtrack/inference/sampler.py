@@ -114,7 +114,7 @@ def generate(
     if callbacks.on_latents:
         callbacks.on_latents(both)
     made = model.decode(latents)[0, 0].clamp(-1, 1)
-    return made if aligned is None else aligned.decode(model, both, torch.stack([reference, made]), window)
+    return made if aligned is None else aligned.decode(model, both, torch.stack([reference, made]), window)[0]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.views.anchors import ViewBatch
 from mvtrack.inference.views.generate import StillScene, generate_views
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.reshoot_model import ReshootModel
 
 
@@ -22,9 +23,10 @@ def generate_batches(
     scene: StillScene,
     sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,
+    aligned: AlignedDecoding | None = None,
 ) -> Float[Tensor, "M 3 H W"]:
     """All new views. pictures: the photographs. camera: (N + M,), theirs first. Noise is drawn by a view's number, so
-    that it does not depend on the batch in which the view is made."""
+    that it does not depend on the batch in which the view is made. aligned: its depth is of photographs."""
     num_photos = len(pictures)
     known = dict(enumerate(pictures))
     for batch in batches:
@@ -32,6 +34,13 @@ def generate_batches(
         names = tuple(f"{i}" if k < batch.kept else f"{i}, filler {k}" for k, i in enumerate(batch.made))
         own = replace(scene, names=names, maps=None if scene.maps is None else scene.maps[list(batch.given)])
         given = torch.stack([known[i] for i in batch.given])
-        made = generate_views(model, given, camera[index], sample, own, on_step)
+        beside = aligned and _of_views(aligned, batch.given)
+        made = generate_views(model, given, camera[index], sample, own, on_step, beside)
         known |= {num_photos + i: made[k] for k, i in enumerate(batch.made[: batch.kept])}
     return torch.stack([known[i] for i in range(num_photos, camera.shape[0])])
+
+
+def _of_views(aligned: AlignedDecoding, given: Sequence[int]) -> AlignedDecoding:
+    """The same for a batch that is given some views; where none of them has depth, it is estimated."""
+    depth = {at: aligned.depth[view] for at, view in enumerate(given) if view in (aligned.depth or {})}
+    return replace(aligned, depth=depth or None)

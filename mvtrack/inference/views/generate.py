@@ -16,6 +16,7 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.guidance import check_guidance
 from mvtrack.inference.sampler import SamplerOptions, denoise
 from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.depth_priors import depth_priors, within_box
 from mvtrack.models.diffusion.flow import keep_references
 from mvtrack.models.prompts import Captions, make_prompts
@@ -45,18 +46,23 @@ def generate_views(
     sample: SamplerOptions | None = None,
     scene_depth: float | StillScene | None = None,
     on_step: Callable[[], None] | None = None,
+    aligned: AlignedDecoding | None = None,
 ) -> Float[Tensor, "N 3 H W"]:
     """Generate the missing views of a still scene, in the order of their cameras, without a caption.
 
     references: RGB in [-1, 1], the first views; of a model for camera paths the first 4n + 1 frames of the path.
     camera: (R + N,), the references' first. scene_depth: median z-depth of the first view, in the camera's unit, or
-    more of what is known of the scene. on_step: called after every sampling step.
+    more of what is known of the scene. on_step: called after every sampling step. aligned: decode a second time, with
+    all views in sight of each other; it needs scene_depth.
 
-    Raises ValueError for a model that re-shoots videos, and for other numbers of views than it makes.
+    Raises ValueError for a model that re-shoots videos, for other numbers of views than it makes, and for `aligned`
+    with a model for camera paths.
     """
     sample = sample or SamplerOptions.of(model.config)
     scene = scene_depth if isinstance(scene_depth, StillScene) else StillScene(scene_depth)
     layout = _layout(model, references, camera)
+    if aligned is not None and layout[1] != 1:
+        raise ValueError("aligned decoding is for models of single views (model.views.encoding: images), not of paths")
     check_sampling(model.config, sample, scene.domain)
     clean = model.encode(references.unflatten(0, (-1, 1))[None] if layout[1] == 1 else references[None, None])
     shape, known = (1, *layout, *clean.shape[3:]), clean.shape[1] * clean.shape[2]
@@ -75,7 +81,12 @@ def generate_views(
 
     noise = _noise(shape, known, sample.seed, scene.names)
     latents = denoise(model, noise, with_references, conditioning, sample, on_step)
-    return model.decode(with_references(latents)).flatten(0, 2)[len(references) :].clamp(-1, 1)
+    latents = with_references(latents)
+    made = model.decode(latents).flatten(0, 2)[len(references) :].clamp(-1, 1)
+    if aligned is None:
+        return made
+    pictures = torch.cat([references, made])[:, None]
+    return aligned.decode(model, latents[0].cpu(), pictures, window, len(references))[:, 0]
 
 
 def _with_priors(

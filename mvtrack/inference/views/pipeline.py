@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -27,10 +28,14 @@ from mvtrack.inference.views.batches import generate_batches
 from mvtrack.inference.views.finish import Finish, plan_finish
 from mvtrack.inference.views.generate import StillScene, check_sampling
 from mvtrack.inference.views.photos import PhotoSequence, find_photos
-from mvtrack.inference.views.request import ViewsRequest
+from mvtrack.inference.views.request import AUTO, ViewsRequest
 from mvtrack.inference.views.scene import NewViews, StillPhotos, read_photos, read_targets
 from mvtrack.inference.views.targets import unseen_note, unseen_share
+from mvtrack.models.decoder.decode_aligned import AlignedDecoding
+from mvtrack.models.decoder.depth import refuse_wrong_unit
+from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.reshoot_model import ReshootModel, load_model, read_config
+from mvtrack.video.depth_file import is_depth_file
 from mvtrack.video.images import read_image
 from mvtrack.video.writer import VideoWriter, to_bytes
 
@@ -60,6 +65,7 @@ class _Job:
     request: ViewsRequest
     sample: SamplerOptions
     maps: Tensor | None = None  # z-depth of the photographs, where the network needs it
+    aligned: AlignedDecoding | None = None
 
 
 def views_from_photos(
@@ -95,7 +101,8 @@ def views_from_photos(
     notes = (*scene.notes, *wanted.notes, *filter(None, [unseen_note(unseen, wanted.names)]))
     for note in notes if say else ():
         say(note)
-    job = _Job(scene, wanted, batches, region, request, sample, maps)
+    aligned = None if request.decoder is None else aligned_decoding(request, own, scene)
+    job = _Job(scene, wanted, batches, region, request, sample, maps, aligned)
     record = {
         "command": "views", "mvtrack": metadata.version("mvtrack"), "torch": torch.__version__,
         "photographs": [{"file": str(file), "sha256": sha256(file)} for file in scene.files],
@@ -105,9 +112,30 @@ def views_from_photos(
         "unseen_share": [round(share, 4) for share in unseen.tolist()], "notes": list(notes),
         "batches": [_batch_record(batch, scene, wanted) for batch in batches],
     }  # fmt: skip
+    if aligned is not None:
+        record["decoder"] = {"folder": str(request.decoder), "depth": _depth_words(request, aligned)}
     if not isinstance(model, ReshootModel):
         model = replace(place(load_model(model), request.placement), config=own)
     return _write(out, job, model, record)
+
+
+def aligned_decoding(request: ViewsRequest, config: ModelConfig, photos: StillPhotos) -> AlignedDecoding:
+    """With a request's decoder. Raises ValueError for one of another codec, and for depth that cannot be used."""
+    aligner = load_aligner(request.decoder, config.codec)
+    if not is_depth_file(request.depth):
+        return AlignedDecoding(aligner)
+    maps = photos.depth_maps(request.depth)
+    by_depth = request.subject_distance is None and request.cameras not in (None, AUTO)
+    refuse_wrong_unit(maps, photos.fitted, None if by_depth else photos.subject_distance, str(request.depth))
+    return AlignedDecoding(aligner, {view: partial(_same_at_all_times, own) for view, own in enumerate(maps)})
+
+
+def _same_at_all_times(depth: Tensor, frame: int) -> Tensor:
+    return depth
+
+
+def _depth_words(request: ViewsRequest, aligned: AlignedDecoding) -> str:
+    return str(request.depth) if aligned.depth else "estimated"
 
 
 def still_config(source: str, placement: Placement) -> ModelConfig:
@@ -144,12 +172,15 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
     steps = len(job.batches) * job.sample.steps
     with new_folder(out) as aside:
         with tqdm(total=steps, desc=f"{len(targets.names)} new views", unit="step") as bar:
-            made = generate_batches(model, photos.pictures(), camera, job.batches, scene, job.sample, bar.update)
+            made = generate_batches(
+                model, photos.pictures(), camera, job.batches, scene, job.sample, bar.update, job.aligned
+            )
         frames = photos.fits[0].undo(made) if finish is None else finish.stream(made)
         size = _write_pictures(aside, frames, targets.names, job.request.fps)
         shown = _shown(targets.camera, photos) if job.region is None else job.region.camera(targets.camera)
         cameras = camera_record(photos, shown, targets.names)
         (aside / CAMERAS).write_text(json.dumps(cameras, indent=1))
+        record["notes"] += job.aligned.notes if job.aligned else ()
         record |= {
             "geometry": finish and finish.geometry.name, "peak_memory_gib": round(peak_gib(model.device), 3),
             "seconds": round(time.monotonic() - began, 3), "output": {"size": size, "fps": job.request.fps},
@@ -206,4 +237,6 @@ def _shown(camera: Camera, photos: StillPhotos) -> Camera:
 
 
 def _joined(first: Camera, second: Camera) -> Camera:
+    if first.projection != second.projection:
+        raise ValueError("perspective and orthographic cameras do not go together: make these views apart")
     return replace(first, c2w=torch.cat([first.c2w, second.c2w]), K=torch.cat([first.K, second.K]))

@@ -18,8 +18,9 @@ class ViewsRequest:
     poses do not say, see `read_cameras`. frames: along a path; a pose file says its own. fps: of the video. fov_deg:
     horizontal, of the first photograph, where no file says it. subject_distance: in the cameras' unit; None: see
     `subject_distance_of`. fit, size: see `plan_fit`. sample: None is what the model is meant for. resolution: of the
-    results, see `plan_region`. depth: of the photographs, a file of one map each, or a depth network's id, for results
-    at their resolution. domain: which data the scene is like, for CAT3D.
+    results, see `plan_region`. depth: of the photographs, a file of one map each, or a depth network's id, for
+    at their resolution and for a decoder. decoder: folder of an aligning decoder, with which views are
+    decoded a second time, in sight of each other. domain: which data the scene is like, for CAT3D.
     """
 
     cameras: str | None = None
@@ -33,6 +34,7 @@ class ViewsRequest:
     sample: SamplerOptions | None = None
     resolution: Literal["source", "model"] | tuple[int, int] = "source"
     depth: Path | str | None = None
+    decoder: Path | None = None
     domain: Literal["re10k", "co3d", "others"] | None = None
     placement: Placement = Placement()
     overwrite: bool = False

@@ -14,6 +14,8 @@ from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.views.generate import StillScene, generate_views
 from mvtrack.inference.views.request import ViewsRequest
+from mvtrack.models.decoder.files import save_aligner
+from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.reshoot_model import build_model, save_model
 from mvtrack.video.images import read_image
 from mvtrack.video.reader import open_video
@@ -99,6 +101,41 @@ def test_depth_of_the_photographs_brings_their_pixels(scene, still_model, render
         size = truth[path.name].shape[1::-1]
         errors = [np.abs(cv2.resize(read_image(p), size) - truth[path.name]).mean() for p in (path, plain)]
         assert errors[0] < errors[1]
+
+
+@pytest.fixture
+def decoder(still_model, tmp_path):
+    """Folder of an aligning decoder with weights that count."""
+    torch.manual_seed(3)
+    aligner = SmallAligner(8, sources=2)
+    torch.nn.init.normal_(aligner.write.weight, std=0.2)
+    for level in aligner.levels:
+        torch.nn.init.normal_(level.out.weight, std=0.5)
+    return save_aligner(aligner, still_model.config.codec, tmp_path / "decoder").parent
+
+
+def test_decoder_aligns_views_with_photographs_and_depth(scene, still_model, rendered, decoder):
+    """Fresh weights change nothing; others do, and then depth matters."""
+    np.save(scene / "depth.npy", rendered.depth[:2, 0].numpy())
+    settings = {"targets": str(scene / "cameras.json"), "resolution": "model"}
+    plain = make(scene, still_model, out="plain", **settings)
+    fresh = save_aligner(SmallAligner(8), still_model.config.codec, scene / "fresh").parent
+    same = make(scene, still_model, out="same", decoder=fresh, **settings)
+    swept = make(scene, still_model, out="swept", decoder=decoder, **settings)
+    carried = make(scene, still_model, out="carried", decoder=decoder, depth=scene / "depth.npy", **settings)
+    shown = [np.stack([read_image(p).astype(int) for p in x.views]) for x in (plain, same, swept, carried)]
+    assert np.abs(shown[1] - shown[0]).max() <= 1
+    assert np.abs(shown[2] - shown[0]).max() > 3
+    assert np.abs(shown[3] - shown[2]).max() > 3
+    told = [json.loads(x.run.read_text()).get("decoder") for x in (plain, swept, carried)]
+    assert [x and x["depth"] for x in told] == [None, "estimated", str(scene / "depth.npy")]
+
+
+def test_decoder_refuses_depth_in_millimetres(scene, still_model, rendered, decoder):
+    np.save(scene / "depth.npy", 1000 * rendered.depth[:2, 0].numpy())
+    with pytest.raises(ValueError, match=r"depth.npy has a median of .* another unit"):
+        make(scene, still_model, decoder=decoder, depth=scene / "depth.npy", resolution="model")
+    assert not (scene / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def shot(num_frames: int) -> tuple[torch.Tensor, Camera]:
 def test_fresh_decoder_changes_nothing(small_model):
     reference, camera = shot(5)
     plain = generate(small_model, reference, Window(camera, 4.0), SamplerOptions(1))
-    for depth in (None, lambda _: torch.full(SIZE, 4.0)):
+    for depth in (None, {0: lambda _: torch.full(SIZE, 4.0)}):
         aligned = AlignedDecoding(SmallAligner(8), depth)
         found = generate(small_model, reference, Window(camera, 4.0), SamplerOptions(1), aligned=aligned)
         torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
@@ -59,7 +59,7 @@ def test_depth_frames_follow_video_frames(small_model, aligner):
         asked.append(frame)
         return torch.full(SIZE, 4.0)
 
-    aligned = AlignedDecoding(aligner, depth)
+    aligned = AlignedDecoding(aligner, {0: depth})
     read = lambda start, stop: reference[start:stop]  # noqa: E731
     pieces = generate_stream(small_model, LongVideo(read, camera, 4.0), SamplerOptions(1), aligned=aligned)
     video = torch.cat(list(pieces))
@@ -74,6 +74,35 @@ def test_aligned_decoding_needs_the_subjects_distance(small_model, aligner):
     model, decoding = replace(small_model, config=config), AlignedDecoding(aligner)
     with pytest.raises(ValueError, match="give scene_depth"):
         generate(model, reference, Window(camera), SamplerOptions(1), aligned=decoding)
+
+
+def test_views_that_share_no_surface_are_left_with_a_note(small_model, aligner):
+    reference, camera = shot(5)
+    away = camera.c2w.clone()
+    away[1, :, :3, :3] = away[1, :, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))  # it looks back
+    turned = replace(camera, c2w=away)
+    plain = generate(small_model, reference, Window(turned, 4.0), SamplerOptions(1))
+    decoding = AlignedDecoding(aligner, {0: lambda _: torch.full(SIZE, 4.0)})
+    assert torch.equal(generate(small_model, reference, Window(turned, 4.0), SamplerOptions(1), decoding), plain)
+    assert len(decoding.notes) == 1
+    assert "no other view looks" in decoding.notes[0]
+    generate(small_model, reference, Window(camera, 4.0), SamplerOptions(1), decoding)
+    assert len(decoding.notes) == 1
+
+
+def test_one_view_is_left_with_a_note(small_model, aligner):
+    _, camera = shot(5)
+    decoding, latents = AlignedDecoding(aligner), torch.zeros(1, 2, small_model.config.codec.channels, 3, 4)
+    video = torch.rand(1, 5, 3, *SIZE)
+    assert torch.equal(decoding.decode(small_model, latents, video, Window(camera[:1], 4.0), known=0), video)
+    assert "one view alone" in decoding.notes[0]
+
+
+def test_depth_in_millimetres_is_refused(small_model, aligner):
+    reference, camera = shot(5)
+    decoding = AlignedDecoding(aligner, {0: lambda _: torch.full(SIZE, 4000.0)})
+    with pytest.raises(ValueError, match="depth has a median of 4000, the subject is at 4 "):
+        generate(small_model, reference, Window(camera, 4.0), SamplerOptions(1), decoding)
 
 
 def run(capsys, *arguments) -> tuple[int, str]:
@@ -117,7 +146,9 @@ def test_command_decodes_aligned(video, small_model, aligner, tmp_path, capsys):
 def test_shipped_decoder_improves_shipped_model():
     """Where the reference sees the target's surface, with the reference's true depth: one rendered case."""
     model, clip = load_model(shipped_model()), render_case(CaseSpec(40_001, "arc_left", 15.0, 0.0, num_frames=9)).clip
-    decoding = AlignedDecoding(load_aligner(shipped_decoder(), model.config.codec), lambda frame: clip.depth[0, frame])
+    decoding = AlignedDecoding(
+        load_aligner(shipped_decoder(), model.config.codec), {0: lambda frame: clip.depth[0, frame]}
+    )
     seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
     plain, aligned = (
         generate(model, clip.video[0], Window(clip.camera, clip.scene_depth), SamplerOptions(4), aligned=how)

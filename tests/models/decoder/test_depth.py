@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
+from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.warp import covisible
-from mvtrack.models.decoder.depth import carried_depth, filled, stereo_depth
+from mvtrack.models.decoder.depth import carried_depth, filled, refuse_wrong_unit, stereo_depth
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,7 @@ def clip():
 
 
 def test_carried_depth_equals_target_depth_where_covisible(clip):
-    found = carried_depth(clip.depth[0], clip.camera)
+    found = carried_depth({0: clip.depth[0]}, clip.camera)
     assert torch.equal(found[0], clip.depth[0])
     assert (found.isfinite() & (found > 0)).all()
     seen = covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
@@ -27,11 +28,11 @@ def test_depth_file_holes_are_filled(clip):
     depth = clip.depth[0].clone()
     depth[:, 10:14, 20:25] = torch.nan
     depth[:, 0] = torch.inf
-    found = carried_depth(depth, clip.camera)
+    found = carried_depth({0: depth}, clip.camera)
     assert (found.isfinite() & (found > 0)).all()
     depth[3] = 0.0
     with pytest.raises(ValueError, match="depth of frame 3 is not positive and finite anywhere"):
-        carried_depth(depth, clip.camera)
+        carried_depth({0: depth}, clip.camera)
 
 
 def test_holes_take_farthest_edge_depth():
@@ -46,7 +47,7 @@ def test_holes_take_farthest_edge_depth():
 def test_unseen_target_gets_median_depth(clip):
     away = clip.camera.c2w.clone()
     away[1, :, :3, :3] = away[1, :, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))  # it looks back
-    found = carried_depth(clip.depth[0], type(clip.camera)(away, clip.camera.K, clip.camera.size))
+    found = carried_depth({0: clip.depth[0]}, type(clip.camera)(away, clip.camera.K, clip.camera.size))
     assert (found[1] == clip.depth[0].median()).all()
 
 
@@ -64,3 +65,31 @@ def test_two_view_depth_finds_moving_objects(clip):
     assert ((larger / 3 - found).abs() < 1e-3 * found).float().mean() > 0.99
     with pytest.raises(ValueError, match="at least two views"):
         stereo_depth(clip.video[:1], clip.camera[:1], distance)
+
+
+def test_depth_of_several_views_shows_the_nearest_surface(clip):
+    """What either shows is carried to a third view: the nearer surface hides the farther one."""
+    camera = Camera(clip.camera.c2w[[0, 1, 0]], clip.camera.K[[0, 1, 0]], clip.camera.size)
+    alone = carried_depth({0: clip.depth[0]}, Camera(camera.c2w[[0, 2]], camera.K[[0, 2]], camera.size))[1]
+    wall = torch.full_like(clip.depth[1], 0.5 * float(clip.depth[1].min()))
+    both = carried_depth({0: clip.depth[0], 1: wall}, camera)
+    assert torch.equal(both[0], clip.depth[0])
+    assert torch.equal(both[1], wall)
+    hidden = both[2] < 0.9 * alone
+    assert hidden.float().mean() > 0.1
+    assert (both[2] <= alone * 1.001).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0, 1000.0])
+def test_depth_in_another_unit_is_refused(clip, factor):
+    distance = float(clip.depth[0].median())
+    for known in (distance, None):
+        refuse_wrong_unit(clip.depth[0], clip.camera, known, "d.npy")
+        refuse_wrong_unit(clip.depth[0] * 5, clip.camera, known, "d.npy")
+    with pytest.raises(ValueError, match="d.npy has a median of .* another unit"):
+        refuse_wrong_unit(clip.depth[0] * factor, clip.camera, distance, "d.npy")
+    if factor == 1000.0:
+        with pytest.raises(ValueError, match="the cameras stand apart by"):
+            refuse_wrong_unit(clip.depth[0] * factor, clip.camera, None, "d.npy")
+    still = clip.camera[:1, :1]
+    refuse_wrong_unit(clip.depth[0] * factor, still, None, "d.npy")  # nothing to compare with
