@@ -11,6 +11,8 @@ COMMANDS = {
     "preview": ("mvtrack.cli.preview", "see a camera path before rendering it"),
     "track": ("mvtrack.cli.track", "follow points through a video and other views of its scene"),
     "attention": ("mvtrack.cli.attention", "draw where a point of one view looks in both"),
+    "export4d": ("mvtrack.cli.export4d", "a re-shot video as points, meshes, cameras and tracks for 3D programs"),
+    "view4d": ("mvtrack.cli.view4d", "see a re-shot video in 3D, live in a browser"),
     "cameras": ("mvtrack.cli.cameras", "inspect, convert, check and measure cameras"),
     "pseudo-tracks": ("mvtrack.cli.pseudo_tracks", "follow points through multi-view clips, for training"),
     "prepare": ("mvtrack.cli.prepare", "encode multi-view clips once, for training"),

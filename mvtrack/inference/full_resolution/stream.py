@@ -42,6 +42,16 @@ class FullSize:
     result: UInt8[Tensor, "3 H W"]
 
 
+@dataclass(frozen=True)
+class Surfaces:
+    """What source and target show at one moment. picture: of the source, as large as both maps. inverse_depth: of the
+    source, in 1 / the subject's distance."""
+
+    picture: UInt8[Tensor, "3 h w"]
+    inverse_depth: Float[Tensor, "h w"]
+    target: TargetGeometry
+
+
 @dataclass
 class _Held:
     """What is held of one frame. frame: of the source, as large as the region; view, picture, small: smaller. made: by
@@ -74,6 +84,20 @@ class FullResolution:
     @torch.no_grad()
     def stream(self, made: Iterable[Float[Tensor, "_ 3 h w"]]) -> Iterator[FullSize]:
         """made: the model's pictures in pieces. Frames come as soon as what they look ahead to is there."""
+        for number in self._settled(made):
+            yield self._compose(number)
+
+    @torch.no_grad()
+    def surfaces(self, made: Iterable[Float[Tensor, "_ 3 h w"]]) -> Iterator[Surfaces]:
+        """The geometry that `stream` works with, and no pictures at full size."""
+        for number in self._settled(made):
+            moments = [self.held[n].moment for n in (number, *self._others(number))]
+            target = self.camera[1, number].resized(self.geometry_size)
+            geometry = target_geometry(moments[0], moments[1:], target)
+            yield Surfaces(self.held[number].view, moments[0].inverse_depth, geometry)
+
+    def _settled(self, made: Iterable[Float[Tensor, "_ 3 h w"]]) -> Iterator[int]:
+        """Numbers of frames, in order, when the geometry of all that they look at is known."""
         frames, taken, rough, settled, done = self.camera.shape[1], 0, 0, 0, 0
         for piece in made:
             for picture in piece:
@@ -86,7 +110,7 @@ class FullResolution:
                     self.held[settled].moment = self._settle(settled)
                     settled += 1
                 while done < settled and (settled == frames or done + REACH < settled):
-                    yield self._compose(done)
+                    yield done
                     done += 1
                     for number in [n for n in self.held if n < done - max(REACH, self.geometry.reach)]:
                         del self.held[number]
@@ -131,8 +155,7 @@ class FullResolution:
 
     def _compose(self, number: int) -> FullSize:
         own, target = self.held[number], self.camera[1, number]
-        others = [n for n in (number - REACH, number + REACH) if n in self.held and self.held[n].moment is not None]
-        held = [own, *(self.held[n] for n in others)]
+        held = [own, *(self.held[n] for n in self._others(number))]
         moments, source = [h.moment for h in held], self.camera[0, number]
         if is_same(source, target):
             return FullSize(own.frame, own.frame)
@@ -142,6 +165,11 @@ class FullResolution:
         mixture = self._mix(own, held, geometry, target)
         generated = self.region.generated(own.made, self.region.size)
         return FullSize(own.frame, full_frame(mixture, [h.frame for h in held], moments, geometry, target, generated))
+
+    def _others(self, number: int) -> list[int]:
+        """The other moments from which a frame is filled."""
+        near = (number - REACH, number + REACH)
+        return [n for n in near if n in self.held and self.held[n].moment is not None]
 
     def _mix(self, own: _Held, held: list[_Held], geometry: TargetGeometry, target: Camera) -> Mixture:
         pictures, moments = torch.stack([h.picture for h in held]), [h.moment for h in held]
