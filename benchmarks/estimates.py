@@ -81,20 +81,22 @@ def shallow(config: ModelConfig, layers: int) -> ModelConfig:
     return replace(config, dit=replace(config.dit, num_layers=layers), tap_layer=layers // 2)
 
 
-def sampling(name: str, layers: int, frames: int, precision: str, batched: bool = False) -> tuple[float, float]:
+def sampling(
+    name: str, layers: int, frames: int, precision: str, batched: bool = False, size: tuple[int, int] = SIZE
+) -> tuple[float, float]:
     """Two guided steps of the transformer, weights included."""
     config = shallow(preset(name), layers)
     config = replace(config, sampling=SamplingConfig(2, 5.0, precision))
     dtype = getattr(torch, precision)
     autocast = precision == "float32" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    scene = InputShape(SIZE, frames, batch=2 if batched else 1)
+    scene = InputShape(size, frames, batch=2 if batched else 1)
     foretold = weights_bytes(config, dtype)[0] + forward_bytes(config, scene, dtype, autocast)
     warm_up()
 
     def work() -> None:
         dit = random_weights(empty_dit(config), torch.device("cpu")).to(dtype)
         model = ReshootModel(config, dit, None, batched_guidance=batched)
-        step = full_size.random_step(full_size_run(config), SIZE, frames)
+        step = full_size.random_step(full_size_run(config), size, frames)
         conditioning = step.conditioning._replace(negative_text=step.conditioning.text)
         sample_latents(model, step.latents[:, :1], conditioning, SamplerOptions.of(config))
 
@@ -184,6 +186,8 @@ CASES: dict[str, Callable[[], tuple[float, float]]] = {
     ),
     "training, ReDirector, bfloat16, stage 2": lambda: training("redirector_1.3b", 3, 5, zero_stage=2),
     "training, ReCamMaster, float32": lambda: training("recammaster_1.3b", 3, 5, (240, 416), precision="fp32"),
+    "sampling, small": lambda: sampling("recammaster_1.3b", 2, 5, "float32", size=(240, 416)),
+    "training, small": lambda: training("recammaster_1.3b", 2, 5, (96, 160), precision="fp32"),
 }
 
 if __name__ == "__main__":
