@@ -135,10 +135,10 @@ def _picture_scores(model: ReshootModel, case: RenderedCase, sample: SamplerOpti
 def _followed(clip: Clip, made: Float[Tensor, "T 3 H W"]) -> dict[str, float]:
     """How well true tracks are followed in a result by the shipped tracker, which is the same for all arms: points of
     the reference, begun in the result where exact depth puts them."""
-    tracker = _tracker()
-    size, frames = tracker.config.sizes[0], tracker.config.num_frames
-    if tuple(made.shape[-2:]) != size or len(made) != frames:
+    tracker, frames = _tracker(), len(made)
+    if tuple(made.shape[-2:]) != tracker.config.sizes[0] or frames > tracker.config.num_frames:
         return {}
+    tracker = replace(tracker, config=replace(tracker.config, num_frames=frames))
     points = replace(clip, video=torch.stack([clip.video[0], made]), tracks=_some(clip.tracks))
     tracked = track_clip(tracker, points)
     scores = target_scores(follow_reference(require_head(tracker), tracked, true_depth_starts(clip)))
