@@ -35,6 +35,7 @@ def _square_into(folder: Path):
     return lambda: work
 
 
+@pytest.mark.slow
 def test_a_killed_workers_task_is_done_anew(cluster, tmp_path):
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone/died").touch()
@@ -51,6 +52,7 @@ def test_a_killed_workers_task_is_done_anew(cluster, tmp_path):
     assert len(files[0]) == 7
 
 
+@pytest.mark.slow
 def test_a_task_that_always_kills_its_worker_is_named(cluster):
     def make():
         return lambda task: os.kill(os.getpid(), signal.SIGKILL)

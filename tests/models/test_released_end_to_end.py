@@ -126,6 +126,7 @@ def test_reshoot_uses_models_sampling_defaults(video, folder, tmp_path, capsys, 
     assert record["placement"]["precision"] == "float32"
 
 
+@pytest.mark.slow
 def test_aligner_trains_behind_wan_vae(video, folder, tmp_path, capsys):
     sizes = {"width": 4, "points": [3, 3, 2, 2], "dim": 8}
     scenes = {"root": str(tmp_path / "scenes"), "size": [H, W], "num_scenes": 1, "num_frames": T, "frames": T}

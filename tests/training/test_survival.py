@@ -253,6 +253,7 @@ def test_port_in_use_raises(job, tmp_path):
     assert "is in use: pass another --master_port to the launcher" in log.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_killed_runs_equal_uninterrupted(one_rank, job, tmp_path):
     """SIGKILL at file operations of a save: each time an earlier checkpoint is whole, and the end is the same."""
     settings = COMMON | {"train__save_every": 1}

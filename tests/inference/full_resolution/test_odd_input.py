@@ -36,6 +36,7 @@ def test_result_is_as_large_as_the_source(tmp_path, small_model, size, channels,
     assert all(0 <= a - b <= 1 for a, b in zip(made.size, size, strict=True))  # 4:2:0 colour needs even ones
 
 
+@pytest.mark.slow
 def test_8k_is_made_4k_and_says_so(tmp_path, small_model):
     source = images(tmp_path / "in", (4320, 7680), frames=1)
     done = reshoot_file(source, "pan_left 2deg", small_model, tmp_path / "out")
