@@ -33,8 +33,8 @@ MAX_FILE_LINES = 450
 # their training and the losses that the paper compares; 1,700 and 800 for `mvtrack views` and
 # MVGenMaster's depth.
 # And 1,000 and 900 for the aligning decoder's further hosts, its objects, training and table; 700 and 350 for results
-# as 4D in six formats.
-MAX_LINES = {("mvtrack", "tracking_head"): 53_000, ("tests",): 34_550}
+# as 4D in six formats; 1,750 and 900 for the studio, a server of its own, and the attacks on it.
+MAX_LINES = {("mvtrack", "tracking_head"): 54_750, ("tests",): 35_450}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 

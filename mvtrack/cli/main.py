@@ -12,6 +12,7 @@ COMMANDS = {
     "track": ("mvtrack.cli.track", "follow points through a video and other views of its scene"),
     "attention": ("mvtrack.cli.attention", "draw where a point of one view looks in both"),
     "export4d": ("mvtrack.cli.export4d", "a re-shot video as points, meshes, cameras and tracks for 3D programs"),
+    "web": ("mvtrack.cli.web", "a page to re-shoot videos in: cameras in 3D, a queue, results side by side"),
     "view4d": ("mvtrack.cli.view4d", "see a re-shot video in 3D, live in a browser"),
     "cameras": ("mvtrack.cli.cameras", "inspect, convert, check and measure cameras"),
     "pseudo-tracks": ("mvtrack.cli.pseudo_tracks", "follow points through multi-view clips, for training"),

@@ -39,9 +39,20 @@ class VideoJob:
         return float(self.num_frames * views * a_frame)
 
 
-def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement) -> str | None:
-    """Time and memory of making videos one after the other, where they take more than five minutes or a model that was
-    not trained at their size; None for others."""
+@dataclass(frozen=True)
+class Expected:
+    """seconds: of all videos, None where the GPU's speed is not known. memory: bytes, at the most."""
+
+    seconds: float | None
+    memory: float
+
+    def __str__(self) -> str:
+        time = "a time that is not known for this GPU" if self.seconds is None else f"about {_duration(self.seconds)}"
+        return f"{time}, {self.memory / GIB:.1f} GiB (estimates)"
+
+
+def expected(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement) -> Expected:
+    """Time and memory of making videos one after the other."""
     device = placement.torch_device
     estimates = [estimate_inference(config, job.size, job.num_frames, job.sample, placement, job.work) for job in jobs]
     on_cpu, host = device.type == "cpu", cpu_flops()
@@ -49,13 +60,18 @@ def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement
     seconds = None
     if peak is not None:
         seconds = sum(estimate.seconds(peak) for estimate in estimates) + sum(job.pixel_flops for job in jobs) / host
-    if seconds is not None and seconds < LONG_S and all(job.size in config.sizes for job in jobs):
-        return None
     held = [composition_bytes(job.result) if job.result else 0 for job in jobs]
     beside = [_PROGRAM_BYTES + more if on_cpu else 0 for more in held]
-    memory = max(estimate.peak + more for estimate, more in zip(estimates, beside, strict=True)) / GIB
-    time = "a time that is not known for this GPU" if seconds is None else f"about {_duration(seconds)}"
-    return f"{_what(jobs)}: {time}, {memory:.1f} GiB (estimates)"
+    return Expected(seconds, max(estimate.peak + more for estimate, more in zip(estimates, beside, strict=True)))
+
+
+def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement) -> str | None:
+    """Time and memory of making videos, where they take more than five minutes or a model that was not trained at their
+    size; None for others."""
+    ahead = expected(config, jobs, placement)
+    if ahead.seconds is not None and ahead.seconds < LONG_S and all(job.size in config.sizes for job in jobs):
+        return None
+    return f"{_what(jobs)}: {ahead}"
 
 
 def _what(jobs: Sequence[VideoJob]) -> str:
