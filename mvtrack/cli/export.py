@@ -23,6 +23,9 @@ class ExportCommand(Command):
         "mvtrack", "official: Wan's names, for ComfyUI and DiffSynth; diffusers: a folder for WanTransformer3DModel"
     )
     half: bool = option(False, "store the network in float16: half the bytes")
+    merge_lora: tuple[str, ...] = option(
+        (), "of a model: add a LoRA to the weights; may be given again", metavar="FILE[:WEIGHT]", repeat=True
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +38,12 @@ def _export(options: ExportCommand) -> None:
 
     kind, heads = "weight" if options.live else "ema", not options.without_logit_heads
     is_checkpoint = (options.source / "state.json").exists()
+    if options.merge_lora and (is_checkpoint or options.part == "tracking_head" or options.live or options.half):
+        raise ValueError("--merge-lora is for a whole model, as it is stored: export the checkpoint first")
     if options.part == "tracking_head":
         path = export_head(options.source, options.out, kind)
+    elif options.merge_lora:
+        path = export_model(options.source, options.out, options.layout, options.merge_lora)
     elif is_checkpoint or options.live or options.layout == "mvtrack":
         path = export_checkpoint(options.source, options.out, kind, heads, options.layout, options.half)
     else:

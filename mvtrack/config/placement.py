@@ -1,6 +1,6 @@
-"""Where and how a model works when it makes videos: device, precision, offloading, kernel, compilation, encoders.
+"""Where and how a model works when it makes videos: device, precision, offloading, kernel, compilation, encoders, LoRA.
 
-None of it changes what is made beyond rounding, if the encoders are those that the model was trained with.
+But for LoRA none of it changes what is made beyond rounding, if the encoders are those that it was trained with.
 """
 
 from dataclasses import asdict
@@ -59,6 +59,12 @@ class Placement:
     tiled: bool = option(False, "Wan's VAE works on tiles of pictures: less memory")
     encoders_on_cpu: bool = option(False, "captions and pictures are encoded on the CPU: umT5 takes 11 GB")
     batched_guidance: bool = option(False, "both predictions of a guided step at once: more memory")
+    lora: tuple[str, ...] = option(
+        (),
+        "add a LoRA to the model's weights, so many times (1); may be given again",
+        metavar="FILE[:WEIGHT]",
+        repeat=True,
+    )
     encoders: EncoderSources = section(
         EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where the model's file says"
     )
@@ -75,6 +81,7 @@ class Placement:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
         found = {"encoders": self.encoders.given} if self.encoders.given else {}
+        found |= {"lora": list(self.lora)} if self.lora else {}
         return {"device": name} | {name: getattr(self, name) for name in names} | found
 
     @property

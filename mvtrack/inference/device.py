@@ -11,6 +11,7 @@ from mvtrack.config.placement import Placement
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.weights.lora import merge_all
 
 TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
 
@@ -18,13 +19,15 @@ TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
 def place(model: ReshootModel, placement: Placement | None = None) -> ReshootModel:
     """The model, put where it is to work; its modules are changed in place.
 
-    Raises ValueError for a device that is not there, or offloading without the package it takes.
+    Raises ValueError for a device that is not there, offloading without the package it takes, or a LoRA that does not
+    fit the model.
     """
     placement = placement or Placement()
     config = placed_config(model.config, placement)
     device, dit = placement.torch_device, model.dit
     dtype = weights_dtype(model, placement)
     dit.attention = placement.attention
+    merge_all(dit, placement.lora)
     if placement.offload == "blocks":
         _offload_blocks(dit, device, dtype)
     else:

@@ -10,6 +10,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.models.reshoot_model import load_model, write_model
 from mvtrack.models.weights.export_formats import write_diffusers, write_official
+from mvtrack.models.weights.lora import merge_all
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 from tracking_head.files import write_head
 
@@ -71,7 +72,9 @@ def export_head(source: Path, out: Path, kind: str = "ema") -> Path:
     )
 
 
-def export_model(model: Path, folder: Path, layout: Layout) -> Path:
-    """Write a model of this project in another layout; returns the file."""
+def export_model(model: Path, folder: Path, layout: Layout, lora: tuple[str, ...] = ()) -> Path:
+    """Write a model of this project in another layout, or with LoRAs (each `FILE[:weight]`) merged; returns the
+    file."""
     loaded = load_model(model)
+    merge_all(loaded.dit, lora)
     return LAYOUTS[layout](loaded.config, loaded.dit.state_dict(), loaded.codec.state_dict(), folder)

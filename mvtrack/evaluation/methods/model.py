@@ -23,6 +23,7 @@ from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.decoder.files import decoder_file, load_aligner
 from mvtrack.models.prompts import Captions, Prompts, remember_prompts, window_prompts
 from mvtrack.models.reshoot_model import WEIGHTS_FILE, ReshootModel, load_model, read_config
+from mvtrack.models.weights.lora import lora_file, split_weight
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ class ModelMethod(Method):
         return {
             "weights": sha256_once(file), "sample": asdict(self.sampling), "precision": self.precision,
             "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
-        } | ({"encoders": encoders} if encoders else {}) | self._decoder_settings  # fmt: skip
+        } | ({"encoders": encoders} if encoders else {}) | self._lora_settings | self._decoder_settings  # fmt: skip
+
+    @property
+    def _lora_settings(self) -> dict:
+        pairs = [split_weight(text) for text in self.placement.lora]
+        return {"lora": [[sha256_once(lora_file(source)), weight] for source, weight in pairs]} if pairs else {}
 
     @property
     def _decoder_settings(self) -> dict:
