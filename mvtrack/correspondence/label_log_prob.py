@@ -152,7 +152,7 @@ def label_log_prob_checkpointed(
     """What `label_log_prob` gives, by plain autograd; with a logit head one row of log-probabilities for all heads."""
     tokens, place = torch.unique(_flat_tokens(rows.query, rows.counts, q.shape), return_inverse=True)
     asked = q.flatten(0, 1).index_select(0, tokens)
-    chunk = rows_per_chunk(*k.shape[2:4], logit_head is not None, q.device.type)
+    chunk = rows_per_chunk(k.shape[2], k.shape[3], logit_head is not None, q.device.type)
     return log_prob_in_chunks(asked, k, place, rows, scale, chunk, logit_head)
 
 
