@@ -1,12 +1,13 @@
 // What lies over the 3D view: both cameras, the path, keyframes to drag; and turning the view.
 import { centre, lookAt, place } from "./geometry.js";
 
-const REACH = 18, SOURCE = "#aab1bd", TARGET = "#f28a2e", SIZE = 0.13;
+const NUDGE = 12, SOURCE = "#aab1bd", TARGET = "#f28a2e", SIZE = 0.13;
 
 export class Marks {
   // path: { keys, editable, selected, lookAt }; changed(done): after keys were moved
   constructor(canvas, scene, path, redraw, changed) {
-    Object.assign(this, { canvas, scene, path, redraw, changed, pointers: new Map() });
+    Object.assign(this, { canvas, scene, path, redraw, changed, pointers: new Map(), handles: [] });
+    this.layer = canvas.nextElementSibling;
     canvas.onpointerdown = event => this.#down(event);
     canvas.onpointermove = event => this.#move(event);
     canvas.onpointerup = canvas.onpointercancel = event => this.#up(event);
@@ -25,14 +26,6 @@ export class Marks {
     if (inset && x > inset[0] && x < inset[0] + inset[2] && y > inset[1] && y < inset[1] + inset[3]) return this.enter?.();
     this.canvas.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, [x, y]);
-    if (this.scene.look !== "outside") return;
-    this.key = -1;
-    let nearest = REACH;
-    this.path.keys.forEach((key, i) => {
-      const p = this.scene.project(centre(key.c2w)), far = p ? Math.hypot(p[0] - x, p[1] - y) : Infinity;
-      if (far < nearest) { nearest = far; this.key = i; }
-    });
-    if (this.key >= 0) { this.path.selected = this.key; this.changed(null); }
   }
 
   #move(event) {
@@ -42,27 +35,44 @@ export class Marks {
     if (this.pointers.size === 2) {
       const other = [...this.pointers].find(([id]) => id !== event.pointerId)[1];
       this.#near(Math.log(Math.hypot(before[0] - other[0], before[1] - other[1]) / Math.max(1, Math.hypot(now[0] - other[0], now[1] - other[1]))));
-    } else if (this.key >= 0) this.#drag(dx, dy);
-    else if (this.scene.look !== "outside") this.leave?.();
+    } else if (this.scene.look !== "outside") this.leave?.();
     else this.#turn(dx / this.canvas.clientHeight, dy / this.canvas.clientHeight, event.buttons & 2 || event.shiftKey);
     this.pointers.set(event.pointerId, now);
     this.redraw();
   }
 
-  #up(event) {
-    this.pointers.delete(event.pointerId);
-    if (this.key >= 0 && this.dragged) this.changed(true);
-    this.key = -1;
-    this.dragged = false;
+  #up(event) { this.pointers.delete(event.pointerId); }
+
+  #handle(index) {  // a keyframe: dragged, or moved by arrow keys
+    const made = document.createElement("button");
+    let at = null, dragged = false;
+    made.textContent = index + 1;
+    made.setAttribute("aria-label", `keyframe ${index + 1}: drag it, or move it by arrow keys`);
+    made.onfocus = () => { this.path.selected = index; this.changed(null); this.redraw(); };
+    made.onpointerdown = event => { made.setPointerCapture(event.pointerId); made.focus(); at = this.#at(event); dragged = false; event.preventDefault(); };
+    made.onpointermove = event => {
+      if (!at) return;
+      const now = this.#at(event);
+      this.#drag(index, now[0] - at[0], now[1] - at[1], false);
+      at = now;
+      dragged = true;
+    };
+    made.onpointerup = made.onpointercancel = () => { if (at && dragged) this.changed(true); at = null; };
+    made.onkeydown = event => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (step) { event.preventDefault(); this.#drag(index, NUDGE * step[0], NUDGE * step[1], true); }
+    };
+    this.layer.append(made);
+    return made;
   }
 
-  #drag(dx, dy) {
-    const key = this.path.keys[this.key], at = this.scene.moved(centre(key.c2w), dx, dy), c2w = [...key.c2w];
+  #drag(index, dx, dy, done) {
+    if (!this.scene.main) return;
+    const key = this.path.keys[index], at = this.scene.moved(centre(key.c2w), dx, dy), c2w = [...key.c2w];
     [c2w[3], c2w[7], c2w[11]] = at;
     const first = this.scene.cameras.source[0].c2w;
     key.c2w = this.path.lookAt ? lookAt(at, this.scene.subject, [first[1], first[5], first[9]]) : c2w;
-    this.dragged = true;
-    this.changed(false);
+    this.changed(done);
   }
 
   #turn(dx, dy, shift) {
@@ -86,34 +96,27 @@ export class Marks {
     canvas.width = Math.round(canvas.clientWidth * ratio);
     canvas.height = Math.round(canvas.clientHeight * ratio);
     pen.scale(ratio, ratio);
-    if (!this.scene.main || this.scene.look !== "outside") return;
+    this.layer.hidden = !this.scene.main || this.scene.look !== "outside";
+    if (this.layer.hidden) return;
     const { cameras } = this.scene, now = this.scene.at(number);
     this.#line(pen, cameras.source.map(one => centre(one.c2w)), SOURCE, 1.5);
     this.#line(pen, cameras.target.map(one => centre(one.c2w)), TARGET, 2);
     this.#frustum(pen, now.source, SOURCE);
     this.#frustum(pen, now.target, TARGET);
-    pen.font = "600 11px system-ui, sans-serif";
-    pen.textAlign = "center";
-    pen.textBaseline = "middle";
-    this.path.keys.forEach((key, i) => {
-      const p = this.scene.project(centre(key.c2w));
+    while (this.handles.length < this.path.keys.length) this.handles.push(this.#handle(this.handles.length));
+    this.handles.forEach((handle, i) => {
+      const key = this.path.keys[i], p = key && this.scene.project(centre(key.c2w));
+      handle.hidden = !p;
       if (!p) return;
-      const chosen = i === this.path.selected;
-      pen.beginPath();
-      pen.arc(p[0], p[1], chosen ? 10 : 8, 0, 7);
-      pen.fillStyle = chosen ? "#fff" : TARGET;
-      pen.fill();
-      pen.strokeStyle = "#16181d";
-      pen.lineWidth = 1.5;
-      pen.stroke();
-      pen.fillStyle = "#1a0f04";
-      pen.fillText(i + 1, p[0], p[1] + 0.5);
+      handle.style.transform = `translate(${p[0]}px, ${p[1]}px)`;
+      handle.classList.toggle("chosen", i === this.path.selected);
     });
     const [x, y, w, h] = this.scene.inset.box;
     pen.strokeStyle = TARGET;
     pen.lineWidth = 1.5;
     pen.strokeRect(x - 0.5, y - 0.5, w + 1, h + 1);
-    pen.textAlign = "left";
+    pen.font = "600 11px system-ui, sans-serif";
+    pen.textBaseline = "middle";
     pen.fillStyle = "rgba(11, 12, 15, .7)";
     pen.fillRect(x, y, 84, 19);
     pen.fillStyle = "#e9ebee";
