@@ -44,7 +44,9 @@ def _serve(options: WebCommand) -> None:
     models = {Path(model).name: str(Path(model).resolve()) for model in options.models}
     for model in models.values():
         read_config(model)
-    server = StudioServer(options.folder, options.limits, Studio(models), options.password or token)
+    studio = Studio(models)
+    studio.prepare()
+    server = StudioServer(options.folder, options.limits, studio, options.password or token)
     config = uvicorn.Config(
         server.app, host=options.listen, port=options.port, log_level="warning", lifespan="on", server_header=False,
         h11_max_incomplete_event_size=1 << 16, timeout_keep_alive=30, timeout_graceful_shutdown=3,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -190,6 +191,10 @@ class Studio:
         words += [] if out is None else ["--out", str(out)]
         return ["reshoot", str(footage.path), "--camera", *camera, *typed, *words]
 
+    def prepare(self) -> None:
+        """Load what the first estimate would make a page wait for."""
+        self.expect(ProbedVideo.of(Path("video"), {"frames": 1, "fps": 24.0, "size": (90, 160)}), RenderWish())
+
     def expect(self, footage: Video, wish: RenderWish, max_hours: float = math.inf) -> Expected:
         """Time and memory. Raises ValueError where memory will not do or it would take longer than `max_hours`."""
         config, (fit, region) = self.config(wish), self.region(footage, wish)
@@ -209,8 +214,16 @@ class Studio:
 _model_config = lru_cache(maxsize=16)(read_config)
 
 
-@lru_cache(maxsize=64)
+_estimating = Lock()  # many who ask at once wait for one estimate
+
+
 def _expected(config: ModelConfig, job: VideoJob, placement: Placement) -> Expected:
+    with _estimating:
+        return _estimated(config, job, placement)
+
+
+@lru_cache(maxsize=256)
+def _estimated(config: ModelConfig, job: VideoJob, placement: Placement) -> Expected:
     return expected(config, [job], placement)
 
 
