@@ -100,7 +100,6 @@ class RunConfig(TrainingConfig):
             ("train.checkpoint_blocks", train.checkpoint_blocks is not None, "null"),
             ("train.checkpoint_keep", train.checkpoint_keep != "nothing", "nothing"),
             ("train.zero_stage", train.zero_stage == 3, "2"),
-            ("optim.name muon", self.optim.name == "muon", "adamw"),
         ):
             if used:
                 raise ValueError(f"{name} is for model.dit, this model's network is diffusers': set it to {instead}")

@@ -57,15 +57,33 @@ def _initial_value(
 def _initial_view_value(
     name: str, leaf: str, owner: nn.Module, shape: tuple[int, ...], _config: ModelConfig, generator: torch.Generator
 ) -> Tensor:
-    """Networks of diffusers: as they and PyTorch start, with a condition encoder and domains that say nothing yet."""
-    if name.startswith((*CONDITION_OUT, "unet.class_embedding.")):
+    """Networks of diffusers: a condition encoder and domains that say nothing yet, and for the rest as they and PyTorch
+    start, but for the U-Net's layers, see `_unet_gain`."""
+    if name.startswith((*CONDITION_OUT, "unet.class_embedding.", "unet.conv_out.")):
         return torch.zeros(shape)
     if isinstance(owner, (nn.Linear, nn.Conv2d)):
-        return _default_value(name, leaf, owner, shape, generator)
+        value = _default_value(name, leaf, owner, shape, generator)
+        return _unet_gain(name) * value if leaf == "weight" and name.startswith("unet.") else value
     if leaf in ("weight", "bias") and not isinstance(owner, nn.Embedding):
         return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
     normal = torch.empty(shape).normal_(generator=generator)
     return normal / math.sqrt(shape[-1]) if leaf == "positional_embedding" else normal
+
+
+def _unet_gain(name: str) -> float:
+    """What PyTorch's first weights are multiplied by, for references to reach the output from the start.
+
+    Those shrink what passes through them to 1/sqrt(3), a dozen times between a reference and another view's output,
+    which then is noise alone, and nothing is learned from it. Here layers keep the variance, residual branches of
+    convolutions start at zero, and attention, the only way between views, is heard above the noise.
+    """
+    if ".resnets." in name and ".conv2." in name:
+        return 0.0
+    if ".ff.net.2." in name:
+        return 0.1 * math.sqrt(3)
+    if ".attentions." in name and any(part in name for part in (".to_v.", ".to_out.", ".proj_out.")):
+        return 1.5 * math.sqrt(3)
+    return math.sqrt(3)
 
 
 def _default_value(

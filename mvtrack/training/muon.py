@@ -12,6 +12,8 @@ _STEPS = 5
 class Muon(Optimizer):
     """Nesterov momentum; a matrix with more rows than columns takes larger steps, as `torch.optim.Muon` does it.
 
+    A convolution's kernel is a matrix of outputs by everything that an output sees.
+
     Beside PyTorch's, matrices of one shape are done together, and in float32 where a CPU does not multiply bfloat16
     fast: without AVX-512 that takes twenty times as long, most of a step of the tiny model.
     """
@@ -27,10 +29,11 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                updates = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                updates = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
                 updates = orthogonalised(updates.to(matrix_dtype(updates.device))).to(updates.dtype)
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
+                scale = max(1.0, shape[0] / updates.shape[2]) ** 0.5
+                steps = [update.view(shape) for update in updates]
+                torch._foreach_add_(parameters, steps, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]

@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from mvtrack.training.muon import Muon
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon on the matrices inside the blocks and the tracking head, AdamW on everything else, in one state."""
+    """Muon on the matrices and convolutions inside the blocks and the tracking head, AdamW on everything else, in one
+    state."""
 
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict], config: OptimConfig) -> None:
         self.muon = Muon(muon_groups, lr=config.muon_lr, momentum=config.muon_momentum)
@@ -101,10 +103,17 @@ def refuse_left_lock(extension: str) -> None:
             )
 
 
+# Stacks of hidden layers: of this project's transformer and head, of CAT3D's U-Net, of Hunyuan-DiT, and the convolutions
+# of their condition encoder that lie between its input and its output.
+_HIDDEN = re.compile(
+    r"(unet\.(down|up|mid)_block|(transformer\.)?blocks\.|tracking_head\.(correlation_mlp|transformer\.layers)\.|"
+    r"(unet\.add_conv_in|condition_encoder)\.conv[234]\.)"
+)
+
+
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Whether a weight is inside a stack of layers, between hidden units: not an input's, not an output's."""
-    hidden = ("blocks.", "tracking_head.correlation_mlp.", "tracking_head.transformer.layers.")
-    return name.startswith(hidden) and _ndim(parameter) == 2
+    return _HIDDEN.match(name) is not None and _ndim(parameter) in (2, 4)
 
 
 def _ndim(parameter: nn.Parameter) -> int:

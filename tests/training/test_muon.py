@@ -43,3 +43,13 @@ def test_matrix_without_gradient_stays(generator):
     moved.grad = torch.ones_like(moved)
     Muon([{"params": [still, moved]}], 0.1, 0.9).step()
     assert torch.equal(still, before)
+
+
+def test_convolution_steps_as_its_matrix(generator):
+    kernel = torch.randn(5, 2, 3, 3, generator=generator).requires_grad_()
+    matrix = kernel.detach().flatten(1).clone().requires_grad_()
+    kernel.grad = torch.randn(kernel.shape, generator=generator)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    for parameter in (kernel, matrix):
+        Muon([{"params": [parameter]}], 0.1, 0.9).step()
+    torch.testing.assert_close(kernel.flatten(1), matrix, atol=1e-6, rtol=0)

@@ -20,6 +20,7 @@ from mvtrack.models.diffusion.discrete import ddim_steps
 from mvtrack.models.diffusion.flow import keep_references
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.training.objective import Objective
+from mvtrack.training.optimizer import build_optimizer
 
 COUNT, SIZE = 3, [64, 96]
 BACKBONES = {
@@ -233,7 +234,7 @@ def test_converted_networks_start_a_run(one_rank, small_run, tmp_path):
         ({"model": {"tap_layer": 7}}, r"tap_layer 7 must lie in \[0, 6\]"),
         ({"train": {"compile": True}}, "train.compile is for model.dit, this model's network is diffusers'"),
         ({"train": {"zero_stage": 3}}, "set it to 2"),
-        ({"optim": {"name": "muon"}}, "set it to adamw"),
+        ({"optim": {"name": "muon"}, "train": {"zero_stage": 1}}, "muon works on whole float32 matrices"),
         ({"loss": {"correspondence_layers": [2, 3]}, "model": {"logit_heads": [2, 3]}}, r"tokens of \[16, 32\] pixels"),
     ],
 )
@@ -243,6 +244,31 @@ def test_settings_of_another_backbone_name_their_fix(small_run, tmp_path, change
         tree[section] |= values
     with pytest.raises(ValueError, match=message):
         from_tree(RunConfig, tree, "tree")
+
+
+def test_muon_takes_hidden_matrices_and_convolutions(trained):
+    config, model, _ = trained
+    optimizer = build_optimizer(model.dit, replace(config.optim, name="muon"))
+    names = {parameter: name for name, parameter in model.dit.named_parameters()}
+    by_muon = {names[parameter] for group in optimizer.muon.param_groups for parameter in group["params"]}
+    by_adamw = {names[parameter] for group in optimizer.adamw.param_groups for parameter in group["params"]}
+    assert by_muon | by_adamw == set(names.values())
+    hidden = {
+        "cat3d": ("unet.down_blocks.0.resnets.0.conv1.weight", "unet.mid_block.attentions.0.proj_in.weight",
+                  "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight",
+                  "unet.up_blocks.0.upsamplers.0.conv.weight", "unet.add_conv_in.conv2.0.weight"),
+        "hunyuan": ("transformer.blocks.0.attn1.to_q.weight", "transformer.blocks.3.skip_linear.weight",
+                    "condition_encoder.conv4.0.weight"),
+    }  # fmt: skip
+    outside = {
+        "cat3d": ("unet.conv_in.weight", "unet.conv_out.weight", "unet.add_conv_in.conv1.0.weight",
+                  "unet.add_conv_in.conv_out.weight", "unet.time_embedding.linear_1.weight"),
+        "hunyuan": ("transformer.pos_embed.proj.weight", "transformer.proj_out.weight", "condition_encoder.proj.weight",
+                    "condition_encoder.conv1.0.weight"),
+    }  # fmt: skip
+    kind = "cat3d" if config.model.cat3d else "hunyuan"
+    assert by_muon.issuperset(hidden[kind])
+    assert by_adamw.issuperset(outside[kind])
 
 
 def test_layers_have_the_papers_token_sizes():
