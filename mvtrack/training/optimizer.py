@@ -103,8 +103,8 @@ def refuse_left_lock(extension: str) -> None:
             )
 
 
-# Stacks of hidden layers: of this project's transformer and head, of CAT3D's U-Net, of Hunyuan-DiT, and the convolutions
-# of their condition encoder that lie between its input and its output.
+# Stacks of hidden layers: of this project's transformer and head, of CAT3D's U-Net, of Hunyuan-DiT; of their condition
+# encoder the convolutions between its input and its output.
 _HIDDEN = re.compile(
     r"(unet\.(down|up|mid)_block|(transformer\.)?blocks\.|tracking_head\.(correlation_mlp|transformer\.layers)\.|"
     r"(unet\.add_conv_in|condition_encoder)\.conv[234]\.)"
