@@ -28,13 +28,16 @@ class AlignerConfig:
 class DecoderConfig:
     """What is trained, and what it learns to repair.
 
-    model: a model's folder, whose codec it stands behind; null: the tiny one that ships, or `codec`; a pca codec is
-    fitted to the first scenes, for experiments. latents: targets as the model itself restores them from a noise level
-    of `sigma`, or as the codec encodes them. noise: of depth, structured (wrong over areas, Depth Guided Decoder §3.3),
-    independent (at every pixel), or none; noise_scale: times the paper's amplitudes. perceptual: weight of LPIPS beside
-    the mean squared error; perceptual_backbone: its VGG-16, torchvision's file.
+    tune: the aligner alone; the VAE's own decoder, whose views see no other; or both, as in the paper (optim.trainable
+    picks among their weights: levels.*, host.*). model: a model's folder, whose codec it stands behind; null: the tiny
+    one that ships, or `codec`; a pca codec is fitted to the first scenes, for experiments. latents: targets as the
+    model itself restores them from a noise level of `sigma`, or as the codec encodes them. noise: of depth, structured
+    (wrong over areas, Depth Guided Decoder §3.3), independent (at every pixel), or none; noise_scale: times the paper's
+    amplitudes. perceptual: weight of LPIPS beside the mean squared error; perceptual_backbone: its VGG-16,
+    torchvision's file.
     """
 
+    tune: Literal["aligner", "decoder", "both"] = "aligner"
     model: str | None = None
     codec: CodecConfig | None = None
     aligner: AlignerConfig = field(default_factory=AlignerConfig)
@@ -48,6 +51,8 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.model is not None and self.codec is not None:
             raise ValueError("decoder.model has a codec: leave decoder.codec out")
+        if self.codec is not None and self.codec.kind == "pca" and self.tune != "aligner":
+            raise ValueError(f"a pca codec has no decoder to tune: set decoder.tune to aligner, not {self.tune}")
         if self.codec is not None and self.latents == "restored":
             raise ValueError("decoder.latents restored needs the model that restores them: set decoder.model")
         if (self.perceptual > 0) != (self.perceptual_backbone is not None):
@@ -58,13 +63,17 @@ class DecoderConfig:
 
 @config
 class DecoderDataConfig:
-    """Rendered scenes with exact depth, made in `root` when they are needed.
+    """Rendered scenes with exact depth, made in `root` when they are needed, or renders that lie there.
 
-    kind: two views of a scene that moves, or of objects the views of Wonder3D's or of SyncDreamer's rig. num_frames: of
+    kind: two views of a scene that moves; of objects the views of Wonder3D's or of SyncDreamer's rig; or renders, of
+    Objaverse or GSO, in the layout of either; the last of them are validated on. ortho_scale: units that Wonder3D's
+    renders are wide. views: of the rig, by number, the known one first; null: all. num_scenes: at most. num_frames: of
     a clip; frames: of them in a step (objects have one).
     """
 
-    kind: Literal["moving", "wonder3d", "syncdreamer"] = "moving"
+    kind: Literal["moving", "wonder3d", "syncdreamer", "renders"] = "moving"
+    views: tuple[NonNegativeInt, ...] | None = None
+    ortho_scale: Positive | None = None
     root: str = "bank/decoder"
     size: tuple[Count, Count] = (64, 64)
     num_scenes: Count = 512
@@ -74,6 +83,16 @@ class DecoderDataConfig:
     workers: NonNegativeInt = 1
 
     def __post_init__(self) -> None:
+        if self.ortho_scale is not None and self.kind != "renders":
+            raise ValueError(f"data.ortho_scale is for data.kind renders, not {self.kind}: leave it out")
+        rig = {"wonder3d": 6, "syncdreamer": 16, "renders": 16}.get(self.kind, 0)
+        if self.views is not None and (len({*self.views} & {*range(rig)}) != len(self.views) or len(self.views) < 2):
+            raise ValueError(
+                f"data.views must be two or more of the views of data.kind {self.kind}, 0 to {rig - 1}, each once, got "
+                f"{list(self.views)}"
+                if rig
+                else "data.views is for rendered objects: leave it out, or set data.kind to wonder3d or syncdreamer"
+            )
         if self.frames > self.num_frames:
             raise ValueError(f"data.frames {self.frames} are more than data.num_frames, {self.num_frames}")
         if self.kind != "moving" and (self.num_frames != 1 or self.size[0] != self.size[1]):

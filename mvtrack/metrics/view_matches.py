@@ -2,28 +2,48 @@
 
 The measure of Depth Guided Decoder, table 2, without learned weights: SIFT descriptors on a grid, mutual nearest
 neighbours that stand out (Lowe's ratio), instead of a trained dense matcher. Only ratios of counts mean something.
+Blocks and blur match each other too: where the true geometry is known, matches that follow it can be counted alone.
 """
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mvtrack.video.writer import to_bytes
 
 _STEP_PX, _SIZE_PX = 2, 2.0  # of the grid of described points, and of a point; its descriptor sees six times as much
 _RATIO = 0.9
+_TRUE_PX = 2.0
+_MOST_DETECTED, _CONTRAST = 8192, 0.005
 
 
 def count_matches(first: Float[Tensor, "3 H W"], second: Float[Tensor, "3 H W"]) -> int:
     """Mutual nearest neighbours among the points of two pictures in [-1, 1]; flat places have no descriptor."""
-    one, other = _descriptors(first), _descriptors(second)
+    return len(matched_points(first, second)[0])
+
+
+def count_true(there: np.ndarray, found: np.ndarray, place: Float[Tensor, "H W 2"], seen: Bool[Tensor, "H W"]) -> int:
+    """Those of `matched_points` within two pixels of the truth. place: raster coordinates in the second picture
+    of what the first one's pixels show. seen: which of them it shows too."""
+    rows, columns = there[:, 1].astype(int), there[:, 0].astype(int)
+    near = np.linalg.norm(place.numpy()[rows, columns] - found, axis=1) <= _TRUE_PX
+    return int((near & seen.numpy()[rows, columns]).sum())
+
+
+def matched_points(
+    first: Float[Tensor, "3 H W"], second: Float[Tensor, "3 H W"], detected: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places (N, 2) in both pictures of mutual nearest neighbours, raster coordinates (x, y): of points on a grid, or
+    of those that SIFT detects, to a fraction of a pixel."""
+    (one, at), (other, at_other) = _descriptors(first, detected), _descriptors(second, detected)
     if len(one) < 2 or len(other) < 2:
-        return 0
+        return np.zeros((0, 2)), np.zeros((0, 2))
     similarity = one @ other.T
     there, back = similarity.argmax(1), similarity.argmax(0)
     mutual = back[there] == np.arange(len(one))
-    return int((mutual & _stands_out(similarity) & _stands_out(similarity.T)[there]).sum())
+    kept = mutual & _stands_out(similarity) & _stands_out(similarity.T)[there]
+    return at[kept], at_other[there[kept]]
 
 
 def _stands_out(similarity: np.ndarray) -> np.ndarray:
@@ -33,8 +53,8 @@ def _stands_out(similarity: np.ndarray) -> np.ndarray:
     return nearest <= _RATIO * next_nearest
 
 
-def _descriptors(picture: Float[Tensor, "3 H W"]) -> np.ndarray:
-    """Of unit length, (N, 128)."""
+def _descriptors(picture: Float[Tensor, "3 H W"], detected: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of unit length, (N, 128), and their places (N, 2)."""
     grey = cv2.cvtColor(to_bytes(picture[None])[0], cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     points = [
@@ -42,7 +62,12 @@ def _descriptors(picture: Float[Tensor, "3 H W"]) -> np.ndarray:
         for y in range(_STEP_PX // 2, height, _STEP_PX)
         for x in range(_STEP_PX // 2, width, _STEP_PX)
     ]
-    _, described = cv2.SIFT.create().compute(grey, points)
+    sift = cv2.SIFT.create(_MOST_DETECTED, contrastThreshold=_CONTRAST)
+    points, described = sift.detectAndCompute(grey, None) if detected else sift.compute(grey, points)
+    if described is None:
+        return np.zeros((0, 128), np.float32), np.zeros((0, 2))
     norm = np.linalg.norm(described, axis=1, keepdims=True)
-    described = described[norm[:, 0] > 0] / norm[norm[:, 0] > 0]
-    return np.sqrt(described / np.maximum(np.abs(described).sum(1, keepdims=True), 1e-9))  # RootSIFT
+    has_one = norm[:, 0] > 0
+    described = described[has_one] / norm[has_one]
+    rooted = np.sqrt(described / np.maximum(np.abs(described).sum(1, keepdims=True), 1e-9))  # RootSIFT
+    return rooted, np.array([point.pt for point in points])[has_one] + 0.5

@@ -4,19 +4,21 @@ Noise on the depth stands in for what is not exact, later. Latents that the mode
 level are blurred and imagined as generated ones are, but of a truth that is known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mvtrack.config.decoder import DecoderConfig, DecoderDataConfig
 from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import Clip
 from mvtrack.data.loader import StepDataset
+from mvtrack.data.public.object_renders import ObjectRenders
 from mvtrack.data.synthetic.bank import Bank, BankRecipe
 from mvtrack.data.synthetic.objects import ObjectBank
+from mvtrack.geometry.warp import covisible
 from mvtrack.inference.forward_noised import noised_latents
 from mvtrack.models.conditioning import Window
 from mvtrack.models.decoder.depth import object_depth, stereo_depth
@@ -28,6 +30,7 @@ from mvtrack.models.reshoot_model import ReshootModel
 _TARGET = 1
 _HELD_OUT = 10**7  # numbers of the scenes that are validated on
 _TRIES = 20
+_KEPT = 256  # objects whose depth was swept
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,16 @@ class ClipDataset(StepDataset):
 
     def __init__(self, data: DecoderDataConfig, train: TrainConfig, rank: int = 0, world: int = 1) -> None:
         super().__init__([1.0], train.seed, train.batch_size, train.micro_batch_size, rank, world)
-        self.data = data
+        self.data, self.num_scenes, self.renders = data, data.num_scenes, None
+        self._swept: dict[int, Clip] = {}
+        if data.kind == "renders":
+            self.renders = ObjectRenders(data.root, data.size[0], data.ortho_scale, data.views)
+            self.num_scenes = min(data.num_scenes, len(self.renders) - train.validate_clips)
+            if self.num_scenes < 1:
+                raise ValueError(
+                    f"{data.root} holds {len(self.renders)} objects, of which train.validate_clips takes "
+                    f"{train.validate_clips}: none is left to train on"
+                )
 
     def batch(self, which: int, numbers: list[int], step: int) -> ClipBatch:
         drawn = [self._drawn(number) for number in numbers]
@@ -57,7 +69,7 @@ class ClipDataset(StepDataset):
         """The first of the scenes drawn for a sample whose depth is known everywhere."""
         rng = np.random.default_rng([self.seed, 2, number])
         for _ in range(_TRIES):
-            scene = int(rng.integers(self.data.num_scenes))
+            scene = int(rng.integers(self.num_scenes))
             clip = self.clip(scene)
             if clip is not None:
                 return clip, scene
@@ -66,16 +78,33 @@ class ClipDataset(StepDataset):
     def clip(self, scene: int) -> Clip | None:
         """Of a scene by its number. None where a camera came to stand below the ground, where depth is negative."""
         data = self.data
+        if self.renders is not None:
+            return self._render(scene)
         if data.kind != "moving":
-            return ObjectBank(data.root, data.kind, data.size[0], data.seed).clip(scene)
+            return ObjectBank(data.root, data.kind, data.size[0], data.seed, data.views).clip(scene)
         bank = Bank(data.root, BankRecipe(data.size, data.num_frames, num_views=2, num_points=1, seed=data.seed))
         clip = bank.clip(scene, [0, 1], slice(0, data.num_frames))
         return clip if bool((clip.depth > 0).all()) else None
 
     def held_out(self, count: int) -> list[tuple[int, Clip]]:
         """Clips that no step draws, and the numbers of their scenes."""
+        if self.renders is not None:
+            last = range(len(self.renders) - count, len(self.renders))
+            return [(number, self.clip(number)) for number in last]
         clips = ((number, self.clip(number)) for number in range(_HELD_OUT, _HELD_OUT + 2 * count))
         return [(number, clip) for number, clip in clips if clip is not None][:count]
+
+    def _render(self, number: int) -> Clip:
+        """An object from its files; where these have no depth, planes are swept through its true pictures."""
+        if number in self._swept:
+            return self._swept[number]
+        clip = self.renders.clip(number)
+        if clip.depth is None:
+            depth = object_depth(clip.video, clip.camera, unit_of(clip))
+            clip = replace(clip, depth=torch.where(clip.masks, depth, 0.0))
+            if len(self._swept) < _KEPT:
+                self._swept[number] = clip
+        return clip
 
 
 def unit_of(clip: Clip) -> float:
@@ -87,6 +116,18 @@ def surface_depth(clip: Clip) -> Float[Tensor, "V T H W"]:
     """The clip's depth; beside an object that of its centre, the origin, so that rays pass it."""
     away = clip.camera.c2w[..., :3, 3].norm(dim=-1)
     return torch.where(clip.depth > 0, clip.depth, away[..., None, None])
+
+
+def seen_by(clip: Clip, view: int, other: int) -> Bool[Tensor, "T H W"]:
+    """Pixels of a view whose surface another one shows, at each moment."""
+    depth = torch.where(clip.depth > 0, clip.depth, torch.inf)
+    seen = covisible(clip.depth[view], depth[other], clip.camera[view], clip.camera[other])
+    return seen & (clip.depth[view] > 0)
+
+
+def shown_by_first(clip: Clip) -> Bool[Tensor, "V T H W"]:
+    """Of every view, see `seen_by`; what the first one shows is known as a picture."""
+    return torch.stack([seen_by(clip, view, 0) for view in range(len(clip.video))])
 
 
 def noisy_depth(clip: Clip, config: DecoderConfig, generator: torch.Generator) -> Float[Tensor, "V T H W"]:

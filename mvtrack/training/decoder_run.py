@@ -1,7 +1,7 @@
 """Setting up the training of an aligning decoder, fresh or from a checkpoint: the same loop trains it as the models."""
 
-import itertools
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,23 +15,28 @@ from mvtrack.config.decoder import DecoderRunConfig
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import Clip
 from mvtrack.files.tensor_file import load_strictly
+from mvtrack.geometry.warp import reproject
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
-from mvtrack.metrics.view_matches import count_matches
+from mvtrack.metrics.view_matches import count_true, matched_points
+from mvtrack.models.codec_weights import ReleasedCodec
+from mvtrack.models.decoder.epipolar_attention import nearest_views
 from mvtrack.models.decoder.files import build_aligner, save_aligner
 from mvtrack.models.decoder.scene import DecoderScene
-from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training import distributed
 from mvtrack.training.base_run import BaseRun
-from mvtrack.training.checkpoint import CheckpointReader, Progress
+from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.decoder_examples import (
     ClipBatch,
     ClipDataset,
     noisy_depth,
     restored_latents,
     scene_of,
+    seen_by,
+    shown_by_first,
     surface_depth,
     swept_depth,
 )
@@ -104,7 +109,8 @@ class DecoderRun(BaseRun):
     @torch.no_grad()
     def validate(self) -> ValidationReport:
         """The views that follow others, aligned with exact depth and with depth estimated as in use, beside the codec
-        alone: PSNR, SSIM, and how many points of neighbours match, over as many as do in the truth."""
+        alone: PSNR, also where the known view shows the surface, SSIM, and how many points of neighbours match, and
+        match truly, over as many as do in the truth."""
         if self._held_out is None:
             clips = self.dataset.held_out(self.config.train.validate_clips)
             self._held_out = distributed.share_of(clips)
@@ -117,7 +123,7 @@ class DecoderRun(BaseRun):
             rows.append(_scores(clip, plain, exact, swept))
             shown = [x[1 : 1 + _SHOWN_VIEWS, -1] for x in (plain, exact, clip.video)]
             strips.append(torch.cat([torch.cat(list(x), -1) for x in shown], -1))
-        scores = {f"validation/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        scores = {f"validation/{name}": float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
         scores = distributed.mean_over_ranks(scores)
         shown = {"validation/codec_aligned_truth": (torch.cat(strips, 1) + 1) / 2} if distributed.rank() == 0 else {}
         return ValidationReport(scores, pictures=shown)
@@ -127,7 +133,7 @@ class DecoderRun(BaseRun):
         return self.engine.module.decode(self.codec, latents, scene.to(latents.device), asking).cpu()
 
     def export(self, checkpoint: Path) -> None:
-        aligner = build_aligner(self.codec_config, self.engine.module.settings)
+        aligner = new_aligner(self.config, self.codec)
         load_strictly(aligner, dict(CheckpointReader(checkpoint).weights("ema")), checkpoint)
         fitted = self.codec.state_dict() if self.config.decoder.codec is not None else {}
         save_aligner(aligner, self.codec_config, self.folder / "model", fitted)
@@ -152,17 +158,20 @@ def set_up(
     if reader:
         codec.load_state_dict(reader.codec())
     elif codec_config.kind == "pca" and model is None:
-        clips = (dataset.clip(scene) for scene in range(min(CODEC_FIT_SCENES, config.data.num_scenes)))
+        clips = (dataset.clip(scene) for scene in range(min(CODEC_FIT_SCENES, dataset.num_scenes)))
         codec.fit([clip.video for clip in clips if clip is not None], codec_config.whitening)
     lpips = _lpips(config)
     if distributed.rank() == 0:
         record_attempt(run_dir, config, progress.step, distributed.world_size(), "PyTorch's choice")
-    aligner = new_aligner(config)
+    aligner = new_aligner(config, codec)
     if reader:
         load_strictly(aligner, dict(reader.weights()), reader.folder)
     freeze(aligner, config.optim.trainable)
+    if settings.tune == "decoder":
+        aligner.levels.requires_grad_(False)
     engine = build_engine(aligner, config)
     codec.to(engine.device)
+    save_frozen(run_dir / "checkpoints", engine.module)
     run = DecoderRun(
         config=config, dataset=dataset, engine=engine, codec=codec, ema=EMA(engine, config.train.ema_decay),
         guard=FiniteGuard(config, progress.skipped), heartbeat=heartbeat, progress=progress,
@@ -178,19 +187,27 @@ def set_up(
 
 def _scores(clip: Clip, plain: Tensor, exact: Tensor, swept: Tensor) -> dict[str, float]:
     """Of one clip's views but the first. plain, exact, swept: (V, T, 3, H, W) by the codec, and aligned."""
-    truth, made = clip.video[1:], {"codec_": plain[1:], "": exact[1:], "swept_": swept[1:]}
-    scores = {f"{name}psnr_db": psnr(video, truth) for name, video in made.items()}
-    scores |= {f"{name}ssim": ssim(video, truth) for name, video in made.items()}
-    whole = max(1, _matches(clip.video, clip.video))
-    scores |= {f"{name}matches": _matches(clip.video, video) / whole for name, video in zip(
-        made, (plain, exact, swept), strict=True)}  # fmt: skip
+    truth, seen, scores = clip.video[1:], shown_by_first(clip)[1:], {}
+    whole = _matches(clip, clip.video)
+    for name, video in {"codec_": plain, "": exact, "swept_": swept}.items():
+        found = _matches(clip, torch.cat([clip.video[:1], video[1:]]))
+        scores |= {
+            f"{name}psnr_db": psnr(video[1:], truth), f"{name}ssim": ssim(video[1:], truth),
+            f"{name}seen_psnr_db": psnr(video[1:], truth, seen) if seen.any() else math.nan,
+            f"{name}matches": found[0] / max(1, whole[0]), f"{name}true_matches": found[1] / max(1, whole[1]),
+        }  # fmt: skip
     return scores | {"gain_db": scores["psnr_db"] - scores["codec_psnr_db"]}
 
 
-def _matches(real: Float[Tensor, "V T 3 H W"], made: Float[Tensor, "V T 3 H W"]) -> int:
-    """Between neighbouring views at the last moment; the first view is real."""
-    views = [real[0, -1], *made[1:, -1]]
-    return sum(count_matches(*pair) for pair in itertools.pairwise(views))
+def _matches(clip: Clip, views: Float[Tensor, "V T 3 H W"]) -> tuple[int, int]:
+    """Between each view and the one that stands nearest to it, at the last moment: all, and those that are true."""
+    pairs = {tuple(sorted((view, nearest_views(clip.camera, view)[0]))) for view in range(len(views))}
+    counts = torch.zeros(2, dtype=torch.int64)
+    for view, other in pairs:
+        place, _ = reproject(clip.depth[view], clip.camera[view], clip.camera[other])
+        here, there = matched_points(views[view, -1], views[other, -1])
+        counts += torch.tensor([len(here), count_true(here, there, place[-1], seen_by(clip, view, other)[-1])])
+    return tuple(counts.tolist())
 
 
 def codec_config_of(config: DecoderRunConfig) -> CodecConfig:
@@ -198,12 +215,22 @@ def codec_config_of(config: DecoderRunConfig) -> CodecConfig:
     return config.decoder.codec or load_model(config.decoder.model or shipped_model()).config.codec
 
 
-def new_aligner(config: DecoderRunConfig) -> nn.Module:
-    """A fresh one, the same on all ranks."""
+def new_aligner(config: DecoderRunConfig, codec: VideoCodec | None = None) -> nn.Module:
+    """A fresh one, the same on all ranks. codec: whose decoder is tuned along, where the config says so.
+
+    Raises ValueError for a codec without a decoder that can be tuned.
+    """
     sizes = {name: value for name, value in asdict(config.decoder.aligner).items() if value is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_aligner(codec_config_of(config), sizes).train()
+        aligner = build_aligner(codec_config_of(config), sizes).train()
+    if config.decoder.tune != "aligner" and codec is not None:
+        if not isinstance(codec, ReleasedCodec):
+            raise ValueError(
+                f"this codec has no decoder to tune: set decoder.tune to aligner, not {config.decoder.tune}"
+            )
+        aligner.adopt(codec.network(torch.device("cpu")).decoder)
+    return aligner
 
 
 def _on(model: ReshootModel, device: torch.device) -> ReshootModel:

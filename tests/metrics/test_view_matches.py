@@ -2,8 +2,9 @@
 
 import torch
 
+from mvtrack.geometry.camera import pixel_grid
 from mvtrack.metrics.image import gaussian_blur
-from mvtrack.metrics.view_matches import count_matches
+from mvtrack.metrics.view_matches import count_matches, count_true, matched_points
 
 
 def texture(seed: int, size: int = 53) -> torch.Tensor:
@@ -31,3 +32,15 @@ def test_noise_costs_matches():
 def test_flat_pictures_have_none():
     assert count_matches(torch.ones(3, 53, 53), texture(5)) == 0
     assert count_matches(torch.ones(3, 31, 37), torch.ones(3, 31, 37)) == 0
+
+
+def test_true_matches_follow_geometry():
+    """All of a shifted copy by its own shift, none by another one; none where the second picture shows them no more."""
+    one = texture(1)
+    there, found = matched_points(one, one.roll((2, 4), (1, 2)))
+    assert len(there) == count_matches(one, one.roll((2, 4), (1, 2)))
+    seen, own = torch.ones(53, 53, dtype=torch.bool), pixel_grid((53, 53))
+    true = count_true(there, found, own + torch.tensor([4.0, 2.0]), seen)
+    assert true > 0.9 * len(there)
+    assert count_true(there, found, own - torch.tensor([4.0, 2.0]), seen) < 0.1 * true
+    assert count_true(there, found, own + torch.tensor([4.0, 2.0]), ~seen) == 0

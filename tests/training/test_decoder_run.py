@@ -12,8 +12,10 @@ from mvtrack.config.decoder import DecoderConfig, DecoderDataConfig
 from mvtrack.config.run import load_config, load_training_config, training_from_tree
 from mvtrack.config.training import TrainConfig
 from mvtrack.data.synthetic.bank import Bank, BankRecipe
+from mvtrack.data.synthetic.objects import object_clip
 from mvtrack.models.decoder.files import load_aligner, load_fitted_codec
 from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.models.sd_vae import empty_autoencoder
 from mvtrack.training import decoder_run
@@ -22,11 +24,13 @@ from mvtrack.training.decoder_examples import (
     noisy_depth,
     restored_latents,
     scene_of,
+    shown_by_first,
     surface_depth,
     swept_depth,
     unit_of,
 )
 from mvtrack.training.loop import train
+from tests.data.public.object_layouts import ORTHO_SCALE, write_objects
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZES = {
@@ -95,6 +99,29 @@ def test_decoder_trains_by_the_one_trainer_and_goes_on(svd_job, one_rank, tmp_pa
     assert "decoder.noise was 'structured', is 'none'" in error
 
 
+@pytest.mark.parametrize(("tune", "patterns"), [("both", ["levels.*", "host.conv_out.*"]), ("decoder", ["*"])])
+def test_host_is_tuned_as_asked_and_goes_on(svd_job, one_rank, place, tune, patterns):
+    """By patterns of its weights; alone, attention stays as it starts. Precision of training does not matter to it."""
+
+    def job(name: str, **train) -> dict:
+        tree = svd_job(name, **train)
+        tree["decoder"]["tune"], tree["optim"]["trainable"] = tune, patterns
+        return tree
+
+    assert one_rank.train(job("whole")) == [None]
+    assert one_rank.train(job("parts", stop_after=2)) == [None]
+    assert one_rank.train(job("parts"), resume="auto") == [None]
+    config = training_from_tree(job("whole"), "job")
+    aligners = [load_aligner(Path(training_from_tree(job(n), "job").train.run_dir) / "model", config.decoder.codec)
+                for n in ("whole", "parts")]  # fmt: skip
+    whole, parts = ({**x.state_dict(), **x.tuned} for x in aligners)
+    assert largest_difference(whole, parts) == 0
+    assert (whole["levels.0.out.weight"].abs().max() > 0) == (tune == "both")
+    own = build_codec(config.decoder.codec).network(torch.device("cpu")).decoder.state_dict()
+    moved = {name.split(".")[0] for name, value in own.items() if not torch.equal(value, whole[name])}
+    assert moved == ({"conv_out"} if tune == "both" else {name.split(".")[0] for name in own})
+
+
 def test_fitted_codec_goes_on_and_lies_with_the_decoder(one_rank, svd_job, tmp_path):
     tree = svd_job("fitted", stop_after=2, validate_every=2)
     tree["decoder"] = {"codec": {"kind": "pca", "channels": 5, "stride": 4}, "aligner": {"width": 8, "dim": 8}}
@@ -111,6 +138,27 @@ def test_fitted_codec_goes_on_and_lies_with_the_decoder(one_rank, svd_job, tmp_p
     scene = scene_of(clip, surface_depth(clip))
     assert aligner.decode(codec, latents[0], scene).shape == clip.video.shape
     assert (codec.decode(latents)[0] - clip.video).abs().mean() < 0.2
+
+
+@pytest.mark.parametrize("rig", ["wonder3d", "syncdreamer"])
+def test_public_renders_train_a_decoder(svd_job, one_rank, tmp_path, rig):
+    """Of four objects two are validated on; where files have no depth it is swept."""
+    write_objects(tmp_path / "gso", rig, [object_clip(seed, rig, 16) for seed in range(4)])
+    tree = svd_job("renders", steps=2, validate_every=2)
+    tree["decoder"] = {"codec": {"kind": "pca", "channels": 5, "stride": 4}, "aligner": {"width": 8, "dim": 8}}
+    tree["data"] |= {"kind": "renders", "root": str(tmp_path / "gso"), "num_scenes": 100, "views": [0, 1, 2]}
+    tree["data"] |= {"ortho_scale": ORTHO_SCALE} if rig == "wonder3d" else {}
+    assert one_rank.train(tree) == [None]
+    config = training_from_tree(tree, "job")
+    dataset = ClipDataset(config.data, config.train)
+    assert dataset.num_scenes == 2
+    assert [number for number, _ in dataset.held_out(2)] == [2, 3]
+    clip = dataset.clip(0)
+    assert (clip.depth[clip.masks] > 0).all()
+    assert (clip.depth[~clip.masks] == 0).all()
+    tree["train"]["validate_clips"] = 4
+    (error,) = one_rank.train(tree | {"train": tree["train"] | {"run_dir": str(tmp_path / "none")}})
+    assert "holds 4 objects, of which train.validate_clips takes 4: none is left" in error
 
 
 @pytest.mark.slow
@@ -145,7 +193,7 @@ def test_target_latents_are_restored_by_the_model(small_model, bank):
 
 
 def test_objects_have_a_surface_everywhere_and_noise_in_their_own_unit(tmp_path):
-    data = DecoderDataConfig("wonder3d", str(tmp_path), (22, 22), num_scenes=2)
+    data = DecoderDataConfig("wonder3d", None, str(tmp_path), (22, 22), num_scenes=2)
     clip = ClipDataset(data, TrainConfig()).clip(1)
     depth = surface_depth(clip)
     assert torch.equal(depth[clip.masks], clip.depth[clip.masks])
@@ -166,8 +214,25 @@ def test_objects_have_a_surface_everywhere_and_noise_in_their_own_unit(tmp_path)
     assert (structured - depth).diff(dim=-1).abs().mean() < 0.8 * (independent - depth).diff(dim=-1).abs().mean()
 
 
+def test_some_views_of_a_rig_are_trained_on(tmp_path):
+    """In the order asked for; what the first one shows is known of the others."""
+    data = DecoderDataConfig("syncdreamer", (0, 1, 15), str(tmp_path), (24, 24), num_scenes=2)
+    clip = ClipDataset(data, TrainConfig()).clip(1)
+    whole = ClipDataset(replace(data, views=None), TrainConfig()).clip(1).views([0, 1, 15])
+    assert torch.equal(clip.video, whole.video)
+    assert torch.equal(clip.camera.c2w, whole.camera.c2w)
+    shown = shown_by_first(clip)
+    assert torch.equal(shown[0], clip.masks[0])
+    for view in (1, 2):
+        assert 0.3 < shown[view].sum() / clip.masks[view].sum() < 1
+        assert not (shown[view] & ~clip.masks[view]).any()
+    for views, kind in (((0,), "wonder3d"), ((0, 6), "wonder3d"), ((1, 1), "syncdreamer"), ((0, 1), "moving")):
+        with pytest.raises(ValueError, match=r"data\.views"):
+            DecoderDataConfig(kind, views)
+
+
 def test_depth_of_objects_is_found_from_their_neighbours(tmp_path):
-    data = DecoderDataConfig("syncdreamer", str(tmp_path), (64, 64), num_scenes=1)
+    data = DecoderDataConfig("syncdreamer", None, str(tmp_path), (64, 64), num_scenes=1)
     clip = ClipDataset(data, TrainConfig()).clip(0).views([0, 1, 2])
     swept, away = swept_depth(clip, clip.video), float(clip.camera.c2w[0, 0, :3, 3].norm())
     wrong = (swept - clip.depth).abs()[clip.masks].median()
@@ -175,7 +240,7 @@ def test_depth_of_objects_is_found_from_their_neighbours(tmp_path):
 
 
 def test_samples_are_numbered_over_all_ranks(tmp_path):
-    data = DecoderDataConfig("wonder3d", str(tmp_path), (22, 22), num_scenes=5)
+    data = DecoderDataConfig("wonder3d", None, str(tmp_path), (22, 22), num_scenes=5)
     train = TrainConfig(batch_size=4, micro_batch_size=2)
     whole = ClipDataset(data, train)[3]
     parts = [ClipDataset(data, train, rank, 2)[3] for rank in range(2)]

@@ -49,36 +49,40 @@ def syncdreamer_rig(side: int) -> Camera:
 
 
 class ObjectBank:
-    """Objects of one rig and size under `root`, one safetensors file each, rendered when they are asked for."""
+    """Objects of one rig and size under `root`, one safetensors file each, rendered when they are asked for. views: of
+    the rig, in their order; None: all."""
 
-    def __init__(self, root: Path | str, rig: Rig, side: int, seed: int) -> None:
-        self.folder, self.rig, self.side, self.seed = Path(root) / f"{rig}_{side}_seed{seed}", rig, side, seed
+    def __init__(self, root: Path | str, rig: Rig, side: int, seed: int, views: tuple[int, ...] | None = None) -> None:
+        self.rig, self.side, self.seed, self.views = rig, side, seed, views
+        some = "" if views is None else "_views" + "-".join(map(str, views))
+        self.folder = Path(root) / f"{rig}_{side}_seed{seed}{some}"
 
     def clip(self, number: int) -> Clip:
-        """All views of an object, its colours of 8 bits."""
+        """An object, its colours of 8 bits."""
         path = self.folder / f"object_{number:08d}.safetensors"
         if not path.exists():
-            made = object_clip(1_000_003 * self.seed + number, self.rig, self.side)
+            made = object_clip(1_000_003 * self.seed + number, self.rig, self.side, views=self.views)
             tensors = {"video": ((made.video + 1) * 127.5).round().byte(), "depth": made.depth, "masks": made.masks}
             path.parent.mkdir(parents=True, exist_ok=True)
             write_aside(path, lambda aside: save_file(tensors, aside))
         found = load_file(path)
-        camera = rig_of(self.rig, self.side)
+        camera = rig_of(self.rig, self.side, self.views)
         video, key = found["video"].float() / 127.5 - 1, f"{self.folder.name}/{number}"
         return Clip(video, camera, key=key, depth=found["depth"], masks=found["masks"], domain="rendered")
 
 
-def rig_of(rig: Rig, side: int) -> Camera:
-    """Cameras (V, 1) of a rig for pictures of `side` pixels."""
-    return wonder3d_rig(side) if rig == "wonder3d" else syncdreamer_rig(side)
+def rig_of(rig: Rig, side: int, views: tuple[int, ...] | None = None) -> Camera:
+    """Cameras (V, 1) of a rig for pictures of `side` pixels. views: some of them; None: all."""
+    camera = wonder3d_rig(side) if rig == "wonder3d" else syncdreamer_rig(side)
+    return camera if views is None else camera[list(views)]
 
 
-def object_clip(seed: int, rig: Rig, side: int, samples: int = 2) -> Clip:
-    """All views of one object: pictures over white, its masks, and z-depth, 0 beside it.
+def object_clip(seed: int, rig: Rig, side: int, samples: int = 2, views: tuple[int, ...] | None = None) -> Clip:
+    """Views of one object: pictures over white, its masks, and z-depth, 0 beside it.
 
     Scaled as the authors do: Wonder3D's have a bounding box of diagonal 1, SyncDreamer's one whose longest side is 1.
     """
-    camera = rig_of(rig, side)
+    camera = rig_of(rig, side, views)
     scene = _object(np.random.default_rng([_STREAM, seed]), rig)
     lifted = camera.c2w.clone()
     lifted[..., 1, 3] -= _HEIGHT

@@ -1,4 +1,5 @@
-"""Files of aligning decoders: one safetensors file that says what it holds. The codec's own weights are not in it."""
+"""Files of aligning decoders: one safetensors file that says what it holds. Of the codec's weights only those are in it
+that were tuned or fitted along."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from mvtrack.models.pca_codec import VideoCodec, build_codec
 
 FILE = "decoder.safetensors"
 FORMAT = "mvtrack-decoder-1"
-_FITTED = "codec."
+_FITTED, _HOST = "codec.", "host."
 KINDS: dict[str, type[nn.Module]] = {  # by the codec they stand behind
     "pca": SmallAligner, "wan_vae": WanAligner, "sd_vae": SDAligner, "svd_vae": SDAligner,
 }  # fmt: skip
@@ -32,7 +33,9 @@ def save_aligner(
 ) -> Path:
     """Write `decoder.safetensors`; written aside and renamed. fitted: the state of a codec that no model holds."""
     card = {"format": FORMAT, "codec": codec.kind, "settings": json.dumps(aligner.settings)}
-    tensors = {**aligner.state_dict(), **{_FITTED + name: x for name, x in (fitted or {}).items()}}
+    tuned = getattr(aligner, "tuned", {})
+    tensors = {**aligner.state_dict(), **{_HOST + name: x for name, x in tuned.items()}}
+    tensors |= {_FITTED + name: x for name, x in (fitted or {}).items()}
     if fitted:
         card["codec_config"] = json.dumps(to_tree(codec))
     return write_tensors(Path(folder) / FILE, tensors, card)
@@ -65,5 +68,8 @@ def load_aligner(source: Path | str, codec: CodecConfig) -> nn.Module:
     if card["codec"] != codec.kind:
         raise ValueError(f"{path} stands behind the codec {card['codec']}, the model has {codec.kind}")
     aligner = build_aligner(codec, json.loads(card["settings"]))
+    tuned = {name.removeprefix(_HOST): state.pop(name) for name in list(state) if name.startswith(_HOST)}
     load_strictly(aligner, state, path)
+    if tuned:
+        aligner.tuned = tuned
     return aligner.eval().requires_grad_(False)

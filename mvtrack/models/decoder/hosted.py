@@ -1,12 +1,16 @@
 """What aligners that live inside a VAE's decoder share: one epipolar attention for each of its four levels.
 
 It follows a level's last residual block, before the level is scaled up (Depth Guided Decoder §3.2), and is a module of
-its own, hooked onto the VAE while it decodes, so the VAE's keys do not change.
+its own, hooked onto the VAE while it decodes, so the VAE's keys do not change. Where the decoder's own weights are
+tuned along, as in the paper, the tuned ones are a part of this module and stand in for the VAE's while views are
+aligned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 
-from torch import nn
+from torch import Tensor, nn
 
 from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
 from mvtrack.models.decoder.scene import DecoderScene
@@ -15,7 +19,10 @@ MULTIPLES = (4, 4, 2, 1)  # of the network's width: a level's channels, the coar
 
 
 class HostedAligner(nn.Module):
-    """As it starts, pictures are those of the codec, up to the rounding of a batch."""
+    """As it starts, pictures are those of the codec, up to the rounding of a batch.
+
+    host: the VAE's decoder with tuned weights; None: it has none, or waits for the VAE's network, with `tuned`.
+    """
 
     def __init__(self, width: int, points: Sequence[int], dim: int, sources: int, reach: float) -> None:
         """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
@@ -26,6 +33,27 @@ class HostedAligner(nn.Module):
             EpipolarAttention(channels, EpipolarConfig(count, dim, sources, reach))
             for channels, count in zip(self.channels, points, strict=True)
         )
+        self.host: nn.Module | None = None
+        self.tuned: Mapping[str, Tensor] = {}
+
+    def adopt(self, decoder: nn.Module) -> None:
+        """Tune a VAE's decoder from the weights that it has."""
+        self.host = deepcopy(decoder).requires_grad_(True)
+        self.host.register_forward_pre_hook(_in_own_precision)
+
+    @contextmanager
+    def in_place_of(self, network: nn.Module) -> Iterator[nn.Module]:
+        """The VAE with the tuned decoder in it, where there is one."""
+        own = network.decoder
+        if self.host is None and self.tuned:
+            self.adopt(own)
+            self.host.load_state_dict(self.tuned)
+            self.host.eval().requires_grad_(False)
+        network.decoder = own if self.host is None else self.host
+        try:
+            yield network
+        finally:
+            network.decoder = own
 
     def check_fit(self, channels: tuple[int, ...], scene: DecoderScene, wanted: tuple[int, ...]) -> None:
         """Raise ValueError for a VAE of other channels at its levels, or a scene that is not `wanted`, (V, N, H, W)."""
@@ -38,3 +66,9 @@ class HostedAligner(nn.Module):
                 f"this aligner is for a VAE of width {self.channels[-1]} with {self.channels} channels at its "
                 f"decoder's levels, got one of width {channels[-1]} with {channels}"
             )
+
+
+def _in_own_precision(decoder: nn.Module, inputs: tuple) -> tuple:
+    """Latents as the tuned weights are, which training may hold in bfloat16."""
+    latents, *others = inputs
+    return latents.to(next(decoder.parameters()).dtype), *others

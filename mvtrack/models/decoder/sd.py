@@ -55,15 +55,11 @@ class SDAligner(HostedAligner):
     ) -> Float[Tensor, "V N 3 H W"]:  # fmt: skip
         self._check(codec, latents, scene)
         pictures = []
-        for moment in moments:
-            with self._attached(self._blocks(codec, latents.device), scene, moment, views, jitter):
-                pictures.append(codec.decode_together(latents[:, moment]))
+        with self.in_place_of(codec.network(latents.device)) as network:
+            for moment in moments:
+                with self._attached(network, scene, moment, views, jitter):
+                    pictures.append(codec.decode_together(latents[:, moment]))
         return torch.stack(pictures, 1)
-
-    @staticmethod
-    def _blocks(codec: SDVAECodec, device: torch.device) -> list[nn.Module]:
-        """The last residual block of each level."""
-        return [block.resnets[-1] for block in codec.network(device).decoder.up_blocks]
 
     def _check(self, codec: SDVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:
         views, moments, _, *cells = latents.shape
@@ -72,10 +68,10 @@ class SDAligner(HostedAligner):
 
     @contextmanager
     def _attached(
-        self, blocks: list[nn.Module], scene: DecoderScene, moment: int, views: tuple[int, ...] | None,
+        self, network: nn.Module, scene: DecoderScene, moment: int, views: tuple[int, ...] | None,
         jitter: torch.Generator | None,
     ) -> Iterator[None]:  # fmt: skip
-        """The blocks hand out features that are aligned."""
+        """The last residual block of each level hands out features that are aligned."""
 
         def hook(attention: EpipolarAttention):
             def aligned(module: nn.Module, inputs: tuple, features: Float[Tensor, "V C h w"]) -> Tensor:
@@ -86,6 +82,6 @@ class SDAligner(HostedAligner):
             return aligned
 
         with ExitStack() as hooks:
-            for attention, block in zip(self.levels, blocks, strict=True):
-                hooks.enter_context(block.register_forward_hook(hook(attention)))
+            for attention, block in zip(self.levels, network.decoder.up_blocks, strict=True):
+                hooks.enter_context(block.resnets[-1].register_forward_hook(hook(attention)))
             yield

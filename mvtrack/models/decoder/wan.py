@@ -60,10 +60,11 @@ class WanAligner(HostedAligner):
         jitter: torch.Generator | None,
     ) -> Float[Tensor, "V T 3 H W"]:  # fmt: skip
         self._check(codec, latents, scene)
-        step, network, pieces = codec.decoder(), codec.network(latents.device), []
-        for latent_frame in range(latents.shape[1]):
-            with self._attached(network, latent_frame, scene, views, jitter):
-                pieces.append(step(latents[:, latent_frame]))
+        step, pieces = codec.decoder(), []
+        with self.in_place_of(codec.network(latents.device)) as network:
+            for latent_frame in range(latents.shape[1]):
+                with self._attached(network, latent_frame, scene, views, jitter):
+                    pieces.append(step(latents[:, latent_frame]))
         return torch.cat(pieces, 1)
 
     def _check(self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:

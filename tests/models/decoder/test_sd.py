@@ -133,6 +133,25 @@ def test_orthographic_views_are_aligned_and_gradients_reach_the_aligner(codec):
     assert all(parameter.grad is None for parameter in codec.network(torch.device("cpu")).parameters())
 
 
+@torch.no_grad()
+def test_tuned_decoder_stands_in_while_views_are_aligned(codec, tmp_path):
+    """A copy changes nothing; what is tuned in it is there after saving, and the VAE's own stays."""
+    plain, latents, scene = aligner_of(), latents_of(2), scene_of(2)
+    before, own = plain.decode(codec, latents, scene), codec.decode(latents[None])
+    tuned = aligner_of()
+    tuned.adopt(codec.network(latents.device).decoder)
+    assert torch.equal(tuned.decode(codec, latents, scene), before)
+    tuned.host.conv_in.weight.mul_(1.5)
+    changed = tuned.decode(codec, latents, scene)
+    assert (changed - before).abs().max() > 0.01
+    assert torch.equal(codec.decode(latents[None]), own)
+    save_aligner(tuned, codec.config, tmp_path / "a")
+    loaded = load_aligner(tmp_path / "a", codec.config)
+    save_aligner(loaded, codec.config, tmp_path / "b")
+    for folder in ("a", "b"):
+        assert torch.equal(load_aligner(tmp_path / folder, codec.config).decode(codec, latents, scene), changed)
+
+
 def test_unfit_scenes_and_networks_are_refused(codec, tmp_path):
     with pytest.raises(ValueError, match=r"must be \(V, N, H, W\) = \(2, 1, 16, 24\), got \(3, 1, 16, 24\)"):
         aligner_of().decode(codec, latents_of(2), scene_of(3))
