@@ -73,6 +73,11 @@ class ViewsCommand(Command):
         "pixel; --depth FILE gives the photographs' depth, else it is estimated",
         metavar="FOLDER",
     )
+    export: Literal["points"] | None = option(
+        None,
+        "also points.ply: matches between photographs and new views, triangulated with the cameras as they are; "
+        "run.json says how far off they project, with --decoder before and after",
+    )
     steps: Count | None = option(None, "sampling steps; default: what the model is meant for")
     camera_guidance: float | None = option(
         None, "scale of guidance by the camera, 1 is none; default: what the model is meant for", metavar="G"
@@ -109,8 +114,8 @@ def _views(options: ViewsCommand) -> None:
         sample = replace(sample, camera_guidance=options.camera_guidance)
     request = ViewsRequest(
         options.cameras, options.pose.given, options.frames or 24, options.fps, options.fov, options.subject_distance,
-        options.fit, options.size, sample, options.resolution, options.depth, options.decoder, options.domain,
-        options.placement, options.overwrite,
+        options.fit, options.size, sample, options.resolution, options.depth, options.decoder,
+        options.export, options.domain, options.placement, options.overwrite,
     )  # fmt: skip
     outputs = views_from_photos(options.photos, options.targets, options.model, options.out, request, _say)
     sys.stdout.write(f"{outputs.video}\n{outputs.folder / 'views'}: {len(outputs.views)} pictures\n")

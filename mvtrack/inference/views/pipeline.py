@@ -28,6 +28,7 @@ from mvtrack.inference.views.batches import generate_batches
 from mvtrack.inference.views.finish import Finish, plan_finish
 from mvtrack.inference.views.generate import StillScene, check_sampling
 from mvtrack.inference.views.photos import PhotoSequence, find_photos
+from mvtrack.inference.views.points import triangulated, write_ply
 from mvtrack.inference.views.request import AUTO, ViewsRequest
 from mvtrack.inference.views.scene import NewViews, StillPhotos, read_photos, read_targets
 from mvtrack.inference.views.targets import unseen_note, unseen_share
@@ -39,12 +40,13 @@ from mvtrack.video.depth_file import is_depth_file
 from mvtrack.video.images import read_image
 from mvtrack.video.writer import VideoWriter, to_bytes
 
-PICTURES, VIDEO, CAMERAS, RUN = "views", "video.mp4", "cameras.json", "run.json"
+PICTURES, VIDEO, CAMERAS, RUN, POINTS = "views", "video.mp4", "cameras.json", "run.json", "points.ply"
 
 
 @dataclass(frozen=True)
 class ViewsOutputs:
-    """The files of new views. notes: what had to be done to the input, and what to know of the result."""
+    """The files of new views. notes: what had to be done to the input, and what to know of the result. points: a cloud,
+    where one was asked for."""
 
     folder: Path
     views: tuple[Path, ...]
@@ -52,6 +54,7 @@ class ViewsOutputs:
     cameras: Path
     run: Path
     notes: tuple[str, ...] = ()
+    points: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -170,11 +173,14 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
     camera = _joined(photos.fitted, targets.camera).to(dtype=torch.float32)
     scene = StillScene(photos.subject_distance, job.request.domain, maps=job.maps)
     steps = len(job.batches) * job.sample.steps
+    pictures, plain = photos.pictures(), {}
     with new_folder(out) as aside:
         with tqdm(total=steps, desc=f"{len(targets.names)} new views", unit="step") as bar:
             made = generate_batches(
-                model, photos.pictures(), camera, job.batches, scene, job.sample, bar.update, job.aligned
+                model, pictures, camera, job.batches, scene, job.sample, bar.update, job.aligned, plain
             )
+        if job.request.export:
+            record["points"] = _export_points(aside / POINTS, pictures, made, plain, camera, photos)
         frames = photos.fits[0].undo(made) if finish is None else finish.stream(made)
         size = _write_pictures(aside, frames, targets.names, job.request.fps)
         shown = _shown(targets.camera, photos) if job.region is None else job.region.camera(targets.camera)
@@ -187,7 +193,22 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
         }  # fmt: skip
         (aside / RUN).write_text(json.dumps(record, indent=1))
     views = tuple(out / PICTURES / f"{name}.png" for name in targets.names)
-    return ViewsOutputs(out, views, out / VIDEO, out / CAMERAS, out / RUN, tuple(record["notes"]))
+    points = out / POINTS if job.request.export else None
+    return ViewsOutputs(out, views, out / VIDEO, out / CAMERAS, out / RUN, tuple(record["notes"]), points)
+
+
+def _export_points(
+    path: Path, pictures: Tensor, made: Tensor, plain: dict[int, Tensor], camera: Camera, photos: StillPhotos
+) -> dict:
+    """Write the cloud of photographs and views in the user's world; the record of it, and of that before alignment."""
+    camera = replace(camera, c2w=photos.world.to(camera.c2w) @ camera.c2w)
+    cloud = triangulated(torch.cat([pictures, made]), camera)
+    write_ply(path, cloud)
+    record = cloud.record()
+    if plain:
+        before = torch.stack([plain[i] for i in range(len(made))])
+        record["before_alignment"] = triangulated(torch.cat([pictures, before]), camera).record()
+    return record
 
 
 def _finish(job: _Job) -> Finish | None:

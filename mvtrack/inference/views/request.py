@@ -19,8 +19,9 @@ class ViewsRequest:
     horizontal, of the first photograph, where no file says it. subject_distance: in the cameras' unit; None: see
     `subject_distance_of`. fit, size: see `plan_fit`. sample: None is what the model is meant for. resolution: of the
     results, see `plan_region`. depth: of the photographs, a file of one map each, or a depth network's id, for
-    at their resolution and for a decoder. decoder: folder of an aligning decoder, with which views are
-    decoded a second time, in sight of each other. domain: which data the scene is like, for CAT3D.
+    results at their resolution and for a decoder. decoder: folder of an aligning decoder, with which views are decoded
+    a second time, in sight of each other. export: also a point cloud, see `triangulated`. domain: which data the scene
+    is like, for CAT3D.
     """
 
     cameras: str | None = None
@@ -35,6 +36,7 @@ class ViewsRequest:
     resolution: Literal["source", "model"] | tuple[int, int] = "source"
     depth: Path | str | None = None
     decoder: Path | None = None
+    export: Literal["points"] | None = None
     domain: Literal["re10k", "co3d", "others"] | None = None
     placement: Placement = Placement()
     overwrite: bool = False

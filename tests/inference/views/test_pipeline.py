@@ -131,6 +131,19 @@ def test_decoder_aligns_views_with_photographs_and_depth(scene, still_model, ren
     assert [x and x["depth"] for x in told] == [None, "estimated", str(scene / "depth.npy")]
 
 
+def test_points_are_exported_before_and_after_alignment(scene, still_model, decoder):
+    """Without a decoder there is no before; with one, before is what there is without."""
+    settings = {"targets": str(scene / "cameras.json"), "resolution": "model", "export": "points"}
+    plain = make(scene, still_model, out="plain", **settings)
+    found = make(scene, still_model, out="aligned", decoder=decoder, **settings)
+    records = [json.loads(x.run.read_text())["points"] for x in (plain, found)]
+    for made, record in zip((plain, found), records, strict=True):
+        head = made.points.read_bytes().split(b"end_header")[0].decode()
+        assert f"element vertex {record['points']}\n" in head
+    assert "before_alignment" not in records[0]
+    assert records[1]["before_alignment"].keys() == records[0].keys()
+
+
 def test_decoder_refuses_depth_in_millimetres(scene, still_model, rendered, decoder):
     np.save(scene / "depth.npy", 1000 * rendered.depth[:2, 0].numpy())
     with pytest.raises(ValueError, match=r"depth.npy has a median of .* another unit"):
