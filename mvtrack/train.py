@@ -41,7 +41,7 @@ def _work(options: TrainCommand) -> None:
 
 
 def _train(options: TrainCommand) -> None:
-    from mvtrack.config.run import RunConfig, load_training_config
+    from mvtrack.config.run import load_training_config
 
     config = load_training_config(options.config, options.overrides)
     from mvtrack.training.distributed import prepare_environment, ranks_here, world_size
@@ -49,7 +49,7 @@ def _train(options: TrainCommand) -> None:
     from mvtrack.training.memory import refuse_training
 
     prepare_environment()
-    if isinstance(config, RunConfig) and not options.ignore_memory:
+    if not options.ignore_memory:
         refuse_training(config, world_size(), ranks_here())
     folder = train(config, options.resume, options.accept_changes)
     if os.environ["RANK"] == "0":

@@ -30,6 +30,7 @@ class VideoOptions:
 
     size: tuple[int, int] | None = option(None, "default: the model's own", metavar="HxW", parse=picture_size)
     frames: Count | None = option(None, "default: one window of the model")
+    decoder: Path | None = option(None, "folder of an aligning decoder that decodes it a second time")
 
 
 @config(kw_only=True)
@@ -85,22 +86,29 @@ def _examine(options: DoctorCommand) -> bool:
         fine &= _show(title, lines)
     if options.eval:
         sys.stdout.write(_evaluation(options.weights_dir))
-    if config is None:
+    if config is None and run is None:
         return fine
     from mvtrack.cli import memory_report
 
+    machine = options.machine
+    if config is None:
+        if purpose == "infer":
+            raise ValueError(f"{options.config} trains an aligning decoder: leave out --for infer")
+        here = memory_report.machine_for_training(machine.gpu, machine.gpu_memory, machine.gpus)
+        fine &= _show("weights that it names", environment.decoder_files(run.decoder, options.hash))
+        return fine & _show("estimate: a training step", memory_report.training_lines(run, here))
     if purpose == "infer":
         config = placed_config(config, options.placement)
     init_from = run.train.init_from if run and purpose == "train" else None
     named = environment.needed_files(config, init_from, options.hash)
     fine &= _show("weights that it names", named)
-    machine = options.machine
     if purpose == "train":
         here = memory_report.machine_for_training(machine.gpu, machine.gpu_memory, machine.gpus)
         lines = memory_report.training_lines(run, here)
     else:
         here = memory_report.machine_for_inference(machine.gpu, machine.gpu_memory, options.placement)
-        lines = memory_report.inference_lines(config, here, options.placement, options.video.size, options.video.frames)
+        video = options.video
+        lines = memory_report.inference_lines(config, here, options.placement, video.size, video.frames, video.decoder)
     fine &= _show(f"estimate: {'a training step' if purpose == 'train' else 'a video'}", lines)
     if purpose == "train" and run.data.latents:
         fine &= _show("estimate: its data, on one device", memory_report.data_lines(run, here))
@@ -132,14 +140,15 @@ def _evaluation(weights: Path | None) -> str:
 
 
 def _config(options: DoctorCommand):
-    """(model, run); run is None without --config."""
+    """(model, run); run is None without --config, model for the training of an aligning decoder."""
+    from mvtrack.config.decoder import DecoderRunConfig
     from mvtrack.config.presets import preset
-    from mvtrack.config.run import load_config
+    from mvtrack.config.run import load_training_config
     from mvtrack.models.reshoot_model import read_config
 
     if options.config:
-        run = load_config(options.config, options.overrides)
-        return run.model, run
+        run = load_training_config(options.config, options.overrides)
+        return (None if isinstance(run, DecoderRunConfig) else run.model), run
     if options.overrides:
         raise ValueError(f"{options.overrides[0]!r} changes a --config, which was not given")
     return (read_config(options.model) if options.model else preset(options.preset)), None

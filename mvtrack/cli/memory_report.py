@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
+from mvtrack.config.training import TrainingConfig
 from mvtrack.inference.environment import CheckLine
 from mvtrack.inference.machine import GPUS, cpu_flops, free_gib, gpu_memory_gib, gpu_peak_flops
+from mvtrack.inference.memory.aligned import AlignerSize
 from mvtrack.inference.memory.check_memory import Memory, Verdict, judge_inference
 from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.inference import GIB, UTILISATION, Work, estimate_inference
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.models.decoder.files import load_aligner
 from mvtrack.training.memory import VIEW, judge_training, preparing_flops, preparing_phases
 from mvtrack.training.pseudo_tracks.mvtap import mvtap_bytes, mvtap_flops
 from mvtrack.training.pseudo_tracks.views import GridQueries
@@ -90,8 +94,9 @@ def inference_lines(
     placement: Placement,
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
+    decoder: Path | None = None,
 ) -> Iterator[CheckLine]:
-    """What making one video takes."""
+    """What making one video takes. decoder: of an aligning decoder, where videos are decoded a second time."""
     token, frames = config.rays.token_px, num_frames or config.num_frames
     height, width = size or config.sizes[0]
     size = (-(-height // token) * token, -(-width // token) * token)
@@ -101,7 +106,9 @@ def inference_lines(
     yield CheckLine(
         "video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}"
     )
-    verdict = judge_inference(config, size, frames, sample, placement, machine.memory, Work(encoders_of(config)))
+    aligner = None if decoder is None else AlignerSize.of(load_aligner(decoder, config.codec))
+    work = Work(encoders_of(config), aligner=aligner)
+    verdict = judge_inference(config, size, frames, sample, placement, machine.memory, work)
     for phase, needed in verdict.estimate.phases.items():
         yield CheckLine(phase, f"{needed / GIB:.1f} GiB")
     if verdict.estimate.host:
@@ -110,7 +117,7 @@ def inference_lines(
     yield _outcome(verdict, machine)
 
 
-def training_lines(run: RunConfig, machine: Machine) -> Iterator[CheckLine]:
+def training_lines(run: TrainingConfig, machine: Machine) -> Iterator[CheckLine]:
     """What a step takes on every rank, and all steps together."""
     train = run.train
     yield CheckLine("machine", machine.words)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mvtrack.config.decoder import DecoderConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import AttentionKernel
 from mvtrack.inference.machine import free_gib
@@ -167,6 +168,23 @@ def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: b
         wanted.append(("model.text.tokenizer", config.text.tokenizer or config.text.weights, "tokenizer"))
     if config.image:
         wanted.append(("model.image.weights", config.image.weights, "image"))
+    yield from _named(wanted, hash_them)
+    if init_from is not None:
+        yield _start(init_from)
+
+
+def decoder_files(config: DecoderConfig, hash_them: bool = False) -> Iterator[CheckLine]:
+    """The same for the training of an aligning decoder."""
+    if config.codec is not None and config.codec.weights:
+        yield from _named([("decoder.codec.weights", config.codec.weights, "vae")], hash_them)
+    for name in ("model", "perceptual_backbone"):
+        path = getattr(config, name)
+        if path is not None:
+            there = Path(path).exists()
+            yield CheckLine(f"decoder.{name}", path if there else f"{path} does not exist", there)
+
+
+def _named(wanted: list[tuple[str, str, Wanted]], hash_them: bool) -> Iterator[CheckLine]:
     for name, source, part in wanted:
         try:
             path = resolve_here(source, part)
@@ -176,8 +194,6 @@ def needed_files(config: ModelConfig, init_from: str | None = None, hash_them: b
             hub = None if Path(source).exists() else parse_hub(source)
             fetch = hub and f"{source} is not on this machine: `hf download {hub.repo}`, or name a local path"
             yield CheckLine(name, fetch or str(error), False)
-    if init_from is not None:
-        yield _start(init_from)
 
 
 def _start(init_from: str) -> CheckLine:

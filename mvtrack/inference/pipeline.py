@@ -33,6 +33,7 @@ from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.full_resolution.plan import FullPlan, plan_full_resolution
 from mvtrack.inference.full_resolution.region import Resolution, resized
 from mvtrack.inference.machine import peak_gib
+from mvtrack.inference.memory.aligned import AlignerSize
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.forecast import VideoJob, forecast
@@ -179,7 +180,7 @@ def reshoot_file(
         kernel = kernel_of_video(config, fit.model, len(footage), placement)
         if say:
             say(f"attention kernel: {kernel}")
-        work = Work(encoders_of(config, shot.captions.texts))
+        work = Work(encoders_of(config, shot.captions.texts), aligner=aligned and AlignerSize.of(aligned.aligner))
         if check_memory:
             refuse_inference(config, fit.model, len(footage), shot.sample, placement, work)
         result = None if plan.region is None else plan.region.size
@@ -224,9 +225,7 @@ def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
 
 
 def aligned_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit, cameras: Camera) -> AlignedDecoding:
-    """With the decoder of a shot. Raises ValueError for one of another codec, tiles, or depth that cannot be used."""
-    if config.codec.tile is not None:
-        raise ValueError("--decoder aligns whole pictures, not tiles: leave out --tiled")
+    """With the decoder of a shot. Raises ValueError for one of another codec, or depth that cannot be used."""
     aligner = load_aligner(shot.decoder, config.codec)
     if shot.depth is None or not Path(shot.depth).is_file():
         return AlignedDecoding(aligner)

@@ -21,9 +21,8 @@ from mvtrack.metrics.image import psnr, ssim
 from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
 from mvtrack.metrics.view_matches import count_true, matched_points
 from mvtrack.models.codec_weights import ReleasedCodec
-from mvtrack.models.decoder.epipolar_attention import nearest_views
 from mvtrack.models.decoder.files import build_aligner, save_aligner
-from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.decoder.scene import DecoderScene, nearest_views
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training import distributed

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from mvtrack.config.data import LatentsConfig
+from mvtrack.config.decoder import DecoderRunConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.run import RunConfig
-from mvtrack.config.training import TrainConfig
+from mvtrack.config.training import TrainConfig, TrainingConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.check_memory import Memory, Verdict, clearly_fits, free_memory, judge
 from mvtrack.inference.memory.codec import codec_cost
@@ -49,11 +50,27 @@ class TrainingEstimate:
 
 def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cuda") -> TrainingEstimate:
     """What a step of a run takes on each of so many ranks; they have one sample at least. device: "cuda" or "cpu"."""
-    train, stage = config.train, effective_stage(config)
+    train = config.train
     micro = train.micro_batch_size
     steps = max(1, train.batch_size // (micro * world_size))
     scene = training_scene(config)
-    total, trained, largest = _counts(config)
+    parts, host, update = state_bytes(config, _counts(config), world_size)
+    tokens, checkpointing = scene.tokens(config.model), checkpointing_of(train)
+    if config.model.dit is None:
+        flops = view_training_flops(config.model, tokens, checkpointing)
+    else:
+        text, grid = TEXT_TOKENS if config.model.text_dim else 0, (2, num_latent_frames(config.model.num_frames))
+        flops = training_flops(config.model.dit, tokens, text, checkpointing, grid)
+    return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
+
+
+def state_bytes(
+    config: TrainingConfig, counts: tuple[int, int, int], world_size: int
+) -> tuple[dict[str, int], int, int]:
+    """Bytes on the device in every step, in the CPU's memory, and of the update. counts: see `_counts`."""
+    train, stage = config.train, effective_stage(config)
+    steps = max(1, train.batch_size // (train.micro_batch_size * world_size))
+    total, trained, largest = counts
     width = 2 if train.precision == "bf16" else 4
     share = -(-trained // world_size) if stage > 0 else trained
     parts = {
@@ -72,16 +89,10 @@ def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cud
         host += parts["weights"] - width * 2 * largest
         parts["weights"] = width * 2 * largest
     update = 0 if train.offload_optimizer else 4 * share * (2 if stage > 0 else 1)  # flat gradients, and square roots
-    tokens, checkpointing = scene.tokens(config.model), checkpointing_of(train)
-    if config.model.dit is None:
-        flops = view_training_flops(config.model, tokens, checkpointing)
-    else:
-        text, grid = TEXT_TOKENS if config.model.text_dim else 0, (2, num_latent_frames(config.model.num_frames))
-        flops = training_flops(config.model.dit, tokens, text, checkpointing, grid)
-    return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
+    return parts, host, update
 
 
-def _kept_gradients(config: RunConfig, trained: int, share: int, steps: int) -> int:
+def _kept_gradients(config: TrainingConfig, trained: int, share: int, steps: int) -> int:
     """Gradients that wait for further micro-batches while the next one is computed."""
     stage = effective_stage(config)
     if steps == 1:
@@ -99,23 +110,26 @@ def _counts(config: RunConfig) -> tuple[int, int, int]:
     return sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained), largest
 
 
-def judge_training(config: RunConfig, world_size: int, memory: Memory) -> Verdict:
+def judge_training(config: TrainingConfig, world_size: int, memory: Memory) -> Verdict:
     """Whether a run's step fits on every device. memory: of one rank."""
 
     def estimate(train: TrainConfig) -> TrainingEstimate:
+        if isinstance(config, DecoderRunConfig):
+            from mvtrack.training.decoder_memory import estimate_decoder_training
+
+            return estimate_decoder_training(replace(config, train=train), world_size)
         return estimate_training(replace(config, train=train), world_size, "cpu" if memory.shared else "cuda")
 
     ways = ((overrides(config.train, way), way) for way in _settings(config, world_size))
     return judge(estimate, config.train, ways, memory)
 
 
-def refuse_training(config: RunConfig, world_size: int, ranks_here: int) -> None:
+def refuse_training(config: TrainingConfig, world_size: int, ranks_here: int) -> None:
     """Raise ValueError where a step takes more memory than this rank's device has free, or leaves more on the CPU than
     its share there; CPU ranks share one memory."""
     device = distributed.device()
-    memory, model = free_memory(device, ranks_here), config.model
-    head = 0 if model.tracking is None else GIB
-    if memory is None or clearly_fits(model, training_scene(config), memory, 400 * model.num_layers, 40, head):
+    memory = free_memory(device, ranks_here)
+    if memory is None or _clearly_trains(config, memory):
         return
     verdict = judge_training(config, world_size, memory)
     if not verdict.fits:
@@ -125,14 +139,25 @@ def refuse_training(config: RunConfig, world_size: int, ranks_here: int) -> None
         )
 
 
-def _settings(config: RunConfig, world_size: int) -> Iterator[TrainConfig]:
+def _clearly_trains(config: TrainingConfig, memory: Memory) -> bool:
+    if isinstance(config, DecoderRunConfig):
+        return config.decoder.codec is not None and config.decoder.codec.kind == "pca"  # for experiments
+    model = config.model
+    head = 0 if model.tracking is None else GIB
+    return clearly_fits(model, training_scene(config), memory, 400 * model.num_layers, 40, head)
+
+
+def _settings(config: TrainingConfig, world_size: int) -> Iterator[TrainConfig]:
     train = config.train
-    keep = "attention" if config.model.dit else "nothing"
-    changes: list[dict[str, object]] = [
-        {"gradient_checkpointing": True, "checkpoint_keep": keep}, {"micro_batch_size": 1},
-        {"checkpoint_blocks": None}, {"checkpoint_keep": "nothing"},
-    ]  # fmt: skip
-    stages = (2, 3) if config.model.dit else (2,)
+    if isinstance(config, DecoderRunConfig):
+        changes, stages = [{"micro_batch_size": 1}], (2,)
+    else:
+        keep = "attention" if config.model.dit else "nothing"
+        changes = [
+            {"gradient_checkpointing": True, "checkpoint_keep": keep}, {"micro_batch_size": 1},
+            {"checkpoint_blocks": None}, {"checkpoint_keep": "nothing"},
+        ]  # fmt: skip
+        stages = (2, 3) if config.model.dit else (2,)
     if config.optim.name == "adamw":  # muon needs whole matrices
         changes += [{"zero_stage": stage} for stage in stages] if world_size > 1 else []
         changes += [{"zero_stage": 1, "offload_optimizer": True}]

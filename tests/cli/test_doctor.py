@@ -55,6 +55,18 @@ def test_a_training_that_fits(capsys):
     assert "the speed of a GPU is not known" in out
 
 
+def test_doctor_estimates_the_training_of_a_decoder(capsys):
+    config = ROOT / "configs/decoder_objects_tiny.yaml"
+    code, out, _ = doctor(capsys, "--config", config, "--gpus", 2, "--gpu-memory", 24)
+    assert code in (0, 1)  # other parts of the installation may lack something
+    assert "2 x a GPU, 24.0 GiB each" in out
+    assert "activations" in out
+    assert "  ok fits" in out
+    code, _, error = doctor(capsys, "--config", config, "--for", "infer")
+    assert code == 2
+    assert "trains an aligning decoder: leave out --for infer" in error
+
+
 def test_a_training_that_does_not_fit_is_told_what_to_change(capsys):
     arguments = ["--config", ROOT / "configs/smoke.yaml", "--gpu", "H100", "--gpu-memory", 0.0001]
     code, out, _ = doctor(capsys, *arguments, "train.batch_size=8")

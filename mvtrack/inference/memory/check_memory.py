@@ -170,9 +170,11 @@ def refuse_inference(
     memory = free_memory(device)
     frames = min(padded_length(num_frames), config.num_frames)
     encoders = encoder_phases(config, placement, work.encoders).values()
+    more = 0 if work.aligner is None else GIB // 2 + 512 * work.views * frames * size[0] * size[1]
     if memory is None or (
-        all(needed < _CLEARLY * memory.device for needed in encoders)
-        and clearly_fits(config, InputShape(size, frames, views=work.views), memory, 200, 12)
+        (work.aligner is None or config.codec.kind == "pca")
+        and all(needed < _CLEARLY * memory.device for needed in encoders)
+        and clearly_fits(config, InputShape(size, frames, views=work.views), memory, 200, 12, more)
     ):
         return
     verdict = judge_inference(config, size, num_frames, sample, placement, memory, work)

@@ -11,7 +11,7 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.diffsynth_parts import diffsynth_module
-from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.sd_vae import empty_autoencoder
 from mvtrack.models.wan_vae import WanVAECodec
 
@@ -40,15 +40,9 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
     if config.tile is not None:  # one tile after the other: follow the first
         part = tuple(min(side, cells * config.stride) for side, cells in zip(size, config.tile, strict=True))
         config = replace(config, tile=None, tile_stride=None)
-    codec = build_codec(config)
-    network = codec
-    if isinstance(codec, ReleasedCodec):
-        is_wan = isinstance(codec, WanVAECodec)
-        network = empty_wan_network(codec.channels) if is_wan else empty_autoencoder(config.kind)
-        codec.put_in(network)
     with fake_tensors() as counter:
-        allocate_fake(network, getattr(torch, config.precision))
-        held = [*network.parameters(), *network.buffers()]
+        codec = empty_codec(config)
+        held = weights_of(codec)
         counter.ignore(held)
         flops = FlopCounterMode(display=False)
         with counter, flops, torch.no_grad():
@@ -64,6 +58,24 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
     share = num_frames * size[0] * size[1] / (frames * part[0] * part[1])
     total, peak = flops.get_total_flops() * share, counter.peak + (copies + 1) * rest
     return CodecCost(weights, encode + copies * rest, peak, total, encode_flops * share)
+
+
+def empty_codec(config: CodecConfig) -> VideoCodec:
+    """A codec whose weights are without storage; call it inside `fake_tensors`."""
+    codec = build_codec(config)
+    network = codec
+    if isinstance(codec, ReleasedCodec):
+        is_wan = isinstance(codec, WanVAECodec)
+        network = empty_wan_network(codec.channels) if is_wan else empty_autoencoder(config.kind)
+        codec.put_in(network)
+    allocate_fake(network, getattr(torch, config.precision))
+    return codec
+
+
+def weights_of(codec: VideoCodec) -> list[torch.Tensor]:
+    """Parameters and buffers of a codec, or of the network that it runs."""
+    network = codec.network(torch.device("cpu")) if isinstance(codec, ReleasedCodec) else codec
+    return [*network.parameters(), *network.buffers()]
 
 
 def empty_wan_network(channels: int) -> torch.nn.Module:

@@ -8,6 +8,7 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.data.clip import num_latent_frames, padded_length
 from mvtrack.inference.device import placed_config
+from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
 from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
@@ -22,11 +23,12 @@ UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
 @dataclass(frozen=True)
 class Work:
     """What is done beside sampling. encoders: those that still have to run, see `encoders_of`. views: seen together.
-    decodes: pictures are made of latents."""
+    decodes: pictures are made of latents. aligner: they are made a second time, see `mvtrack.models.decoder`."""
 
     encoders: tuple[str, ...] = ()
     views: int = 2
     decodes: bool = True
+    aligner: AlignerSize | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,17 @@ def estimate_inference(
     }
     if work.decodes:
         phases["decoding"] = beside + codec.weights + codec.decode
+    aligned = work.aligner and aligned_cost(config.codec, work.aligner, size, length, work.views)
+    if aligned:
+        phases["second decoding"] = beside + codec.weights + aligned.weights + aligned.decode
+        if placement.device == "cpu":
+            phases["depth between views"] = beside + codec.weights + aligned.sweep
     phases = encoder_phases(config, placement, work.encoders) | phases
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
     host = 0 if placement.device == "cpu" else host  # blocks are read from the file when their turn comes
     pieces = len(window_spans(config, num_frames)) * (work.views if not work.decodes else 1)
-    return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided), codec.flops * pieces)
+    codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * pieces
+    return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided), codec_flops)
 
 
 def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mvtrack.geometry.camera import pixel_grid, project, unproject
 from mvtrack.models.conditioning import Window
 from mvtrack.models.decoder.depth import carried_depth, object_depth, refuse_wrong_unit, stereo_depth
-from mvtrack.models.decoder.epipolar_attention import nearest_views
 from mvtrack.models.decoder.scene import REACH, DecoderScene
 from mvtrack.models.reshoot_model import ReshootModel
 
@@ -25,13 +24,14 @@ class AlignedDecoding:
 
     aligner: see `mvtrack.models.decoder.files`. depth: z-depth at a video frame, by the number of the view, which is
     known as a picture; for the model's picture and in the cameras' unit. None: it is estimated from all views.
-    object_size: of an object about the origin, which the views show; None: they show a scene. notes: gets what is to
-    know of results, each once.
+    object_size: of an object about the origin, which the views show; None: they show a scene. on_plain: gets views as
+    the codec alone decodes them. notes: gets what is to know of results, each once.
     """
 
     aligner: nn.Module
     depth: Mapping[int, Callable[[int], Float[Tensor, "H W"]]] | None = None
     object_size: float | None = None
+    on_plain: Callable[[Float[Tensor, "M T 3 H W"]], None] | None = None
     notes: list[str] = field(default_factory=list)
 
     @torch.no_grad()
@@ -50,6 +50,8 @@ class AlignedDecoding:
         """
         if window.scene_depth is None and self.object_size is None:
             raise ValueError("aligned decoding needs the distance of the subject: give scene_depth")
+        if self.on_plain:
+            self.on_plain(videos[known:])
         if len(videos) < 2:
             self._note("one view alone has none to be aligned with: it is left as the codec decodes it")
             return videos[known:]
@@ -94,7 +96,7 @@ def looked_at(scene: DecoderScene, view: int) -> bool:
     xy = pixel_grid(size, device=scene.depth.device).flatten(0, 1)
     points = unproject(xy, small.depth[view].flatten(1), small.camera[view])
     seen = torch.zeros_like(small.depth[view].flatten(1), dtype=torch.bool)
-    for other in nearest_views(small.camera, view):
+    for other in scene.nearest(view):
         seen |= _inside(*project(points, small.camera[other]), size)
     return bool(seen.float().mean(1).max() >= _COMMON_SHARE)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.plane_sweep import even_in_disparity, sweep
 from mvtrack.geometry.splat import splat_depth
-from mvtrack.models.decoder.epipolar_attention import nearest_views
+from mvtrack.models.decoder.scene import nearest_views
 
 NEAR, FAR, PLANES = 0.3, 8.0, 64  # in distances of the subject
 _HALF_OBJECT = 0.6  # of an object's size: how far before and behind its centre planes lie

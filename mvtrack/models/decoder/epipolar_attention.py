@@ -56,17 +56,30 @@ class EpipolarAttention(nn.Module):
         views: those that ask; None: all. jitter: points are drawn within their strata (training), else in the middle.
         """
         changed, tokens = features.clone(), {}
-        rows = self._moments_at_once(features)
         for view in range(len(features)) if views is None else views:
-            sources = nearest_views(scene.camera, view)[: self.config.sources]
+            sources = scene.nearest(view)[: self.config.sources]
             for source in set(sources) - set(tokens):  # one view at a time: memory does not grow with all views
-                pixels = scene.pixels[source].to(features)
-                tokens[source] = self.source(torch.cat([self.norm(features[source]), pixels], 1))
-            for start in range(0, features.shape[1], rows):
-                span = slice(start, start + rows)
-                shown = {source: tokens[source][span] for source in sources}
-                part = self._update(features[view, span], shown, scene.moments(span), view, jitter)
-                changed[view, span] = features[view, span] + part
+                tokens[source] = self.tokens(features[source], scene.pixels[source].to(features))
+            shown = {source: tokens[source] for source in sources}
+            changed[view] = self.ask(features[view], shown, scene, view, jitter)
+        return changed
+
+    def tokens(self, features: Float[Tensor, "N C h w"], pixels: Float[Tensor, "N 4 h w"]) -> Float[Tensor, "N d h w"]:
+        """What a view shows to those that ask it."""
+        return self.source(torch.cat([self.norm(features), pixels], 1))
+
+    def ask(
+        self, features: Float[Tensor, "N C h w"], shown: dict[int, Float[Tensor, "N d H W"]], scene: DecoderScene,
+        view: int, jitter: torch.Generator | None = None, here: DecoderScene | None = None,
+    ) -> Float[Tensor, "N C h w"]:  # fmt: skip
+        """A view's features with what others say added. shown: tokens of the views that it asks, nearest first. here:
+        the part of the scene that the features are of; None: all of it."""
+        changed, rows = features.clone(), self._moments_at_once(features)
+        for start in range(0, len(features), rows):
+            span = slice(start, start + rows)
+            part, whole = {source: x[span] for source, x in shown.items()}, scene.moments(span)
+            own = whole if here is None else here.moments(span)
+            changed[span] = features[span] + self._update(features[span], part, whole, view, jitter, own)
         return changed
 
     def _moments_at_once(self, features: Tensor) -> int:
@@ -74,15 +87,15 @@ class EpipolarAttention(nn.Module):
         return max(1, _BYTES_AT_ONCE // (cell * features.shape[-2] * features.shape[-1]))
 
     def _update(
-        self, features: Float[Tensor, "N C h w"], shown: dict[int, Float[Tensor, "N d h w"]], scene: DecoderScene,
-        view: int, jitter: torch.Generator | None,
+        self, features: Float[Tensor, "N C h w"], shown: dict[int, Float[Tensor, "N d H W"]], scene: DecoderScene,
+        view: int, jitter: torch.Generator | None, here: DecoderScene,
     ) -> Float[Tensor, "N C h w"]:  # fmt: skip
-        """What is added to a view's features. shown: tokens of the views that it asks, nearest first.
+        """What is added, see `ask`.
 
         Linear layers are taken at cells, not at their points: before tokens are sampled, and after points are weighed.
         """
         seen_from, first, second = scene.seen_from(view), self.mix[0], self.mix[2]
-        points = self._points(scene, view, jitter)  # (N, P * h * w, 3)
+        points = self._points(here, view, jitter)  # (N, P * h * w, 3)
         hidden, seen = first.bias[:, None], []
         for (source, tokens), weight in zip(shown.items(), first.weight.split(self.config.dim + 1, 1), strict=False):
             ray = self.source_ray(plucker_rays(seen_from[source]).to(features))
@@ -94,7 +107,7 @@ class EpipolarAttention(nn.Module):
         if not seen:
             return torch.zeros_like(features)
         hidden = F.gelu(hidden).unflatten(-1, (self.config.points, -1))  # (N, d, P, hw)
-        own_ray = self.query_ray(plucker_rays(seen_from[view]).to(features)).flatten(1, 2)
+        own_ray = self.query_ray(plucker_rays(here.seen_from(view)[view]).to(features)).flatten(1, 2)
         asked = self.query(self.norm(features)).flatten(2).mT + own_ray  # (N, hw, d)
         asked = asked @ self.key.weight @ second.weight  # what they share at all points does not weigh
         any_seen = torch.stack(seen).any(0).unflatten(1, (self.config.points, -1))
@@ -113,13 +126,6 @@ class EpipolarAttention(nn.Module):
         z = (depth + offset).clamp_min(1e-3 * scene.radius)
         xy = pixel_grid(camera.size, device=depth.device).flatten(0, 1).to(depth).repeat(count, 1)
         return unproject(xy, rearrange(z, "p n h w -> n (p h w)"), camera)
-
-
-def nearest_views(camera: Camera, view: int) -> list[int]:
-    """The other views, the nearest first: by the mean distance of their centres, then by their number."""
-    centre = camera.c2w[..., :3, 3].double()
-    away = (centre - centre[view]).norm(dim=-1).mean(-1).tolist()
-    return sorted((v for v in range(len(away)) if v != view), key=lambda v: (round(away[v], 9), v))
 
 
 def look_up(

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames, padded_length
 from mvtrack.models.decoder.hosted import HostedAligner
 from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.decoder.wan_tiles import BLOCKS, decode_in_tiles, frames_shown
 from mvtrack.models.wan_vae import WanVAECodec
-
-BLOCKS = (2, 6, 10, 14)  # of the decoder's `upsamples`: the last residual block of each level
-FRAMES = (1, 2, 4, 4)  # of a level, in every latent frame but the first
 
 
 class WanAligner(HostedAligner):
@@ -35,8 +33,12 @@ class WanAligner(HostedAligner):
         """Videos in [-1, 1] of all views, latent frame by latent frame; float32. Gradients flow to this module.
 
         scene: of the whole video, on the latents' device as this module is. views: those that follow others; None: all.
-        Raises ValueError for a codec with tiles, a VAE of another width, or a scene of another size.
+        A codec with tiles decodes in tiles, of which each asks whole views. Raises ValueError for a VAE of another
+        width, a scene of another size, and in tiles for views that ask each other.
         """
+        if codec.config.tile:
+            self._check(codec, latents, scene)
+            return decode_in_tiles(self, codec, latents, scene, tuple(range(len(latents))) if views is None else views)
         return self._decode(codec, latents, scene, views, None).clamp(-1, 1)
 
     def forward(
@@ -68,8 +70,6 @@ class WanAligner(HostedAligner):
         return torch.cat(pieces, 1)
 
     def _check(self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:
-        if codec.config.tile:
-            raise ValueError("views are aligned in whole pictures, not in tiles: leave out --tiled (codec.tile)")
         views, latent_frames, _, *cells = latents.shape
         blocks = codec.network(latents.device).decoder.upsamples
         frames = (latent_frames - 1) * TEMPORAL_STRIDE + 1
@@ -106,11 +106,3 @@ class WanAligner(HostedAligner):
             return rearrange(aligned, "v t c h w -> v c t h w").to(features.dtype), *memory
 
         return hook
-
-
-def frames_shown(level: int, latent_frame: int) -> list[int]:
-    """The video frames that a level's features of one latent frame show: the last of each run that they stand for."""
-    if latent_frame == 0:
-        return [0]
-    run, last = TEMPORAL_STRIDE // FRAMES[level], TEMPORAL_STRIDE * latent_frame
-    return list(range(last - TEMPORAL_STRIDE + run, last + 1, run))

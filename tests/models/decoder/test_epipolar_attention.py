@@ -14,9 +14,8 @@ from mvtrack.models.decoder.epipolar_attention import (
     EpipolarAttention,
     EpipolarConfig,
     look_up,
-    nearest_views,
 )
-from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.decoder.scene import DecoderScene, nearest_views
 
 N, C, h, w, P, D = 5, 6, 7, 11, 3, 13
 
@@ -372,8 +371,8 @@ def test_nearest_views_follow_mean_distance():
     c2w = torch.eye(4).repeat(5, 2, 1, 1)
     c2w[:, :, 0, 3] = torch.tensor([[0.0, 0], [3, 1], [1, 2], [-2, 2], [0, 2.5]])
     camera = Camera(c2w, intrinsics_from_fov(60.0, (h, w)).repeat(5, 2, 1, 1), (h, w))
-    assert nearest_views(camera, 0) == [4, 2, 1, 3]  # 1.25, 1.5, 2 and 2
-    assert nearest_views(camera, 3) == [4, 2, 0, 1]  # 1.25, 1.5, 2 and 3
+    assert nearest_views(camera, 0) == (4, 2, 1, 3)  # 1.25, 1.5, 2 and 2
+    assert nearest_views(camera, 3) == (4, 2, 0, 1)  # 1.25, 1.5, 2 and 3
 
 
 def test_asking_views_alone_change(generator, parts):

@@ -1,4 +1,5 @@
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -186,6 +187,34 @@ def test_aligner_of_other_width_raises(codec):
     with pytest.raises(ValueError, match=r"for a VAE of width 6 with \(24, 24, 12, 6\).*got one of width 4"):
         aligner_of(6).decode(codec, latents, scene)
     assert aligner_of(6).decode(codec_of(lively_network(6)), latents, scene).isfinite().all()
+
+
+# Tiles
+
+
+def test_one_tile_is_the_whole_picture(codec, network):
+    latents, scene, aligner = latents_of(2, 3), scene_of(2, 3), aligner_of().requires_grad_(False)
+    whole = aligner.decode(codec, latents, scene, views=(1,))
+    tiled = aligner.decode(codec_of(network, tile=(ROWS, COLUMNS)), latents, scene, views=(1,))
+    torch.testing.assert_close(tiled, whole, atol=2e-4, rtol=0)
+
+
+def test_tiles_ask_whole_views(network):
+    """Two tiles, columns 0 to 24 and 16 to 40. What the first one sees lies beyond column 24 of the other view."""
+    latents, scene, aligner = latents_of(2, 2), scene_of(2, 2), aligner_of().requires_grad_(False)
+    c2w = scene.camera.c2w.clone()
+    c2w[1, :, 0, 3] += 1.2
+    scene = replace(scene, camera=replace(scene.camera, c2w=c2w))
+    codec = codec_of(network, tile=(ROWS, 3), tile_stride=(ROWS, 2))
+    tiled = aligner.decode(codec, latents, scene, views=(1,))
+    plain = codec.decode(latents[None])[0]
+    torch.testing.assert_close(tiled[0], plain[0], atol=1e-4, rtol=0)
+    other = scene.pixels.clone()
+    other[0, :, :3, :, 25:] *= -1
+    changed = aligner.decode(codec, latents, replace(scene, pixels=other), views=(1,))
+    first = (tiled - changed)[1, ..., :16].abs()
+    assert first.max() > 0.01
+    assert torch.equal(changed[0], tiled[0])
 
 
 def test_undecodable_latents_raise(codec, network):

@@ -1,0 +1,142 @@
+"""Memory of the second decoding: foretold on tensors without storage, counted on real ones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvtrack.config.decoder import DecoderRunConfig
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.placement import Placement
+from mvtrack.config.run import training_from_tree
+from mvtrack.data.synthetic.objects import wonder3d_rig
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
+from mvtrack.inference.memory.inference import Work, estimate_inference
+from mvtrack.inference.memory.memory_tracker import MemoryCounter
+from mvtrack.models.decoder.depth import stereo_depth
+from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.decoder.small import SmallAligner
+from mvtrack.models.pca_codec import build_codec
+from mvtrack.training.decoder_memory import estimate_decoder_training
+from tests.inference.memory.test_estimates import MODEL
+
+SIZE, FRAMES = (24, 32), 5
+PCA = CodecConfig(kind="pca", channels=5, stride=8)
+
+
+def fitted(codec: CodecConfig, size: tuple[int, int], frames: int = 1):
+    made = build_codec(codec)
+    made.fit([torch.rand(2, frames, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1], 0.5)
+    return made
+
+
+def counted(work, held) -> int:
+    counter = MemoryCounter()
+    counter.ignore(held)
+    with counter:
+        work()
+    return counter.peak
+
+
+def test_second_decoding_takes_what_is_foretold():
+    codec, aligner = fitted(PCA, SIZE, FRAMES), SmallAligner(8, sources=2)
+    poses = torch.eye(4).repeat(3, FRAMES, 1, 1)
+    poses[:, :, 0, 3] = torch.arange(3.0)[:, None]
+    camera = Camera(poses, intrinsics_from_fov(60.0, SIZE).repeat(3, FRAMES, 1, 1), SIZE)
+    scene = DecoderScene.of(camera, torch.full((3, FRAMES, *SIZE), 4.0))
+    latents = torch.randn(3, 2, 5, 3, 4)
+
+    @torch.no_grad()
+    def decode() -> None:
+        inputs = [x.clone() for x in (scene.depth, scene.pixels, latents)]
+        aligner.decode(codec, latents, scene, (1, 2))
+        del inputs
+
+    real = counted(decode, [*aligner.parameters(), *codec.parameters(), *codec.buffers()])
+    cost = aligned_cost(PCA, AlignerSize.of(aligner), SIZE, FRAMES, views=3)
+    assert cost.decode == pytest.approx(real, rel=0.02)
+    assert cost.weights == 4 * sum(p.numel() for p in aligner.parameters())
+    swept = counted(lambda: stereo_depth(torch.rand(2, 1, 3, *SIZE), camera[:2, :1], 4.0), [])
+    assert cost.sweep == pytest.approx(swept, rel=0.15)
+
+
+def test_long_videos_are_extrapolated():
+    size = AlignerSize.of(SmallAligner(8))
+    short, long, longer = (aligned_cost(PCA, size, SIZE, frames).decode for frames in (13, 17, 21))
+    assert longer - long == pytest.approx(long - short, rel=0.1)
+    codec, aligner = fitted(PCA, SIZE, 21), SmallAligner(8)
+    camera = Camera(torch.eye(4).repeat(2, 21, 1, 1), intrinsics_from_fov(60.0, SIZE).repeat(2, 21, 1, 1), SIZE)
+    scene = DecoderScene.of(camera, torch.full((2, 21, *SIZE), 4.0))
+
+    @torch.no_grad()
+    def decode() -> None:
+        inputs = [x.clone() for x in (scene.depth, scene.pixels)]
+        aligner.decode(codec, torch.zeros(2, 6, 5, 3, 4), scene, (1,))
+        del inputs
+
+    real = counted(decode, [*aligner.parameters(), *codec.parameters(), *codec.buffers()])
+    assert longer == pytest.approx(real, rel=0.1)
+
+
+def test_second_decoding_is_a_phase():
+    size = AlignerSize.of(SmallAligner(8))
+    codec = replace(MODEL.codec, stride=8)
+    model = replace(MODEL, codec=codec)
+    plain, aligned = (
+        estimate_inference(model, (32, 48), 9, placement=Placement("cpu"), work=Work(aligner=aligner))
+        for aligner in (None, size)
+    )
+    extra = {"second decoding", "depth between views"}
+    assert set(aligned.phases) - set(plain.phases) == extra
+    assert aligned.codec_flops > plain.codec_flops
+    on_device = estimate_inference(model, (32, 48), 9, placement=Placement("cuda"), work=Work(aligner=size))
+    assert set(on_device.phases) - set(plain.phases) == extra - {"depth between views"}
+    tuned = replace(size, tuned=10**6)
+    assert aligned_cost(codec, tuned, SIZE, 1).weights == aligned_cost(codec, size, SIZE, 1).weights + 10**6
+
+
+def decoder_run(**decoder) -> DecoderRunConfig:
+    tree = {
+        "decoder": {"codec": {"kind": "pca", "channels": 5, "stride": 4}, "aligner": {"width": 8, "dim": 8}} | decoder,
+        "data": {"kind": "wonder3d", "size": [24, 24]},
+        "train": {"batch_size": 4, "micro_batch_size": 2},
+    }
+    return training_from_tree(tree, "job")
+
+
+def test_training_step_takes_what_is_foretold():
+    """Forward and backward of a micro-batch of two objects, gradients included."""
+    config = decoder_run()
+    codec, aligner = fitted(config.decoder.codec, (24, 24)), SmallAligner(8, dim=8)
+    scene = DecoderScene.of(wonder3d_rig(24), torch.full((6, 1, 24, 24), 1.3), radius=0.1)
+
+    def step() -> None:
+        losses = []
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            _, made = aligner(codec, torch.randn(6, 1, 5, 6, 6), scene, (1, 2, 3, 4, 5), 1, generator)
+            losses.append((made[1:] - torch.zeros(5, 1, 3, 24, 24)).square().mean())
+        torch.stack(losses).mean().backward()
+
+    real = counted(step, [*aligner.parameters(), *codec.parameters(), *codec.buffers()])
+    estimate = estimate_decoder_training(config)
+    assert estimate.work == pytest.approx(real, rel=0.15)
+    trained = sum(p.numel() for p in aligner.parameters())
+    assert estimate.parts["optimiser state"] == 8 * trained
+    assert estimate.flops > 0
+    halved = estimate_decoder_training(replace(config, train=replace(config.train, micro_batch_size=1)))
+    assert halved.work == pytest.approx(estimate.work / 2, rel=0.01)
+    assert halved.flops == pytest.approx(estimate.flops)
+
+
+@pytest.mark.slow
+def test_tuned_host_and_perceptual_loss_take_more():
+    codec = {"kind": "svd_vae", "channels": 4, "stride": 8, "scaling": 0.18215, "weights": "nobody/nothing"}
+    alone, both, lpips = (
+        estimate_decoder_training(decoder_run(codec=codec, aligner={}, **more))
+        for more in ({}, {"tune": "both"}, {"perceptual": 1.0, "perceptual_backbone": "vgg16.pth"})
+    )
+    assert both.parts["optimiser state"] > 10 * alone.parts["optimiser state"]
+    assert both.work > alone.work
+    assert lpips.work > alone.work
