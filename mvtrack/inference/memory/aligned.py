@@ -17,7 +17,8 @@ from mvtrack.models.decoder.files import build_aligner
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.pca_codec import VideoCodec
 
-_FOLLOWED = (9, 13)  # frames; from the third latent frame on, every piece takes what the one before took
+_FOLLOWED = {"wan_vae": (9, 13)}  # frames; from the third latent frame on, every piece takes what the one before took
+_FRAME_BY_FRAME = (1, 5)
 _SWEEP_VALUES = 18.5  # at once of every plane and pixel: points, places, pictures, costs
 
 
@@ -55,7 +56,8 @@ def aligned_cost(
 ) -> AlignedCost:
     """Of views of `size` (H, W), of which those after the first `known` are aligned, their pictures included."""
     own = replace(codec, tile=None, tile_stride=None)
-    frames = [num_frames] if num_frames <= _FOLLOWED[1] else list(_FOLLOWED)
+    followed = _FOLLOWED.get(codec.kind, _FRAME_BY_FRAME)
+    frames = [num_frames] if num_frames <= followed[1] else followed
     peaks, flops, weights = [], 0, 0
     for count in frames:
         with fake_tensors() as counter:
