@@ -170,7 +170,7 @@ def _batch_record(batch: ViewBatch, photos: StillPhotos, targets: NewViews) -> d
 def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutputs:
     began, photos, targets = time.monotonic(), job.photos, job.targets
     finish = _finish(job)
-    camera = _joined(photos.fitted, targets.camera).to(dtype=torch.float32)
+    camera = joined_cameras(photos.fitted, targets.camera).to(dtype=torch.float32)
     scene = StillScene(photos.subject_distance, job.request.domain, maps=job.maps)
     steps = len(job.batches) * job.sample.steps
     pictures, plain = photos.pictures(), {}
@@ -257,7 +257,8 @@ def _shown(camera: Camera, photos: StillPhotos) -> Camera:
     return camera.cropped(left, top, content)
 
 
-def _joined(first: Camera, second: Camera) -> Camera:
+def joined_cameras(first: Camera, second: Camera) -> Camera:
+    """Photographs' cameras and the views', (N + M,). Raises ValueError for those of different projections."""
     if first.projection != second.projection:
         raise ValueError("perspective and orthographic cameras do not go together: make these views apart")
     return replace(first, c2w=torch.cat([first.c2w, second.c2w]), K=torch.cat([first.K, second.K]))

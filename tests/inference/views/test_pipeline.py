@@ -13,6 +13,7 @@ from mvtrack.config.placement import Placement
 from mvtrack.geometry.pose_files import read_cameras
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.views.generate import StillScene, generate_views
+from mvtrack.inference.views.pipeline import joined_cameras
 from mvtrack.inference.views.request import ViewsRequest
 from mvtrack.models.decoder.files import save_aligner
 from mvtrack.models.decoder.small import SmallAligner
@@ -142,6 +143,13 @@ def test_points_are_exported_before_and_after_alignment(scene, still_model, deco
         assert f"element vertex {record['points']}\n" in head
     assert "before_alignment" not in records[0]
     assert records[1]["before_alignment"].keys() == records[0].keys()
+
+
+def test_perspective_and_orthographic_cameras_are_kept_apart(rendered):
+    own = rendered.camera[:, 0]
+    assert joined_cameras(own[:2], own[2:]).shape == (5,)
+    with pytest.raises(ValueError, match="perspective and orthographic cameras do not go together"):
+        joined_cameras(own[:2], replace(own[2:], projection="orthographic"))
 
 
 def test_decoder_refuses_depth_in_millimetres(scene, still_model, rendered, decoder):
