@@ -33,7 +33,7 @@ PAUSE_S = 0.5
 
 
 class Server:
-    """The command, on one port, that can be killed and started again. answers: seconds of every one."""
+    """The command, on one port, that can be killed and started again. answers: seconds of every one, and to what."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
@@ -67,7 +67,7 @@ class Server:
             except httpx.TransportError:
                 time.sleep(PAUSE_S)
                 continue
-            self.answers.append(time.perf_counter() - began)
+            self.answers.append((time.perf_counter() - began, f"{method} {path}"))
             return answer
 
     def weigh(self) -> None:
@@ -116,7 +116,7 @@ def answers_beside_a_render(server: Server, client: httpx.Client, id: str, secon
         server.asked(client, "POST", url + "/preview", json=PATH)
         time.sleep(0.1)
     server.asked(client, "POST", f"/api/jobs/{job}/cancel")
-    slowest = np.quantile(server.answers, [0.5, 0.95])
+    slowest = np.quantile([seconds for seconds, _ in server.answers], [0.5, 0.95])
     return {"answer beside a render, median, s": slowest[0], "answer beside a render, 95 %, s": slowest[1]}
 
 
@@ -183,12 +183,14 @@ def load(server: Server, clip: Path, sessions: int, minutes: float, kills: int) 
         user.look()
     for problem in sorted({problem for user in users for problem in user.problems}):
         sys.stdout.write(f"problem: {problem}\n")
+    for seconds, what in sorted(server.answers)[-5:]:
+        sys.stdout.write(f"{seconds:.2f} s: {what}\n")
     return {
         "jobs accepted": float(sum(len(user.jobs) for user in users)),
         "jobs finished": float(sum(len(user.results) for user in users)),
         "lost": float(sum(user.lost() for user in users)),
         "problems": float(sum(len(user.problems) for user in users)),
-        "slowest answer, s": max(server.answers), "server's memory, MiB": server.peak_mib,
+        "slowest answer, s": max(server.answers)[0], "server's memory, MiB": server.peak_mib,
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -31,13 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(options: WebCommand) -> None:
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ValueError("the page needs a web server: pip install '.[web]'") from error
+    if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
+        raise ValueError(f"the page needs {' and '.join(missing)}: pip install '.[web]'")
     from mvtrack.inference.studio.server import StudioServer
     from mvtrack.inference.studio.sessions import is_loopback
     from mvtrack.inference.studio.shots import Studio
+    from mvtrack.inference.studio.store import only_server
     from mvtrack.models.reshoot_model import read_config
 
     token = None if options.password or is_loopback(options.listen) else secrets.token_urlsafe(18)
@@ -46,7 +46,13 @@ def _serve(options: WebCommand) -> None:
         read_config(model)
     studio = Studio(models)
     studio.prepare()
-    server = StudioServer(options.folder, options.limits, studio, options.password or token)
+    with only_server(options.folder):
+        _listen(options, StudioServer(options.folder, options.limits, studio, options.password or token), token)
+
+
+def _listen(options: WebCommand, server, token: str | None) -> None:
+    import uvicorn
+
     config = uvicorn.Config(
         server.app, host=options.listen, port=options.port, log_level="warning", lifespan="on", server_header=False,
         h11_max_incomplete_event_size=1 << 16, timeout_keep_alive=30, timeout_graceful_shutdown=3,

@@ -5,6 +5,7 @@ import re
 import resource
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,8 +37,10 @@ def gpu_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+@cache
 def cpu_flops(dtype: torch.dtype | None = None) -> float:
-    """What this CPU's matrix products reach, FLOP/s, by a short measurement; None: in bfloat16 where that is fast."""
+    """What this CPU's matrix products reach, FLOP/s, by a short measurement, once a process; None: in bfloat16 where
+    that is fast."""
     if dtype is None:
         dtype = torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
     a, b = torch.ones(512, 1536, dtype=dtype), torch.ones(1536, 4096, dtype=dtype)

@@ -1,6 +1,7 @@
 """Memory and time of making a video, phase by phase: captions, encoding, sampling, decoding."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -103,6 +104,7 @@ def estimate_inference(
     return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided), codec_flops)
 
 
+@lru_cache(maxsize=32)
 def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes of the transformer's weights, and of one block's among them."""
     dit = empty_network(config)

@@ -18,7 +18,7 @@ from mvtrack.inference.studio.program import Program
 from mvtrack.inference.studio.store import Entry, Store
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
-_MOST_STARTS = 3
+_MOST_STARTS = 5
 _BAR = re.compile(r"^(?P<what>[^:|]*): +\d+%\|.*\| (?P<done>\d+)/(?P<all>\d+) \[(?P<time>[^\]]*)\]")
 _LOG_BYTES = 1 << 20
 

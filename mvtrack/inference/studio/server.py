@@ -33,7 +33,7 @@ from mvtrack.inference.studio.render_queue import (
 )
 from mvtrack.inference.studio.results import archive, box_of, files_of, tracks_of
 from mvtrack.inference.studio.sessions import Sessions
-from mvtrack.inference.studio.shots import TINY, PathWish, ProbedVideo, RenderWish, Studio, error_span
+from mvtrack.inference.studio.shots import PathWish, ProbedVideo, RenderWish, Studio, error_span
 from mvtrack.inference.studio.store import Entry, Store, UnknownEntryError
 from mvtrack.inference.studio.uploads import REFUSED, TooLargeError, Uploads, video_of
 
@@ -107,7 +107,7 @@ class StudioServer:
             "uploads": [_upload_shown(entry) for entry in self.store.of("uploads", owner)],
             "jobs": [self._job_shown(entry) for entry in self.store.of("jobs", owner)],
             "presets": {name: {"unit": p.unit, "amount": round(p.amount, 1)} for name, p in PRESETS.items()},
-            "speeds": list(SPEEDS), "models": [TINY, *self.studio.models], "examples": list(EXAMPLES),
+            "speeds": list(SPEEDS), "models": self.studio.offered(), "examples": list(EXAMPLES),
             "max_upload_mb": self.limits.max_upload_mb, "free_gb": round(self.store.free_bytes() / 1e9, 1),
         })  # fmt: skip
 

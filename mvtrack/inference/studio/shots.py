@@ -30,8 +30,9 @@ from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.forecast import Expected, VideoJob, expected
 from mvtrack.inference.memory.inference import Work
-from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, Shot, path_notes, shipped_model, shot_cameras
+from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, Shot, path_notes, shipped_decoder, shipped_model, shot_cameras
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.prompts import Captions
 from mvtrack.models.reshoot_model import read_config
 from mvtrack.video.resize import Fit, plan_fit, still_camera
@@ -129,6 +130,11 @@ class Studio:
         """Of the model that will render."""
         return _model_config(self._folder(wish) or str(shipped_model(bool(wish.tracks))))
 
+    def offered(self) -> list[dict[str, Any]]:
+        """Models by name, and whether they take captions."""
+        wishes = [RenderWish(model=name) for name in (TINY, *self.models)]
+        return [{"name": wish.model, "captions": bool(self.config(wish).text_dim)} for wish in wishes]
+
     def _folder(self, wish: RenderWish) -> str | None:
         if wish.model != TINY and wish.model not in self.models:
             raise ValueError(f"model must be one of {', '.join([TINY, *self.models])}, got {wish.model!r}")
@@ -193,11 +199,16 @@ class Studio:
 
     def prepare(self) -> None:
         """Load what the first estimate would make a page wait for."""
-        self.expect(ProbedVideo.of(Path("video"), {"frames": 1, "fps": 24.0, "size": (90, 160)}), RenderWish())
+        self.expect(ProbedVideo.of(Path("video"), {"frames": 17, "fps": 24.0, "size": (90, 160)}), RenderWish())
 
     def expect(self, footage: Video, wish: RenderWish, max_hours: float = math.inf) -> Expected:
-        """Time and memory. Raises ValueError where memory will not do or it would take longer than `max_hours`."""
+        """Time and memory. Raises ValueError where memory will not do or it would take longer than `max_hours`, and for
+        what the model does not take."""
         config, (fit, region) = self.config(wish), self.region(footage, wish)
+        if wish.caption and not config.text_dim:
+            raise ValueError(f"{wish.model} takes no captions: leave it empty")
+        if wish.decoder == "tiny":
+            load_aligner(shipped_decoder(), config.codec)
         sample = SamplerOptions.of(config, wish.steps, None, wish.seed)
         work = Work(encoders_of(config, Captions(wish.caption or None, None, sample.guidance).texts))
         refuse_inference(config, fit.model, len(footage), sample, self.placement, work)

@@ -5,12 +5,14 @@ complete, and status.json, which is written aside and renamed. Names that users 
 parts of a path.
 """
 
+import fcntl
 import json
 import re
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,8 +62,9 @@ class Store:
         self.root = root.resolve()
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"{root} is not a folder: give one for uploads and results")
-        foreign = self.root.exists() and any(self.root.iterdir()) and not (self.root / "jobs").is_dir()
-        if foreign:
+        self.root.mkdir(parents=True, exist_ok=True)
+        others = [path for path in self.root.iterdir() if not path.name.startswith(".")]
+        if others and not (self.root / "jobs").is_dir():
             raise ValueError(f"{root} holds other things than a studio's uploads and jobs: give an empty folder")
         self.entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in KINDS}
         for kind in KINDS:
@@ -113,6 +116,18 @@ class Store:
     def free_bytes(self) -> int:
         """Of the disk that the folder lies on."""
         return shutil.disk_usage(self.root).free
+
+
+@contextmanager
+def only_server(root: Path) -> Iterator[None]:
+    """Hold a studio's folder. Raises ValueError while another server does; the system lets go of a killed one's."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another mvtrack web works in {root}: use that one, or give another folder") from error
+        yield
 
 
 def label(name: str) -> str:

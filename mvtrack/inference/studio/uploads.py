@@ -126,6 +126,7 @@ class Uploads:
                 size += len(piece)
                 if size > self.limits.upload_bytes:
                     self.refuse(owner, size)
+                refuse_full_disk(self.store, self.limits)
                 head += piece[: max(0, _HEAD - len(head))]
                 if len(head) >= _HEAD and suffix_of(head) is None:
                     break

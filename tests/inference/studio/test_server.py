@@ -1,5 +1,6 @@
 """Jobs from asking to downloading, through kills of the server."""
 
+import errno
 import io
 import os
 import time
@@ -11,7 +12,8 @@ import pytest
 from mvtrack.inference.studio.measure import INVERSE_STEPS, _packed, coarse_first, shown_frames, within
 from mvtrack.inference.studio.render_queue import CANCELLED, DONE, FAILED, RUNNING, WAITING
 from mvtrack.inference.studio.results import archive
-from mvtrack.inference.studio.store import Store
+from mvtrack.inference.studio.store import Store, only_server
+from mvtrack.inference.studio.uploads import Uploads
 from mvtrack.video.reader import open_video
 
 PATH = {"path": {"text": "arc_left 10deg"}}
@@ -85,7 +87,7 @@ def test_after_a_kill_finished_jobs_stay_and_the_others_start_again(studio, read
         folder = store.new_folder("jobs")
         arguments = ["reshoot", str(upload.folder / "video.mp4"), "--out", str(folder / "result")]
         job = store.add("jobs", folder, "someone", kind="reshoot", label=name, name="in.mp4", arguments=arguments)
-        job.update(state=state, starts=3 if name == "hopeless" else 1, started=1.0, finished=2.0)
+        job.update(state=state, starts=5 if name == "hopeless" else 1, started=1.0, finished=2.0)
         if name in ("done", "finished unsaid"):
             (folder / "result").mkdir()
             (folder / "result/video.mp4").write_bytes(name.encode())
@@ -95,7 +97,7 @@ def test_after_a_kill_finished_jobs_stay_and_the_others_start_again(studio, read
     later = studio()
     jobs = {job["label"]: job for job in later.get("/api/state").json()["jobs"]}
     assert (jobs["done"]["state"], jobs["finished unsaid"]["state"], jobs["hopeless"]["state"]) == (DONE, DONE, FAILED)
-    assert "ended 3 times" in jobs["hopeless"]["reason"]
+    assert "ended 5 times" in jobs["hopeless"]["reason"]
     assert later.get(f"/api/jobs/{jobs['done']['id']}/files/video.mp4").content == b"done"
     for name in ("cut off", "waits"):
         wait_for(later, jobs[name]["id"], DONE)
@@ -107,6 +109,26 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="holds other things"):
         Store(tmp_path)
+
+
+def test_two_servers_do_not_share_a_folder(tmp_path):
+    with only_server(tmp_path), pytest.raises(ValueError, match="another mvtrack web works"), only_server(tmp_path):
+        pass
+    with only_server(tmp_path):
+        Store(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_said_and_nothing_half_stays(studio, ready, video, monkeypatch):
+    client = studio()
+
+    async def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Uploads, "_write", full)
+    answer = client.post("/api/uploads", content=video.read_bytes())
+    assert answer.status_code == 507
+    assert "No space left" in answer.json()["error"]
+    assert list((client.server.store.root / "uploads").iterdir()) == []
 
 
 def test_a_path_that_is_wrong_is_said_at_its_place(studio, ready):

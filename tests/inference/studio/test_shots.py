@@ -76,6 +76,8 @@ def test_renders_that_take_too_much_are_refused(video):
     assert Studio().expect(probed, RenderWish()).memory > 1e8
     with pytest.raises(ValueError, match="hours"):
         Studio().expect(probed, RenderWish(), max_hours=1e-9)
+    with pytest.raises(ValueError, match="tiny takes no captions"):
+        Studio().expect(probed, RenderWish(caption="a man"))
     with pytest.raises(ValueError, match="sides of 16 to 8192"):
         Studio().expect(probed, RenderWish(resolution="9000x9000"))
 

@@ -38,7 +38,8 @@ async function refresh() {
   if (mine) {
     state = mine;
     path.offer(state.presets, state.speeds);
-    if (!byId("model").length) for (const name of state.models) byId("model").add(new Option(name, name));
+    if (!byId("model").length) for (const { name } of state.models) byId("model").add(new Option(name, name));
+    captions();
     welcome();
     jobs.draw(state.jobs);
     if (video) open(video.id);
@@ -46,6 +47,12 @@ async function refresh() {
   const active = mine && (state.jobs.some(job => ["waiting", "running"].includes(job.state)) || video?.state === "measuring" || video?.cameras === "measuring");
   clearTimeout(polling);
   polling = setTimeout(refresh, active ? 700 : mine ? 4000 : 2000);
+}
+
+function captions() {  // of models that take them
+  const takes = state.models.find(one => one.name === byId("model").value)?.captions;
+  byId("caption").parentElement.hidden = !takes;
+  if (!takes) byId("caption").value = "";
 }
 
 function welcome() {
@@ -257,7 +264,7 @@ byId("measured").onchange = () => tried(async () => {
     await refresh();
   } else askPreview(true);
 });
-for (const name of ["model", "decoder", "resolution", "tracks", "seed", "caption"]) byId(name).onchange = () => askPreview(true);
+for (const name of ["model", "decoder", "resolution", "tracks", "seed", "caption"]) byId(name).onchange = () => { captions(); askPreview(true); };
 byId("render").onclick = () => tried(async () => {
   byId("render").disabled = true;
   try { await post(`/api/uploads/${video.id}/render`, { path: path.wish().path, render: render() }); } finally { byId("render").disabled = false; }
