@@ -72,8 +72,6 @@ class DecoderDataConfig:
     """
 
     kind: Literal["moving", "wonder3d", "syncdreamer", "renders"] = "moving"
-    views: tuple[NonNegativeInt, ...] | None = None
-    ortho_scale: Positive | None = None
     root: str = "bank/decoder"
     size: tuple[Count, Count] = (64, 64)
     num_scenes: Count = 512
@@ -81,6 +79,8 @@ class DecoderDataConfig:
     frames: Count = 1
     seed: int = 90_000
     workers: NonNegativeInt = 1
+    views: tuple[NonNegativeInt, ...] | None = None
+    ortho_scale: Positive | None = None
 
     def __post_init__(self) -> None:
         if self.ortho_scale is not None and self.kind != "renders":

@@ -193,7 +193,7 @@ def test_target_latents_are_restored_by_the_model(small_model, bank):
 
 
 def test_objects_have_a_surface_everywhere_and_noise_in_their_own_unit(tmp_path):
-    data = DecoderDataConfig("wonder3d", None, str(tmp_path), (22, 22), num_scenes=2)
+    data = DecoderDataConfig("wonder3d", str(tmp_path), (22, 22), num_scenes=2)
     clip = ClipDataset(data, TrainConfig()).clip(1)
     depth = surface_depth(clip)
     assert torch.equal(depth[clip.masks], clip.depth[clip.masks])
@@ -216,7 +216,7 @@ def test_objects_have_a_surface_everywhere_and_noise_in_their_own_unit(tmp_path)
 
 def test_some_views_of_a_rig_are_trained_on(tmp_path):
     """In the order asked for; what the first one shows is known of the others."""
-    data = DecoderDataConfig("syncdreamer", (0, 1, 15), str(tmp_path), (24, 24), num_scenes=2)
+    data = DecoderDataConfig("syncdreamer", str(tmp_path), (24, 24), num_scenes=2, views=(0, 1, 15))
     clip = ClipDataset(data, TrainConfig()).clip(1)
     whole = ClipDataset(replace(data, views=None), TrainConfig()).clip(1).views([0, 1, 15])
     assert torch.equal(clip.video, whole.video)
@@ -228,11 +228,11 @@ def test_some_views_of_a_rig_are_trained_on(tmp_path):
         assert not (shown[view] & ~clip.masks[view]).any()
     for views, kind in (((0,), "wonder3d"), ((0, 6), "wonder3d"), ((1, 1), "syncdreamer"), ((0, 1), "moving")):
         with pytest.raises(ValueError, match=r"data\.views"):
-            DecoderDataConfig(kind, views)
+            DecoderDataConfig(kind, views=views)
 
 
 def test_depth_of_objects_is_found_from_their_neighbours(tmp_path):
-    data = DecoderDataConfig("syncdreamer", None, str(tmp_path), (64, 64), num_scenes=1)
+    data = DecoderDataConfig("syncdreamer", str(tmp_path), (64, 64), num_scenes=1)
     clip = ClipDataset(data, TrainConfig()).clip(0).views([0, 1, 2])
     swept, away = swept_depth(clip, clip.video), float(clip.camera.c2w[0, 0, :3, 3].norm())
     wrong = (swept - clip.depth).abs()[clip.masks].median()
@@ -240,7 +240,7 @@ def test_depth_of_objects_is_found_from_their_neighbours(tmp_path):
 
 
 def test_samples_are_numbered_over_all_ranks(tmp_path):
-    data = DecoderDataConfig("wonder3d", None, str(tmp_path), (22, 22), num_scenes=5)
+    data = DecoderDataConfig("wonder3d", str(tmp_path), (22, 22), num_scenes=5)
     train = TrainConfig(batch_size=4, micro_batch_size=2)
     whole = ClipDataset(data, train)[3]
     parts = [ClipDataset(data, train, rank, 2)[3] for rank in range(2)]
