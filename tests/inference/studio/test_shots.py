@@ -5,9 +5,13 @@ import torch
 
 from mvtrack.config.command_line import parse
 from mvtrack.config.tree import from_tree
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.presets import SPEEDS
+from mvtrack.inference.camera_estimation import source_cameras
+from mvtrack.inference.camera_estimation.source_cameras import MeasuredSource
 from mvtrack.inference.pipeline import shot_cameras
+from mvtrack.inference.studio import shots
 from mvtrack.inference.studio.shots import _WHEN, PathWish, ProbedVideo, RenderWish, Studio, error_span
 from mvtrack.reshoot import ReshootCommand, shot_of
 from mvtrack.video.reader import open_video
@@ -47,6 +51,39 @@ def test_the_preview_shows_the_cameras_of_the_command(video, tmp_path, name, res
     expected = torch.stack([-K[:, 0, 2] / K[:, 0, 0], (width - K[:, 0, 2]) / K[:, 0, 0],
                             -K[:, 1, 2] / K[:, 1, 1], (height - K[:, 1, 2]) / K[:, 1, 1]], -1)  # fmt: skip
     torch.testing.assert_close(left, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["words", "keyframes eased"])
+def test_a_source_that_moves_is_previewed_as_it_was_measured(video, tmp_path, monkeypatch, name):
+    """Also where its first camera is not the world's origin: keyframes are dragged in the world."""
+    footage = open_video(video)
+    first, poses = parse_path("pan_left 30 + truck_left 2").poses(2)[1], parse_path("truck_right 0.5").poses(7)
+    K = intrinsics_from_fov(61.0, footage.size).expand(7, 3, 3).double()
+    found = MeasuredSource(Camera(first @ poses, K, footage.size), {}, ("measured",))
+    for module in (shots, source_cameras):
+        monkeypatch.setattr(module, "measure_source", lambda *arguments: found)
+    shots._measured_source.cache_clear()
+    probed = ProbedVideo.of(video, {"frames": 7, "fps": 12.0, "size": [90, 160]})
+    wish = PATHS[name] | {"measured": True, "fov": None}
+    if "keys" in wish:
+        moved = [first @ torch.tensor(key["c2w"]).double().reshape(4, 4) for key in wish["keys"]]
+        wish["keys"] = [{"c2w": pose.flatten().tolist(), "zoom": 1.1} for pose in moved]
+    path = from_tree(PathWish, wish, "path")
+    shown = Studio().preview(probed, [0, 5], path, RenderWish())
+    arguments = Studio().arguments(probed, path, RenderWish(), tmp_path, tmp_path / "result")
+    assert "--source-cameras auto" in " ".join(arguments)
+    assert "--fov" not in arguments
+    options = parse(ReshootCommand, arguments[1:], "test")
+    shot = shot_of(options, options.video)
+    fit, region = Studio().region(footage, RenderWish())
+    cameras = region.camera(shot_cameras(shot, footage, fit).to(dtype=torch.float64))
+    for view, source in enumerate(("source", "target")):
+        c2w = torch.tensor([one["c2w"] for one in shown[source]], dtype=torch.float64).reshape(2, 4, 4)
+        torch.testing.assert_close(c2w, cameras.c2w[view, [0, 5]], atol=1e-6, rtol=0)
+    if "keys" in wish:
+        begun = torch.tensor(shown["keys"][0]["c2w"], dtype=torch.float64)
+        torch.testing.assert_close(begun, moved[0].flatten(), atol=1e-12, rtol=0)
+    shots._measured_source.cache_clear()
 
 
 def test_all_that_the_panel_offers_is_typed(tmp_path, video):
