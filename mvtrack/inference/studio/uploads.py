@@ -72,7 +72,7 @@ class Uploads:
 
     def __init__(self, store: Store, limits: StudioLimits) -> None:
         self.store, self.limits = store, limits
-        self._tasks: dict[str, asyncio.Task] = {}
+        self._tasks: dict[tuple[str, ...], asyncio.Task] = {}  # by upload and what is measured
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def start(self) -> None:
@@ -80,6 +80,8 @@ class Uploads:
         for upload in self.store.of("uploads", None):
             if upload.status.get("state") not in (READY, REFUSED):
                 self._measure(upload)
+            if upload.status.get("cameras") == "measuring":
+                self._measure(upload, "cameras")
 
     async def close(self) -> None:
         for task in [*self._tasks.values()]:
@@ -139,20 +141,21 @@ class Uploads:
 
     def remove(self, upload: Entry) -> None:
         """With everything that was measured of it."""
-        if task := self._tasks.get(upload.id):
-            task.cancel()
+        for (id, *_), task in self._tasks.items():
+            if id == upload.id:
+                task.cancel()
         self.store.remove("uploads", upload)
 
     def measure_cameras(self, upload: Entry) -> None:
-        """The source's own motion, for `--source-cameras auto`."""
-        if upload.status.get("cameras") in (None, "failed") and upload.id not in self._tasks:
+        """The source's own motion, for `--source-cameras auto`, when its turn comes."""
+        if upload.status.get("cameras") != "measured" and (upload.id, "cameras") not in self._tasks:
             upload.update(cameras="measuring", camera_notes=[])
             self._measure(upload, "cameras")
 
     def _measure(self, upload: Entry, *what: str) -> None:
         task = asyncio.get_running_loop().create_task(self._run(upload, what))
-        self._tasks[upload.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(upload.id, None))
+        self._tasks[(upload.id, *what)] = task
+        task.add_done_callback(lambda _: self._tasks.pop((upload.id, *what), None))
 
     async def _run(self, upload: Entry, what: tuple[str, ...]) -> None:
         heard = _heard_of_cameras if what else _heard

@@ -1,5 +1,6 @@
 """Jobs from asking to downloading, through kills of the server."""
 
+import asyncio
 import errno
 import io
 import os
@@ -9,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from mvtrack.inference.studio.limits import StudioLimits
 from mvtrack.inference.studio.measure import INVERSE_STEPS, _packed, coarse_first, shown_frames, within
 from mvtrack.inference.studio.render_queue import CANCELLED, DONE, FAILED, RUNNING, WAITING
 from mvtrack.inference.studio.results import archive
@@ -129,6 +131,30 @@ def test_a_disk_that_fills_up_is_said_and_nothing_half_stays(studio, ready, vide
     assert answer.status_code == 507
     assert "No space left" in answer.json()["error"]
     assert list((client.server.store.root / "uploads").iterdir()) == []
+
+
+def test_cameras_are_measured_once_also_while_geometry_is(tmp_path, monkeypatch):
+    store, runs = Store(tmp_path), []
+
+    async def run(self, upload, what):
+        runs.append(what)
+        await asyncio.sleep(3600)
+
+    async def ask() -> None:
+        for _ in range(2):  # the second is the next server
+            uploads = Uploads(store, StudioLimits())
+            uploads.start()
+            uploads.measure_cameras(upload)
+            uploads.measure_cameras(upload)
+            await asyncio.sleep(0)
+            await uploads.close()
+
+    monkeypatch.setattr(Uploads, "_run", run)
+    upload = store.add("uploads", store.new_folder("uploads"), "someone", name="in.mp4", file="video.mp4")
+    upload.update(state="measuring")
+    asyncio.run(ask())
+    assert runs == [(), ("cameras",)] * 2
+    assert upload.status["cameras"] == "measuring"
 
 
 def test_a_path_that_is_wrong_is_said_at_its_place(studio, ready):
