@@ -107,6 +107,11 @@ def empty_autoencoder(kind: Literal["sd_vae", "svd_vae"] = "sd_vae", sizes: dict
     return diffusers_class(_NETWORKS[kind]).from_config(sizes)
 
 
+def sizes_of_width(width: int) -> dict:
+    """Of a VAE like the released ones but for its width, 128 there."""
+    return _SIZES | {"block_out_channels": (width, 2 * width, 4 * width, 4 * width)}
+
+
 def _new_name(name: str) -> str:
     *parts, kind = name.split(".")
     if "attentions" in parts and parts[-1] in _OLD_NAMES:

@@ -141,7 +141,9 @@ def refuse_training(config: TrainingConfig, world_size: int, ranks_here: int) ->
 
 def _clearly_trains(config: TrainingConfig, memory: Memory) -> bool:
     if isinstance(config, DecoderRunConfig):
-        return config.decoder.codec is not None and config.decoder.codec.kind == "pca"  # for experiments
+        from mvtrack.training.decoder_run import codec_config_of
+
+        return codec_config_of(config).kind == "pca"  # of tiny models and experiments
     model = config.model
     head = 0 if model.tracking is None else GIB
     return clearly_fits(model, training_scene(config), memory, 400 * model.num_layers, 40, head)

@@ -83,9 +83,10 @@ def aligned_cost(
 
 def fake_pair(codec: CodecConfig, aligner: AlignerSize) -> tuple[VideoCodec, nn.Module]:
     """A codec and an aligner behind it, without storage; call it inside `fake_tensors`."""
-    made = empty_codec(codec)
+    settings = dict(aligner.settings)
+    made = empty_codec(codec, None if codec.kind == "pca" else settings["width"])
     with torch.device("meta"):
-        module = build_aligner(codec, dict(aligner.settings))
+        module = build_aligner(codec, settings)
     return made, allocate_fake(module, torch.float32, keep="")
 
 

@@ -12,7 +12,7 @@ from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.pca_codec import VideoCodec, build_codec
-from mvtrack.models.sd_vae import empty_autoencoder
+from mvtrack.models.sd_vae import empty_autoencoder, sizes_of_width
 from mvtrack.models.wan_vae import WanVAECodec
 
 _WAN_WIDTH = 96  # of the released VAE
@@ -60,13 +60,16 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
     return CodecCost(weights, encode + copies * rest, peak, total, encode_flops * share)
 
 
-def empty_codec(config: CodecConfig) -> VideoCodec:
-    """A codec whose weights are without storage; call it inside `fake_tensors`."""
+def empty_codec(config: CodecConfig, width: int | None = None) -> VideoCodec:
+    """A codec whose weights are without storage; call it inside `fake_tensors`. width: of a VAE, None: as released."""
     codec = build_codec(config)
     network = codec
     if isinstance(codec, ReleasedCodec):
         is_wan = isinstance(codec, WanVAECodec)
-        network = empty_wan_network(codec.channels) if is_wan else empty_autoencoder(config.kind)
+        if is_wan:
+            network = empty_wan_network(codec.channels, width or _WAN_WIDTH)
+        else:
+            network = empty_autoencoder(config.kind, **({"sizes": sizes_of_width(width)} if width else {}))
         codec.put_in(network)
     allocate_fake(network, getattr(torch, config.precision))
     return codec
@@ -78,8 +81,8 @@ def weights_of(codec: VideoCodec) -> list[torch.Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def empty_wan_network(channels: int) -> torch.nn.Module:
-    """The released VAE's network without storage. Raises ValueError where DiffSynth is missing."""
+def empty_wan_network(channels: int, width: int = _WAN_WIDTH) -> torch.nn.Module:
+    """The VAE's network of a width, as released by default, without storage. Raises ValueError without DiffSynth."""
     module = diffsynth_module("wan_video_vae")
     with torch.device("meta"):
-        return module.VideoVAE_(dim=_WAN_WIDTH, z_dim=channels).eval()
+        return module.VideoVAE_(dim=width, z_dim=channels).eval()
