@@ -29,6 +29,14 @@ def test_reshoot_benchmark_measures_a_process(benchmark, capsys):
     assert 0.1 < figures["peak memory, GiB"] < 4
 
 
+@pytest.mark.slow
+def test_studio_benchmark_loses_nothing_in_a_kill(benchmark, capsys):
+    pytest.importorskip("uvicorn", reason="the studio needs uvicorn: pip install '.[web]'")
+    figures = line_of(benchmark("studio", "--small"), capsys)["figures"]
+    assert figures["jobs accepted"] >= 1
+    assert figures["lost"] == figures["problems"] == 0
+
+
 def test_correspondence_benchmark_losses_agree(benchmark, capsys):
     figures = line_of(benchmark("correspondence", "--small"), capsys)["figures"]
     assert figures["11 queries, difference of the losses"] < 1e-5

@@ -97,7 +97,7 @@ function open(id) {  // a video, or what became of the one that is open
   if (other) { backToPath(); shot = null; scene.open([2, 2], 1); number = 0; loading++; trouble(null); byId("cameraNotes").textContent = ""; byId("measured").checked = false; }
   if (video.state === "refused") { trouble(`${video.name}: ${video.reason}`); }
   const ready = !!video.frames && video.state !== "refused";
-  byId("scene").hidden = !byId("player").hidden;
+  byId("scene").hidden = !byId("player").hidden || video.state === "refused";
   byId("drop").hidden = video.state !== "refused";
   for (const card of ["pathCard", "sourceCard", "renderCard"]) byId(card).hidden = !ready;
   byId("transport").hidden = !ready;
