@@ -188,7 +188,8 @@ def load(server: Server, clip: Path, sessions: int, minutes: float, kills: int) 
         "jobs finished": float(sum(len(user.results) for user in users)),
         "lost": float(sum(user.lost() for user in users)),
         "problems": float(sum(len(user.problems) for user in users)),
-        "slowest answer, s": slowest(server, "render", False), "slowest answer to render, s": slowest(server, "render", True),
+        "slowest answer, s": slowest(server, "render", False),
+        "slowest answer to render, s": slowest(server, "render", True),
         "server's memory, MiB": server.peak_mib,
     }  # fmt: skip
 
