@@ -39,7 +39,7 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.folder, self.answers, self.peak_mib = folder, [], 0.0
+        self.folder, self.answers, self.clients, self.peak_mib = folder, [], [], 0.0
         self.start()
 
     def start(self) -> None:
@@ -55,8 +55,14 @@ class Server:
 
     def client(self) -> httpx.Client:
         client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        self.clients.append(client)
         self.asked(client, "POST", "/login", content=PASSWORD)
         return client
+
+    def close(self) -> None:
+        self.kill()
+        for client in self.clients:
+            client.close()
 
     def asked(self, client: httpx.Client, method: str, path: str, **content) -> httpx.Response:
         """An answer, and how long it took; asked again while the server is down."""
@@ -219,7 +225,7 @@ def main() -> int:
             figures |= answers_beside_a_render(server, client, id, 3 if options.small else 30)
             figures |= load(server, small, options.sessions, options.minutes, options.kills)
         finally:
-            server.kill()
+            server.close()
     targets = {
         "drop to first motion, s": ("<=", 20), "answer beside a render, 95 %, s": ("<=", 0.2), "lost": ("<=", 0),
         "problems": ("<=", 0), "slowest answer, s": ("<=", 2), "server's memory, MiB": ("<=", 1024),
