@@ -95,9 +95,14 @@ class RenderQueue:
             _fail(job, str(error))
             return
         self._programs[job.id] = program
+        if job.status["state"] != RUNNING:  # cancelled while it started
+            program.stop()
+        code = None
         try:
             said = await _follow(program, job)
             code = await program.wait()
+        except OSError as error:  # of the log: a full disk ends this job, not the queue
+            said = f"its log cannot be written: {error.strerror or error}"
         finally:
             await program.close()
             del self._programs[job.id]

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from mvtrack.inference.studio import render_queue
 from mvtrack.inference.studio.limits import StudioLimits
 from mvtrack.inference.studio.measure import INVERSE_STEPS, _packed, coarse_first, shown_frames, within
 from mvtrack.inference.studio.render_queue import CANCELLED, DONE, FAILED, RUNNING, WAITING
@@ -43,6 +44,20 @@ def test_a_job_that_fails_says_why(studio, ready, wait_for):
     upload = ready(client)
     job = client.post(f"/api/uploads/{upload.id}/render", json=PATH | {"render": {"seed": 13}}).json()
     assert wait_for(client, job["id"], FAILED)["reason"] == "mvtrack reshoot: there is no luck in this number"
+
+
+def test_a_log_that_cannot_be_written_ends_its_job_and_not_the_queue(studio, ready, wait_for, monkeypatch):
+    client = studio()
+    upload, follow = ready(client), render_queue._follow
+
+    async def full(program, job):
+        monkeypatch.setattr(render_queue, "_follow", follow)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(render_queue, "_follow", full)
+    first, second = (client.post(f"/api/uploads/{upload.id}/render", json=PATH).json()["id"] for _ in range(2))
+    assert "No space left" in wait_for(client, first, FAILED)["reason"]
+    wait_for(client, second, DONE)
 
 
 def test_cancelling_ends_a_job_and_what_it_started(studio, ready, wait_for):
