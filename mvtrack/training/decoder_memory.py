@@ -50,7 +50,8 @@ def _followed(
     with fake_tensors() as counter:
         made, module = fake_pair(codec, AlignerSize(frozen(aligner.settings)))
         if settings.tune != "aligner":
-            module.adopt(made.network(torch.device("cpu")).decoder)
+            copy, _ = fake_pair(codec, AlignerSize(frozen(aligner.settings)))  # tensors without storage have no copies
+            module.adopt(copy.network(torch.device("cpu")).decoder)
         freeze(module, trainable)
         if settings.tune == "decoder":
             module.levels.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -228,7 +229,7 @@ def new_aligner(config: DecoderRunConfig, codec: VideoCodec | None = None) -> nn
             raise ValueError(
                 f"this codec has no decoder to tune: set decoder.tune to aligner, not {config.decoder.tune}"
             )
-        aligner.adopt(codec.network(torch.device("cpu")).decoder)
+        aligner.adopt(deepcopy(codec.network(torch.device("cpu")).decoder))
     return aligner
 
 

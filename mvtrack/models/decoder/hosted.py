@@ -37,8 +37,8 @@ class HostedAligner(nn.Module):
         self.tuned: Mapping[str, Tensor] = {}
 
     def adopt(self, decoder: nn.Module) -> None:
-        """Tune a VAE's decoder from the weights that it has."""
-        self.host = deepcopy(decoder).requires_grad_(True)
+        """Tune a VAE's decoder from the weights that it has: a copy of the VAE's own, which is changed in place."""
+        self.host = decoder.requires_grad_(True)
         self.host.register_forward_pre_hook(_in_own_precision)
 
     @contextmanager
@@ -46,7 +46,7 @@ class HostedAligner(nn.Module):
         """The VAE with the tuned decoder in it, where there is one."""
         own = network.decoder
         if self.host is None and self.tuned:
-            self.adopt(own)
+            self.adopt(deepcopy(own))
             self.host.load_state_dict(self.tuned)
             self.host.eval().requires_grad_(False)
         network.decoder = own if self.host is None else self.host

@@ -1,6 +1,7 @@
 """The aligner behind Stable Diffusion's and Stable Video Diffusion's decoders, and the latter's golden numbers."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_tuned_decoder_stands_in_while_views_are_aligned(codec, tmp_path):
     plain, latents, scene = aligner_of(), latents_of(2), scene_of(2)
     before, own = plain.decode(codec, latents, scene), codec.decode(latents[None])
     tuned = aligner_of()
-    tuned.adopt(codec.network(latents.device).decoder)
+    tuned.adopt(deepcopy(codec.network(latents.device).decoder))
     assert torch.equal(tuned.decode(codec, latents, scene), before)
     tuned.host.conv_in.weight.mul_(1.5)
     changed = tuned.decode(codec, latents, scene)
