@@ -130,12 +130,10 @@ def test_training_step_takes_what_is_foretold():
 
 
 @pytest.mark.slow
-def test_tuned_host_and_perceptual_loss_take_more():
+def test_tuned_host_takes_more():
     codec = {"kind": "svd_vae", "channels": 4, "stride": 8, "scaling": 0.18215, "weights": "nobody/nothing"}
-    alone, both, lpips = (
-        estimate_decoder_training(decoder_run(codec=codec, aligner={}, **more))
-        for more in ({}, {"tune": "both"}, {"perceptual": 1.0, "perceptual_backbone": "vgg16.pth"})
+    alone, both = (
+        estimate_decoder_training(decoder_run(codec=codec, aligner={}, **more)) for more in ({}, {"tune": "both"})
     )
     assert both.parts["optimiser state"] > 10 * alone.parts["optimiser state"]
     assert both.work > alone.work
-    assert lpips.work > alone.work
