@@ -60,7 +60,9 @@ def _followed(
             allocate_fake(module, torch.bfloat16, keep="")
             for name, parameter in module.named_parameters():
                 parameter.requires_grad_(name in names)
-        lpips = allocate_fake(_empty_lpips(), torch.float32, keep="") if settings.perceptual else None
+        lpips = None
+        if settings.perceptual:
+            lpips = allocate_fake(_empty_lpips(), torch.float32, keep="").requires_grad_(False)
         views, frames = views_of(data), padded_length(data.frames)
         scene, latents = fake_scene(views, frames, data.size), fake_latents(codec, views, frames, data.size)
         counter.ignore([*module.parameters(), *weights_of(made), *(lpips.parameters() if lpips else ())])

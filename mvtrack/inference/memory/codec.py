@@ -71,7 +71,7 @@ def empty_codec(config: CodecConfig, width: int | None = None) -> VideoCodec:
         else:
             network = empty_autoencoder(config.kind, **({"sizes": sizes_of_width(width)} if width else {}))
         codec.put_in(network)
-    allocate_fake(network, getattr(torch, config.precision))
+    allocate_fake(network, getattr(torch, config.precision)).requires_grad_(False)  # as codecs are loaded
     return codec
 
 

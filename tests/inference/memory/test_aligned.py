@@ -95,10 +95,10 @@ def test_second_decoding_is_a_phase():
     assert aligned_cost(codec, tuned, SIZE, 1).weights == aligned_cost(codec, size, SIZE, 1).weights + 10**6
 
 
-def decoder_run(**decoder) -> DecoderRunConfig:
+def decoder_run(side: int = 24, **decoder) -> DecoderRunConfig:
     tree = {
         "decoder": {"codec": {"kind": "pca", "channels": 5, "stride": 4}, "aligner": {"width": 8, "dim": 8}} | decoder,
-        "data": {"kind": "wonder3d", "views": [0, 1, 5], "size": [24, 24]},
+        "data": {"kind": "wonder3d", "views": [0, 1, 5], "size": [side, side]},
         "train": {"batch_size": 4, "micro_batch_size": 2},
     }
     return training_from_tree(tree, "job")
@@ -127,3 +127,18 @@ def test_training_step_takes_what_is_foretold():
     halved = estimate_decoder_training(replace(config, train=replace(config.train, micro_batch_size=1)))
     assert halved.work == pytest.approx(estimate.work / 2, rel=0.01)
     assert halved.flops == pytest.approx(estimate.flops)
+
+
+@pytest.mark.slow
+def test_tuned_host_and_perceptual_loss_take_more():
+    """A host that stays as it is has no gradients; one that is tuned has its own, and Adam's state of them."""
+    codec = {"kind": "svd_vae", "channels": 4, "stride": 8, "scaling": 0.18215, "weights": "nobody/nothing"}
+    alone, both, lpips = (
+        estimate_decoder_training(decoder_run(32, codec=codec, aligner={}, **more))
+        for more in ({}, {"tune": "both"}, {"perceptual": 1.0, "perceptual_backbone": "vgg16.pth"})
+    )
+    host = both.parts["weights"] - alone.parts["weights"]
+    assert 2e8 < host < 3e8  # SVD's decoder in float32
+    assert both.parts["optimiser state"] - alone.parts["optimiser state"] == 2 * host
+    assert both.work - alone.work == pytest.approx(host, rel=0.1)
+    assert alone.work < lpips.work < alone.work + host
