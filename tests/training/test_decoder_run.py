@@ -168,14 +168,7 @@ def test_two_ranks_train_what_one_does(svd_job, one_rank, two_ranks, tmp_path):
     one = weights_of(tmp_path / "one", codec)
     for stage in (0, 2):
         assert two_ranks.train(svd_job(f"two{stage}", zero_stage=stage)) == [None, None]
-        assert losses_of(tmp_path / f"two{stage}") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
-        # AdamW's first steps are as large where a gradient is nothing but rounding
-        assert largest_difference(one, weights_of(tmp_path / f"two{stage}", codec)) < 1e-4
-
-
-def losses_of(run_dir: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss/mse"] for line in lines if "loss/mse" in line]
+        assert largest_difference(one, weights_of(tmp_path / f"two{stage}", codec)) < 1e-5
 
 
 @pytest.fixture(scope="module")
