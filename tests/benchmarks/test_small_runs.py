@@ -66,7 +66,8 @@ def test_decoder_benchmark_compares_time_and_memory(benchmark, capsys, monkeypat
     network = diffsynth_module("wan_video_vae").VideoVAE_
     monkeypatch.setattr(module, "empty_wan_network", lambda channels: network(dim=4, z_dim=channels))
     monkeypatch.setattr(module, "WanAligner", partial(WanAligner, 4))
-    monkeypatch.setattr(module, "in_fresh_process", lambda name, options: {"codec": 100.0, "aligned": 150.0}[name])
+    fresh = {"codec": {"peak": 100.0, "seconds": 2.0}, "aligned": {"peak": 150.0, "seconds": 3.0}}
+    monkeypatch.setattr(module, "in_fresh_process", lambda name, options: fresh[name])
     figures = line_of(module, capsys)["figures"]
     assert figures["time / codec"] == pytest.approx(figures["aligned: s"] / figures["codec: s"], rel=1e-2)
     assert figures["memory / codec"] == 1.5
