@@ -118,7 +118,7 @@ def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        pytest.skip(f"needs a browser on PATH, one of {', '.join(BROWSERS)}: apt-get install chromium")
+        pytest.skip(f"needs a browser on PATH, one of {', '.join(BROWSERS)}: .ci/browser FOLDER gets it")
     flags = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync", "--use-angle=swiftshader",
              "--enable-unsafe-swiftshader"]  # fmt: skip
