@@ -58,6 +58,7 @@ def _listen(options: WebCommand, server, token: str | None) -> None:
         h11_max_incomplete_event_size=1 << 16, timeout_keep_alive=30, timeout_graceful_shutdown=3,
     )  # fmt: skip
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # before the address is said: who comes at once waits instead of being refused
     host, port = socket.getsockname()[:2]
     query = f"/?token={token}" if token else ""
     sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}{query} (Ctrl+C ends it)\n")
