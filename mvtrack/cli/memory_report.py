@@ -97,15 +97,16 @@ def inference_lines(
     decoder: Path | None = None,
 ) -> Iterator[CheckLine]:
     """What making one video takes. decoder: of an aligning decoder, where videos are decoded a second time."""
-    token, frames = config.rays.token_px, num_frames or config.num_frames
+    token, frames = config.size_unit_px, num_frames or config.num_frames
     height, width = size or config.sizes[0]
     size = (-(-height // token) * token, -(-width // token) * token)
     sample = SamplerOptions.of(config)
     placement = replace(placement, device="cpu" if machine.is_host else "cuda")
     yield CheckLine("machine", machine.words)
-    yield CheckLine(
-        "video", f"{frames} frames of {size[0]}x{size[1]}, {sample.steps} steps, guidance {sample.guidance:g}"
-    )
+    made = ("video", f"{frames} frames", f"guidance {sample.guidance:g}")
+    if config.views is not None:
+        made = ("views", f"{config.views.count} views", f"camera guidance {sample.camera_guidance:g}")
+    yield CheckLine(made[0], f"{made[1]} of {size[0]}x{size[1]}, {sample.steps} steps, {made[2]}")
     aligner = None if decoder is None else AlignerSize.of(load_aligner(decoder, config.codec))
     work = Work(encoders_of(config), aligner=aligner)
     verdict = judge_inference(config, size, frames, sample, placement, machine.memory, work)

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mvtrack.config.checked import Count, Positive, Range, config
-from mvtrack.config.command_line import Command, option, positional, refuse_unused, run, section
+from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.config.placement import Placement
 from mvtrack.config.pose_files import PoseFileOptions
 from mvtrack.config.sizes import FitMode, picture_size
-from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT
+from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, MemoryChecked
 from mvtrack.inference.shot_options import POSE_FILES, resolution
 
 
 @config(kw_only=True)
-class ViewsCommand(Command):
+class ViewsCommand(MemoryChecked):
     """Make new views of a still scene from one or more photographs of it: pictures, a video and cameras."""
 
     photos: tuple[Path, ...] = positional("photographs of any sizes, or a folder of them", metavar="PHOTOS")
@@ -116,6 +116,7 @@ def _views(options: ViewsCommand) -> None:
         options.cameras, options.pose.given, options.frames or 24, options.fps, options.fov, options.subject_distance,
         options.fit, options.size, sample, options.resolution, options.depth, options.decoder,
         options.export, options.domain, options.placement, options.overwrite,
+        options.ignore_memory,
     )  # fmt: skip
     outputs = views_from_photos(options.photos, options.targets, options.model, options.out, request, _say)
     sys.stdout.write(f"{outputs.video}\n{outputs.folder / 'views'}: {len(outputs.views)} pictures\n")

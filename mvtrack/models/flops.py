@@ -9,6 +9,7 @@ from mvtrack.config.model import DiTConfig, ModelConfig
 from mvtrack.models.activation_checkpointing import Checkpointing
 from mvtrack.models.blocks import scope_of
 from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.depth_priors import POSITION_CHANNELS
 from mvtrack.models.networks import empty_network
 
 
@@ -63,16 +64,26 @@ def view_forward_flops(config: ModelConfig, tokens: int) -> tuple[float, float]:
     """Of one sample's forward pass, and of what is recomputed in it: all but the condition encoder."""
     unit, views = config.backbone.size_unit, config.views.count
     network = empty_network(config)
-    height, width = unit, unit * tokens // views  # cells count, not how they lie
-    rays = torch.empty(1, views, 1, 6, height * network.stride, width * network.stride, device="meta")
-    latents = torch.empty(1, views, 1, config.codec.channels, height, width, device="meta")
-    reference = torch.zeros(1, views, 1, dtype=torch.bool, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(latents, torch.zeros(1, device="meta"), Conditioning(rays, reference=reference))
+    cells = unit, unit * tokens // views  # cells count, not how they lie
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        network(*still_inputs(config, 1, views, cells))
     encoders = ("condition_encoder", "add_conv_in")
     found = (sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name.endswith(encoders))
     whole = float(counter.get_total_flops())
     return whole, whole - next(found)
+
+
+def still_inputs(config: ModelConfig, batch: int, views: int, cells: tuple[int, int]) -> tuple:
+    """What a network of diffusers over still views takes, of the right shapes: latents, timestep, conditioning."""
+    lead, stride = (batch, views, 1), config.codec.stride
+    size = tuple(side * stride for side in cells)
+    priors = config.cat3d is not None and config.cat3d.depth_priors
+    conditioning = Conditioning(
+        torch.empty(*lead, 6, *size), reference=torch.zeros(lead, dtype=torch.bool),
+        pixels=torch.empty(batch, views, 4, *size) if priors else None,
+        positions=torch.empty(batch, views, POSITION_CHANNELS, *cells) if priors else None,
+    )  # fmt: skip
+    return torch.empty(*lead, config.codec.channels, *cells), torch.zeros(batch), conditioning
 
 
 def _self_attention_flops(config: DiTConfig, tokens: int, layer: int, grid: tuple[int, int]) -> float:

@@ -163,24 +163,26 @@ def refuse_inference(
     placement: Placement,
     work: Work | None = None,
 ) -> None:
-    """Raise ValueError where making a video of a size (H, W) takes more memory than is free, on the device or beside it
-    on the CPU. work: see `judge_inference`."""
+    """Raise ValueError where making a video, or still views, of a size (H, W) takes more memory than is free, on the
+    device or beside it on the CPU. work: see `judge_inference`."""
     device, work = placement.torch_device, work or Work()
     placement = replace(placement, device=str(device))
     memory = free_memory(device)
     frames = min(padded_length(num_frames), config.num_frames)
+    views = work.views if config.views is None else config.views.count
     encoders = encoder_phases(config, placement, work.encoders).values()
-    more = 0 if work.aligner is None else GIB // 2 + 512 * work.views * frames * size[0] * size[1]
+    more = 0 if work.aligner is None else GIB // 2 + 512 * views * frames * size[0] * size[1]
     if memory is None or (
         (work.aligner is None or config.codec.kind == "pca")
         and all(needed < _CLEARLY * memory.device for needed in encoders)
-        and clearly_fits(config, InputShape(size, frames, views=work.views), memory, 200, 12, more)
+        and clearly_fits(config, InputShape(size, frames, views=views), memory, 200, 12, more)
     ):
         return
     verdict = judge_inference(config, size, num_frames, sample, placement, memory, work)
     if not verdict.fits:
         worst = verdict.estimate.worst
-        what = _PHASES.get(worst, f"{worst} {size[0]}x{size[1]} pictures, {frames} frames at a time,")
+        at_once = f"{frames} frames" if config.views is None else f"{views} views"
+        what = _PHASES.get(worst, f"{worst} {size[0]}x{size[1]} pictures, {at_once} at a time,")
         raise ValueError(
             f"{what} {verdict.problem(str(device))}: {verdict.advice}; or start all the same with --ignore-memory"
         )
@@ -200,7 +202,8 @@ def _placements(config: ModelConfig, placement: Placement, encoders_too_large: b
     if config.codec.kind == "wan_vae" and config.codec.tile is None and not placement.tiled:
         placement = replace(placement, tiled=True)
         yield placement
-    for offload in ("blocks",) if placement.device == "cpu" else ("model", "blocks"):
+    offloads = ["model"] * (placement.device != "cpu") + ["blocks"] * (config.dit is not None)
+    for offload in offloads:
         if OFFLOADS.index(offload) > OFFLOADS.index(placement.offload):
             placement = replace(placement, offload=offload, compile=placement.compile and offload != "blocks")
             if offload == "blocks":  # puts the encoders there by itself

@@ -1,4 +1,4 @@
-"""What videos will take from their first frame read to their last one written, said before work begins."""
+"""What videos, or views of a still scene, will take from reading to writing, said before work begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ _PROGRAM_BYTES = 6 << 27  # of Python, PyTorch and codecs, 0.75 GiB
 
 @dataclass(frozen=True)
 class VideoJob:
-    """One video. size: (H, W) of the model's picture. source: of the video. result: of one at full resolution, None
-    where the model's own picture is the result. work, sample: see `estimate_inference`."""
+    """One video, or the pictures of new views. size: (H, W) of the model's picture. source: of the video or the first
+    photograph. result: of one at full resolution, None where the model's own picture is the result. work, sample: see
+    `estimate_inference`."""
 
     size: tuple[int, int]
     num_frames: int
@@ -71,16 +72,16 @@ def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement
     ahead = expected(config, jobs, placement)
     if ahead.seconds is not None and ahead.seconds < LONG_S and all(job.size in config.sizes for job in jobs):
         return None
-    return f"{_what(jobs)}: {ahead}"
+    return f"{_what(jobs, 'frames' if config.views is None else 'views')}: {ahead}"
 
 
-def _what(jobs: Sequence[VideoJob]) -> str:
+def _what(jobs: Sequence[VideoJob], pictures: str) -> str:
     if len(jobs) > 1:
-        return f"{len(jobs)} videos, {sum(job.num_frames for job in jobs)} frames"
+        return f"{len(jobs)} videos, {sum(job.num_frames for job in jobs)} {pictures}"
     job = jobs[0]
     done = f"in {job.sample.steps} steps" if job.work.decodes else f"in {job.work.views} views"
     at_full = f", shown at {job.result[0]}x{job.result[1]}" if job.result else ""
-    return f"{job.num_frames} frames of {job.size[0]}x{job.size[1]} {done}{at_full}"
+    return f"{job.num_frames} {pictures} of {job.size[0]}x{job.size[1]} {done}{at_full}"
 
 
 def _duration(seconds: float) -> str:

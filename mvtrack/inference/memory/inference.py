@@ -1,4 +1,4 @@
-"""Memory and time of making a video, phase by phase: captions, encoding, sampling, decoding."""
+"""Memory and time of making a video or still views, phase by phase: captions, encoding, sampling, decoding."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,7 +14,7 @@ from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, window_spans
-from mvtrack.models.flops import forward_flops
+from mvtrack.models.flops import forward_flops, view_forward_flops
 from mvtrack.models.networks import empty_network
 
 GIB = 2**30
@@ -24,12 +24,14 @@ UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
 @dataclass(frozen=True)
 class Work:
     """What is done beside sampling. encoders: those that still have to run, see `encoders_of`. views: seen together.
-    decodes: pictures are made of latents. aligner: they are made a second time, see `mvtrack.models.decoder`."""
+    decodes: pictures are made of latents. aligner: they are made a second time, see `mvtrack.models.decoder`.
+    batches: of a model for still scenes, which makes as many views at once as its config says."""
 
     encoders: tuple[str, ...] = ()
     views: int = 2
     decodes: bool = True
     aligner: AlignerSize | None = None
+    batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def estimate_inference(
     placement: Placement | None = None,
     work: Work | None = None,
 ) -> Estimate:
-    """What re-shooting a video of num_frames at a size (H, W) that the model takes will need.
+    """What re-shooting a video of num_frames at a size (H, W) that the model takes will need; of a model for single
+    views of still scenes, what making `work.batches` of them will.
 
     work: None is a video whose captions and pictures are encoded already; encoders are gone before the rest is there.
     Device "cpu" is the host itself, where swapping whole parts gains nothing; any other counts as a GPU. Weights that
@@ -74,24 +77,27 @@ def estimate_inference(
     config = placed_config(config, placement)
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
-    length = min(padded_length(num_frames), config.num_frames)
+    still = config.views is not None
+    length = 1 if still else min(padded_length(num_frames), config.num_frames)
+    views = config.views.count if still else work.views
     guided = sample.guidance != 1 or sample.camera_guidance != 1
     dtype, autocast = _precision(config, placement)
-    scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=work.views)
+    scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=views)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
     codec = codec_cost(config.codec, size, length)
-    blocks = block * config.dit.num_layers
+    blocks = block * config.num_layers
+    pictures = 12 * (views - 1) * size[0] * size[1] if still else 0  # float32 of those beside the one in work
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
     beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks
     kept = 0 if placement.offload == "model" else codec.weights
     phases = {
-        "encoding": beside + codec.weights + codec.encode,
+        "encoding": beside + codec.weights + codec.encode + pictures,
         "sampling": dit + kept + forward,
     }
     if work.decodes:
-        phases["decoding"] = beside + codec.weights + codec.decode
-    aligned = work.aligner and aligned_cost(config.codec, work.aligner, size, length, work.views)
+        phases["decoding"] = beside + codec.weights + codec.decode + pictures
+    aligned = work.aligner and aligned_cost(config.codec, work.aligner, size, length, views)
     if aligned:
         phases["second decoding"] = beside + codec.weights + aligned.weights + aligned.decode
         if placement.device == "cpu":
@@ -99,18 +105,21 @@ def estimate_inference(
     phases = encoder_phases(config, placement, work.encoders) | phases
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
     host = 0 if placement.device == "cpu" else host  # blocks are read from the file when their turn comes
-    pieces = len(window_spans(config, num_frames)) * (work.views if not work.decodes else 1)
-    codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * pieces
-    return Estimate(phases, host, _flops(config, scene, sample, num_frames, guided), codec_flops)
+    runs = work.batches if still else len(window_spans(config, num_frames))
+    pieces = views if still or not work.decodes else 1
+    codec_flops = (codec.flops * pieces + (aligned.flops if aligned else 0)) * runs
+    return Estimate(phases, host, _flops(config, scene) * sample.steps * (2 if guided else 1) * runs, codec_flops)
 
 
 @lru_cache(maxsize=32)
 def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the transformer's weights, and of one block's among them."""
-    dit = empty_network(config)
-    block = sum(p.numel() for p in dit.blocks[0].parameters()) * dtype.itemsize
-    head = 0 if dit.tracking_head is None else sum(p.numel() for p in dit.tracking_head.parameters())
-    return (sum(p.numel() for p in dit.parameters()) - head) * dtype.itemsize + 4 * head, block
+    """Bytes of the network's weights, and of one block's among them where blocks can be offloaded."""
+    network = empty_network(config)
+    if config.dit is None:  # whose layers are never parted
+        return sum(p.numel() for p in network.parameters()) * dtype.itemsize, 0
+    block = sum(p.numel() for p in network.blocks[0].parameters()) * dtype.itemsize
+    head = 0 if network.tracking_head is None else sum(p.numel() for p in network.tracking_head.parameters())
+    return (sum(p.numel() for p in network.parameters()) - head) * dtype.itemsize + 4 * head, block
 
 
 def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, bool]:
@@ -122,9 +131,12 @@ def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, 
     return torch.float32, placement.device != "cpu" or cpu_too  # what a file holds is not known here: the larger
 
 
-def _flops(config: ModelConfig, scene: InputShape, sample: SamplerOptions, num_frames: int, guided: bool) -> float:
+def _flops(config: ModelConfig, scene: InputShape) -> float:
+    """Of one forward pass of one sample."""
+    tokens = replace(scene, batch=1).tokens(config)
+    if config.dit is None:
+        return view_forward_flops(config, tokens)[0]
     text = (config.text.length if config.text else TEXT_TOKENS) if config.dit.text_dim else 0
     image = IMAGE_TOKENS if config.dit.image_dim else 0
-    tokens, grid = replace(scene, batch=1).tokens(config), (2, num_latent_frames(config.num_frames))
-    one = forward_flops(config.dit, tokens, text, image_tokens=image, grid=grid)
-    return one * sample.steps * (2 if guided else 1) * len(window_spans(config, num_frames))
+    grid = (scene.views, num_latent_frames(config.num_frames))
+    return forward_flops(config.dit, tokens, text, image_tokens=image, grid=grid)

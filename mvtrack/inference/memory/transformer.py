@@ -10,6 +10,7 @@ from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import ADAPTER_CHANNELS, Conditioning
+from mvtrack.models.flops import still_inputs
 from mvtrack.models.networks import Network, empty_network
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
@@ -47,11 +48,10 @@ def run_network(dit: Network, config: ModelConfig, scene: InputShape, layers: tu
     """A pass on tensors of the right shapes."""
     frames, (height, width), sizes = num_latent_frames(scene.num_frames), scene.size, config.dit
     lead, stride = (scene.batch, scene.views, frames), config.codec.stride
-    latents = torch.empty(*lead, config.codec.channels, height // stride, width // stride)
+    cells = (height // stride, width // stride)
     if config.dit is None:
-        reference = torch.zeros(lead, dtype=torch.bool)
-        rays = torch.empty(*lead, 6, height, width)
-        return dit(latents, torch.empty(scene.batch), Conditioning(rays, reference=reference), layers)
+        return dit(*still_inputs(config, scene.batch, scene.views, cells), layers)
+    latents = torch.empty(*lead, config.codec.channels, *cells)
     length = config.text.length if config.text else TEXT_TOKENS
     conditioning = Conditioning(
         rays=torch.empty(*lead, config.rays.channels, height // config.rays.stride, width // config.rays.stride),

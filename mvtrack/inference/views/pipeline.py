@@ -21,6 +21,11 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.full_resolution.region import Region, plan_region
 from mvtrack.inference.machine import peak_gib
+from mvtrack.inference.memory.aligned import AlignerSize
+from mvtrack.inference.memory.check_memory import refuse_inference
+from mvtrack.inference.memory.encoders import encoders_of
+from mvtrack.inference.memory.forecast import VideoJob, forecast
+from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.pipeline import model_hash
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.views.anchors import ViewBatch, plan_batches
@@ -106,6 +111,8 @@ def views_from_photos(
         say(note)
     aligned = None if request.decoder is None else aligned_decoding(request, own, scene)
     job = _Job(scene, wanted, batches, region, request, sample, maps, aligned)
+    if not isinstance(model, ReshootModel):
+        _foretell(own, job, say)
     record = {
         "command": "views", "mvtrack": metadata.version("mvtrack"), "torch": torch.__version__,
         "photographs": [{"file": str(file), "sha256": sha256(file)} for file in scene.files],
@@ -120,6 +127,18 @@ def views_from_photos(
     if not isinstance(model, ReshootModel):
         model = replace(place(load_model(model), request.placement), config=own)
     return _write(out, job, model, record)
+
+
+def _foretell(config: ModelConfig, job: _Job, say: Callable[[str], None] | None) -> None:
+    """Refuse what will not fit into memory, and say what takes long."""
+    aligner = job.aligned and AlignerSize.of(job.aligned.aligner)
+    work = Work(encoders_of(config), aligner=aligner, batches=len(job.batches))
+    size, source, count = job.photos.fits[0].model, job.photos.sizes[0], len(job.targets.names)
+    if not job.request.ignore_memory:
+        refuse_inference(config, size, 1, job.sample, job.request.placement, work)
+    video = VideoJob(size, count, source, job.region and job.region.size, job.sample, work)
+    if say and (ahead := forecast(config, [video], job.request.placement)):
+        say(ahead)
 
 
 def aligned_decoding(request: ViewsRequest, config: ModelConfig, photos: StillPhotos) -> AlignedDecoding:

@@ -21,7 +21,7 @@ class ViewsRequest:
     results, see `plan_region`. depth: of the photographs, a file of one map each, or a depth network's id, for
     results at their resolution and for a decoder. decoder: folder of an aligning decoder, with which views are decoded
     a second time, in sight of each other. export: also a point cloud, see `triangulated`. domain: which data the scene
-    is like, for CAT3D.
+    is like, for CAT3D. ignore_memory: start although the estimate says that memory will not do.
     """
 
     cameras: str | None = None
@@ -39,4 +39,5 @@ class ViewsRequest:
     export: Literal["points"] | None = None
     domain: Literal["re10k", "co3d", "others"] | None = None
     placement: Placement = Placement()
+    ignore_memory: bool = False
     overwrite: bool = False
