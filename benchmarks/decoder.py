@@ -1,11 +1,13 @@
-"""`python benchmarks/decoder.py [--host wan|svd] [--small] [--once]`: what aligning costs beside decoding alone.
+"""`python benchmarks/decoder.py [--host wan|svd] [--small] [--once] [--train]`: what aligning costs beside decoding.
 
 The networks have their full width.
 
 Random latents, random weights, float32, all four levels aligned. Wan's VAE: two views of 5 frames of 256x256, of which
 one follows the other. Stable Video Diffusion's: six views of 256x256 in Wonder3D's rig, each of which asks five.
-Seconds of one thread by turns, and the peak of each in a fresh process beyond weights and inputs. `--once` takes the
-seconds there too. `--small` shrinks the pictures; its ratios say nothing.
+Seconds of one thread by turns, and the peak of each in a fresh process beyond weights and inputs, beside what
+`mvtrack doctor` foretells of it on a CPU. `--once` takes the seconds there too.
+`--train`: one step of training such an aligner behind Stable Video Diffusion's decoder instead, six views of 128x128,
+with what doctor foretells. `--small` shrinks the pictures; its ratios say nothing.
 """
 
 import argparse
@@ -19,21 +21,26 @@ from pathlib import Path
 import torch
 from bench import FREED_AT_ONCE, peak_mib, report, timed_by_turns
 
+from mvtrack.config.decoder import DecoderConfig, DecoderDataConfig, DecoderRunConfig
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.config.presets import preset
+from mvtrack.config.training import TrainConfig
 from mvtrack.data.synthetic.objects import wonder3d_rig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
+from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
 from mvtrack.inference.memory.codec import empty_wan_network
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.decoder.wan import WanAligner
 from mvtrack.models.sd_vae import SD_SCALING, SVDVAECodec, empty_autoencoder
 from mvtrack.models.wan_vae import WanVAECodec
+from mvtrack.training.decoder_memory import estimate_decoder_training
 
 FRAMES, VIEWS = 5, 6
+SHAPES = {"wan": (FRAMES, 2), "svd": (1, VIEWS)}  # frames and views
 SIZES = {"wan": ((256, 256), (32, 48)), "svd": ((256, 256), (32, 32))}  # and small ones
-TARGETS = {"time / codec": ("<=", 2.5), "memory / codec": ("<=", 2.5)}
+TARGETS = {"time / codec": ("<=", 2.5), "memory / codec": ("<=", 2.5), "foretold, off by": ("<=", 0.15)}
 
 
 def main() -> int:
@@ -42,17 +49,21 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny pictures, no targets")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--once", action="store_true", help="each way once, for a machine on which it takes minutes")
-    parser.add_argument("--measure", choices=("codec", "aligned"), help=argparse.SUPPRESS)
+    parser.add_argument("--train", action="store_true", help="a training step instead, of SVD's host")
+    parser.add_argument("--measure", choices=("codec", "aligned", "training step"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size = SIZES[options.host][options.small]
-    ways = wan_decoders(size) if options.host == "wan" else svd_decoders(size)
+    if options.train:
+        return training_step(options, size if options.small else (128, 128))
+    ways, codec, aligner = wan_decoders(size) if options.host == "wan" else svd_decoders(size)
     if options.measure:
         began = time.process_time()
         peak = peak_mib(ways[options.measure])
         sys.stdout.write(json.dumps({"peak": peak, "seconds": time.process_time() - began}) + "\n")
         return 0
+    ways.pop("training step", None)
     fresh = {name: in_fresh_process(name, options) for name in ways}
     seconds = {name: measured["seconds"] for name, measured in fresh.items()}
     if not options.once:
@@ -62,12 +73,36 @@ def main() -> int:
     figures |= {f"{name}: peak MiB": value for name, value in peak.items()}
     figures["time / codec"] = seconds["aligned"] / seconds["codec"]
     figures["memory / codec"] = peak["aligned"] / max(peak["codec"], 1e-3)
+    foretold = aligned_cost(codec, AlignerSize.of(aligner), size, *SHAPES[options.host], on_cpu=True).decode / 2**20
+    figures["aligned: foretold MiB"] = foretold
+    figures["foretold, off by"] = abs(foretold / max(peak["aligned"], 1e-3) - 1)
     return report(figures, {} if options.small else TARGETS)
 
 
+def training_step(options: argparse.Namespace, size: tuple[int, int]) -> int:
+    if options.measure:
+        ways, _, aligner = svd_decoders(size)
+        aligner.requires_grad_(True)
+        began = time.process_time()
+        peak = peak_mib(ways["training step"])
+        sys.stdout.write(json.dumps({"peak": peak, "seconds": time.process_time() - began}) + "\n")
+        return 0
+    codec = CodecConfig(kind="svd_vae", channels=4, stride=8, weights="random", scaling=SD_SCALING)
+    run = DecoderRunConfig(
+        decoder=DecoderConfig(codec=codec), data=DecoderDataConfig(kind="wonder3d", size=size),
+        train=TrainConfig(batch_size=1, micro_batch_size=1),
+    )  # fmt: skip
+    estimate, found = estimate_decoder_training(run), in_fresh_process("training step", options)
+    foretold = estimate.work / 2**20
+    figures = {"training step: s": found["seconds"], "training step: TFLOP": estimate.flops / 1e12}
+    figures |= {"training step: peak MiB": found["peak"], "training step: foretold MiB": foretold}
+    figures["foretold, off by"] = abs(foretold / found["peak"] - 1)
+    return report(figures, {} if options.small else {"foretold, off by": TARGETS["foretold, off by"]})
+
+
 @torch.no_grad()
-def wan_decoders(size: tuple[int, int]) -> dict:
-    """Both ways, on the same random VAE."""
+def wan_decoders(size: tuple[int, int]) -> tuple[dict, CodecConfig, torch.nn.Module]:
+    """Both ways, on the same random VAE, its config, and the aligner."""
     config = preset("wan2.1_t2v_1.3b").codec
     codec = WanVAECodec(config)
     codec.put_in(of_random_weights(empty_wan_network(config.channels)))
@@ -76,14 +111,14 @@ def wan_decoders(size: tuple[int, int]) -> dict:
     camera = Camera(poses, intrinsics_from_fov(60.0, size).expand(2, FRAMES, 3, 3), size)
     scene = DecoderScene.of(camera, torch.full((2, FRAMES, *size), 4.0), {0: torch.zeros(FRAMES, 3, *size)})
     aligner = WanAligner().eval().requires_grad_(False)
-    return {
+    ways = {
         "codec": lambda: codec.decode(latents[None]),
         "aligned": torch.no_grad()(lambda: aligner.decode(codec, latents, scene, (1,))),
     }
+    return ways, config, aligner
 
 
-@torch.no_grad()
-def svd_decoders(size: tuple[int, int]) -> dict:
+def svd_decoders(size: tuple[int, int]) -> tuple[dict, CodecConfig, torch.nn.Module]:
     """The same for six views of an object."""
     codec = SVDVAECodec(CodecConfig(kind="svd_vae", channels=4, stride=8, weights="random", scaling=SD_SCALING))
     with torch.device("meta"):
@@ -94,10 +129,16 @@ def svd_decoders(size: tuple[int, int]) -> dict:
     depth = torch.full((VIEWS, 1, *size), 1.3)
     scene = DecoderScene.of(camera, depth, {0: torch.zeros(1, 3, *size)}, radius=0.1)
     aligner = SDAligner().eval().requires_grad_(False)
-    return {
+    ways = {
         "codec": lambda: codec.decode(latents[None]),
         "aligned": torch.no_grad()(lambda: aligner.decode(codec, latents, scene)),
+        "training step": lambda: step(aligner.decode(codec, latents, scene)),
     }
+    return ways, codec.config, aligner
+
+
+def step(pictures: torch.Tensor) -> None:
+    (pictures - torch.zeros_like(pictures)).square().mean().backward()
 
 
 def of_random_weights(network: torch.nn.Module) -> torch.nn.Module:
@@ -111,6 +152,7 @@ def of_random_weights(network: torch.nn.Module) -> torch.nn.Module:
 def in_fresh_process(name: str, options: argparse.Namespace) -> dict[str, float]:
     small = ["--small"] if options.small else []
     command = [sys.executable, __file__, "--measure", name, "--host", options.host, *small]
+    command += ["--train"] if options.train else []
     run = subprocess.run(
         command, check=True, capture_output=True, text=True, env=os.environ | FREED_AT_ONCE, cwd=Path(__file__).parent
     )

@@ -112,7 +112,7 @@ def full_size_run(config: ModelConfig) -> RunConfig:
 def codec(size: tuple[int, int], frames: int, precision: str, decode: bool) -> tuple[float, float]:
     """Wan's VAE, its weights included."""
     config = replace(preset("wan2.1_t2v_1.3b").codec, precision=precision)
-    found = codec_cost(config, size, frames)
+    found = codec_cost(config, size, frames, on_cpu=True)
     foretold = found.weights + (found.decode if decode else found.encode)
 
     def work() -> None:

@@ -55,7 +55,7 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
 @pytest.mark.slow
 def test_in_a_browser(page, browser):
     """The page opens, shows its controls and the 3D view, a keyframe can be dragged, and a click saves the path."""
-    view = browser.new_page(viewport={"width": 900, "height": 600})
+    view = browser.new_context(locale="en-US", viewport={"width": 900, "height": 600}).new_page()
     view.set_default_timeout(120_000)
     view.goto(page.url)
     view.get_by_text("save path").wait_for()

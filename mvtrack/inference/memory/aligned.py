@@ -52,15 +52,21 @@ def frozen(settings: dict) -> tuple[tuple[str, object], ...]:
 
 @lru_cache(maxsize=64)
 def aligned_cost(
-    codec: CodecConfig, aligner: AlignerSize, size: tuple[int, int], num_frames: int, views: int = 2, known: int = 1
+    codec: CodecConfig,
+    aligner: AlignerSize,
+    size: tuple[int, int],
+    num_frames: int,
+    views: int = 2,
+    on_cpu: bool = False,
 ) -> AlignedCost:
-    """Of views of `size` (H, W), of which those after the first `known` are aligned, their pictures included."""
+    """Of views of `size` (H, W), of which those after the first are aligned, their pictures included. on_cpu: see
+    `MemoryCounter`."""
     own = replace(codec, tile=None, tile_stride=None)
     followed = _FOLLOWED.get(codec.kind, _FRAME_BY_FRAME)
     frames = [num_frames] if num_frames <= followed[1] else followed
     peaks, flops, weights = [], 0, 0
     for count in frames:
-        with fake_tensors() as counter:
+        with fake_tensors(on_cpu) as counter:
             host, module = fake_pair(own, aligner)
             held = [*module.parameters()]
             weights = sum(x.numel() * x.element_size() for x in held) + aligner.tuned
@@ -69,7 +75,7 @@ def aligned_cost(
             counted = FlopCounterMode(display=False)
             with counter, counted, torch.no_grad():
                 inputs = [x.clone() for x in (scene.depth, scene.pixels, latents)]
-                module.decode(host, latents, scene, tuple(range(known, views)))
+                module.decode(host, latents, scene, tuple(range(1, views)))
             del inputs
         peaks.append(counter.peak)
         flops = counted.get_total_flops()

@@ -31,8 +31,11 @@ class CodecCost:
 
 
 @lru_cache(maxsize=64)
-def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> CodecCost:
-    """Of one video of `size` (H, W), the video itself (float32) included.
+def codec_cost(
+    config: CodecConfig, size: tuple[int, int], num_frames: int, views: int = 1, on_cpu: bool = False
+) -> CodecCost:
+    """Of the videos of one scene's views of `size` (H, W), the videos themselves (float32) included. on_cpu: see
+    `MemoryCounter`.
 
     Raises ValueError where the codec is Wan's and DiffSynth, which has its network, is not installed.
     """
@@ -40,19 +43,19 @@ def codec_cost(config: CodecConfig, size: tuple[int, int], num_frames: int) -> C
     if config.tile is not None:  # one tile after the other: follow the first
         part = tuple(min(side, cells * config.stride) for side, cells in zip(size, config.tile, strict=True))
         config = replace(config, tile=None, tile_stride=None)
-    with fake_tensors() as counter:
+    with fake_tensors(on_cpu) as counter:
         codec = empty_codec(config)
         held = weights_of(codec)
         counter.ignore(held)
         flops = FlopCounterMode(display=False)
         with counter, flops, torch.no_grad():
-            codec.encode(torch.empty(1, 1, frames, 3, *part))
+            codec.encode(torch.empty(1, views, frames, 3, *part))
         encode, counter.peak = counter.peak, counter.live
         encode_flops = flops.get_total_flops()
         cells = tuple(side // config.stride for side in part)
         with counter, flops, torch.no_grad():
-            codec.decode(torch.empty(1, 1, num_latent_frames(frames), config.channels, *cells))
-    rest = 4 * 3 * (num_frames * size[0] * size[1] - frames * part[0] * part[1])  # bytes of video not followed
+            codec.decode(torch.empty(1, views, num_latent_frames(frames), config.channels, *cells))
+    rest = 4 * 3 * views * (num_frames * size[0] * size[1] - frames * part[0] * part[1])  # bytes of video not followed
     copies = 1 if isinstance(codec, ReleasedCodec) else 3  # PCA works on whole videos
     weights = sum(x.numel() * x.element_size() for x in held)
     share = num_frames * size[0] * size[1] / (frames * part[0] * part[1])

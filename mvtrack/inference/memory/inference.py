@@ -77,7 +77,7 @@ def estimate_inference(
     config = placed_config(config, placement)
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
-    still = config.views is not None
+    still, on_cpu = config.views is not None, placement.device == "cpu"
     length = 1 if still else min(padded_length(num_frames), config.num_frames)
     views = config.views.count if still else work.views
     guided = sample.guidance != 1 or sample.camera_guidance != 1
@@ -85,29 +85,27 @@ def estimate_inference(
     scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=views)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
-    codec = codec_cost(config.codec, size, length)
+    codec = codec_cost(config.codec, size, length, views if still else 1, on_cpu)
     blocks = block * config.num_layers
-    pictures = 12 * (views - 1) * size[0] * size[1] if still else 0  # float32 of those beside the one in work
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
     beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks
     kept = 0 if placement.offload == "model" else codec.weights
     phases = {
-        "encoding": beside + codec.weights + codec.encode + pictures,
+        "encoding": beside + codec.weights + codec.encode,
         "sampling": dit + kept + forward,
     }
     if work.decodes:
-        phases["decoding"] = beside + codec.weights + codec.decode + pictures
-    aligned = work.aligner and aligned_cost(config.codec, work.aligner, size, length, views)
+        phases["decoding"] = beside + codec.weights + codec.decode
+    aligned = work.aligner and aligned_cost(config.codec, work.aligner, size, length, views, on_cpu)
     if aligned:
         phases["second decoding"] = beside + codec.weights + aligned.weights + aligned.decode
-        if placement.device == "cpu":
+        if on_cpu:
             phases["depth between views"] = beside + codec.weights + aligned.sweep
     phases = encoder_phases(config, placement, work.encoders) | phases
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
-    host = 0 if placement.device == "cpu" else host  # blocks are read from the file when their turn comes
+    host = 0 if on_cpu else host  # blocks are read from the file when their turn comes
     runs = work.batches if still else len(window_spans(config, num_frames))
-    pieces = views if still or not work.decodes else 1
-    codec_flops = (codec.flops * pieces + (aligned.flops if aligned else 0)) * runs
+    codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * runs * (1 if still or work.decodes else views)
     return Estimate(phases, host, _flops(config, scene) * sample.steps * (2 if guided else 1) * runs, codec_flops)
 
 

@@ -21,6 +21,18 @@ def test_what_lives_at_the_same_time_is_counted():
     assert counter.live == 0
 
 
+def test_convolutions_of_a_cpu_take_their_input_again():
+    windows = {(1, 1): 0, (3, 5): 1, (3, 1, 1): 3, (3, 3, 3): 1}  # how often
+    for window, times in windows.items():
+        sides = (7, 11, 13)[: len(window)]
+        with fake_tensors(on_cpu=True) as counter:
+            x, weight = torch.empty(1, 5, *sides), torch.empty(2, 5, *window)
+            with counter, torch.no_grad():
+                y = torch.convolution(x, weight, None, [1] * len(window), [w // 2 for w in window], [1] * len(window),
+                                      False, [0] * len(window), 1)  # fmt: skip
+        assert counter.peak == 4 * (y.numel() + times * x.numel())
+
+
 def test_gradients_and_what_they_need_are_counted():
     with torch.device("meta"):
         layer = nn.Linear(5, 3, bias=False)

@@ -20,4 +20,4 @@ def test_loading_holds_one_copy():
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["met"], line
     assert line["figures"]["model, MiB"] > 90
-    assert line["figures"]["widened to float32: private / model"] > 0.9  # one copy is seen
+    assert line["figures"]["widened to float32: private / model"] > 0.8  # one copy is seen
