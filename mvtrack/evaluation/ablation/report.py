@@ -59,7 +59,8 @@ def _with_spread(figure: dict, factor: float, form: str) -> str:
 
 def verdicts(experiment: Experiment, runs: Runs) -> list[dict]:
     """For each thing the paper says: the difference in the direction that is better, seed by seed, and `holds` (every
-    seed, or several cases' interval, on that side), `reversed`, or `cannot be told`."""
+    seed, and several cases' interval, on that side, the mean farther than the seeds' spread), `reversed`, or `cannot be
+    told`."""
     out = []
     for said in experiment.expected:
         sign = 1 if TITLES[said.score].more_is_better else -1
@@ -68,10 +69,12 @@ def verdicts(experiment: Experiment, runs: Runs) -> list[dict]:
         by_seed, by_case = difference.mean(1), difference.mean(0)
         interval = mean_interval(by_case.tolist()) if len(by_case) > 1 else None
         sure = interval is None or interval["low"] > 0 or interval["high"] < 0
-        clear = sure and (np.all(by_seed > 0) or np.all(by_seed < 0))
+        better_by = spread(by_seed.tolist())
+        one_sided = np.all(by_seed > 0) or np.all(by_seed < 0)
+        clear = sure and one_sided and abs(better_by["mean"]) > (better_by["sd"] or 0)
         word = "cannot be told" if not clear else "holds" if by_seed.mean() > 0 else "reversed"
         out.append(
-            {"score": said.score, "arm": said.arm, "than": said.than, "better_by": spread(by_seed.tolist()),
+            {"score": said.score, "arm": said.arm, "than": said.than, "better_by": better_by,
              "interval": interval, "verdict": word}
         )  # fmt: skip
     return out
