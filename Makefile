@@ -7,7 +7,8 @@ TESTED := $(VENV)/.installed-for-tests
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -n $(WORKERS) --dist loadfile
 # Folders whose results are numbers, which another processor's instructions round otherwise.
-NUMERIC := $(addprefix tests/,correspondence data/synthetic geometry inference/full_resolution metrics models tracking_head)
+NUMERIC := $(addprefix tests/,correspondence data/synthetic inference/full_resolution metrics models tracking_head) \
+	$(wildcard tests/geometry/test_*.py)
 
 .PHONY: demo docs lint test test-portable test-slow test-gpu score table
 
@@ -16,9 +17,10 @@ $(USED): pyproject.toml
 	$(RUN) -m pip install --quiet --editable .
 	touch $(USED)
 
-$(TESTED): $(USED)
+$(TESTED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[train,wan,dev,docs]'
-	touch $(TESTED)
+	touch $(USED) $(TESTED)
 
 demo: $(USED)
 	$(VENV)/bin/mvtrack demo --out outputs/demo

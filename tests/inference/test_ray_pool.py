@@ -61,6 +61,7 @@ def test_a_task_that_always_kills_its_worker_is_named(cluster):
         list(run_tasks(make, ["the_task"], TWO))
 
 
+@pytest.mark.slow
 def test_other_errors_end_the_run_as_they_are(cluster):
     def make():
         def work(task):

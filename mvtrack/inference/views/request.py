@@ -39,5 +39,5 @@ class ViewsRequest:
     export: Literal["points"] | None = None
     domain: Literal["re10k", "co3d", "others"] | None = None
     placement: Placement = Placement()
-    ignore_memory: bool = False
     overwrite: bool = False
+    ignore_memory: bool = False
