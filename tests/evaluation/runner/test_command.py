@@ -220,17 +220,6 @@ def test_worker_processes_give_the_same_bytes(run, davis, tmp_path, contents):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-@pytest.mark.slow
-def test_two_ray_workers_give_the_same_bytes(davis, small_model, tmp_path, contents):
-    """Of a model and a baseline."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
-    rows = ["--model", save_model(small_model, tmp_path / "m").parent, "--steps", 2, "--baselines", "copy"]
-    base = ["davis.py", "--data", davis.root, "--size", "24x32", "--num-frames", 5, *rows, "--metrics", "fidelity"]
-    finish(*base, "--out", tmp_path / "alone", "--workers", 1, cwd=tmp_path)
-    finish(*base, "--out", "spread", "--ray", "--ray-workers", 2, cwd=tmp_path)  # relative, as people write it
-    assert contents(tmp_path / "spread") == contents(tmp_path / "alone")
-
-
 def test_processes_of_this_machine_are_not_for_a_cluster(run, davis, tmp_path):
     with pytest.raises(ValueError, match="--workers .*--ray-workers"):
         run(davis, "--out", tmp_path, "--baselines", "copy", "--ray")
