@@ -179,6 +179,9 @@ def test_steps_to_reach_the_other_arms_end():
     slow, fast = curve([10.0, 12.0, 14.0, 16.0]), curve([12.0, 15.0, 17.0, 18.0])
     reached = steps_to_reach({"without": [slow], "with": [fast]}, "without", "validation/psnr_db")
     assert reached == {"without": 40, "with": 25.0}
+    early = curve([17.0, 12.0, 18.0, 18.0])  # which starts well, falls, and comes back
+    again = steps_to_reach({"without": [slow], "with": [early]}, "without", "validation/psnr_db")["with"]
+    assert again == pytest.approx(20 + 10 * 4 / 6)
     assert steps_to_reach({"without": [fast], "with": [slow]}, "without", "validation/psnr_db")["with"] is None
     assert rank_correlation([1.0, 2.0, 3.0], [5.0, 7.0, 9.0]) == pytest.approx(1.0)
     assert rank_correlation([1.0, 2.0, 3.0], [9.0, 7.0, 5.0]) == pytest.approx(-1.0)

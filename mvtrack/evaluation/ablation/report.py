@@ -92,17 +92,18 @@ def verdict_lines(experiment: Experiment, found: list[dict]) -> str:
 
 
 def steps_to_reach(runs: Runs, reference: str, score: str) -> dict[str, float | None]:
-    """By arm: the step at which its mean curve first reaches the reference arm's final mean; None if it never does."""
+    """By arm: the step from which its mean curve stays at the reference arm's final mean or above, interpolated; None
+    if it never does. First steps, which can score well by being blurred, do not count where the curve falls again."""
     sign = 1 if TITLES[score].more_is_better else -1
     goal = sign * np.mean([curve[score][-1] for curve in runs[reference]])
     out: dict[str, float | None] = {}
     for arm, curves in runs.items():
         steps, mean = curves[0]["step"], sign * np.mean([curve[score] for curve in curves], 0)
-        there = np.flatnonzero(mean >= goal)
-        if not len(there):
+        below = np.flatnonzero(mean < goal)
+        i = int(below[-1]) + 1 if len(below) else 0
+        if i == len(mean):
             out[arm] = None
             continue
-        i = int(there[0])
         share = 1.0 if i == 0 else float((goal - mean[i - 1]) / (mean[i] - mean[i - 1]))
         out[arm] = float(steps[i]) if i == 0 else steps[i - 1] + share * (steps[i] - steps[i - 1])
     return out
@@ -149,10 +150,10 @@ def plot_curves(path: Path, runs: Runs) -> None:
     with _panels(path, [TITLES[name].text for name in names], min(2, len(names)), 4.6) as panels:
         for axes, name in zip(panels, names, strict=True):
             for i, (arm, curves) in enumerate(runs.items()):
-                for curve in curves:
-                    axes.plot(curve["step"], curve[name], color=f"C{i}", linewidth=0.8, alpha=0.5)
-                mean = np.mean([curve[name] for curve in curves], 0)
-                axes.plot(curves[0]["step"], mean, "o-", color=f"C{i}", label=arm, linewidth=2, markersize=3)
+                shown = TITLES[name].factor * np.array([curve[name] for curve in curves])
+                for values in shown:
+                    axes.plot(curves[0]["step"], values, color=f"C{i}", linewidth=0.8, alpha=0.5)
+                axes.plot(curves[0]["step"], shown.mean(0), "o-", color=f"C{i}", label=arm, linewidth=2, markersize=3)
             axes.set_xlabel("step", fontsize=8)
             axes.legend(fontsize=7)
 
