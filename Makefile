@@ -7,8 +7,8 @@ TESTED := $(VENV)/.installed-for-tests
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -n $(WORKERS) --dist loadfile
 # Folders whose results are numbers, which another processor's instructions round otherwise.
-NUMERIC := $(addprefix tests/,correspondence data/synthetic inference/full_resolution metrics models tracking_head) \
-	$(wildcard tests/geometry/test_*.py) --ignore-glob='*_end_to_end.py' --ignore-glob='*_from_files.py'
+NUMERIC := $(addprefix tests/,correspondence data/synthetic geometry inference/full_resolution metrics models \
+	tracking_head) --ignore-glob='*_end_to_end.py' --ignore-glob='*_from_files.py'
 
 .PHONY: demo docs lint test test-portable test-slow test-gpu score table
 

@@ -148,13 +148,13 @@ def _with_cache(cache: str, command: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_kills_of_a_preparation_change_no_byte(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch):
+def test_twenty_kills_of_a_preparation_change_no_byte(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch):
     """Latents, tracks and captions equal those of a preparation that nobody killed, the files themselves."""
     monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
     config, root = reduced("recammaster_1.3b", umt5, wan_vae_file, clip_vit, tmp_path), tmp_path / "latents"
     data = write_multicamvideo(tmp_path / "data", 7, 3)
     command = ["prepare", str(data), "--config", str(config)]
-    context = multiprocessing.get_context("forkserver")  # many processes, one import of all that they need
+    context = multiprocessing.get_context("forkserver")  # twenty processes, one import of all that they need
     context.set_forkserver_preload([__name__, "mvtrack.training.encode_clips", "transformers"])
 
     def contents() -> dict[str, bytes]:
@@ -169,7 +169,7 @@ def test_kills_of_a_preparation_change_no_byte(umt5, wan_vae_file, clip_vit, tmp
     root.rename(tmp_path / "whole")
     shutil.rmtree(tmp_path / "cache")  # of captions' features, which are written anew too
     draw = random.Random(5)
-    for _ in range(10):
+    for _ in range(20):
         process = context.Process(target=_with_cache, args=(os.environ["MVTRACK_CACHE"], command))
         before = set(root.rglob("*"))
         process.start()

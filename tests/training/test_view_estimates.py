@@ -80,7 +80,9 @@ def measured(kind: str, side: int, recompute: bool) -> tuple[int, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "recompute"), [("cat3d", True), ("hunyuan", True), ("dit", False)])
+@pytest.mark.parametrize(
+    ("kind", "recompute"), [("cat3d", False), ("cat3d", True), ("hunyuan", False), ("hunyuan", True), ("dit", False)]
+)
 def test_memory_and_work_at_512_pixels_extrapolate_from_real_steps(kind, recompute):
     estimate = estimate_training(run_of(kind, FULL, recompute), device="cpu")
     scale = [(side / FULL) ** 2 for side in SIDES[kind]]

@@ -14,6 +14,7 @@ from mvtrack.evaluation.runner.plan import Plan
 from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.video.writer import write_video
+from tests.data.public.test_multicamvideo import truth_of, write_scene
 
 ROOT = Path(__file__).parents[3]
 
@@ -218,6 +219,36 @@ def test_worker_processes_give_the_same_bytes(run, davis, tmp_path, contents):
     for name, workers in (("a", 1), ("b", 2)):
         run(davis, "--baselines", "all", "--out", tmp_path / name, "--workers", workers)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """One for all commands: the address, which they take from $RAY_ADDRESS."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["davis.py", "iphone.py", "multicam.py"])
+def test_two_ray_workers_give_the_same_bytes(
+    ray_cluster, davis, iphone, small_model, tmp_path, contents, script, monkeypatch
+):
+    """A model and a baseline by every benchmark's own command."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+    for n in range(2):
+        write_scene(tmp_path / f"clips/f24_aperture5/scene{n}", truth_of(n))
+    data = {
+        "davis.py": ["--data", davis.root, "--size", "24x32", "--num-frames", 5],
+        "iphone.py": ["--data", iphone.root, "--sequences", "scene-00", "--size", "24x32", "--num-frames", 5],
+        "multicam.py": ["--data", tmp_path / "clips", "--scenes", 2, "--size", "24x32", "--num-frames", 5],
+    }[script]
+    rows = ["--model", save_model(small_model, tmp_path / "m").parent, "--steps", 2, "--baselines", "copy"]
+    base = [script, *data, *rows, "--metrics", "fidelity"]
+    finish(*base, "--out", tmp_path / "alone", "--workers", 1, cwd=tmp_path)
+    finish(*base, "--out", "spread", "--ray", "--ray-workers", 2, cwd=tmp_path)  # relative, as people write it
+    assert contents(tmp_path / "spread") == contents(tmp_path / "alone")
 
 
 def test_processes_of_this_machine_are_not_for_a_cluster(run, davis, tmp_path):
