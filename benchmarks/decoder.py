@@ -6,8 +6,9 @@ Random latents, random weights, float32, all four levels aligned. Wan's VAE: two
 one follows the other. Stable Video Diffusion's: six views of 256x256 in Wonder3D's rig, each of which asks five.
 Seconds of one thread by turns, and the peak of each in a fresh process beyond weights and inputs, beside what
 `mvtrack doctor` foretells of it on a CPU. `--once` takes the seconds there too.
-`--train`: one step of training such an aligner behind Stable Video Diffusion's decoder instead, six views of 128x128,
-with what doctor foretells. `--small` shrinks the pictures; its ratios say nothing.
+`--train`: one step of training such an aligner instead, with what doctor foretells: forward and backward of the same
+views, the VAE's own weights as they are, activations recomputed (`train.gradient_checkpointing`), or kept with
+`--keep`. `--side N`: pictures of NxN. `--small` shrinks the pictures; its ratios say nothing.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
 from mvtrack.inference.memory.codec import empty_wan_network
+from mvtrack.models.decoder.hosted import recompute
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.decoder.wan import WanAligner
@@ -49,14 +51,16 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny pictures, no targets")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--once", action="store_true", help="each way once, for a machine on which it takes minutes")
-    parser.add_argument("--train", action="store_true", help="a training step instead, of SVD's host")
+    parser.add_argument("--train", action="store_true", help="a training step instead")
+    parser.add_argument("--keep", action="store_true", help="activations of a training step")
+    parser.add_argument("--side", type=int, help="of the pictures")
     parser.add_argument("--measure", choices=("codec", "aligned", "training step"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    size = SIZES[options.host][options.small]
+    size = SIZES[options.host][options.small] if options.side is None else (options.side,) * 2
     if options.train:
-        return training_step(options, size if options.small else (128, 128))
+        return training_step(options, size)
     ways, codec, aligner = wan_decoders(size) if options.host == "wan" else svd_decoders(size)
     if options.measure:
         began = time.process_time()
@@ -81,18 +85,21 @@ def main() -> int:
 
 def training_step(options: argparse.Namespace, size: tuple[int, int]) -> int:
     if options.measure:
-        ways, _, aligner = svd_decoders(size)
-        aligner.requires_grad_(True)
+        ways, _, aligner = wan_decoders(size) if options.host == "wan" else svd_decoders(size)
+        recompute(aligner.train().requires_grad_(True), not options.keep)
         began = time.process_time()
         peak = peak_mib(ways["training step"])
         sys.stdout.write(json.dumps({"peak": peak, "seconds": time.process_time() - began}) + "\n")
         return 0
-    codec = CodecConfig(kind="svd_vae", channels=4, stride=8, weights="random", scaling=SD_SCALING)
-    run = DecoderRunConfig(
-        decoder=DecoderConfig(codec=codec), data=DecoderDataConfig(kind="wonder3d", size=size),
-        train=TrainConfig(batch_size=1, micro_batch_size=1),
-    )  # fmt: skip
-    estimate, found = estimate_decoder_training(run), in_fresh_process("training step", options)
+    if options.host == "wan":
+        codec = preset("wan2.1_t2v_1.3b").codec
+        data = DecoderDataConfig(kind="moving", size=size, num_frames=FRAMES, frames=FRAMES)
+    else:
+        codec = CodecConfig(kind="svd_vae", channels=4, stride=8, weights="random", scaling=SD_SCALING)
+        data = DecoderDataConfig(kind="wonder3d", size=size)
+    train = TrainConfig(gradient_checkpointing=not options.keep)
+    run = DecoderRunConfig(decoder=DecoderConfig(codec=codec), data=data, train=train)
+    estimate, found = estimate_decoder_training(run, on_cpu=True), in_fresh_process("training step", options)
     foretold = estimate.work / 2**20
     figures = {"training step: s": found["seconds"], "training step: TFLOP": estimate.flops / 1e12}
     figures |= {"training step: peak MiB": found["peak"], "training step: foretold MiB": foretold}
@@ -114,6 +121,7 @@ def wan_decoders(size: tuple[int, int]) -> tuple[dict, CodecConfig, torch.nn.Mod
     ways = {
         "codec": lambda: codec.decode(latents[None]),
         "aligned": torch.no_grad()(lambda: aligner.decode(codec, latents, scene, (1,))),
+        "training step": torch.enable_grad()(lambda: step(aligner.decode(codec, latents, scene, (1,))[1:])),
     }
     return ways, config, aligner
 
@@ -132,7 +140,9 @@ def svd_decoders(size: tuple[int, int]) -> tuple[dict, CodecConfig, torch.nn.Mod
     ways = {
         "codec": lambda: codec.decode(latents[None]),
         "aligned": torch.no_grad()(lambda: aligner.decode(codec, latents, scene)),
-        "training step": lambda: step(aligner.decode(codec, latents, scene)),
+        "training step": torch.enable_grad()(
+            lambda: step(aligner.decode(codec, latents, scene, tuple(range(1, VIEWS)))[1:])
+        ),
     }
     return ways, codec.config, aligner
 
@@ -152,7 +162,8 @@ def of_random_weights(network: torch.nn.Module) -> torch.nn.Module:
 def in_fresh_process(name: str, options: argparse.Namespace) -> dict[str, float]:
     small = ["--small"] if options.small else []
     command = [sys.executable, __file__, "--measure", name, "--host", options.host, *small]
-    command += ["--train"] if options.train else []
+    command += [flag for flag, on in (("--train", options.train), ("--keep", options.keep)) if on]
+    command += ["--side", str(options.side)] if options.side else []
     run = subprocess.run(
         command, check=True, capture_output=True, text=True, env=os.environ | FREED_AT_ONCE, cwd=Path(__file__).parent
     )

@@ -34,7 +34,7 @@ class TrainConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0  # bf16 keeps float32 masters, so its stage 0 runs as stage 1
     offload_optimizer: bool = False  # optimiser state and update on the CPU; stages 1 to 3
     offload_parameters: bool = False  # weights too; stage 3
-    gradient_checkpointing: bool = False  # recompute transformer blocks in the backward pass
+    gradient_checkpointing: bool = False  # recompute a network's blocks in the backward pass
     checkpoint_blocks: NonNegativeInt | None = None  # only so many, from the first; null: all
     checkpoint_keep: Literal["nothing", "attention"] = "nothing"  # of a recomputed block: the output of self-attention
     attention: AttentionKernel = "auto"

@@ -6,12 +6,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvtrack.config.decoder import DecoderConfig, DecoderDataConfig, DecoderRunConfig
+from mvtrack.config.training import TrainConfig
 from mvtrack.data.clip import padded_length
 from mvtrack.inference.memory.aligned import AlignerSize, fake_latents, fake_pair, fake_scene, frozen
 from mvtrack.inference.memory.codec import codec_cost, weights_of
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.metrics.perceptual import Lpips
+from mvtrack.models.decoder.hosted import recompute
 from mvtrack.models.networks import empty_network
 from mvtrack.models.reshoot_model import read_config
 from mvtrack.training.decoder_run import codec_config_of, new_aligner
@@ -21,13 +23,16 @@ from mvtrack.training.optimizer import freeze
 _RENDERS = {True: 6, False: 16}  # views of a layout, by whether its pictures need an orthographic scale
 
 
-def estimate_decoder_training(config: DecoderRunConfig, world_size: int = 1) -> TrainingEstimate:
-    """What a step takes on each of so many ranks. Raises ValueError where the codec is Wan's and DiffSynth, which has
-    its network, is not installed."""
+def estimate_decoder_training(config: DecoderRunConfig, world_size: int = 1, on_cpu: bool = False) -> TrainingEstimate:
+    """What a step takes on each of so many ranks. on_cpu: see `MemoryCounter`.
+
+    Raises ValueError where the codec is Wan's and DiffSynth, which has its network, is not installed.
+    """
     train, settings, data = config.train, config.decoder, config.data
     codec = codec_config_of(config)
-    work, flops, total, trained = _followed(settings, data, config.optim.trainable, train.precision)
-    encoding = codec_cost(codec, data.size, data.num_frames)
+    key = TrainConfig(precision=train.precision, gradient_checkpointing=train.gradient_checkpointing)  # all that counts
+    work, flops, total, trained = _followed(settings, data, config.optim.trainable, key, on_cpu)
+    encoding = codec_cost(codec, data.size, data.num_frames, on_cpu=on_cpu)
     parts, host, update = state_bytes(config, (total, trained, 0), world_size)
     parts["the codec"] = encoding.weights
     if settings.latents == "restored":
@@ -35,23 +40,25 @@ def estimate_decoder_training(config: DecoderRunConfig, world_size: int = 1) -> 
         parts["the model"] = 4 * sum(p.numel() for p in empty_network(model).parameters())
     steps = max(1, train.batch_size // (train.micro_batch_size * world_size))
     micro = train.micro_batch_size
-    return TrainingEstimate(parts, max(micro * work, encoding.encode), update, host, 3 * flops * micro * steps)
+    flops *= 4 if train.gradient_checkpointing else 3  # backward takes twice what forward does
+    return TrainingEstimate(parts, max(micro * work, encoding.encode), update, host, flops * micro * steps)
 
 
 @lru_cache(maxsize=16)
 def _followed(
-    settings: DecoderConfig, data: DecoderDataConfig, trainable: tuple[str, ...], precision: str
+    settings: DecoderConfig, data: DecoderDataConfig, trainable: tuple[str, ...], train: TrainConfig, on_cpu: bool
 ) -> tuple[int, float, int, int]:
     """Bytes of forward and backward on one clip, FLOP of the former, parameters, and those that are trained."""
-    config = DecoderRunConfig(decoder=settings, data=data)
+    config, precision = DecoderRunConfig(decoder=settings, data=data), train.precision
     codec = codec_config_of(config)
     with torch.device("meta"):
         aligner = new_aligner(config)
-    with fake_tensors() as counter:
+    with fake_tensors(on_cpu) as counter:
         made, module = fake_pair(codec, AlignerSize(frozen(aligner.settings)))
         if settings.tune != "aligner":
             copy, _ = fake_pair(codec, AlignerSize(frozen(aligner.settings)))  # tensors without storage have no copies
             module.adopt(copy.network(torch.device("cpu")).decoder)
+        recompute(module, train.gradient_checkpointing)
         freeze(module, trainable)
         if settings.tune == "decoder":
             module.levels.requires_grad_(False)

@@ -23,6 +23,7 @@ from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
 from mvtrack.metrics.view_matches import count_true, matched_points
 from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.decoder.files import build_aligner, save_aligner
+from mvtrack.models.decoder.hosted import recompute
 from mvtrack.models.decoder.scene import DecoderScene, nearest_views
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
@@ -230,6 +231,7 @@ def new_aligner(config: DecoderRunConfig, codec: VideoCodec | None = None) -> nn
                 f"this codec has no decoder to tune: set decoder.tune to aligner, not {config.decoder.tune}"
             )
         aligner.adopt(deepcopy(codec.network(torch.device("cpu")).decoder))
+    recompute(aligner, config.train.gradient_checkpointing)
     return aligner
 
 

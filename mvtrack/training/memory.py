@@ -117,7 +117,7 @@ def judge_training(config: TrainingConfig, world_size: int, memory: Memory) -> V
         if isinstance(config, DecoderRunConfig):
             from mvtrack.training.decoder_memory import estimate_decoder_training
 
-            return estimate_decoder_training(replace(config, train=train), world_size)
+            return estimate_decoder_training(replace(config, train=train), world_size, memory.shared)
         return estimate_training(replace(config, train=train), world_size, "cpu" if memory.shared else "cuda")
 
     ways = ((overrides(config.train, way), way) for way in _settings(config, world_size))
@@ -152,7 +152,7 @@ def _clearly_trains(config: TrainingConfig, memory: Memory) -> bool:
 def _settings(config: TrainingConfig, world_size: int) -> Iterator[TrainConfig]:
     train = config.train
     if isinstance(config, DecoderRunConfig):
-        changes, stages = [{"micro_batch_size": 1}], (2,)
+        changes, stages = [{"gradient_checkpointing": True}, {"micro_batch_size": 1}], (2,)
     else:
         keep = "attention" if config.model.dit else "nothing"
         changes = [

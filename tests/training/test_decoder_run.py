@@ -90,7 +90,7 @@ def test_decoder_trains_by_the_one_trainer_and_goes_on(svd_job, one_rank, tmp_pa
         scores["validation/psnr_db"] - scores["validation/codec_psnr_db"]
     )
     assert one_rank.train(svd_job("parts", stop_after=2)) == [None]
-    assert one_rank.train(svd_job("parts"), resume="auto") == [None]
+    assert one_rank.train(svd_job("parts", gradient_checkpointing=True), resume="auto") == [None]
     parts = weights_of(tmp_path / "parts", config.decoder.codec)
     assert largest_difference(whole, parts) == 0
     changed = svd_job("parts")
@@ -303,6 +303,10 @@ def test_aligner_learns_from_other_view(small_model, tmp_path, monkeypatch):
         ({"data": {"frames": 2}}, "data.frames 2 are more than data.num_frames, 1"),
         ({"train": {"zero_stage": 3}}, "train.zero_stage is not for the training of a decoder: set it to 2"),
         ({"train": {"compile": True}}, "train.compile is not for the training of a decoder"),
+        (
+            {"train": {"gradient_checkpointing": True, "checkpoint_keep": "attention"}},
+            "train.checkpoint_keep is not for the training of a decoder: set it to nothing",
+        ),
     ],
 )
 def test_unfit_settings_are_refused(svd_job, change, message):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mvtrack.config.checked import Count, Positive, config
 from mvtrack.geometry.camera import Camera, pixel_grid, plucker_rays, project, unproject
@@ -33,7 +34,12 @@ class EpipolarConfig:
 
 
 class EpipolarAttention(nn.Module):
-    """One level of a decoder, for feature maps of `channels` channels. The output layer starts at zero."""
+    """One level of a decoder, for feature maps of `channels` channels. The output layer starts at zero.
+
+    recomputes: what each view asks is forgotten, and computed once more in the backward pass.
+    """
+
+    recomputes = False
 
     def __init__(self, channels: int, config: EpipolarConfig) -> None:
         super().__init__()
@@ -61,8 +67,20 @@ class EpipolarAttention(nn.Module):
             for source in set(sources) - set(tokens):  # one view at a time: memory does not grow with all views
                 tokens[source] = self.tokens(features[source], scene.pixels[source].to(features))
             shown = {source: tokens[source] for source in sources}
-            changed[view] = self.ask(features[view], shown, scene, view, jitter)
+            ask = self._ask_and_forget if self.recomputes and torch.is_grad_enabled() else self.ask
+            changed[view] = ask(features[view], shown, scene, view, jitter)
         return changed
+
+    def _ask_and_forget(
+        self, features: Float[Tensor, "N C h w"], shown: dict[int, Float[Tensor, "N d H W"]], scene: DecoderScene,
+        view: int, jitter: torch.Generator | None,
+    ) -> Float[Tensor, "N C h w"]:  # fmt: skip
+        """`ask`, whose second run draws the points of the first."""
+        drawn = [jitter.clone_state(), jitter] if jitter else []
+        return checkpoint(
+            lambda x, seen: self.ask(x, seen, scene, view, drawn.pop() if jitter else None),
+            features, shown, use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
 
     def tokens(self, features: Float[Tensor, "N C h w"], pixels: Float[Tensor, "N 4 h w"]) -> Float[Tensor, "N d h w"]:
         """What a view shows to those that ask it."""

@@ -6,11 +6,14 @@ tuned along, as in the paper, the tuned ones are a part of this module and stand
 aligned.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig
 from mvtrack.models.decoder.scene import DecoderScene
@@ -22,7 +25,10 @@ class HostedAligner(nn.Module):
     """As it starts, pictures are those of the codec, up to the rounding of a batch.
 
     host: the VAE's decoder with tuned weights; None: it has none, or waits for the VAE's network, with `tuned`.
+    recomputes: see `recompute`.
     """
+
+    recomputes = False
 
     def __init__(self, width: int, points: Sequence[int], dim: int, sources: int, reach: float) -> None:
         """width: of the VAE. points: on each ray, by level, the coarsest first. Else see `EpipolarConfig`."""
@@ -50,10 +56,23 @@ class HostedAligner(nn.Module):
             self.host.load_state_dict(self.tuned)
             self.host.eval().requires_grad_(False)
         network.decoder = own if self.host is None else self.host
+        forgetful = self.blocks_of(network.decoder) if self.recomputes and torch.is_grad_enabled() else []
+        for block in forgetful:
+            block.forward = self.forgetting(block)
         try:
             yield network
         finally:
             network.decoder = own
+            for block in forgetful:
+                del block.forward  # the class's own shows again
+
+    def blocks_of(self, decoder: nn.Module) -> list[nn.Module]:
+        """What a VAE's decoder is made of, piece by piece."""
+        raise NotImplementedError
+
+    def forgetting(self, block: nn.Module) -> Callable:
+        """A block's forward that keeps its inputs alone and is run once more in the backward pass."""
+        return partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
     def check_fit(self, channels: tuple[int, ...], scene: DecoderScene, wanted: tuple[int, ...]) -> None:
         """Raise ValueError for a VAE of other channels at its levels, or a scene that is not `wanted`, (V, N, H, W)."""
@@ -66,6 +85,13 @@ class HostedAligner(nn.Module):
                 f"this aligner is for a VAE of width {self.channels[-1]} with {self.channels} channels at its "
                 f"decoder's levels, got one of width {channels[-1]} with {channels}"
             )
+
+
+def recompute(aligner: nn.Module, on: bool) -> None:
+    """Whether activations are forgotten in training: of each view's attention, and of the blocks of a VAE's decoder."""
+    for module in aligner.modules():
+        if isinstance(module, (EpipolarAttention, HostedAligner)):
+            module.recomputes = on
 
 
 def _in_own_precision(decoder: nn.Module, inputs: tuple) -> tuple:

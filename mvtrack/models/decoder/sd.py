@@ -12,6 +12,8 @@ from mvtrack.models.decoder.hosted import HostedAligner
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.sd_vae import SDVAECodec
 
+_BLOCKS = ("resnets", "attentions", "upsamplers")  # of a level of the decoder
+
 
 class SDAligner(HostedAligner):
     """Every moment is decoded for itself."""
@@ -60,6 +62,10 @@ class SDAligner(HostedAligner):
                 with self._attached(network, scene, moment, views, jitter):
                     pictures.append(codec.decode_together(latents[:, moment]))
         return torch.stack(pictures, 1)
+
+    def blocks_of(self, decoder: nn.Module) -> list[nn.Module]:
+        parts = [getattr(x, n, None) for x in (decoder.mid_block, *decoder.up_blocks) for n in _BLOCKS]
+        return [block for part in parts for block in part or ()]
 
     def _check(self, codec: SDVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:
         views, moments, _, *cells = latents.shape

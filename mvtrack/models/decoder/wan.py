@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames, padded_length
 from mvtrack.models.decoder.hosted import HostedAligner
@@ -68,6 +69,27 @@ class WanAligner(HostedAligner):
                 with self._attached(network, latent_frame, scene, views, jitter):
                     pieces.append(step(latents[:, latent_frame]))
         return torch.cat(pieces, 1)
+
+    def blocks_of(self, decoder: nn.Module) -> list[nn.Module]:
+        return [*decoder.middle, *decoder.upsamples]
+
+    def forgetting(self, block: nn.Module) -> Callable:
+        """Also of a block that takes the VAE's memory, all layers', and the place of its own in it."""
+        forward, layers = block.forward, sum(isinstance(x, nn.Conv3d) for x in block.modules())
+
+        def run(x: Tensor, memory: list | None = None, place: list[int] | None = None):
+            if memory is None:
+                return checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False)
+
+            def piece(x: Tensor, *own: Tensor | str | None) -> tuple[Tensor, list, list[int]]:
+                return forward(x, list(own), [0])  # changes both lists
+
+            at = slice(place[0], place[0] + layers)
+            x, memory[at], used = checkpoint(piece, x, *memory[at], use_reentrant=False, preserve_rng_state=False)
+            place[0] += used[0]
+            return x, memory, place
+
+        return run
 
     def _check(self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene) -> None:
         views, latent_frames, _, *cells = latents.shape

@@ -15,11 +15,14 @@ from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
 from mvtrack.inference.memory.inference import Work, estimate_inference
 from mvtrack.inference.memory.memory_tracker import MemoryCounter
 from mvtrack.models.decoder.depth import stereo_depth
+from mvtrack.models.decoder.hosted import recompute
 from mvtrack.models.decoder.scene import DecoderScene
+from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.decoder.small import SmallAligner
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.training.decoder_memory import estimate_decoder_training
 from tests.inference.memory.test_estimates import MODEL
+from tests.models.decoder.test_sd import small_network
 
 SIZE, FRAMES = (24, 32), 5
 PCA = CodecConfig(kind="pca", channels=5, stride=8)
@@ -127,6 +130,33 @@ def test_training_step_takes_what_is_foretold():
     halved = estimate_decoder_training(replace(config, train=replace(config.train, micro_batch_size=1)))
     assert halved.work == pytest.approx(estimate.work / 2, rel=0.01)
     assert halved.flops == pytest.approx(estimate.flops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_training_step_behind_a_vae_takes_what_is_foretold(recomputed):
+    """Less than two thirds where activations are recomputed."""
+    vae = {"kind": "svd_vae", "channels": 4, "stride": 8, "scaling": 0.18215, "weights": "nobody/nothing"}
+    sizes = {"width": 32, "points": [3, 2, 2, 1], "dim": 8, "sources": 2}
+    config = decoder_run(40, codec=vae, aligner=sizes)
+    train = replace(config.train, batch_size=1, micro_batch_size=1, gradient_checkpointing=recomputed)
+    codec, aligner = build_codec(config.decoder.codec), SDAligner(**sizes)
+    codec.put_in(small_network("svd_vae"))
+    scene = DecoderScene.of(wonder3d_rig(40)[[0, 1, 5]], torch.full((3, 1, 40, 40), 1.3), radius=0.1)
+    recompute(aligner, recomputed)
+
+    def step() -> None:
+        inputs = [x.clone() for x in (scene.depth, scene.pixels)]
+        made = aligner.decode(codec, torch.randn(3, 1, 4, 5, 5), scene, (1, 2))[1:]
+        (made - torch.zeros(2, 1, 3, 40, 40)).square().mean().backward()
+        del inputs
+
+    real = counted(step, [*aligner.parameters(), *codec.network(torch.device("cpu")).parameters()])
+    estimate = estimate_decoder_training(replace(config, train=train))
+    assert estimate.work == pytest.approx(real, rel=0.05)
+    kept = estimate_decoder_training(replace(config, train=replace(train, gradient_checkpointing=False)))
+    assert estimate.flops == pytest.approx(kept.flops * (4 / 3 if recomputed else 1))
+    assert not recomputed or estimate.work < kept.work * 2 / 3
 
 
 @pytest.mark.slow

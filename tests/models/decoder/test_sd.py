@@ -11,6 +11,7 @@ from safetensors import safe_open
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.models.decoder.files import load_aligner, save_aligner
+from mvtrack.models.decoder.hosted import recompute
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.sd import SDAligner
 from mvtrack.models.pca_codec import build_codec
@@ -132,6 +133,30 @@ def test_orthographic_views_are_aligned_and_gradients_reach_the_aligner(codec):
     assert all(parameter.grad.isfinite().all() for parameter in aligner.parameters())
     assert all(level.out.weight.grad.abs().max() > 0 for level in aligner.levels)
     assert all(parameter.grad is None for parameter in codec.network(torch.device("cpu")).parameters())
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_recomputed_activations_give_the_same_gradients(codec, tuned):
+    """Bit by bit, with the same points drawn, those of later steps included; blocks are the network's own again."""
+    aligner, network, found = aligner_of(), codec.network(torch.device("cpu")), []
+    if tuned:
+        aligner.adopt(deepcopy(network.decoder))
+    decoder = aligner.host or network.decoder
+    for on in (False, True):
+        recompute(aligner, on)
+        aligner.zero_grad()
+        generator, runs = torch.Generator().manual_seed(1), []
+        hook = decoder.up_blocks[3].resnets[0].register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        inner = next(x for x in decoder.up_blocks[3].resnets[0].modules() if isinstance(x, torch.nn.Conv2d))
+        counted = inner.register_forward_hook(lambda *_, runs=runs: runs.append(2))
+        _, made = aligner(codec, latents_of(3, 2), scene_of(3, 2), (1, 2), 2, generator)
+        made[1:].square().mean().backward()
+        found.append([*(p.grad.clone() for p in aligner.parameters()), torch.rand(3, generator=generator)])
+        assert (runs.count(1), runs.count(2)) == (2, 4 if on else 2)  # two moments
+        hook.remove()
+        counted.remove()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all("forward" not in vars(block) for block in aligner.blocks_of(decoder))
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 import importlib.util
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
+from mvtrack.models.decoder.hosted import recompute
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.decoder.wan import BLOCKS, WanAligner
 from mvtrack.models.diffsynth_parts import diffsynth_module
@@ -157,6 +159,20 @@ def test_gradients_reach_aligner_not_vae(codec, network):
         fixed = name.startswith("levels.3.") and any(part in name for part in ("query", "key"))
         assert fixed or parameter.grad.abs().max() > 0, name
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_recomputed_activations_give_the_same_gradients(codec, network):
+    """Bit by bit, through what the VAE remembers of earlier latent frames."""
+    aligner, found = aligner_of(), []
+    aligner.adopt(deepcopy(network.decoder))
+    for on in (False, True):
+        recompute(aligner, on)
+        aligner.zero_grad()
+        _, made = aligner(codec, latents_of(2, 3), scene_of(2, 3), (1,), 9, torch.Generator().manual_seed(1))
+        made[1].square().mean().backward()
+        found.append([made.detach(), *(p.grad.clone() for p in aligner.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all("forward" not in vars(block) for block in aligner.blocks_of(aligner.host))
 
 
 def test_gradients_reach_untrained_aligner(codec):
