@@ -9,14 +9,16 @@ import numpy as np
 from tqdm import tqdm
 
 from mvtrack.config.checked import NonNegativeInt, config
-from mvtrack.config.command_line import Command, option, run
+from mvtrack.config.command_line import Command, option, overrides, run
 from mvtrack.data.synthetic.test_scenes import render_case
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
 from mvtrack.evaluation.manifest import load_manifest
+from mvtrack.evaluation.settings import load_settings
 from mvtrack.evaluation.tables import figures_table, mean_interval, write_results
 from mvtrack.inference.pipeline import shipped_model
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.inference.view_matching import matcher_title, missing_matcher
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.reshoot_model import load_model
 
@@ -35,6 +37,8 @@ class DecoderCommand(Command):
     cases: int | None = option(None, "only the first so many of the pinned cases", metavar="N")
     pictures: NonNegativeInt = option(0, "also draw the last frames of N cases: decoder.png", metavar="N")
     out: Path = option(Path("outputs/decoder"), "folder for the results", metavar="FOLDER")
+    settings: Path | None = option(None, "YAML with a section matching, the matcher (docs/decoder.md)", metavar="FILE")
+    changes: tuple[str, ...] = overrides("change single settings, such as matching.matcher=loftr")
 
 
 def main() -> int:
@@ -42,6 +46,9 @@ def main() -> int:
 
 
 def _run(options: DecoderCommand) -> None:
+    matching = load_settings(options.settings, options.changes).matching
+    if lacking := missing_matcher(matching):
+        raise ValueError(f"views cannot be matched: missing {lacking}")
     model = load_model(options.model)
     aligner = load_aligner(options.decoder, model.config.codec)
     specs, sample = load_manifest().rendered[: options.cases], SamplerOptions.of(model.config)
@@ -57,14 +64,15 @@ def _run(options: DecoderCommand) -> None:
     rows, pictures = [], []
     for i, clip in enumerate(tqdm(clips, desc="decoding", unit="clip")):
         videos = decode_case(model, aligner, clip, clips[i - 1].video[0], replace(sample, seed=i))
-        rows.append(numbers_of(clip, videos))
+        rows.append(numbers_of(clip, videos, matching))
         if i < options.pictures:
             shown = {name: videos[way] for name, way in SHOWN.items()}
             shown = {"reference": clip.video[0], **shown, "truth": clip.video[1]}
             pictures.append(next(side_by_side({name: video[-1:] for name, video in shown.items()})))
     summary = {way: {k: mean_interval([r[way][k] for r in rows]) for k in rows[0][way]} for way in rows[0]}
-    made_by = {"model": str(options.model), "decoder": str(options.decoder)}
+    made_by = {"model": str(options.model), "decoder": str(options.decoder), "matcher": matcher_title(matching)}
     table = figures_table({WAYS[way]: scores for way, scores in summary.items()})
+    table += f"\n\nMatches by {matcher_title(matching)}."
     write_results(options.out, "decoder", made_by | {"cases": len(rows), "summary": summary, "rows": rows}, table)
     if pictures:
         cv2.imwrite(str(options.out / "decoder.png"), np.concatenate(pictures)[..., ::-1])

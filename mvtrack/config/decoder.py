@@ -5,6 +5,7 @@ from typing import Literal
 
 from mvtrack.config.checked import Count, NonNegative, NonNegativeInt, Positive, Share, config
 from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.matching import MatchingConfig
 from mvtrack.config.training import TrainingConfig
 
 
@@ -34,7 +35,7 @@ class DecoderConfig:
     model itself restores them from a noise level of `sigma`, or as the codec encodes them. noise: of depth, structured
     (wrong over areas, Depth Guided Decoder §3.3), independent (at every pixel), or none; noise_scale: times the paper's
     amplitudes. perceptual: weight of LPIPS beside the mean squared error; perceptual_backbone: its VGG-16,
-    torchvision's file.
+    torchvision's file. matching: who counts the matches between views in validation.
     """
 
     tune: Literal["aligner", "decoder", "both"] = "aligner"
@@ -47,6 +48,7 @@ class DecoderConfig:
     noise_scale: NonNegative = 1.0
     perceptual: NonNegative = 0.0
     perceptual_backbone: str | None = None
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
 
     def __post_init__(self) -> None:
         if self.model is not None and self.codec is not None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mvtrack.config.matching import MatchingConfig
 from mvtrack.data.clip import Clip
 from mvtrack.geometry.warp import covisible
 from mvtrack.inference.sampler import Callbacks, SamplerOptions, generate
@@ -12,6 +13,7 @@ from mvtrack.models.conditioning import Window
 from mvtrack.models.decoder.depth import carried_depth, stereo_depth
 from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.training.decoder_scores import count_neighbours
 
 WAYS = {
     "codec": "codec alone",
@@ -52,9 +54,14 @@ def decode_case(
     }
 
 
-def numbers_of(clip: Clip, videos: dict[str, Float[Tensor, "T 3 H W"]]) -> dict[str, dict[str, float]]:
-    """PSNR of the whole picture, of what the reference sees and of what it does not, and gradient energy over the
-    truth's."""
+def numbers_of(
+    clip: Clip, videos: dict[str, Float[Tensor, "T 3 H W"]], matching: MatchingConfig
+) -> dict[str, dict[str, float]]:
+    """PSNR of the whole picture, of what the reference sees and of what it does not, gradient energy over the truth's,
+    and points of the reference's last frame that match, and match to the pixel, over as many as do in the truth."""
+    both = [torch.stack([clip.video[0], video]) for video in (clip.video[1], *videos.values())]
+    whole, *counts = count_neighbours([(clip, views) for views in both], matching)
+    matches = {way: count.over(whole) for way, count in zip(videos, counts, strict=True)}
     truth, seen = clip.video[1], covisible(clip.depth[1], clip.depth[0], clip.camera[1], clip.camera[0])
     return {
         way: {
@@ -62,6 +69,8 @@ def numbers_of(clip: Clip, videos: dict[str, Float[Tensor, "T 3 H W"]]) -> dict[
             "of what the reference sees": psnr(video, truth, seen),
             "of the rest": psnr(video, truth, ~seen),
             "gradient energy": gradient_energy(video) / gradient_energy(truth),
+            "matches": matches[way][0],
+            "matches to the pixel": matches[way][2],
         }
         for way, video in videos.items()
     }

@@ -1,12 +1,14 @@
 """What an evaluation could compute here and now, and what the rest lacks: metrics, estimators, weights and licences."""
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 
+from mvtrack.config.matching import MatchingConfig
 from mvtrack.evaluation.estimators import ColmapPoses, DepthAnythingPoses, PlaneSweepDepth
 from mvtrack.evaluation.interface import ESTIMATE_NEEDS, Estimator, Metric
 from mvtrack.evaluation.measures.pair_features import FEATURE_KINDS
@@ -15,6 +17,7 @@ from mvtrack.evaluation.measures.vbench import DIMENSIONS, cache_folder
 from mvtrack.evaluation.measures.weight_files import WeightFile
 from mvtrack.evaluation.settings import EvaluationSettings, Geometry
 from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig
+from mvtrack.inference.view_matching import missing_matcher
 from mvtrack.metrics.perceptual import packaged_heads
 from mvtrack.models.weights.registry import WeightsEntry, cached_file, registry
 
@@ -63,7 +66,10 @@ def evaluation_readiness(settings: EvaluationSettings) -> EvaluationReadiness:
             Readiness(m.name, tuple(c.title for c in m.columns if c.better != "none"), _lacking(m, estimators))
             for m in metrics
         ),
-        tuple(Readiness(e.name, (chosen,), e.missing()) for chosen, e in _estimators(settings).items()),
+        (
+            *(Readiness(e.name, (chosen,), e.missing()) for chosen, e in _estimators(settings).items()),
+            *_matchers(settings),
+        ),
         tuple(_weights(entry, settings.weights) for entry in registry().values() if not entry.of_model),
     )
 
@@ -102,6 +108,14 @@ def _estimators(settings: EvaluationSettings) -> dict[str, Estimator]:
         f"poses.estimator depth_anything_3, {learned.model}": DepthAnythingPoses(learned),
         "estimated depth": PlaneSweepDepth(),
     }
+
+
+def _matchers(settings: EvaluationSettings) -> Iterator[Readiness]:
+    """Those that the settings do not choose are told without weights."""
+    for name in get_args(MatchingConfig.__annotations__["matcher"]):
+        own = settings.matching if settings.matching.matcher == name else None
+        other = MatchingConfig(name, weights=None if name == "sift" else Path("WEIGHTS"))
+        yield Readiness(f"matches by {name}", (f"matching.matcher {name}",), missing_matcher(own or other))
 
 
 def _weights(entry: WeightsEntry, folder: Path | None) -> WeightsReadiness:

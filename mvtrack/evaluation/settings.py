@@ -9,6 +9,7 @@ from typing import Literal
 import yaml
 
 from mvtrack.config.checked import Count, NonNegativeInt, Positive, config
+from mvtrack.config.matching import MatchingConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import FitMode
 from mvtrack.config.tree import apply_override, from_tree
@@ -147,7 +148,7 @@ class IPhoneConfig:
 @config
 class EvaluationSettings:
     """weights: folder of weight files by their published names; None: $MVTRACK_WEIGHTS. placement: where and how models
-    work. The rest: see the sections."""
+    work. matching: who counts matches between views in `eval/decoder.py`. The rest: see the sections."""
 
     weights: Path | None = None
     lpips_net: LpipsNet = "alex"
@@ -155,6 +156,7 @@ class EvaluationSettings:
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     poses: PosesConfig = field(default_factory=PosesConfig)
     row: RowConfig = field(default_factory=RowConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
     placement: Placement = field(default_factory=Placement)
     davis: DavisConfig = field(default_factory=DavisConfig)
     iphone: IPhoneConfig = field(default_factory=IPhoneConfig)

@@ -1,7 +1,6 @@
 """Setting up the training of an aligning decoder, fresh or from a checkpoint: the same loop trains it as the models."""
 
 import json
-import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,15 +15,13 @@ from mvtrack.config.decoder import DecoderRunConfig
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.data.clip import Clip
 from mvtrack.files.tensor_file import load_strictly
-from mvtrack.geometry.warp import reproject
 from mvtrack.inference.pipeline import shipped_model
-from mvtrack.metrics.image import psnr, ssim
+from mvtrack.inference.view_matching import missing_matcher
 from mvtrack.metrics.perceptual import Lpips, load_lpips, packaged_heads
-from mvtrack.metrics.view_matches import count_true, matched_points
 from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.decoder.files import build_aligner, save_aligner
 from mvtrack.models.decoder.hosted import recompute
-from mvtrack.models.decoder.scene import DecoderScene, nearest_views
+from mvtrack.models.decoder.scene import DecoderScene
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.training import distributed
@@ -36,11 +33,10 @@ from mvtrack.training.decoder_examples import (
     noisy_depth,
     restored_latents,
     scene_of,
-    seen_by,
-    shown_by_first,
     surface_depth,
     swept_depth,
 )
+from mvtrack.training.decoder_scores import scores_of_clips
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_engine
 from mvtrack.training.fault_tolerance import FiniteGuard
@@ -110,20 +106,21 @@ class DecoderRun(BaseRun):
     @torch.no_grad()
     def validate(self) -> ValidationReport:
         """The views that follow others, aligned with exact depth and with depth estimated as in use, beside the codec
-        alone: PSNR, also where the known view shows the surface, SSIM, and how many points of neighbours match, and
-        match truly, over as many as do in the truth."""
+        alone: PSNR, also where the known view shows the surface, SSIM, and how many points of neighbours match, match
+        truly, and to the pixel, over as many as do in the truth."""
         if self._held_out is None:
             clips = self.dataset.held_out(self.config.train.validate_clips)
             self._held_out = distributed.share_of(clips)
-        rows, strips = [], []
+        made, strips = [], []
         for number, clip in self._held_out:
             latents = self._latents_of(clip, number).to(self.engine.device)
             plain = self.codec.decode(latents[None])[0].cpu().clamp(-1, 1)
             exact = self._aligned(latents, scene_of(clip, surface_depth(clip)))
             swept = self._aligned(latents, scene_of(clip, swept_depth(clip, plain)))
-            rows.append(_scores(clip, plain, exact, swept))
+            made.append((clip, {"codec_": plain, "": exact, "swept_": swept}))
             shown = [x[1 : 1 + _SHOWN_VIEWS, -1] for x in (plain, exact, clip.video)]
             strips.append(torch.cat([torch.cat(list(x), -1) for x in shown], -1))
+        rows = scores_of_clips(made, self.config.decoder.matching)
         scores = {f"validation/{name}": float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
         scores = distributed.mean_over_ranks(scores)
         shown = {"validation/codec_aligned_truth": (torch.cat(strips, 1) + 1) / 2} if distributed.rank() == 0 else {}
@@ -162,6 +159,8 @@ def set_up(
         clips = (dataset.clip(scene) for scene in range(min(CODEC_FIT_SCENES, dataset.num_scenes)))
         codec.fit([clip.video for clip in clips if clip is not None], codec_config.whitening)
     lpips = _lpips(config)
+    if lacking := missing_matcher(settings.matching):
+        raise ValueError(f"validation cannot match views: missing {lacking}")
     if distributed.rank() == 0:
         record_attempt(run_dir, config, progress.step, distributed.world_size(), "PyTorch's choice")
     aligner = new_aligner(config, codec)
@@ -184,31 +183,6 @@ def set_up(
         run.materialise_optimizer()
         reader.restore(engine, run.ema)
     return run
-
-
-def _scores(clip: Clip, plain: Tensor, exact: Tensor, swept: Tensor) -> dict[str, float]:
-    """Of one clip's views but the first. plain, exact, swept: (V, T, 3, H, W) by the codec, and aligned."""
-    truth, seen, scores = clip.video[1:], shown_by_first(clip)[1:], {}
-    whole = _matches(clip, clip.video)
-    for name, video in {"codec_": plain, "": exact, "swept_": swept}.items():
-        found = _matches(clip, torch.cat([clip.video[:1], video[1:]]))
-        scores |= {
-            f"{name}psnr_db": psnr(video[1:], truth), f"{name}ssim": ssim(video[1:], truth),
-            f"{name}seen_psnr_db": psnr(video[1:], truth, seen) if seen.any() else math.nan,
-            f"{name}matches": found[0] / max(1, whole[0]), f"{name}true_matches": found[1] / max(1, whole[1]),
-        }  # fmt: skip
-    return scores | {"gain_db": scores["psnr_db"] - scores["codec_psnr_db"]}
-
-
-def _matches(clip: Clip, views: Float[Tensor, "V T 3 H W"]) -> tuple[int, int]:
-    """Between each view and the one that stands nearest to it, at the last moment: all, and those that are true."""
-    pairs = {tuple(sorted((view, nearest_views(clip.camera, view)[0]))) for view in range(len(views))}
-    counts = torch.zeros(2, dtype=torch.int64)
-    for view, other in pairs:
-        place, _ = reproject(clip.depth[view], clip.camera[view], clip.camera[other])
-        here, there = matched_points(views[view, -1], views[other, -1])
-        counts += torch.tensor([len(here), count_true(here, there, place[-1], seen_by(clip, view, other)[-1])])
-    return tuple(counts.tolist())
 
 
 def codec_config_of(config: DecoderRunConfig) -> CodecConfig:

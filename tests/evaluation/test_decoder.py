@@ -1,5 +1,6 @@
 import torch
 
+from mvtrack.config.matching import MatchingConfig
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.evaluation.decoder import WAYS, decode_case, numbers_of
 from mvtrack.inference.sampler import SamplerOptions
@@ -13,7 +14,8 @@ def test_every_way_is_scored_against_the_truth(small_model):
     assert list(videos) == list(WAYS)
     for way in ("estimated", "carried", "true", "other"):  # a fresh decoder is the codec
         torch.testing.assert_close(videos[way], videos["codec"], atol=1e-5, rtol=0)
-    numbers = numbers_of(clip, videos | {"truth": clip.video[1]})
+    numbers = numbers_of(clip, videos | {"truth": clip.video[1]}, MatchingConfig())
+    assert numbers["truth"]["matches"] == numbers["truth"]["matches to the pixel"] == 1
     assert numbers["truth"]["PSNR, dB"] > 100
     assert numbers["truth"]["gradient energy"] == 1
     assert numbers["ideal codec"]["of what the reference sees"] > numbers["codec"]["of what the reference sees"]

@@ -149,6 +149,8 @@ def test_readiness_knows_what_estimators_and_other_environments_need(tmp_path, m
     missing = {m.name: m.missing for m in found.metrics + found.estimators}
     assert missing["camera_accuracy"] == missing["colmap"] == "pycolmap: pip install pycolmap"
     assert missing["depth_anything_3"].endswith("or $MVTRACK_DA3_PYTHON")
+    assert missing["matches by loftr"].endswith("matching.python, or $MVTRACK_LOFTR_PYTHON")
+    assert missing["matches by sift"] is None
     assert missing["plane_sweep"] is missing["warp_consistency.estimated_depth.colours"] is None
     kept = {w.entry.name: w for w in found.weights}
     assert kept["musiq_spaq"].path == tmp_path / "pyiqa_model/musiq_spaq_ckpt-358bb6af.pth"

@@ -86,6 +86,7 @@ def test_decoder_trains_by_the_one_trainer_and_goes_on(svd_job, one_rank, tmp_pa
     assert [line["step"] for line in lines if "loss/mse" in line] == [1, 2, 3, 4]
     assert lines[0]["speed/tflops_per_device"] > 0
     scores = next(line for line in lines if "validation/psnr_db" in line)
+    assert 0 <= scores["validation/codec_pixel_matches"] < 1
     assert scores["validation/gain_db"] == pytest.approx(
         scores["validation/psnr_db"] - scores["validation/codec_psnr_db"]
     )
@@ -307,6 +308,7 @@ def test_aligner_learns_from_other_view(small_model, tmp_path, monkeypatch):
             {"train": {"gradient_checkpointing": True, "checkpoint_keep": "attention"}},
             "train.checkpoint_keep is not for the training of a decoder: set it to nothing",
         ),
+        ({"decoder": {"matching": {"matcher": "loftr"}}}, "matching.matcher loftr needs matching.weights"),
     ],
 )
 def test_unfit_settings_are_refused(svd_job, change, message):

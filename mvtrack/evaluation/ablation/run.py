@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from mvtrack.config.decoder import DecoderRunConfig
 from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import to_tree
 from mvtrack.data.synthetic.test_scenes import render_case
@@ -38,6 +39,7 @@ from mvtrack.evaluation.manifest import VERSIONS, load_manifest
 from mvtrack.evaluation.tables import markdown_table, write_results
 from mvtrack.files.cache import sha256
 from mvtrack.inference.sampler import SamplerOptions
+from mvtrack.inference.view_matching import matcher_title
 from mvtrack.models.reshoot_model import load_model
 
 _ANALYSED = 8  # cases in which the base's layers are analysed
@@ -107,7 +109,7 @@ def run_experiment(
         "seconds": round(time.monotonic() - began, 1),
     }
     text = [f"# {experiment.title} (rendered miniature)", f"The paper: {experiment.claim}"]
-    text += [arms_table(experiment, comparison, base), _protocol_line(experiment, protocol)]
+    text += [arms_table(experiment, comparison, base), _protocol_line(experiment, protocol, trainings[-1].config)]
     if experiment.layers:
         text.append(_layers_text(experiment, record, comparison))
     if experiment.speed_up:
@@ -192,11 +194,12 @@ def _speed_text(experiment: Experiment, reached: dict[str, float | None]) -> str
     return f"Steps to reach the final {TITLES[experiment.speed_up].text} of the reference arm:\n\n" + "\n".join(lines)
 
 
-def _protocol_line(experiment: Experiment, protocol: Protocol) -> str:
+def _protocol_line(experiment: Experiment, protocol: Protocol, config: TrainingConfig) -> str:
     scored = (
         f"{protocol.cases} rendered cases of the pinned set, {protocol.sampling_steps} sampling steps"
         if experiment.scored == "pinned"
         else "the last validation, on unseen rendered scenes"
     )
     base = f"; base of {experiment.pretraining.steps}" if experiment.pretraining else ""
-    return f"Mean ± standard deviation over {protocol.seeds} seeds, {experiment.steps} steps{base}; {scored}."
+    matcher = f" Matches: {matcher_title(config.decoder.matching)}." if isinstance(config, DecoderRunConfig) else ""
+    return f"Mean ± standard deviation over {protocol.seeds} seeds, {experiment.steps} steps{base}; {scored}.{matcher}"

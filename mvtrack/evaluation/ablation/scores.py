@@ -65,6 +65,8 @@ TITLES = {
     "validation/swept_matches": Title("the same with estimated depth, %", 100.0, ".1f"),
     "validation/true_matches": Title("of these, as geometry says, over the truth's, %", 100.0, ".1f"),
     "validation/swept_true_matches": Title("the same with estimated depth, %", 100.0, ".1f"),
+    "validation/pixel_matches": Title("matches right to the pixel, over the truth's, %", 100.0, ".1f"),
+    "validation/swept_pixel_matches": Title("the same with estimated depth, %", 100.0, ".1f"),
     "validation/true_minus_mirrored_db": Title("true over mirrored path in validation, dB"),
     "validation/true_minus_other_db": Title("true over wrong cameras, dB"),
     "validation/alignment_error": Title("alignment error, nats", form=".3f", more_is_better=False),
