@@ -136,7 +136,7 @@ class Clip:
         self.estimate = (xy[0, 0, :, None] + wander).to(sizes.device)
         self.prepared = prepare(self.q, self.k, self.txy, TOKEN_PX, config)
         self.maps = [level_map(self.k, TOKEN_PX, s, config) for s in range(config.levels)]  # (T, C, H, W), whole
-        self.supports = [rearrange(x, "n p 1 c -> n p c") for x in self.prepared.supports]
+        self.supports = [rearrange(x, "1 n p c -> n p c") for x in self.prepared.supports]
 
     def ours(self, level: int) -> Tensor:
         return correlate(self.prepared, self.estimate, level, self.config)

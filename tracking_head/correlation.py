@@ -35,8 +35,8 @@ class CorrelationFeatures(NamedTuple):
     correlate; all volumes of the others are those of a support of zeros; None: all points.
     """
 
-    keys: tuple[Float[Tensor, "G hs ws heads d"], ...]
-    supports: tuple[Float[Tensor, "M P heads d"], ...]
+    keys: tuple[Float[Tensor, "heads G hs ws d"], ...]
+    supports: tuple[Float[Tensor, "heads M P d"], ...]
     levels: tuple[Level, ...]
     frames: int
     points: int
@@ -75,12 +75,12 @@ def prepare(
         q_maps = level_maps(rearrange(q, pattern), levels, config)
         k_maps = q_maps if k is q and dtype == q.dtype else level_maps(rearrange(k, pattern).to(dtype), levels, config)
         # Levels that share a map must share a tensor: then autograd adds their gradients up in one buffer.
-        views = {id(x): rearrange(x, "g h w (n d) -> g h w n d", **split) for x in k_maps}
+        views = {id(x): rearrange(x, "g h w (n d) -> n g h w d", **split).contiguous() for x in k_maps}
         keys = [views[id(x)] for x in k_maps]
         supports = [
             rearrange(
-                (sample_support(x, xy, t, level, config.radius) / scale).to(dtype), "m p (n d) -> m p n d", **split
-            )
+                (sample_support(x, xy, t, level, config.radius) / scale).to(dtype), "m p (n d) -> n m p d", **split
+            ).contiguous()
             for x, level in zip(q_maps, levels, strict=True)
         ]
     return CorrelationFeatures(tuple(keys), tuple(supports), levels, frames, query_txy.shape[2])
@@ -99,7 +99,7 @@ def sample_support(
     """Features of a level at the P = (2 radius + 1)^2 offsets around points, row by row; float32 or better."""
     around = _surroundings(xy_px[:, None], image[:, None], level, radius)
     rows = _rows(around, level).flatten()
-    patch = _rows_of(q_map).index_select(0, rows).to(around.wy.dtype)
+    patch = q_map.flatten(0, 2).index_select(0, rows).to(around.wy.dtype)
     wy, wx = around.wy[:, 0], around.wx[:, 0]
     patch = rearrange(patch, "(m y x) c -> m y (x c)", y=wy.shape[-1], x=wx.shape[-1])
     lines = rearrange(wy @ patch, "m p (x c) -> m p x c", x=wx.shape[-1])
@@ -159,10 +159,10 @@ def _correlated(
     with torch.autocast(xy_px.device.type, enabled=False):
         xy = (xy_px if config.estimate_gradient else xy_px.detach()).to(_at_least_float32(prepared.keys[0]))
         for level, keys, support in (
-            (prepared.levels[s], prepared.keys[s], prepared.supports[s][part]) for s in levels
+            (prepared.levels[s], prepared.keys[s], prepared.supports[s][:, part]) for s in levels
         ):
             if prepared.active is not None:
-                support = support * prepared.active[part, None, None, None]
+                support = support * prepared.active[part, None, None]
             wy, wx, *place = _surroundings(xy, image, level, config.radius)
             results.append(_Correlation.apply(keys, support, wy, wx, weight, *place, level, config, keep))
     return results
@@ -200,82 +200,73 @@ def _at_least_float32(features: Tensor) -> torch.dtype:
     return torch.promote_types(torch.float32, features.dtype)
 
 
-def _rows_of(maps: Float[Tensor, "G hs ws *channels"]) -> Float[Tensor, "rows C"]:
-    return maps.flatten(0, 2).flatten(1)
-
-
 class _Correlation(torch.autograd.Function):
-    """All points' volumes, or a linear map of them, a chunk and a head at a time, with the gradient written out.
+    """All points' volumes, or a linear map of them, a chunk at a time, with the gradient written out.
 
     The heads' volumes are kept for the backward pass, or computed again there.
     """
 
     @staticmethod
     def forward(ctx, keys, support, wy, wx, weight, y0, x0, image, level, config, keep):
-        around, heads = _Surroundings(wy, wx, y0, x0, image), keys.shape[3]
+        around = _Surroundings(wy, wx, y0, x0, image)
         size, dtype = (config.offsets, config.offsets), wy.dtype
         if weight is not None:
             size, dtype = weight.shape[:1], weight.dtype
         result = torch.empty(*y0.shape, *size, dtype=dtype, device=wy.device)
-        kept = None
-        if keep and any(ctx.needs_input_grad):
-            kept = wy.new_empty(heads, *y0.shape, config.offsets, config.offsets)
+        kept = []
         for part in _chunks(keys, around, config):
-            chunk = _Chunk(keys, support, around, level, part)
-            mean = _mean([chunk.volume(h, config, None if kept is None else kept[h, part]) for h in range(heads)])
+            volume = _Chunk(keys, support, around, level, part).volume(config)
+            mean = _mean(volume)
             result[part] = mean.mT if weight is None else F.linear(mean.flatten(-2).to(dtype), weight)
-        ctx.save_for_backward(keys, support, wy, wx, weight, y0, x0, image, kept)
+            if keep and any(ctx.needs_input_grad):
+                kept.append(volume)
+        ctx.save_for_backward(keys, support, wy, wx, weight, y0, x0, image, *kept)
         ctx.level, ctx.config = level, config
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        keys, support, wy, wx, weight, *place, kept = ctx.saved_tensors
-        around, config, heads = _Surroundings(wy, wx, *place), ctx.config, keys.shape[3]
+        keys, support, wy, wx, weight, y0, x0, image, *kept = ctx.saved_tensors
+        around, config = _Surroundings(wy, wx, y0, x0, image), ctx.config
         wanted, inputs = ctx.needs_input_grad[:5], (keys, support, wy, wx, weight)
         to_keys, to_support, to_wy, to_wx, to_weight = sums = [
             torch.zeros(x.shape, dtype=torch.promote_types(wy.dtype, x.dtype), device=x.device) if w else None
             for x, w in zip(inputs, wanted, strict=True)
         ]
-        for part in _chunks(keys, around, config):
+        for i, part in enumerate(_chunks(keys, around, config)):
             chunk = _Chunk(keys, support, around, ctx.level, part)
-            volumes = [chunk.volume(h, config) if kept is None else kept[h, part] for h in range(heads)]
-            to_mean = grad[part].mT if weight is None else (grad[part] @ weight).unflatten(-1, volumes[0].shape[-2:])
+            volume = kept[i] if kept else chunk.volume(config)
+            to_mean = grad[part].mT if weight is None else (grad[part] @ weight).unflatten(-1, volume.shape[-2:])
             if to_weight is not None:
-                mean = _mean(volumes).flatten(-2).to(weight.dtype)
+                mean = _mean(volume).flatten(-2).to(weight.dtype)
                 to_weight += grad[part].flatten(0, 1).mT @ mean.flatten(0, 1)
-            to_volume = to_mean.to(wy.dtype) / heads  # every head's
-            to_patch = torch.empty_like(chunk.patch) if to_keys is not None else None
-            for h, volume in enumerate(volumes):
-                to_logits = _through_softmax(to_volume, volume, config).flatten(0, 1)
-                if to_wy is not None or to_wx is not None:
-                    for total, share in zip((to_wy, to_wx), chunk.to_weights(h, to_logits), strict=True):
-                        total[part] += share
-                to_product = torch.bmm(chunk.spread, to_logits.mT).to(keys.dtype).view(len(volume), -1, config.offsets)
-                if to_patch is not None:
-                    to_patch[:, :, h] = to_product @ chunk.support[:, :, h]
-                if to_support is not None:
-                    to_support[part][:, :, h] = to_product.mT @ chunk.patch[:, :, h]
-            if to_patch is not None:
-                _rows_of(to_keys).index_add_(0, chunk.rows, to_patch.flatten(0, 1).flatten(1).to(to_keys.dtype))
+            to_logits = _through_softmax(to_mean.to(wy.dtype) / len(keys), volume, config)
+            if to_wy is not None or to_wx is not None:
+                for total, share in zip((to_wy, to_wx), chunk.to_weights(to_logits), strict=True):
+                    total[part] += share
+            to_product = chunk.to_product(to_logits)
+            if to_keys is not None:
+                to_patch = torch.bmm(to_product, chunk.support)
+                to_keys.flatten(0, -2).index_add_(0, chunk.rows, to_patch.flatten(0, 1).to(to_keys.dtype))
+            if to_support is not None:
+                to_support[:, part] = torch.bmm(to_product.mT, chunk.patch).unflatten(0, (len(keys), -1))
         sums = [None if s is None else s.to(x.dtype) for s, x in zip(sums, inputs, strict=True)]
         return *sums, None, None, None, None, None, None
 
 
 class _Chunk:
-    """Some points' stored keys, and their products with the query neighbourhoods. m of them lie around an estimate."""
+    """The stored keys around the estimates of n points, m of them each, and their products with the query sides.
+
+    rows: of the key map flattened to (heads G hs ws) rows, in the order of the keys.
+    """
 
     def __init__(self, keys: Tensor, support: Tensor, around: _Surroundings, level: Level, part: slice) -> None:
-        self.around, self.support = around.part(part), support[part]
-        self.rows = _rows(self.around, level).flatten()
-        points, heads, width = len(self.support), *keys.shape[3:]
-        self.patch = _rows_of(keys).index_select(0, self.rows).view(points, -1, heads, width)  # (n, T m, heads, d)
-
-    def product(self, head: int) -> Float[Tensor, "nT m P"]:
-        """Dot products of the stored keys with the P query offsets."""
-        product = self.patch[:, :, head] @ self.support[:, :, head].mT
-        return product.to(self.around.wy.dtype).view(-1, self.spread.shape[1], product.shape[-1])
+        self.around, self.heads = around.part(part), len(keys)
+        self.support = support[:, part].flatten(0, 1)  # (heads n, P, d)
+        first = torch.arange(self.heads, device=keys.device) * keys[0, ..., 0].numel()
+        self.rows = (first[:, None] + _rows(self.around, level).flatten()).flatten()
+        self.patch = keys.flatten(0, -2).index_select(0, self.rows).view(len(self.support), -1, keys.shape[-1])
 
     @cached_property
     def spread(self) -> Float[Tensor, "nT m P"]:
@@ -283,39 +274,47 @@ class _Chunk:
         wy, wx = self.around.wy.mT.flatten(0, 1), self.around.wx.mT.flatten(0, 1)
         return (wy[:, :, None, :, None] * wx[:, None, :, None, :]).flatten(3).flatten(1, 2)
 
-    def volume(self, head: int, config: CorrelationConfig, out: Tensor | None = None) -> Float[Tensor, "n T P P"]:
-        """[query offset, key offset], normalised: softmax is over what lies together in memory."""
-        logits = torch.bmm(self.product(head).mT, self.spread).view(*self.around.y0.shape, config.offsets, -1)
-        if config.softmax == "none":
-            return logits if out is None else out.copy_(logits)
-        if config.softmax == "keys":
-            return torch.softmax(logits, -1, out=out)
-        flat = torch.softmax(logits.flatten(-2), -1, out=None if out is None else out.flatten(-2))
-        return flat.view_as(logits)
+    def product(self) -> Float[Tensor, "heads nT m P"]:
+        """Dot products of the stored keys with the P query offsets."""
+        product = torch.bmm(self.patch, self.support.mT).to(self.around.wy.dtype)
+        return product.view(self.heads, *self.spread.shape)
 
-    def to_weights(self, head: int, to_logits: Float[Tensor, "nT P P"]) -> tuple[Tensor, Tensor]:
+    def volume(self, config: CorrelationConfig) -> Float[Tensor, "heads n T P P"]:
+        """[query offset, key offset], normalised: softmax is over what lies together in memory."""
+        product, offsets = self.product(), config.offsets
+        logits = product.new_empty(self.heads, *self.around.y0.shape, offsets, offsets)
+        for h in range(self.heads):
+            torch.bmm(product[h].mT, self.spread, out=logits[h].flatten(0, 1))
+        if config.softmax == "none":
+            return logits
+        return torch.softmax(logits if config.softmax == "keys" else logits.flatten(-2), -1).view_as(logits)
+
+    def to_product(self, to_logits: Float[Tensor, "heads n T P P"]) -> Float[Tensor, "headsn Tm P"]:
+        """Gradient of the products, in the keys' dtype."""
+        result = to_logits.new_empty(self.heads, *self.spread.shape)
+        for h in range(self.heads):
+            torch.bmm(self.spread, to_logits[h].flatten(0, 1).mT, out=result[h])
+        return result.to(self.patch.dtype).view(len(self.support), -1, result.shape[-1])
+
+    def to_weights(self, to_logits: Float[Tensor, "heads n T P P"]) -> tuple[Tensor, Tensor]:
         """Gradients of the weights on rows and on columns."""
         wy, wx = self.around.wy, self.around.wx
         sizes = {"n": len(wy), "i": wy.shape[-1], "y": wy.shape[-2]}
-        share = rearrange(self.product(head) @ to_logits, "(n t) (i j) (y x) -> n t i j y x", **sizes)
+        share = (self.product() @ to_logits.flatten(1, 2)).sum(0)
+        share = rearrange(share, "(n t) (i j) (y x) -> n t i j y x", **sizes)
         return torch.einsum("ntijyx,ntxj->ntyi", share, wx), torch.einsum("ntijyx,ntyi->ntxj", share, wy)
 
 
-def _mean(volumes: list[Float[Tensor, "n T P P"]]) -> Float[Tensor, "n T P P"]:
-    if len(volumes) == 1:
-        return volumes[0]
-    total = volumes[0] + volumes[1]
-    for volume in volumes[2:]:
-        total += volume
-    return total.div_(len(volumes))
+def _mean(volume: Float[Tensor, "heads n T P P"]) -> Float[Tensor, "n T P P"]:
+    return volume[0] if len(volume) == 1 else volume.mean(0)
 
 
 def _through_softmax(
-    grad: Float[Tensor, "n T P P"], volume: Float[Tensor, "n T P P"], config: CorrelationConfig
-) -> Float[Tensor, "n T P P"]:
-    """Gradient of a head's logits."""
+    grad: Float[Tensor, "n T P P"], volume: Float[Tensor, "heads n T P P"], config: CorrelationConfig
+) -> Float[Tensor, "heads n T P P"]:
+    """Gradient of the heads' logits."""
     if config.softmax == "none":
-        return grad
+        return grad.expand_as(volume)
     weighted = grad * volume
     across = (-1,) if config.softmax == "keys" else (-2, -1)
     return weighted.addcmul_(volume, weighted.sum(across, keepdim=True), value=-1)
@@ -326,7 +325,7 @@ def _chunks(keys: Tensor, around: _Surroundings, config: CorrelationConfig) -> l
     step = config.chunk_points
     if step is None:
         samples, offsets = around.wy.shape[-1] * around.wx.shape[-1], config.offsets
-        largest = max(samples * keys.shape[3] * keys.shape[4], samples * offsets, offsets**2)
+        largest = len(keys) * max(samples * keys.shape[-1], samples * offsets, offsets**2)
         budget = _CPU_CHUNK_BYTES if keys.device.type == "cpu" else _GPU_CHUNK_BYTES
         step = max(1, budget // (4 * frames * largest))
     return [slice(i, min(i + step, points)) for i in range(0, points, step)]

@@ -123,7 +123,7 @@ class TrackingHead(nn.Module):
         batch, views = xy.shape[:2]
         config, flat = self.config.correlation, rearrange(xy, "b v t n c -> (b v n) t c")
         rows = flat[..., 0].numel() * len(prepared.levels)
-        recompute = self.config.recomputes(rows * prepared.supports[0].shape[2] * config.offsets**2)
+        recompute = self.config.recomputes(rows * len(prepared.supports[0]) * config.offsets**2)
         step = max(1, _HIDDEN_BYTES * len(flat) // (4 * rows * self.config.correlation_hidden))
         linear, *rest = self.correlation_mlp
         parts = []

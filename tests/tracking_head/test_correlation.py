@@ -172,7 +172,7 @@ def test_golden_correlation(case, golden_numbers):
     total = 0.0
     for level in range(levels):
         support = torch.from_numpy(golden[f"support_l{level}"])
-        ours = rearrange(prepared.supports[level], "n (y x) 1 c -> n x y c", y=2 * radius + 1)
+        ours = rearrange(prepared.supports[level], "1 n (y x) c -> n x y c", y=2 * radius + 1)
         torch.testing.assert_close(ours, support, atol=1e-5, rtol=0)
         volume = correlate(prepared, estimate, level, config)
         shape = dict.fromkeys(("y", "x", "i", "j"), 2 * radius + 1)
