@@ -41,7 +41,7 @@ from mvtrack.evaluation.ablation.report import (
 )
 from mvtrack.evaluation.ablation.run import write_plan
 from mvtrack.evaluation.ablation.scores import validation_curves, validation_scores
-from mvtrack.evaluation.ablation.training import forecast, remembered, train_in_a_process
+from mvtrack.evaluation.ablation.training import forecast, remembered, take_over, train_in_a_process
 from mvtrack.models.networks import empty_network
 from mvtrack.training.decoder_run import new_aligner
 from mvtrack.training.optimizer import freeze
@@ -236,6 +236,29 @@ def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(tmp_path
     tree["train"]["init_from"] = "nowhere"
     with pytest.raises(ValueError, match="arm_0 ended with exit code 2"):
         train_in_a_process(from_tree(RunConfig, tree, "tree"))
+
+
+def test_runs_that_two_tables_share_are_trained_once(tmp_path):
+    def runs(table: str) -> list:
+        return [base_run(SMOKE, tmp_path / table), *arm_runs(SMOKE, 1, tmp_path / table)]
+
+    base, without, with_loss = runs("first")
+    for run in (base, without, with_loss):
+        (run.folder / "model").mkdir(parents=True)
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(to_tree(run.config)))
+    for run in (base, without):  # the third has not ended
+        (run.folder / "model" / "training.json").write_text(json.dumps({"step": run.config.train.steps}))
+    for run in runs("second"):
+        take_over(run, tmp_path)
+    shared = {path.name: path.resolve() for path in (tmp_path / "second").iterdir()}
+    assert shared == {"base": base.folder, "without_0": without.folder}
+    longer = replace(SMOKE, pretraining=Pretraining(7, SMOKE.pretraining.changes))
+    for run in arm_runs(longer, 2, tmp_path / "third"):  # another start, another seed
+        base_run(longer, tmp_path / "third").folder.mkdir(parents=True, exist_ok=True)
+        config = tmp_path / "third" / "base" / "config.yaml"
+        config.write_text(yaml.safe_dump(to_tree(base_run(longer, tmp_path / "third").config)))
+        take_over(run, tmp_path)
+    assert [path.name for path in (tmp_path / "third").iterdir()] == ["base"]
 
 
 def test_too_little_disk_or_time_is_said_first(tmp_path, monkeypatch):

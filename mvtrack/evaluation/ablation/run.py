@@ -33,7 +33,7 @@ from mvtrack.evaluation.ablation.scores import (
     validation_curves,
     validation_scores,
 )
-from mvtrack.evaluation.ablation.training import forecast, remembered, train_in_a_process
+from mvtrack.evaluation.ablation.training import forecast, remembered, take_over, train_in_a_process
 from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
 from mvtrack.evaluation.manifest import VERSIONS, load_manifest
 from mvtrack.evaluation.tables import markdown_table, write_results
@@ -81,6 +81,8 @@ def run_experiment(
     and plots. Raises ValueError for too little disk or time, arms that differ in more than they say, failed runs."""
     began = time.monotonic()
     trainings = _all_runs(experiment, protocol.seeds, out, changes)
+    for run in trainings:
+        take_over(run, out.parent)
     takes = forecast(trainings, out, protocol.hours)
     if protocol.plan:
         return takes

@@ -47,6 +47,31 @@ def train_in_a_process(config: TrainingConfig) -> Path:
     return run_dir / "model"
 
 
+def take_over(run: ArmRun, tables: Path) -> None:
+    """Link to a finished run of the same settings, seed, length and start that another table in the folder trained."""
+    if run.folder.exists():
+        return
+    run.folder.unlink(missing_ok=True)  # a link to what is gone
+    asked = _identity(to_tree(run.config))
+    for path in sorted(tables.glob("*/*/config.yaml")):
+        if steps_done(path.parent) and not path.parent.is_symlink() and _identity(_read(path)) == asked:
+            run.folder.parent.mkdir(parents=True, exist_ok=True)
+            run.folder.symlink_to(path.parent.resolve(), target_is_directory=True)
+            return
+
+
+def _read(path: Path) -> dict:
+    return to_tree(training_from_tree(yaml.safe_load(path.read_text()), str(path)))
+
+
+def _identity(tree: dict) -> tuple:
+    """A run's settings without its folder, and those of the run that it starts from."""
+    train = {name: value for name, value in tree["train"].items() if name not in ("run_dir", "init_from")}
+    start = tree["train"]["init_from"]
+    config = Path(start or "", "..", "config.yaml")
+    return tree | {"train": train}, _identity(_read(config)) if start and config.is_file() else start
+
+
 def steps_done(run_dir: Path) -> int:
     """Steps of a run that ended; 0 of one that has not."""
     done = run_dir / "model" / "training.json"
