@@ -164,11 +164,13 @@ class SamplingConfig:
     """How a model is meant to be sampled: what `reshoot` does unless it is told otherwise.
 
     guidance: scale of text guidance, 1 is none. precision: of the weights while they sample; stored: as in the file.
+    cache_fit: of the step cache, see `StepCache`; `mvtrack calibrate` writes it.
     """
 
     steps: Count = 8
     guidance: float = 1.0
     precision: Literal["stored", "float32", "bfloat16"] = "stored"
+    cache_fit: tuple[float, ...] | None = None
 
 
 @config

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mvtrack.config.checked import Count, config
+from mvtrack.config.checked import Count, NonNegative, config
 from mvtrack.config.cluster import RayOptions, Shard, parse_shard
 from mvtrack.config.command_line import Command, option, overrides, refuse_unused, section
 from mvtrack.config.placement import Placement
@@ -81,6 +81,7 @@ class RowOptions:
     steps: Count | None = option(None, "of sampling; default: the model's own wish")
     guidance: float | None = option(None, "by captions; default: the model's own", metavar="G")
     seed: int = option(0, "of the noise")
+    cache: NonNegative = option(0.0, "threshold of the step cache; 0: off")
     replace: bool = option(False, "replace a row of this name made otherwise")
 
 
@@ -139,7 +140,7 @@ def methods_of(rows: RowOptions, settings: EvaluationSettings, check_memory: boo
             raise ValueError(f"unknown baseline {kind!r}; known: {', '.join(BASELINES)}")
         methods.append(Baseline(kind, None if kind == rows.backbone else rows.backbone))
     if not rows.model:
-        refuse_unused(rows, "steps", "guidance", "seed", why="it is for --model: leave it out")
+        refuse_unused(rows, "steps", "guidance", "seed", "cache", why="it is for --model: leave it out")
     if not source:
         refuse_unused(rows, "name", "title", why="it is for --model or --videos: leave it out")
     if not methods:
@@ -156,7 +157,7 @@ def model_row(rows: RowOptions, settings: EvaluationSettings, check_memory: bool
         rows.name, rows.title, folder, None, settings.placement, row.negative, row.other_size, rows.backbone, row.group
     )
     placed_config(method.config, method.placement)
-    sample = SamplerOptions.of(method.config, rows.steps, rows.guidance, rows.seed)
+    sample = SamplerOptions.of(method.config, rows.steps, rows.guidance, rows.seed, rows.cache)
     if sample.guidance != 1 and not method.config.dit.text_dim:
         raise ValueError(f"{folder} takes no captions (dit.text_dim is 0): leave out --guidance")
     if row.negative is not None and sample.guidance == 1:

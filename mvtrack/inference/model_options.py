@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvtrack.config.checked import Count, config
+from mvtrack.config.checked import Count, NonNegative, config
 from mvtrack.config.command_line import Command, option, section
 from mvtrack.config.placement import Placement
 
@@ -28,12 +28,15 @@ class SamplingOptions:
     caption: str | None = option(None, "what the video shows, for models that take captions; default: nothing")
     guidance: float | None = option(None, "scale of classifier-free guidance by the caption; 1 is none")
     negative: str | None = option(None, "what guidance steers away from; default: the list of Wan's authors")
+    cache: NonNegative | None = option(
+        None, "step cache: how far the output may have changed before the network runs again, such as 0.1; default: off"
+    )
 
     def of(self, model: "ModelConfig") -> "SamplerOptions":
         """How a model samples."""
         from mvtrack.inference.sampler import SamplerOptions
 
-        return SamplerOptions.of(model, self.steps, self.guidance, self.seed or 0)
+        return SamplerOptions.of(model, self.steps, self.guidance, self.seed or 0, self.cache or 0.0)
 
 
 @config(kw_only=True)

@@ -4,7 +4,7 @@ Everything that makes pictures calls this: `reshoot`, validation during training
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.checked import config
+from mvtrack.config.checked import NonNegative, config
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import padded_length
 from mvtrack.geometry.camera import Camera
@@ -21,16 +21,19 @@ from mvtrack.models.conditioning import Conditioning, Window, encode_conditionin
 from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.prompts import Captions, Prompts, make_prompts
 from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.step_cache import StepCache
 
 
 @config
 class SamplerOptions:
-    """How a video is sampled. guidance, camera_guidance: scales of text and camera guidance; 1 switches them off."""
+    """How a video is sampled. guidance, camera_guidance: scales of text and camera guidance; 1 switches them off.
+    cache: threshold of the step cache (models/step_cache.py); 0 switches it off."""
 
     steps: int = 8
     guidance: float = 1.0
     seed: int = 0
     camera_guidance: float = 1.0
+    cache: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -40,15 +43,18 @@ class SamplerOptions:
 
     @staticmethod
     def of(
-        model: ModelConfig, steps: int | None = None, guidance: float | None = None, seed: int = 0
+        model: ModelConfig, steps: int | None = None, guidance: float | None = None, seed: int = 0, cache: float = 0.0
     ) -> "SamplerOptions":
-        """As a model is meant to be sampled, where nothing else is asked for."""
+        """As a model is meant to be sampled, where nothing else is asked for. Raises ValueError for a step cache of a
+        model that has none."""
+        if cache and model.dit is None:
+            raise ValueError("the step cache is for WanDiT, this model's network is diffusers': leave out --cache")
         wish = model.sampling
         if model.diffusion is not None:
             by_camera = model.diffusion.guidance if model.ray_drop else 1.0
             return SamplerOptions(model.diffusion.steps if steps is None else steps, guidance or 1.0, seed, by_camera)
         return SamplerOptions(
-            wish.steps if steps is None else steps, wish.guidance if guidance is None else guidance, seed
+            wish.steps if steps is None else steps, wish.guidance if guidance is None else guidance, seed, cache=cache
         )
 
 
@@ -147,10 +153,12 @@ def denoise(
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "1 v f c h w"]:
     """From noise to a sample. state: what the network sees of x, clean references included; x is its last views."""
-    process = model.process
+    process, cache = model.process, _step_cache(model, sample)
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"], conditioning: Conditioning) -> Tensor:
         noisy = state(x)
+        if cache is not None:
+            cache.branch(id(conditioning))
         with matmul_precision(model):
             output = model.run(noisy, sigma, conditioning).prediction
         output, noisy = output[:, -x.shape[1] :].float(), noisy[:, -x.shape[1] :]
@@ -158,10 +166,31 @@ def denoise(
 
     step = guided(velocity, conditioning, sample.guidance, sample.camera_guidance, model.batched_guidance)
     latents = noise.to(model.device)
-    for latents in process.sample(step, latents, sample.steps):  # noqa: B007, B020  (the last is used)
-        if on_step:
-            on_step()
+    with _using(model, cache):
+        for latents in process.sample(step, latents, sample.steps):  # noqa: B007, B020  (the last is used)
+            if on_step:
+                on_step()
     return latents
+
+
+def _step_cache(model: ReshootModel, sample: SamplerOptions) -> StepCache | None:
+    """The one that is asked for, or that somebody has put there to see what happens."""
+    if sample.cache:
+        return StepCache(sample.cache, sample.steps, model.config.sampling.cache_fit or (1.0, 0.0))
+    return getattr(model.dit, "step_cache", None)
+
+
+@contextmanager
+def _using(model: ReshootModel, cache: StepCache | None) -> Iterator[None]:
+    """The network has a step cache, which holds as much as its tokens, only while it samples."""
+    if cache is None:
+        yield
+        return
+    before, model.dit.step_cache = model.dit.step_cache, cache
+    try:
+        yield
+    finally:
+        model.dit.step_cache = before
 
 
 def matmul_precision(model: ReshootModel):

@@ -22,6 +22,7 @@ from mvtrack.models.camera_encoding import camera_matrices
 from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
 from mvtrack.models.feature_projector import FeatureProjector
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
+from mvtrack.models.step_cache import StepCache
 from tracking_head import HeadConfig, TrackingHead
 
 UNCONDITIONED = Conditioning()
@@ -85,6 +86,7 @@ class WanDiT(nn.Module):
         self.logit_heads = nn.ModuleDict({str(layer): LogitHead(config.num_heads) for layer in logit_heads})
         self.feature_projector = None if projector is None else FeatureProjector(dim, projector)
         self.checkpointing: Checkpointing | None = None
+        self.step_cache: StepCache | None = None
         self.attention: AttentionKernel = "auto"
         self._kernels: dict[tuple, str] = {}
         self._run_block = run_block
@@ -112,6 +114,11 @@ class WanDiT(nn.Module):
             x = x + inputs.control
         kernels = self._kernels_by_scope(x.device, grid)
 
+        cache = None if tap_layers else self.step_cache
+        added = None if cache is None else cache.reuse(x, inputs.time)
+        if added is not None:
+            return DiTOutput(self._unpatchify(self.head(x + added, time), grid), ())
+        start = None if cache is None else x
         taps, hidden = [], []
         for layer, block in enumerate(self.blocks):
             keep = None if self.checkpointing is None else self.checkpointing.kept_by(layer)
@@ -121,6 +128,8 @@ class WanDiT(nn.Module):
                 taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in heads.tapped)))
                 hidden.append(rearrange(x, "b (v f h w) d -> b v f h w d", **grid._asdict()))
             del heads  # not to be held while the next block runs
+        if cache is not None:
+            cache.keep(x - start)
         return DiTOutput(self._unpatchify(self.head(x, time), grid), tuple(taps), tuple(hidden))
 
     @property

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -123,6 +123,13 @@ def read_config(folder: Path | str) -> ModelConfig:
     hint = f": released weights become a model by `mvtrack convert {path} OUT`"
     with open_tensors(path, FORMAT, "model", hint) as file:
         return from_tree(ModelConfig, json.loads(file.metadata()["config"]), where=f"config in {path}")
+
+
+def with_config(metadata: dict[str, str], **sampling: object) -> dict[str, str]:
+    """Metadata of a model file with other values of `sampling` in its config."""
+    config = from_tree(ModelConfig, json.loads(metadata["config"]), where="the model's config")
+    changed = replace(config, sampling=replace(config.sampling, **sampling))
+    return metadata | {"config": json.dumps(to_tree(changed))}
 
 
 def model_file(source: Path | str) -> Path:

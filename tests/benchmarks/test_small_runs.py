@@ -51,6 +51,13 @@ def test_joint_step_benchmark_compares_losses(benchmark, capsys):
 
 
 @pytest.mark.slow
+def test_step_cache_benchmark_counts_passes(benchmark, capsys):
+    figures = line_of(benchmark("step_cache", "--small"), capsys)["figures"]
+    assert figures["all steps: passes"] == 4
+    assert 1 <= figures["0.05: fewer passes"] <= figures["0.4: fewer passes"] <= 2
+
+
+@pytest.mark.slow
 def test_correlation_benchmark_volumes_agree(benchmark, capsys):
     line = line_of(benchmark("correlation", "--small"), capsys)
     assert line["met"] is True

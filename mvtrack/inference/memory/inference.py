@@ -85,6 +85,8 @@ def estimate_inference(
     scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=views)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
+    if sample.cache:  # what the blocks of each prediction added, and their input while they run
+        forward += (1 + guided + scene.batch) * scene.tokens(config) * config.dit.dim * dtype.itemsize
     codec = codec_cost(config.codec, size, length, views if still else 1, on_cpu)
     blocks = block * config.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
