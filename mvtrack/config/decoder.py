@@ -115,6 +115,7 @@ class DecoderRunConfig(TrainingConfig):
             ("train.checkpoint_blocks", self.train.checkpoint_blocks is not None, "null"),
             ("train.checkpoint_keep", self.train.checkpoint_keep != "nothing", "nothing"),
             ("train.init_from", self.train.init_from is not None, "null"),
+            ("optim.lora", self.optim.lora is not None, "null"),
         ):
             if used:
                 raise ValueError(f"{name} is not for the training of a decoder: set it to {instead}")

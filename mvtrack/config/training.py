@@ -10,6 +10,20 @@ Momentum = Annotated[float, Range(0, 1, high_open=True)]
 
 
 @config
+class LoRAConfig:
+    """Low-rank adapters in place of whole weights: alpha / rank * B A is added to each linear layer of `targets`,
+    fnmatch patterns of modules' names. alpha: None: as the rank, so that B A counts once."""
+
+    rank: Count = 16
+    alpha: Positive | None = None
+    targets: tuple[str, ...] = ("blocks.*_attn.[qkvo]", "blocks.*.ffn.[02]")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+@config
 class OptimConfig:
     name: Literal["adamw", "muon"] = "adamw"
     lr: NonNegative = 1e-4
@@ -21,7 +35,15 @@ class OptimConfig:
     warmup_steps: NonNegativeInt = 100
     final_lr_ratio: Share = 0.02
     grad_clip: NonNegative = 1.0
-    trainable: tuple[str, ...] = ("*",)  # fnmatch patterns of parameter names
+    trainable: tuple[str, ...] = ("*",)  # fnmatch patterns of parameter names; with lora: trained whole beside it
+    lora: LoRAConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.lora and "*" in self.trainable:
+            raise ValueError(
+                "optim.lora freezes the model that it is added to: set optim.trainable: [], or to the parameters that "
+                "are trained whole beside it, such as [tracking_head.*]"
+            )
 
 
 @config
@@ -53,6 +75,7 @@ class TrainConfig:
     peak_tflops: Positive | None = None  # of one device, for FLOP utilisation; None: known GPUs only
     wandb: bool = False
     init_from: str | None = None  # a model to start from: its folder, file or hub id
+    init_lora: tuple[str, ...] = ()  # LoRAs that are added to it first, each FILE[:weight]
     run_dir: str = "runs/train"
 
     def __post_init__(self) -> None:
@@ -65,6 +88,8 @@ class TrainConfig:
             self.checkpoint_blocks is not None or self.checkpoint_keep != "nothing"
         ):
             raise ValueError("train.checkpoint_blocks and checkpoint_keep need train.gradient_checkpointing: true")
+        if self.init_lora and self.init_from is None:
+            raise ValueError("train.init_lora is added to the model of train.init_from: name that, or leave it out")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
         if self.offload_parameters and (self.zero_stage != 3 or not self.offload_optimizer):

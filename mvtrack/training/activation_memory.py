@@ -18,7 +18,8 @@ from mvtrack.inference.memory.transformer import InputShape, run_network
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.backbone import Tap
 from mvtrack.models.dit import WanDiT
-from mvtrack.models.networks import Network, empty_network
+from mvtrack.models.networks import Network
+from mvtrack.training.adapters import empty_training_network
 from mvtrack.training.optimizer import freeze
 from tracking_head import Cameras, HeadOutput, Tracks, track_loss
 from tracking_head.pyramid import axis_table, pyramid_levels
@@ -49,7 +50,7 @@ def training_bytes(config: RunConfig, scene: InputShape, device: str = "cuda") -
 @lru_cache(maxsize=64)
 def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
     precision, model = config.train.precision, _cheap_to_trace(config.model, device)
-    dit = empty_network(model)
+    dit = empty_training_network(replace(config, model=model))
     freeze(dit, config.optim.trainable)
     trained = {name for name, parameter in dit.named_parameters() if parameter.requires_grad}
     _fill_tables(model, scene)

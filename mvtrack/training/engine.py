@@ -16,8 +16,9 @@ from mvtrack.inference.machine import return_freed_memory
 from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_attention
 from mvtrack.models.attention import choose_kernel
 from mvtrack.models.init_weights import fill
-from mvtrack.models.networks import Network, build_network, empty_network
+from mvtrack.models.networks import Network, build_network
 from mvtrack.training import distributed
+from mvtrack.training.adapters import add_adapters, empty_training_network, with_adapters
 from mvtrack.training.optimizer import build_optimizer, freeze
 
 BUCKET_ELEMENTS = 10**8  # that ranks exchange at once; DeepSpeed's five times as many would take 2 GiB
@@ -131,9 +132,11 @@ def prepare_network(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) ->
 
         with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(config, distributed.world_size())):
             network = build_network(config.model)
+        if config.optim.lora:
+            add_adapters(network, config.optim.lora)
     else:
-        network = empty_network(config.model).to_empty(device="cpu")
-    fill(network, weights)
+        network = empty_training_network(config).to_empty(device="cpu")
+    fill(network, with_adapters(network, weights, config.train.seed))
     freeze(network, config.optim.trainable)
     if config.model.dit is None:
         network.recompute(config.train.gradient_checkpointing)

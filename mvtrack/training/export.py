@@ -10,7 +10,9 @@ from mvtrack.config.model import ModelConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.models.reshoot_model import load_model, write_model
 from mvtrack.models.weights.export_formats import write_diffusers, write_official
-from mvtrack.models.weights.lora import merge_all
+from mvtrack.models.weights.lora import LoRA, lora_file, merge_all, open_lora
+from mvtrack.models.weights.lora_files import LoRALayout, write_lora
+from mvtrack.training.adapters import is_adapter, merged_weights
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 from tracking_head.files import write_head
 
@@ -28,7 +30,8 @@ def export_checkpoint(
     layout: Layout = "mvtrack",
     half: bool = False,
 ) -> Path:
-    """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config; returns the file.
+    """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config, a LoRA that it trains
+    merged; returns the file.
 
     logit_heads: False leaves out the heads of the correspondence loss and the feature projector, which sampling does
     not need. Step and
@@ -37,7 +40,7 @@ def export_checkpoint(
     """
     reader = CheckpointReader(checkpoint)
     config = from_tree(ModelConfig, reader.state.config["model"], where=str(checkpoint / "state.json"))
-    weights = dict(reader.weights(kind))
+    weights, _ = merged_weights(reader, kind)
     if not logit_heads:
         config = replace(config, logit_heads=(), feature_projector=None)
         left_out = ("logit_heads.", "feature_projector.")
@@ -61,7 +64,7 @@ def export_head(source: Path, out: Path, kind: str = "ema") -> Path:
     if saved or (source / "state.json").is_file():
         reader = CheckpointReader(saved[-1] if saved else source)
         config = from_tree(ModelConfig, reader.state.config["model"], where=str(reader.folder / "state.json"))
-        weights = dict(reader.weights(kind))
+        weights, _ = merged_weights(reader, kind)
     else:
         model = load_model(source)
         config, weights = model.config, model.dit.state_dict()
@@ -70,6 +73,26 @@ def export_head(source: Path, out: Path, kind: str = "ema") -> Path:
     return write_head(
         config.tracking, {k.removeprefix(_HEAD): v for k, v in weights.items() if k.startswith(_HEAD)}, out
     )
+
+
+def export_lora(source: Path, folder: Path, layout: LoRALayout = "peft", kind: str = "ema") -> Path:
+    """Write the adapter of a checkpoint, or of a LoRA file of any layout, alone; returns the file.
+
+    Raises ValueError for a checkpoint that trains no LoRA, or more than that.
+    """
+    if not (source / "state.json").is_file():
+        return write_lora(open_lora(lora_file(str(source))), folder, layout)
+    reader = CheckpointReader(source)
+    _, pairs = merged_weights(reader, kind)
+    if not pairs:
+        raise ValueError(f"{source} trains no LoRA (optim.lora is null in its config): export the whole model")
+    others = [name for name in reader.state.parameters if not is_adapter(name)]
+    if others:
+        raise ValueError(
+            f"{source} trains {others[0]} whole beside its LoRA ({len(others)} such), which the LoRA alone would lose: "
+            "export the whole model"
+        )
+    return write_lora(LoRA(source, "peft", pairs, {}), folder, layout)
 
 
 def export_model(model: Path, folder: Path, layout: Layout, lora: tuple[str, ...] = ()) -> Path:

@@ -18,9 +18,9 @@ from mvtrack.inference.memory.inference import GIB, UTILISATION
 from mvtrack.inference.memory.transformer import TEXT_TOKENS
 from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.flops import training_flops, view_training_flops
-from mvtrack.models.networks import empty_network
 from mvtrack.training import distributed
 from mvtrack.training.activation_memory import training_bytes, training_scene
+from mvtrack.training.adapters import empty_training_network
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage
 from mvtrack.training.optimizer import freeze
 
@@ -102,7 +102,7 @@ def _kept_gradients(config: TrainingConfig, trained: int, share: int, steps: int
 
 def _counts(config: RunConfig) -> tuple[int, int, int]:
     """Parameters, those that are trained, and those of the largest block (of a network that can be partitioned)."""
-    network = empty_network(config.model)
+    network = empty_training_network(config)
     freeze(network, config.optim.trainable)
     blocks = network.blocks if config.model.dit else ()
     largest = max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0)

@@ -14,6 +14,7 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from mvtrack.config.training import OptimConfig
 from mvtrack.models.dit import WanDiT, parameter_names
+from mvtrack.training.adapters import is_adapter, own_name
 from mvtrack.training.muon import Muon
 
 
@@ -48,21 +49,26 @@ class MuonWithAdamW(Optimizer):
 
 
 def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
-    """Let only parameters whose names match one of the patterns be trained.
+    """Let only parameters whose names match one of the patterns be trained, and adapters.
 
     A pattern of a part that is switched off (a tracking head, ReCamMaster's branches, ...) is harmless. Raises
-    ValueError for one that no model of this kind has, and where nothing is left to train.
+    ValueError for one that no model of this kind has, where nothing is left to train, and for a weight that has an
+    adapter, too.
     """
-    names = [name for name, _ in model.named_parameters()]
+    parameters = {own_name(name): p for name, p in model.named_parameters() if not is_adapter(name)}
+    adapted = {own_name(name) for name, _ in model.named_parameters() if ".base_layer.weight" in name}
+    names = list(parameters)
     unmatched = [pattern for pattern in trainable if not fnmatch.filter(names, pattern)]
     known = parameter_names(model.config) if unmatched and isinstance(model, WanDiT) else names
     for pattern in unmatched:
         if not fnmatch.filter(known, pattern):
             raise ValueError(f"optim.trainable pattern {pattern!r} matches no parameter; names look like {names[0]!r}")
-    if len(unmatched) == len(trainable):
+    if len(unmatched) == len(trainable) and not adapted:
         raise ValueError(f"optim.trainable {list(trainable)} names switched-off parts only: nothing is left to train")
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         parameter.requires_grad_(any(fnmatch.fnmatch(name, pattern) for pattern in trainable))
+        if parameter.requires_grad and name in adapted:
+            raise ValueError(f"optim.trainable trains {name} whole and optim.lora.targets adapts it: choose one")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, on_cpu: bool = False) -> Optimizer:

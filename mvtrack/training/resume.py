@@ -13,6 +13,7 @@ _FREE = {
     "train.compile", "train.on_nonfinite", "train.max_skipped", "train.log_every",
     "train.save_every", "train.keep_last", "train.keep_every", "train.validate_every", "train.validate_clips",
     "train.stop_after", "train.timeout_s", "train.peak_tflops", "train.wandb", "train.run_dir", "train.init_from",
+    "train.init_lora",
     "data.workers", "model.sampling.steps", "model.sampling.guidance", "model.sampling.precision",
     "model.diffusion.steps", "model.diffusion.guidance", "model.diffusion.spacing",
 }  # fmt: skip

@@ -23,12 +23,13 @@ from mvtrack.models.networks import empty_network
 from mvtrack.models.pca_codec import VideoCodec, build_codec
 from mvtrack.models.reshoot_model import ReshootModel, load_model
 from mvtrack.models.text_encoder import embed_captions
+from mvtrack.models.weights.lora import merge_all
 from mvtrack.training import distributed
 from mvtrack.training.base_run import BaseRun
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_engine, prepare_network, training_kernel, warn_if_nothing_is_kept
-from mvtrack.training.export import export_checkpoint
+from mvtrack.training.export import export_checkpoint, export_lora
 from mvtrack.training.fault_tolerance import FiniteGuard
 from mvtrack.training.latent_validation import LatentValidator
 from mvtrack.training.objective import Objective
@@ -70,6 +71,8 @@ class Run(BaseRun):
 
     def export(self, checkpoint: Path) -> None:
         export_checkpoint(checkpoint, self.folder / "model")
+        if self.config.optim.lora and not self.config.optim.trainable:
+            export_lora(checkpoint, self.folder / "lora")
 
     def prune(self) -> None:
         prune_banks(self.dataset, self.config, self.progress.step)
@@ -171,8 +174,11 @@ def _first_weights(
             )
         if config.model.dit is None:
             _refuse_other_rays(config, start)
+        merge_all(start.dit, config.train.init_lora)
         codec.load_state_dict(start.codec.state_dict())
         return _started(config, dict(start.dit.named_parameters()))
+    if config.optim.lora:
+        raise ValueError("optim.lora is added to a trained model: name it in train.init_from")
     if config.model.codec.kind == "pca":  # a VAE comes with its weights
         _fit_codec(codec, config, dataset)
     return initial_weights(config.model, config.train.seed)

@@ -21,7 +21,7 @@ from typing import Literal
 import yaml
 
 import mvtrack
-from mvtrack.config.checked import Count, config
+from mvtrack.config.checked import Count, Share, config
 from mvtrack.config.errors import did_you_mean
 from mvtrack.config.run import load_training_config
 from mvtrack.config.training import TrainingConfig
@@ -61,6 +61,16 @@ class Expectation:
 
 
 @config
+class Regained:
+    """What is asked: `arm` gains over the base at least this share of what the arm `of` gains."""
+
+    score: str
+    arm: str
+    of: str
+    share: Share = 0.8
+
+
+@config
 class Experiment:
     """claim: the paper's, in words. config, changes: of every run; fine_tuning: of the arms alone. reference: the arm
     that the others are compared with. scored: on the pinned set, or by the last validation. curves: validations on the
@@ -74,6 +84,7 @@ class Experiment:
     reference: str
     arms: tuple[Arm, ...]
     expected: tuple[Expectation, ...] = ()
+    regains: tuple[Regained, ...] = ()
     changes: tuple[str, ...] = ()
     fine_tuning: tuple[str, ...] = ()
     pretraining: Pretraining | None = None
@@ -86,11 +97,13 @@ class Experiment:
         names = [arm.name for arm in self.arms]
         if len(set(names)) != len(names) or len(names) < 2:
             raise ValueError(f"arms must be two or more of different names, got {names}")
-        for name in (self.reference, *(n for e in self.expected for n in (e.arm, e.than))):
+        told = [n for e in self.expected for n in (e.arm, e.than)] + [n for r in self.regains for n in (r.arm, r.of)]
+        for name in (self.reference, *told):
             if name not in names:
                 raise ValueError(f"there is no arm {name!r}{did_you_mean(name, names)}; arms: {', '.join(names)}")
-        if self.layers and self.pretraining is None:
-            raise ValueError("layers compares the base's layers: it needs pretraining")
+        for name, used in (("layers", self.layers), ("regains", bool(self.regains))):
+            if used and self.pretraining is None:
+                raise ValueError(f"{name} compares with the base: it needs pretraining")
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,32 @@ def verdicts(experiment: Experiment, runs: Runs) -> list[dict]:
     return out
 
 
+def regained(experiment: Experiment, comparison: dict, base: Scores | None) -> list[dict]:
+    """For each share of another arm's gain over the base that is asked: `reached`, the share (None where the other arm
+    gains nothing), and whether it `holds`."""
+    out = []
+    for asked in experiment.regains:
+        start = float(np.mean(base[asked.score]))
+        gain, whole = (comparison[asked.score][name]["mean"] - start for name in (asked.arm, asked.of))
+        sign = 1 if TITLES[asked.score].more_is_better else -1
+        reached = gain / whole if sign * whole > 0 else None
+        holds = reached is not None and reached >= asked.share
+        word = "cannot be told" if reached is None else "holds" if holds else "falls short"
+        out.append({"score": asked.score, "arm": asked.arm, "of": asked.of, "reached": reached, "verdict": word})
+    return out
+
+
+def regained_lines(experiment: Experiment, found: list[dict]) -> str:
+    """The same in plain words."""
+    titles = {arm.name: arm.title for arm in experiment.arms}
+    shares = ["none" if r["reached"] is None else f"{r['reached']:.0%}" for r in found]
+    return "\n".join(
+        f"- {titles[r['arm']]} regains {share} of the gain of {titles[r['of']]}, {TITLES[r['score']].text}: "
+        f"**{r['verdict']}**"
+        for r, share in zip(found, shares, strict=True)
+    )
+
+
 def verdict_lines(experiment: Experiment, found: list[dict]) -> str:
     """The verdicts in plain words."""
     titles = {arm.name: arm.title for arm in experiment.arms}

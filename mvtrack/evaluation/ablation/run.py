@@ -22,6 +22,8 @@ from mvtrack.evaluation.ablation.report import (
     plot_arms,
     plot_curves,
     rank_correlation,
+    regained,
+    regained_lines,
     steps_to_reach,
     verdict_lines,
     verdicts,
@@ -117,12 +119,13 @@ def run_experiment(
     if experiment.speed_up:
         record["steps_to_reach"] = steps_to_reach(curves, experiment.reference, experiment.speed_up)
         text.append(_speed_text(experiment, record["steps_to_reach"]))
-    text += [curve_table(curves), verdict_lines(experiment, found)]
+    record["regained"] = regained(experiment, comparison, base)
+    text += [curve_table(curves), verdict_lines(experiment, found), regained_lines(experiment, record["regained"])]
     whole = "\n\n".join(part for part in text if part)
     write_results(out, name, record, whole)
     plot_arms(out / f"{name}.png", experiment, comparison, base)
     plot_curves(out / f"{name}_curves.png", curves)
-    words = [v["verdict"] for v in found]
+    words = [v["verdict"] for v in [*found, *record["regained"]]]
     end = {"figures": {word: words.count(word) for word in sorted(set(words))}, "met": set(words) <= {"holds"}}
     return whole + "\n\n" + json.dumps(end | {"targets": {"holds": len(words)}})
 

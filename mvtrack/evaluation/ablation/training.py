@@ -94,10 +94,11 @@ def seconds_a_step(config: TrainingConfig, scratch: Path) -> float:
     """Of a training on this machine, by its first steps without the very first, which compiles."""
     train = replace(
         config.train, steps=_TIMED_STEPS, run_dir=str(scratch), log_every=1, save_every=10 * _TIMED_STEPS,
-        validate_every=10 * _TIMED_STEPS, validate_clips=1, init_from=None,
+        validate_every=10 * _TIMED_STEPS, validate_clips=1, init_from=None, init_lora=(),
     )  # fmt: skip
+    optim = replace(config.optim, lora=None, trainable=("*",)) if config.optim.lora else config.optim  # no base yet
     try:
-        train_in_a_process(replace(config, train=train))
+        train_in_a_process(replace(config, train=train, optim=optim))
         lines = [json.loads(line) for line in (scratch / "metrics.jsonl").read_text().splitlines()]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

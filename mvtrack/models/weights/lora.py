@@ -31,7 +31,7 @@ _LAYOUTS = {  # beginning of all keys: name
 }
 _KEY = re.compile(r"(?P<module>.+?)\.(?:lora_(?P<side>A|B|down|up)(?:\.default)?\.weight|(?P<other>alpha|diff|diff_b))")
 _SIDES = {"A": "down", "down": "down", "B": "up", "up": "up"}
-_PEFT_CONFIG, _PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SUFFIX = re.compile(r":(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$")
 
 
@@ -73,8 +73,8 @@ def lora_file(source: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        if (path / _PEFT_WEIGHTS).is_file():
-            return path / _PEFT_WEIGHTS
+        if (path / PEFT_WEIGHTS).is_file():
+            return path / PEFT_WEIGHTS
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
             raise ValueError(f"LoRA folder {path} holds {len(files)} safetensors files: name the one that is meant")
@@ -174,8 +174,8 @@ def _pair(path: Path, module: str, parts: dict[str, Tensor], scale: float | None
 
 def _peft_scale(path: Path, checkpoint: Checkpoint) -> float | None:
     """What peft's settings say, beside the file or in its metadata. Raises ValueError for what is not plain LoRA."""
-    beside = path.with_name(_PEFT_CONFIG)
-    if path.name == _PEFT_WEIGHTS and beside.is_file():
+    beside = path.with_name(PEFT_CONFIG)
+    if path.name == PEFT_WEIGHTS and beside.is_file():
         settings = json.loads(beside.read_text())
     else:
         stored = json.loads(checkpoint.metadata.get("lora_adapter_metadata", "{}"))
