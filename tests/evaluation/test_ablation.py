@@ -22,6 +22,7 @@ from mvtrack.evaluation.ablation.experiment import (
     Expectation,
     Experiment,
     Pretraining,
+    Regained,
     arm_runs,
     base_run,
     experiments,
@@ -35,6 +36,8 @@ from mvtrack.evaluation.ablation.report import (
     plot_arms,
     plot_curves,
     rank_correlation,
+    regained,
+    regained_lines,
     steps_to_reach,
     verdict_lines,
     verdicts,
@@ -42,7 +45,7 @@ from mvtrack.evaluation.ablation.report import (
 from mvtrack.evaluation.ablation.run import write_plan
 from mvtrack.evaluation.ablation.scores import validation_curves, validation_scores
 from mvtrack.evaluation.ablation.training import forecast, remembered, take_over, train_in_a_process
-from mvtrack.models.networks import empty_network
+from mvtrack.training.adapters import empty_training_network
 from mvtrack.training.decoder_run import new_aligner
 from mvtrack.training.optimizer import freeze
 
@@ -82,7 +85,7 @@ def test_every_experiment_builds_every_arm_at_both_scales(tmp_path):
                 assert points == ((7, 7, 7) if wanted is None else wanted)
                 continue
             model, loss = run.config.model, run.config.loss
-            network = empty_network(model)
+            network = empty_training_network(run.config)
             freeze(network, run.config.optim.trainable)
             assert any(p.requires_grad for p in network.parameters())
             assert (loss.tracking > 0) == any(n.startswith("tracking_head") for n, _ in network.named_parameters())
@@ -122,6 +125,8 @@ def test_an_arms_own_file_may_differ_only_in_what_it_says(tmp_path, monkeypatch)
         ({"arms": SMOKE.arms[:1] * 2}, "of different names"),
         ({"layers": True, "pretraining": None}, "it needs pretraining"),
         ({"expected": (Expectation("pck", "both", "with"),)}, "there is no arm 'both'"),
+        ({"regains": (Regained("pck", "both", "with"),)}, "there is no arm 'both'"),
+        ({"regains": (Regained("pck", "without", "with"),), "pretraining": None}, "regains compares with the base"),
     ],
 )
 def test_wrong_experiments_are_refused(changes, message):
@@ -170,6 +175,18 @@ def test_verdicts_are_reversed_or_open_where_they_are():
     assert word({"without": near[0], "with": near[1]}, "pck") == "cannot be told"
     lower = {"without": [{"alignment_error": [2.0]}], "with": [{"alignment_error": [1.0]}]}
     assert word(lower, "alignment_error") == "holds"
+
+
+@pytest.mark.parametrize(
+    ("base", "reached", "word"), [(18.0, 0.75, "falls short"), (17.0, 0.8, "holds"), (22.0, None, "cannot be told")]
+)
+def test_a_share_of_another_arms_gain_over_the_base(base, reached, word):
+    experiment = replace(SMOKE, regains=(Regained("psnr_db", "with", "without"),))
+    runs = {"without": [{"psnr_db": [21.0, 23.0]}], "with": [{"psnr_db": [20.0, 22.0]}]}  # means 22 and 21
+    (found,) = regained(experiment, compare(runs, "without"), {"psnr_db": [base, base]})
+    assert found["verdict"] == word
+    assert found["reached"] == (None if reached is None else pytest.approx(reached))
+    assert word in regained_lines(experiment, [found])
 
 
 def test_steps_to_reach_the_other_arms_end():

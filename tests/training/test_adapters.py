@@ -63,7 +63,7 @@ def test_fresh_adapters_add_nothing_and_merged_equals_stacked(small_model, adapt
             pairs[name] = LowRank(down.detach(), up.detach(), ALPHA / RANK)
     merge_lora(merged, LoRA(Path("here"), "peft", pairs, {}))
     stacked = adapted(*given).prediction
-    assert (stacked - plain).abs().max() > 0.1
+    assert (stacked - plain).abs().max() > 0.05
     torch.testing.assert_close(merged(*given).prediction, stacked, atol=1e-6, rtol=0)
 
 

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 
 from mvtrack.config.placement import Placement
 from mvtrack.inference.device import place
+from mvtrack.models.diffusers_parts import peft_member
 from mvtrack.models.reshoot_model import load_model, save_model
-from mvtrack.models.weights.lora import lora_file, merge_all, merge_lora, open_lora, split_weight
+from mvtrack.models.weights.lora import LoRA, LowRank, lora_file, merge_all, merge_lora, open_lora, split_weight
+from mvtrack.models.weights.lora_files import write_lora
 from mvtrack.models.weights.naming import DIT_DIFFUSERS
 from mvtrack.training.export import export_model
 
@@ -76,6 +78,45 @@ def test_every_layout_adds_the_product_of_its_pairs(network, adapter, tmp_path, 
         pair = adapter.get(name.removesuffix(".weight"))
         expected = before[name] if pair is None else before[name] + 0.5 * 2 * pair[1] @ pair[0]
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["peft", "diffusers", "comfyui", "diffsynth"])
+def test_what_is_written_reads_back_and_is_written_again(network, adapter, tmp_path, layout):
+    pairs = {module: LowRank(*pair, 0.5) for module, pair in adapter.items()}
+    written_file = write_lora(LoRA(tmp_path, "peft", pairs, {}), tmp_path / "one", layout)
+    again = open_lora(write_lora(open_lora(written_file), tmp_path / "two", "peft"))
+    assert again.pairs.keys() == pairs.keys()
+    for module, pair in pairs.items():
+        shape = network.get_submodule(module).weight.shape
+        torch.testing.assert_close(again.pairs[module].delta(shape), pair.delta(shape), atol=1e-6, rtol=1e-6)
+
+
+def test_peft_reads_what_is_written(network, adapter, tmp_path, generator):
+    lora = LoRA(tmp_path, "peft", {module: LowRank(*pair, 0.5) for module, pair in adapter.items()}, {})
+    write_lora(lora, tmp_path / "lora", "peft")
+    loaded = peft_member("PeftModel").from_pretrained(deepcopy(network), str(tmp_path / "lora"))
+    merge_lora(network, lora)
+    x = torch.randn(5, 24, generator=generator)
+    for module in ("blocks.0.self_attn.q", "blocks.1.ffn.0"):
+        theirs = loaded.base_model.model.get_submodule(module)(x)
+        torch.testing.assert_close(network.get_submodule(module)(x), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_layout_cannot_hold_is_refused(adapter, tmp_path):
+    first, second = (LowRank(*pair, scale) for pair, scale in zip(adapter.values(), (0.5, 1.0), strict=False))
+    mixed = LoRA(tmp_path, "peft", {MODULES[0]: first, MODULES[1]: second}, {})
+    with pytest.raises(ValueError, match="has layers of different rank or scale: choose another layout than peft"):
+        write_lora(mixed, tmp_path / "out", "peft")
+    with pytest.raises(ValueError, match="blocks.0.camera_proj, which has no name in diffusers"):
+        write_lora(LoRA(tmp_path, "peft", {"blocks.0.camera_proj": first}, {}), tmp_path / "out", "diffusers")
+    whole = LoRA(tmp_path, "ComfyUI", {}, {"blocks.0.self_attn.q.bias": torch.ones(24)})
+    with pytest.raises(ValueError, match="holds blocks.0.self_attn.q.bias as a whole difference, which only layout"):
+        write_lora(whole, tmp_path / "out", "diffsynth")
+    assert open_lora(write_lora(whole, tmp_path / "out", "comfyui")).differences.keys() == whole.differences.keys()
+    path = write_lora(mixed, tmp_path / "short", "comfyui")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="lora.safetensors is not a whole safetensors file"):
+        open_lora(path)
 
 
 def test_merged_equals_the_adapter_beside_the_layer(network, adapter, tmp_path, generator):
