@@ -1,10 +1,12 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
+from mvtrack.config.run import load_config
 from mvtrack.config.views import ViewsConfig
 from mvtrack.data.synthetic.test_scenes import case_specs, render_case
 from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
@@ -18,6 +20,8 @@ from mvtrack.evaluation.attention.growth import (
 )
 from mvtrack.metrics.correspondence import pearson
 from mvtrack.models.reshoot_model import build_model
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,10 @@ def test_models_that_cannot_be_compared_are_named(small_model):
     deeper = replace(config, dit=replace(config.dit, num_layers=5))
     with pytest.raises(ValueError, match="a has 2 layers, c has 5: models that are compared layer by layer"):
         check_comparable({"a": config, "b": config, "c": deeper})
+    unet, hunyuan = (load_config(CONFIGS / f"cameo_{name}_tiny.yaml").model for name in ("cat3d", "hunyuan"))
+    check_comparable({"a": unet, "b": unet})
+    with pytest.raises(ValueError, match="a has 16 layers, b has 10"):
+        check_comparable({"a": unet, "b": hunyuan})
     still = replace(config, views=ViewsConfig(), num_frames=1, dit=replace(config.dit, rope_frames="by_view"))
     for order in (("a", "s"), ("s", "a")):
         with pytest.raises(ValueError, match="s makes views of still scenes, a re-shoots videos: analyse them apart"):

@@ -42,7 +42,7 @@ def check_comparable(configs: dict[str, ModelConfig]) -> None:
         if (one.views is None) != (other.views is None):
             still, moving = (name, first) if one.views is None else (first, name)
             raise ValueError(f"{still} makes views of still scenes, {moving} re-shoots videos: analyse them apart")
-        depths = one.dit.num_layers, other.dit.num_layers
+        depths = one.num_layers, other.num_layers
         if depths[0] != depths[1]:
             raise ValueError(
                 f"{first} has {depths[0]} layers, {name} has {depths[1]}: models that are compared layer by layer must "
