@@ -274,7 +274,7 @@ def shot_record(shot: Shot) -> dict:
         "path": path | {"label": shot.path.label},
         "source": "given" if shot.source else f"still, {shot.fov_deg:g} degrees wide",
         "subject_distance": shot.path.pivot_m,
-        "sample": asdict(shot.sample),
+        "sample": shot.sample.record,
     } | ({"window": shot.window} if shot.window else {})
     if shot.measured:
         record["source"] = "measured" if shot.source else record["source"]

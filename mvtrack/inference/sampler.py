@@ -5,7 +5,7 @@ Everything that makes pictures calls this: `reshoot`, validation during training
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -40,6 +40,11 @@ class SamplerOptions:
             raise ValueError(f"sampling steps must be at least 1, got {self.steps}")
         if self.guidance != 1 and self.camera_guidance != 1:
             raise ValueError("guidance and camera_guidance cannot be combined: set one of them to 1")
+
+    @property
+    def record(self) -> dict:
+        """As plain values; a step cache that is off is not among them, so that records from before it are the same."""
+        return {name: value for name, value in asdict(self).items() if name != "cache" or value}
 
     @staticmethod
     def of(

@@ -17,6 +17,7 @@ from mvtrack.cli.export import main as export
 from mvtrack.config.run import RunConfig
 from mvtrack.config.training import LoRAConfig, OptimConfig, TrainConfig
 from mvtrack.config.tree import from_tree
+from mvtrack.data.loader import BatchDataset
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import load_model, save_model
 from mvtrack.models.weights.lora import LoRA, LowRank, merge_all, merge_lora
@@ -199,13 +200,13 @@ def test_a_run_starts_from_base_and_lora(small_run, base, adapted, tmp_path):
     write_lora(LoRA(Path("here"), "peft", pairs, {}), tmp_path, "comfyui")
     lora = str(tmp_path / "lora.safetensors")
     config = run_config(small_run, train=TrainConfig(init_from=str(base), init_lora=(f"{lora}:2",)))
-    weights = dict(_first_weights(config, None, build_codec(config.model.codec), None))
+    weights = dict(_first_weights(config, None, build_codec(config.model.codec), object.__new__(BatchDataset)))
     before = load_model(base).dit.state_dict()
     for name, value in weights.items():  # 2 * 0.5 * (1 + 1)
         torch.testing.assert_close(value, before[name] + (2.0 if name == "blocks.1.ffn.0.weight" else 0.0))
     Path(lora).write_bytes(Path(lora).read_bytes()[:-9])
     with pytest.raises(ValueError, match="lora.safetensors is not a whole safetensors file"):
-        _first_weights(config, None, build_codec(config.model.codec), None)
+        _first_weights(config, None, build_codec(config.model.codec), object.__new__(BatchDataset))
 
 
 def test_memory_counts_optimiser_state_of_adapters_alone(small_run):
@@ -226,4 +227,4 @@ def test_what_cannot_be_meant_is_refused(small_run, adapted, small_model):
         add_adapters(deepcopy(small_model.dit), LoRAConfig(targets=("blocks.*.self_attn.z",)))
     config = run_config(small_run, optim=OptimConfig(lora=LoRAConfig(), trainable=()))
     with pytest.raises(ValueError, match="optim.lora is added to a trained model: name it in train.init_from"):
-        _first_weights(config, None, build_codec(config.model.codec), None)
+        _first_weights(config, None, build_codec(config.model.codec), object.__new__(BatchDataset))

@@ -141,7 +141,7 @@ def _scored(experiment: Experiment, run: ArmRun, folder: Path, protocol: Protoco
     sample = SamplerOptions(protocol.sampling_steps)
     key = {
         "model": sha256(folder / "model.safetensors"), "cases": protocol.cases, "layer": run.layer,
-        "sample": asdict(sample), "scores": list(TITLES),
+        "sample": sample.record, "scores": list(TITLES),
     }  # fmt: skip
     measure = lambda: pinned_scores(load_model(folder), _cases(run, protocol.cases), run.layer, sample)  # noqa: E731
     return remembered(run.folder.with_name(f"{run.folder.name}_scores.json"), key, measure)

@@ -1,7 +1,7 @@
 """A model of this project as a row of a table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from zlib import crc32
@@ -67,7 +67,7 @@ class ModelMethod(Method):
         file = self.folder / WEIGHTS_FILE if self.folder.is_dir() else self.folder
         encoders = self.placement.encoders.given
         return {
-            "weights": sha256_once(file), "sample": asdict(self.sampling), "precision": self.precision,
+            "weights": sha256_once(file), "sample": self.sampling.record, "precision": self.precision,
             "tiled": self.placement.tiled, "negative": self.negative, "other_size": self.other_size,
         } | ({"encoders": encoders} if encoders else {}) | self._lora_settings | self._decoder_settings  # fmt: skip
 
