@@ -40,8 +40,11 @@ def main() -> int:
     cases, steps = (1, 4) if options.small else (options.cases, options.steps)
     torch.set_num_threads(1)
     model = load_model(shipped_model())
+    if options.small:
+        model = replace(model, config=replace(model.config, num_frames=5))
+    size, frames = model.config.sizes[0], model.config.num_frames
     fit = calibrated([observed_scene(model, n, SamplerOptions(steps)) for n in range(2 if options.small else 4)]).fit
-    clips = [render_case(replace(spec, size=model.config.sizes[0])).clip for spec in load_manifest().rendered[:cases]]
+    clips = [render_case(replace(spec, size=size, num_frames=frames)).clip for spec in load_manifest().rendered[:cases]]
     whole, videos = scored(model, clips, SamplerOptions(steps), StepCache(0.0, steps))
     figures, good = {}, [1.0]
     for threshold in THRESHOLDS:
