@@ -40,6 +40,11 @@ class SamplerOptions:
             raise ValueError(f"sampling steps must be at least 1, got {self.steps}")
         if self.guidance != 1 and self.camera_guidance != 1:
             raise ValueError("guidance and camera_guidance cannot be combined: set one of them to 1")
+        if self.cache and self.steps < 3:
+            raise ValueError(
+                f"a step cache does nothing in {self.steps} steps, of which the first and the last always run: leave "
+                "out --cache, or set --steps to 3 or more"
+            )
 
     @property
     def record(self) -> dict:

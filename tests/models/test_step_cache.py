@@ -94,6 +94,12 @@ def test_a_cache_that_would_hardly_ever_run_is_refused(small_model):
     assert small_model.dit.step_cache is None
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_cache_that_could_never_reuse_is_refused(steps):
+    with pytest.raises(ValueError, match=f"does nothing in {steps} steps"):
+        SamplerOptions(steps, cache=0.1)
+
+
 def test_the_networks_of_diffusers_have_no_step_cache():
     from mvtrack.config.run import load_config
 
