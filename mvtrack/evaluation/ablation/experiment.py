@@ -28,7 +28,9 @@ from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import from_tree, to_tree
 
 SCALES = ("miniature", "paper")
-ROOT = Path(mvtrack.__file__).resolve().parents[1]
+# The clone that holds configs/: the package's own, or where an installed copy is started.
+_CLONES = (Path(mvtrack.__file__).resolve().parents[1], Path.cwd())
+ROOT = next((folder for folder in _CLONES if (folder / "configs" / "experiments").is_dir()), _CLONES[0])
 _PLACED = ("train.run_dir", "train.init_from", "train.seed", "train.steps")  # what a run says of itself
 
 
@@ -131,6 +133,8 @@ def experiments(scale: str) -> list[str]:
 def load_experiment(name: str, scale: str = "miniature") -> Experiment:
     """Read configs/experiments/SCALE/NAME.yaml. Raises ValueError that names the known ones."""
     known = experiments(scale)
+    if not known:
+        raise ValueError(f"{ROOT} holds no configs/experiments: start it in the folder of the clone")
     if name not in known:
         hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
         raise ValueError(f"there is no experiment {name!r} at {scale} scale{hint}")
