@@ -4,7 +4,8 @@ The shipped model, fitted as `mvtrack calibrate` does on scenes of its own, then
 steps without and with the cache, each at the same noise: forward passes, PSNR against the truth, whole and where both
 views see, and warp consistency (PSNR against the reference carried over by exact depth). The best threshold is the one
 that saves most within the bounds; all are printed, with the PSNR against the same noise sampled in all steps, since
-fewer steps alone can win in PSNR by being soft: only what stays within 40 dB of it counts. `--small`: one case, few steps, without targets.
+fewer steps alone can win in PSNR by being soft: only what stays within 40 dB of it counts.
+`--small`: one case, few steps, without targets.
 """
 
 import argparse
