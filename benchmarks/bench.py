@@ -57,14 +57,15 @@ def clock_of(device: str) -> Callable[[], float]:
 def peak_mib(work: Callable[[], object], device: str = "cpu") -> float:
     """Peak memory while `work` runs, less what was held before: allocated on a GPU, or resident in this process (Linux
     only)."""
-    gc.collect()
     if device != "cpu":
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
         work()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - held) / 2**20
+    _give_back()  # else a hole in the heap may serve `work`, and its memory go unseen
     _forget_the_peak()
     before = _status_mib("VmRSS")
     work()
