@@ -26,6 +26,10 @@ class DiTConfig:
     attention: `factorised` lets tokens of the even blocks attend to all frames of their own view, those of the odd
     blocks to all views at their own moment; the first `full_attention_blocks` keep attending to everything. The
     parameters are the same, so a model can be fine-tuned from one to the other.
+
+    reference_attention: `own` lets the reference's tokens attend to each other alone, as if at noise level 0, while the
+    target's attend to all: their keys and values are then computed once a video (models/reference_pass.py). The
+    parameters are those of `joint`.
     """
 
     dim: Count = 1536
@@ -43,6 +47,7 @@ class DiTConfig:
     rope_pairs: tuple[int, int, int] | None = None  # (frame, row, column); None: Wan's split
     attention: Literal["full", "factorised"] = "full"
     full_attention_blocks: NonNegativeInt = 0  # of a factorised transformer
+    reference_attention: Literal["joint", "own"] = "joint"
     role_embedding: bool = False  # a learned vector that tells reference from target tokens
     init: Literal["wan", "open_gates"] = "wan"
     pose_encoder: bool = False
@@ -240,6 +245,8 @@ class ModelConfig:
                 f"codec.channels {self.codec.channels} must equal dit.out_channels {dit.out_channels} and not "
                 f"exceed dit.in_channels {dit.in_channels}"
             )
+        if self.views is not None and dit.reference_attention == "own":
+            raise ValueError("dit.reference_attention own re-shoots videos: set it to joint in a model with views")
         if self.rays.token_px != self.size_unit_px:
             raise ValueError(
                 f"rays.token_px {self.rays.token_px} must be codec.stride x dit.patch_size = {self.size_unit_px}"

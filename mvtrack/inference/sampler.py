@@ -20,6 +20,7 @@ from mvtrack.inference.guidance import check_guidance, guided
 from mvtrack.models.conditioning import Conditioning, Window, encode_conditioning
 from mvtrack.models.decoder.decode_aligned import AlignedDecoding
 from mvtrack.models.prompts import Captions, Prompts, make_prompts
+from mvtrack.models.reference_pass import ReferenceCache
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.models.step_cache import StepCache
 
@@ -163,11 +164,11 @@ def denoise(
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "1 v f c h w"]:
     """From noise to a sample. state: what the network sees of x, clean references included; x is its last views."""
-    process, cache = model.process, _step_cache(model, sample)
+    process, caches = model.process, _caches(model, sample)
 
     def velocity(x: Tensor, sigma: Float[Tensor, "B"], conditioning: Conditioning) -> Tensor:
         noisy = state(x)
-        if cache is not None:
+        for cache in caches.values():
             cache.branch(id(conditioning))
         with matmul_precision(model):
             output = model.run(noisy, sigma, conditioning).prediction
@@ -176,31 +177,34 @@ def denoise(
 
     step = guided(velocity, conditioning, sample.guidance, sample.camera_guidance, model.batched_guidance)
     latents = noise.to(model.device)
-    with _using(model, cache):
+    with _using(model, caches):
         for latents in process.sample(step, latents, sample.steps):  # noqa: B007, B020  (the last is used)
             if on_step:
                 on_step()
     return latents
 
 
-def _step_cache(model: ReshootModel, sample: SamplerOptions) -> StepCache | None:
-    """The one that is asked for, or that somebody has put there to see what happens."""
+def _caches(model: ReshootModel, sample: SamplerOptions) -> dict[str, StepCache | ReferenceCache]:
+    """Of the network: the step cache that is asked for, or that somebody has put there to see what happens, and one of
+    references that do not look at the target."""
+    step = getattr(model.dit, "step_cache", None)
     if sample.cache:
-        return StepCache(sample.cache, sample.steps, model.config.sampling.cache_fit or (1.0, 0.0))
-    return getattr(model.dit, "step_cache", None)
+        step = StepCache(sample.cache, sample.steps, model.config.sampling.cache_fit or (1.0, 0.0))
+    own = model.config.dit is not None and model.config.dit.reference_attention == "own"
+    return ({"step_cache": step} if step else {}) | ({"reference_cache": ReferenceCache()} if own else {})
 
 
 @contextmanager
-def _using(model: ReshootModel, cache: StepCache | None) -> Iterator[None]:
-    """The network has a step cache, which holds as much as its tokens, only while it samples."""
-    if cache is None:
-        yield
-        return
-    before, model.dit.step_cache = model.dit.step_cache, cache
+def _using(model: ReshootModel, caches: dict[str, StepCache | ReferenceCache]) -> Iterator[None]:
+    """The network has its caches, which hold as much as its tokens and more, only while it samples."""
+    before = {name: getattr(model.dit, name) for name in caches}
+    for name, cache in caches.items():
+        setattr(model.dit, name, cache)
     try:
         yield
     finally:
-        model.dit.step_cache = before
+        for name, cache in before.items():
+            setattr(model.dit, name, cache)
 
 
 def matmul_precision(model: ReshootModel):

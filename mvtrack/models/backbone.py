@@ -35,8 +35,9 @@ class DiTOutput(NamedTuple):
 class AttentionLayer(Protocol):
     """One self-attention. scope: which tokens attend to each other: all, those of a view, or of a moment.
 
-    attend: (q, k, v, kernel), each (B, N, heads, d), to (B, N, heads d). Setting it on the instance replaces the
-    attention, deleting it there brings the class's own back.
+    attend: (q, k, v, kernel), each (B, N, heads, d), to (B, N, heads d); k and v may begin with those of references
+    that have run before. Setting it on the instance replaces the attention, deleting it there brings the class's own
+    back.
     """
 
     scope: Literal["all", "view", "moment"]

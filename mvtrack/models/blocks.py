@@ -40,12 +40,13 @@ class RMSNorm(nn.Module):
 class Heads(NamedTuple):
     """Query and key handed to attention, after normalisation and RoPE (and its phases), heads split.
 
-    plain: the same before RoPE (and its phases), where those are tapped.
+    plain: the same before RoPE (and its phases), where those are tapped. v: of references that others attend to.
     """
 
     q: Float[Tensor, "B N H d"]
     k: Float[Tensor, "B N H d"]
     plain: tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]] | None = None
+    v: Float[Tensor, "B N H d"] | None = None
 
     @property
     def tapped(self) -> tuple[Float[Tensor, "B N H d"], Float[Tensor, "B N H d"]]:
@@ -53,12 +54,20 @@ class Heads(NamedTuple):
         return (self.q, self.k) if self.plain is None else self.plain
 
 
+class Context(NamedTuple):
+    """Keys and values of views that have run already, to which the tokens at hand attend as well. views: how many."""
+
+    k: Float[Tensor, "B N H d"]
+    v: Float[Tensor, "B N H d"]
+    views: int
+
+
 class BlockConditioning(NamedTuple):
     """What every block gets beside its tokens; None where the model has no such branch.
 
     camera: this project's ray features. poses: ReCamMaster's, one row per view and frame (N is a multiple of M).
     control: ReDirector's camera tokens. image: CLIP's tokens, embedded. cameras: of PRoPE. views, frames: N is a
-    multiple of V f.
+    multiple of V f. context: of references that have run before; returns_values: such a run, whose `Heads` hold v.
     """
 
     time: Float[Tensor, "B 6 D"]
@@ -71,6 +80,23 @@ class BlockConditioning(NamedTuple):
     control: Float[Tensor, "B N D"] | None = None
     image: Float[Tensor, "B I D"] | None = None
     cameras: CameraMatrices | None = None
+    context: Context | None = None
+    returns_values: bool = False
+
+    def of_views(self, start: int, stop: int) -> "BlockConditioning":
+        """Of the tokens of views [start, stop) alone."""
+
+        def cut(rows: Tensor | None, dim: int = 1) -> Tensor | None:
+            if rows is None:
+                return None
+            per_view = rows.shape[dim] // self.views
+            return rows.narrow(dim, start * per_view, (stop - start) * per_view)
+
+        cos, sin = self.rope
+        return self._replace(
+            rope=(cut(cos, 0), cut(sin, 0)), views=stop - start, camera=cut(self.camera), poses=cut(self.poses),
+            control=cut(self.control), cameras=self.cameras and CameraMatrices(*map(cut, self.cameras)),
+        )  # fmt: skip
 
 
 class SelfAttention(nn.Module):
@@ -107,12 +133,15 @@ class SelfAttention(nn.Module):
             return self._attend_by_camera(q, k, v, kernel, conditioning, plain)
         if control is None:
             q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-            return self.o(self._attend_in_scope(q, k, v, kernel, conditioning)), Heads(q, k, plain)
+            attended = self._attend_in_scope(q, k, v, kernel, conditioning)
+            return self.o(attended), Heads(q, k, plain, v if conditioning.returns_values else None)
         phase_qk, phase_vo = (self._split(p(control)).float() for p in (self.rope_phase_qk, self.rope_phase_vo))
         rope = add_phase(*rope, phase_qk)
         q, k = apply_rope(q, *rope).to(v.dtype), apply_rope(k, *rope).to(v.dtype)
-        attended = self.o(self._attend_in_scope(q, k, apply_phase(v, -phase_vo), kernel, conditioning))
-        return apply_phase(self._split(attended), phase_vo).flatten(-2), Heads(q, k, plain)
+        v = apply_phase(v, -phase_vo)
+        attended = self._split(self.o(self._attend_in_scope(q, k, v, kernel, conditioning)))
+        heads = Heads(q, k, plain, v if conditioning.returns_values else None)
+        return apply_phase(attended, phase_vo).flatten(-2), heads
 
     def _attend_by_camera(
         self, q: Tensor, k: Tensor, v: Tensor, kernel: str, conditioning: BlockConditioning, plain: tuple | None
@@ -121,15 +150,29 @@ class SelfAttention(nn.Module):
         cameras, first = conditioning.cameras, camera_channels(q.shape[-1])
         q, k = (torch.cat([x[..., :first], apply_rope(x[..., first:], *conditioning.rope)], -1) for x in (q, k))
         q, k = (apply_projection(x, m).to(v.dtype) for x, m in ((q, cameras.query), (k, cameras.key)))
-        out = self._attend_in_scope(q, k, apply_projection(v, cameras.key), kernel, conditioning)
-        return self.o(apply_projection(self._split(out), cameras.output).flatten(-2)), Heads(q, k, plain)
+        v = apply_projection(v, cameras.key)
+        out = self._split(self._attend_in_scope(q, k, v, kernel, conditioning))
+        heads = Heads(q, k, plain, v if conditioning.returns_values else None)
+        return self.o(apply_projection(out, cameras.output).flatten(-2)), heads
 
     def _attend_in_scope(self, q: Tensor, k: Tensor, v: Tensor, kernel: str, conditioning: BlockConditioning) -> Tensor:
-        if self.scope == "all":
-            return self.attend(q, k, v, kernel)
-        whole, groups = _GROUPS[self.scope]
+        context = None if self.scope == "view" else conditioning.context
         sizes = {"b": len(q), "v": conditioning.views, "f": conditioning.frames}
-        out = self.attend(*(rearrange(x, f"{whole} -> {groups}", **sizes) for x in (q, k, v)), kernel)
+
+        def grouped(x: Tensor, views: int) -> Tensor:
+            if self.scope == "all":
+                return x
+            whole, groups = _GROUPS[self.scope]
+            return rearrange(x, f"{whole} -> {groups}", **(sizes | {"v": views}))
+
+        q, k, v = (grouped(x, conditioning.views) for x in (q, k, v))
+        if context is not None:
+            k = torch.cat([grouped(context.k, context.views), k], 1)
+            v = torch.cat([grouped(context.v, context.views), v], 1)
+        out = self.attend(q, k, v, kernel)
+        if self.scope == "all":
+            return out
+        whole, groups = _GROUPS[self.scope]
         return rearrange(out, f"{groups} -> {whole}".replace("h d", "d"), **sizes)
 
     def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N H d"]:

@@ -21,6 +21,7 @@ from mvtrack.models.blocks import Block, BlockConditioning, Heads, SelfAttention
 from mvtrack.models.camera_encoding import camera_matrices
 from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
 from mvtrack.models.feature_projector import FeatureProjector
+from mvtrack.models.reference_pass import ReferenceCache, ReferencePass, run_references
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
 from mvtrack.models.step_cache import StepCache
 from tracking_head import HeadConfig, TrackingHead
@@ -46,7 +47,8 @@ class WanDiT(nn.Module):
     Views share one token sequence and one 3D self-attention, or with `attention: factorised` attend in turn within a
     view and within a moment. The first `num_reference` views are references: clean latents. RoPE frames: `shared` gives
     every view frames 0 .. f-1, `concat` numbers target views first and references after them (ReCamMaster), `by_view`
-    numbers on from view to view, whatever their roles.
+    numbers on from view to view, whatever their roles. `reference_attention: own` lets references attend to references
+    alone, at noise level 0, and targets to all; the prediction of references is then zero.
 
     tracking: sizes of the tracking head, logit_heads: blocks with a head of the correspondence loss, projector: to the
     features of another network. They travel with the network's weights and are called on its taps by whoever wants
@@ -87,6 +89,7 @@ class WanDiT(nn.Module):
         self.feature_projector = None if projector is None else FeatureProjector(dim, projector)
         self.checkpointing: Checkpointing | None = None
         self.step_cache: StepCache | None = None
+        self.reference_cache: ReferenceCache | None = None
         self.attention: AttentionKernel = "auto"
         self._kernels: dict[tuple, str] = {}
         self._run_block = run_block
@@ -108,11 +111,14 @@ class WanDiT(nn.Module):
         if self.role_embedding is not None:
             x = x + self._roles(conditioning, grid)
         x = rearrange(x, "b v n d -> b (v n) d")
-        time = self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self.dtype))
+        time = self._time(timestep)
         inputs = self._block_conditioning(time, conditioning, latents, grid)
         if inputs.control is not None:
             x = x + inputs.control
         kernels = self._kernels_by_scope(x.device, grid)
+        references = None
+        if self.config.reference_attention == "own":
+            x, inputs, references = self._references_apart(x, inputs, conditioning, kernels, tap_layers)
 
         cache = None if tap_layers else self.step_cache
         added = None if cache is None else cache.reuse(x, inputs.time)
@@ -122,11 +128,14 @@ class WanDiT(nn.Module):
         taps, hidden = [], []
         for layer, block in enumerate(self.blocks):
             keep = None if self.checkpointing is None else self.checkpointing.kept_by(layer)
+            if references is not None:
+                inputs = inputs._replace(context=references.contexts[layer])
             x, heads = self._run_block(block, x, inputs, kernels[block.self_attn.scope], keep, layer in tap_layers)
             if layer in tap_layers:
                 pattern = "b (v f h w) n d -> b v f h w n d"
-                taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in heads.tapped)))
-                hidden.append(rearrange(x, "b (v f h w) d -> b v f h w d", **grid._asdict()))
+                q, k, out = (*heads.tapped, x) if references is None else references.before(layer, *heads.tapped, x)
+                taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in (q, k))))
+                hidden.append(rearrange(out, "b (v f h w) d -> b v f h w d", **grid._asdict()))
             del heads  # not to be held while the next block runs
         if cache is not None:
             cache.keep(x - start)
@@ -144,9 +153,16 @@ class WanDiT(nn.Module):
     def observed(self, layer: int, visit: Visit) -> Iterator[None]:
         """See `MultiViewBackbone`; called as the block has run."""
         check_layer(self, layer)
+        apart, references = self.config.reference_attention == "own", []
 
         def hook(_module: nn.Module, _inputs: tuple, output: tuple[Tensor, Heads]) -> None:
-            visit(output[1].q, output[1].k)  # what it returns must not take the output's place
+            q, k = output[1].q, output[1].k
+            if apart and not references:
+                references.append((q, k))
+                return
+            if apart:
+                q, k = (torch.cat(both, 1) for both in zip(references.pop(), (q, k), strict=True))
+            visit(q, k)  # what it returns must not take the output's place
 
         block = self.blocks[layer]
         handle = block.register_forward_hook(hook)
@@ -269,7 +285,37 @@ class WanDiT(nn.Module):
 
     def _unpatchify(self, x: Float[Tensor, "B N P"], grid: TokenGrid) -> Float[Tensor, "B V f c h w"]:
         _, ph, pw = self.config.patch_size
+        if self.config.reference_attention == "own":  # of the targets alone: nothing is predicted of references
+            x = nn.functional.pad(x, (0, 0, grid.v * grid.f * grid.h * grid.w - x.shape[1], 0))
         return rearrange(x, "b (v f h w) (p q c) -> b v f c (h p) (w q)", **grid._asdict(), p=ph, q=pw)
+
+    def _time(self, timestep: Real[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        return self.time_embedding(sinusoidal_embedding(timestep, self.config.freq_dim).to(self.dtype))
+
+    def _references_apart(
+        self, x: Tensor, inputs: BlockConditioning, conditioning: Conditioning, kernels: dict[str, str],
+        tap_layers: tuple[int, ...],
+    ) -> tuple[Tensor, BlockConditioning, ReferencePass]:  # fmt: skip
+        """The targets' tokens and what their blocks get, and what the references left, which ran on their own."""
+        count = conditioning.num_reference
+        if conditioning.reference is not None or not 0 < count < inputs.views:
+            raise ValueError(
+                "dit.reference_attention own needs whole views as references, and targets after them: conditioning has "
+                f"{'a choice of frames' if conditioning.reference is not None else f'{count} of {inputs.views} views'}"
+            )
+        first, tokens = inputs.of_views(0, count), x.shape[1] // inputs.views * count
+
+        def run(block: Block, x: Tensor, inputs: BlockConditioning, keep: str | None) -> tuple[Tensor, Heads]:
+            return self._run_block(block, x, inputs, kernels[block.self_attn.scope], keep, True)
+
+        def compute() -> ReferencePass:
+            time = self.time_projection(self._time(torch.zeros(len(x), device=x.device))).unflatten(-1, (6, -1))
+            own = first._replace(time=time)
+            return run_references(self.blocks, x[:, :tokens], own, run, self.checkpointing, tap_layers)
+
+        kept = self.reference_cache is not None and not tap_layers and not any(b.shows_heads for b in self.blocks)
+        references = self.reference_cache.pass_of(compute) if kept else compute()
+        return x[:, tokens:], inputs.of_views(count, inputs.views), references
 
     def _rope(self, grid: TokenGrid, num_reference: int, device: torch.device) -> tuple[Tensor, Tensor]:
         positions = frame_positions(self.config.rope_frames, grid.v, grid.f, num_reference)

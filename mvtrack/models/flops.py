@@ -1,5 +1,6 @@
 """Arithmetic of one pass through a network: what a step costs, independent of the machine."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -28,6 +29,18 @@ def forward_flops(
     """
     other = _other_flops(config, tokens, text_tokens, camera, image_tokens)
     return sum(_self_attention_flops(config, tokens, layer, grid) + other for layer in range(config.num_layers))
+
+
+def reference_flops(
+    config: DiTConfig, tokens: int, text_tokens: int = 0, image_tokens: int = 0, grid: tuple[int, int] = (2, 21)
+) -> float:
+    """Of the part of `forward_flops` that a sampling needs once, where one reference view does not look at the others;
+    else 0."""
+    if config.reference_attention == "joint":
+        return 0.0
+    own = tokens // grid[0]
+    alone, first = replace(config, reference_attention="joint"), (1, grid[1])
+    return forward_flops(alone, own, text_tokens, image_tokens=image_tokens, grid=first)
 
 
 def training_flops(
@@ -88,8 +101,12 @@ def still_inputs(config: ModelConfig, batch: int, views: int, cells: tuple[int, 
 
 def _self_attention_flops(config: DiTConfig, tokens: int, layer: int, grid: tuple[int, int]) -> float:
     """Scores and their products with the values, of one layer."""
-    groups = {"all": 1, "view": grid[0], "moment": grid[1]}[scope_of(config, layer)]
-    return 4 * tokens * tokens / groups * config.dim
+    scope = scope_of(config, layer)
+    groups = {"all": 1, "view": grid[0], "moment": grid[1]}[scope]
+    pairs = tokens * tokens / groups
+    if config.reference_attention == "own" and scope != "view":  # one reference asks itself alone
+        pairs -= tokens / grid[0] * (tokens - tokens / grid[0]) / groups
+    return 4 * pairs * config.dim
 
 
 def _other_flops(config: DiTConfig, tokens: int, text_tokens: int, camera: bool = True, image_tokens: int = 0) -> float:

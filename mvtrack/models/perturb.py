@@ -23,19 +23,24 @@ def perturbed_attention(backbone: MultiViewBackbone, layer: int, kind: Perturbat
     Raises ValueError for another layer or kind.
     """
     attention = backbone.self_attention(layer)
+    roles_apart = getattr(getattr(backbone, "config", None), "reference_attention", "joint") == "own"
+    if roles_apart and kind == "own_view" and views != 2:
+        raise ValueError("own_view with dit.reference_attention own is for one reference and one target view")
     if kind not in PERTURBATIONS:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}")
 
     attend = attention.attend
 
-    def identity(_q: Tensor, _k: Tensor, v: Float[Tensor, "B N H d"], _kernel: str) -> Float[Tensor, "B N D"]:
-        return v.flatten(2)
+    def identity(
+        q: Float[Tensor, "B N H d"], _k: Tensor, v: Float[Tensor, "B M H d"], _kernel: str
+    ) -> Float[Tensor, "B N D"]:
+        return v[:, -q.shape[1] :].flatten(2)  # those of references may stand before them
 
     def own_view(
-        q: Float[Tensor, "B N H d"], k: Float[Tensor, "B N H d"], v: Float[Tensor, "B N H d"], kernel: str
+        q: Float[Tensor, "B N H d"], k: Float[Tensor, "B M H d"], v: Float[Tensor, "B M H d"], kernel: str
     ) -> Float[Tensor, "B N D"]:
-        if attention.scope == "view":
-            return attend(q, k, v, kernel)
+        if attention.scope == "view" or roles_apart:
+            return attend(q, k[:, -q.shape[1] :], v[:, -q.shape[1] :], kernel)
         if q.shape[1] % views:
             raise ValueError(f"{q.shape[1]} tokens are not those of {views} views")
         apart = (rearrange(x, "b (v n) h d -> (b v) n h d", v=views) for x in (q, k, v))

@@ -196,7 +196,7 @@ def _same_parameters(one: ModelConfig, other: ModelConfig) -> bool:
     """Whether two networks differ in nothing but what their tokens attend to, or how their cameras are given."""
     if type(one.backbone) is not type(other.backbone):
         return False
-    names = ("attention", "full_attention_blocks") if one.dit else ("rays",)
+    names = ("attention", "full_attention_blocks", "reference_attention") if one.dit else ("rays",)
     return replace(one.backbone, **{name: getattr(other.backbone, name) for name in names}) == other.backbone
 
 

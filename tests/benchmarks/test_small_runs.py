@@ -57,6 +57,13 @@ def test_step_cache_benchmark_counts_passes(benchmark, capsys):
     assert 1 <= figures["0.05: fewer passes"] <= figures["0.4: fewer passes"] <= 2
 
 
+def test_source_cache_benchmark_counts_half_the_operations(benchmark, capsys):
+    figures = line_of(benchmark("source_cache", "--small", "--rounds", "1"), capsys)["figures"]
+    assert figures["81 frames, joint, TFLOP"] == pytest.approx(961 + 9.3, rel=2e-3)  # Wan's own, and our rays
+    assert figures["81 frames, cached, TFLOP"] == pytest.approx((961 + 9.3) / 2, rel=2e-3)
+    assert figures["cached, s"] > 0
+
+
 @pytest.mark.slow
 def test_correlation_benchmark_volumes_agree(benchmark, capsys):
     line = line_of(benchmark("correlation", "--small"), capsys)

@@ -40,10 +40,11 @@ def test_initial_model_may_move_vae_not_change_kind(tmp_path):
 
 
 def test_a_start_may_attend_otherwise(tmp_path):
-    """Full attention becomes factorised in fine-tuning: the parameters are the same."""
+    """Full attention becomes factorised, or the reference's its own, in fine-tuning: the parameters are the same."""
     start = small_wan("nowhere")
     save_model(build_model(start), tmp_path)
-    dit = replace(start.dit, attention="factorised", full_attention_blocks=start.dit.num_layers)
+    depth = start.dit.num_layers
+    dit = replace(start.dit, attention="factorised", full_attention_blocks=depth, reference_attention="own")
     assert started(replace(start, dit=dit), tmp_path).keys() == started(start, tmp_path).keys()
 
 

@@ -14,7 +14,7 @@ from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions, window_spans
-from mvtrack.models.flops import forward_flops, view_forward_flops
+from mvtrack.models.flops import forward_flops, reference_flops, view_forward_flops
 from mvtrack.models.networks import empty_network
 
 GIB = 2**30
@@ -87,6 +87,9 @@ def estimate_inference(
     forward = forward_bytes(config, scene, dtype, autocast)
     if sample.cache:  # what the blocks of each prediction added, and their input while they run
         forward += (1 + guided + scene.batch) * scene.tokens(config) * config.dit.dim * dtype.itemsize
+    if config.dit is not None and config.dit.reference_attention == "own" and guided and not placement.batched_guidance:
+        # a pass holds the references' keys and values of all blocks already; guidance keeps a second set of them
+        forward += 2 * config.num_layers * scene.tokens(config) // scene.views * config.dit.dim * dtype.itemsize
     codec = codec_cost(config.codec, size, length, views if still else 1, on_cpu)
     blocks = block * config.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
@@ -108,7 +111,7 @@ def estimate_inference(
     host = 0 if on_cpu else host  # blocks are read from the file when their turn comes
     runs = work.batches if still else len(window_spans(config, num_frames))
     codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * runs * (1 if still or work.decodes else views)
-    return Estimate(phases, host, _flops(config, scene) * sample.steps * (2 if guided else 1) * runs, codec_flops)
+    return Estimate(phases, host, _flops(config, scene, sample.steps) * (2 if guided else 1) * runs, codec_flops)
 
 
 @lru_cache(maxsize=32)
@@ -131,12 +134,13 @@ def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, 
     return torch.float32, placement.device != "cpu" or cpu_too  # what a file holds is not known here: the larger
 
 
-def _flops(config: ModelConfig, scene: InputShape) -> float:
-    """Of one forward pass of one sample."""
+def _flops(config: ModelConfig, scene: InputShape, steps: int) -> float:
+    """Of all forward passes of one sample."""
     tokens = replace(scene, batch=1).tokens(config)
     if config.dit is None:
-        return view_forward_flops(config, tokens)[0]
+        return steps * view_forward_flops(config, tokens)[0]
     text = (config.text.length if config.text else TEXT_TOKENS) if config.dit.text_dim else 0
     image = IMAGE_TOKENS if config.dit.image_dim else 0
     grid = (scene.views, num_latent_frames(config.num_frames))
-    return forward_flops(config.dit, tokens, text, image_tokens=image, grid=grid)
+    once = reference_flops(config.dit, tokens, text, image, grid)
+    return steps * (forward_flops(config.dit, tokens, text, image_tokens=image, grid=grid) - once) + once
