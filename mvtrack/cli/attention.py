@@ -7,7 +7,8 @@ from typing import Literal
 
 from mvtrack.config.checked import NonNegativeInt, config
 from mvtrack.config.command_line import changed_flags, option, positional, run, section
-from mvtrack.inference.model_options import LESS_MEMORY, SAMPLING, ModelCommand, SamplingOptions
+from mvtrack.config.placement import Placement
+from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, SAMPLING, ModelCommand, SamplingOptions
 from mvtrack.inference.shot_options import ShotOptions, read_shot
 
 
@@ -42,6 +43,7 @@ class AttentionCommand(ModelCommand):
     generated: Path | None = option(None, "an existing generated video, same moments", metavar="FILE")
     shot: ShotOptions = section(ShotOptions, "the shot")
     sampling: SamplingOptions = section(SamplingOptions, SAMPLING)
+    placement: Placement = section(Placement, PLACEMENT, without=("gpus",))
 
 
 def main(arguments: list[str] | None = None) -> int:

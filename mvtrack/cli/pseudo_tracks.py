@@ -39,7 +39,7 @@ class PseudoTracksCommand(MemoryChecked):
     overwrite: bool = option(False, "replace tracks of another origin, or of other settings")
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself", without=("captions",))
     cluster: RayOptions = section(RayOptions, "many devices and machines")
-    placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance",))
+    placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance", "gpus"))
 
 
 def main(arguments: list[str] | None = None) -> int:

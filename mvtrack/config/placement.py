@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mvtrack.config.checked import config
+from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option, section
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Placement:
     attention: AttentionKernel = option("auto", "the kernel to use")
     tiled: bool = option(False, "Wan's VAE works on tiles of pictures: less memory")
     encoders_on_cpu: bool = option(False, "captions and pictures are encoded on the CPU: umT5 takes 11 GB")
+    gpus: Count = option(1, "GPUs that share the passes of one video, from --device on (on a CPU: processes)")
     batched_guidance: bool = option(False, "both predictions of a guided step at once: more memory")
     lora: tuple[str, ...] = option(
         (),
@@ -72,6 +73,8 @@ class Placement:
     def __post_init__(self) -> None:
         if self.compile and self.offload == "blocks":
             raise ValueError("blocks that come and go cannot be compiled: leave out --compile, or use --offload model")
+        if self.gpus > 1 and self.offload != "none":
+            raise ValueError(f"with --gpus {self.gpus} each holds all of the network: leave out --offload")
 
     def record(self) -> dict:
         """As plain values, what is chosen by itself spelled out."""
@@ -82,6 +85,7 @@ class Placement:
         names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
         found = {"encoders": self.encoders.given} if self.encoders.given else {}
         found |= {"lora": list(self.lora)} if self.lora else {}
+        found |= {"gpus": self.gpus} if self.gpus > 1 else {}
         return {"device": name} | {name: getattr(self, name) for name in names} | found
 
     @property
@@ -97,10 +101,11 @@ class Placement:
             raise ValueError(f"unknown device {self.device!r}: use auto, cpu, cuda or cuda:1") from error
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"device {self.device} is not supported: use auto, cpu, cuda or cuda:1")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        if device.type == "cuda" and (device.index or 0) + self.gpus > torch.cuda.device_count():
+            more = f"with --gpus {self.gpus} " if self.gpus > 1 else ""
             seen = "is built without CUDA" if torch.version.cuda is None else f"sees {torch.cuda.device_count()} GPUs"
             raise ValueError(
-                f"device {self.device} is not there (PyTorch {torch.__version__} {seen}): use cpu, or auto"
+                f"device {self.device} {more}is not there (PyTorch {torch.__version__} {seen}): use cpu, or auto"
             )
         return device
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
+from mvtrack.inference.ranks import Ranks, check_ranks
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.reshoot_model import ReshootModel
@@ -19,8 +20,8 @@ TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
 def place(model: ReshootModel, placement: Placement | None = None) -> ReshootModel:
     """The model, put where it is to work; its modules are changed in place.
 
-    Raises ValueError for a device that is not there, offloading without the package it takes, or a LoRA that does not
-    fit the model.
+    With `gpus` more processes start, which end with this one. Raises ValueError for a device that is not there,
+    offloading without the package it takes, or a LoRA that does not fit the model.
     """
     placement = placement or Placement()
     config = placed_config(model.config, placement)
@@ -39,9 +40,10 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
     if placement.compile:
         dit.compile_blocks()
     model.codec.config = config.codec
+    ranks = None if placement.gpus == 1 else Ranks(dit, config, placement.gpus, device)
     return replace(
-        model, config=config, device=device, swapped=placement.offload == "model",
-        batched_guidance=placement.batched_guidance,
+        model, config=config, device=device, swapped=placement.offload == "model", ranks=ranks,
+        batched_guidance=placement.batched_guidance or placement.gpus % 2 == 0,
     )  # fmt: skip
 
 
@@ -50,10 +52,12 @@ def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
     networks of diffusers have no use for."""
     if config.dit is None:
         unused = {"--offload blocks": placement.offload == "blocks", "--compile": placement.compile,
-                  "--attention": placement.attention != "auto"}  # fmt: skip
+                  "--attention": placement.attention != "auto", "--gpus": placement.gpus > 1}  # fmt: skip
         for flag in [flag for flag, given in unused.items() if given]:
             raise ValueError(f"{flag} is for WanDiT, this model's network is diffusers': leave it out")
     config = with_sources(config, placement.encoders)
+    if placement.gpus > 1:
+        check_ranks(config, placement.gpus)
     if not placement.tiled:
         return config
     if config.codec.kind != "wan_vae":

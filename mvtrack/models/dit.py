@@ -23,6 +23,7 @@ from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAda
 from mvtrack.models.feature_projector import FeatureProjector
 from mvtrack.models.reference_pass import ReferenceCache, ReferencePass, run_references
 from mvtrack.models.rope import axis_frequencies, default_pairs, rope_table
+from mvtrack.models.sequence_parallel import SequenceGroup
 from mvtrack.models.step_cache import StepCache
 from tracking_head import HeadConfig, TrackingHead
 
@@ -90,6 +91,7 @@ class WanDiT(nn.Module):
         self.checkpointing: Checkpointing | None = None
         self.step_cache: StepCache | None = None
         self.reference_cache: ReferenceCache | None = None
+        self.sequence: SequenceGroup | None = None
         self.attention: AttentionKernel = "auto"
         self._kernels: dict[tuple, str] = {}
         self._run_block = run_block
@@ -116,6 +118,8 @@ class WanDiT(nn.Module):
         if inputs.control is not None:
             x = x + inputs.control
         kernels = self._kernels_by_scope(x.device, grid)
+        if self.sequence is not None:
+            x, inputs = self.sequence.split(x, inputs)
         references = None
         if self.config.reference_attention == "own":
             x, inputs, references = self._references_apart(x, inputs, conditioning, kernels, tap_layers)
@@ -144,6 +148,11 @@ class WanDiT(nn.Module):
     @property
     def num_layers(self) -> int:
         return len(self.blocks)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks into a block, or has replaced its attention."""
+        return any(block.shows_heads or "attend" in vars(block.self_attn) for block in self.blocks)
 
     def self_attention(self, layer: int) -> SelfAttention:
         check_layer(self, layer)
@@ -285,6 +294,8 @@ class WanDiT(nn.Module):
 
     def _unpatchify(self, x: Float[Tensor, "B N P"], grid: TokenGrid) -> Float[Tensor, "B V f c h w"]:
         _, ph, pw = self.config.patch_size
+        if self.sequence is not None:
+            x = self.sequence.joined(x, x.shape[1] * self.sequence.size // (grid.h * grid.w))
         if self.config.reference_attention == "own":  # of the targets alone: nothing is predicted of references
             x = nn.functional.pad(x, (0, 0, grid.v * grid.f * grid.h * grid.w - x.shape[1], 0))
         return rearrange(x, "b (v f h w) (p q c) -> b v f c (h p) (w q)", **grid._asdict(), p=ph, q=pw)
@@ -313,7 +324,9 @@ class WanDiT(nn.Module):
             own = first._replace(time=time)
             return run_references(self.blocks, x[:, :tokens], own, run, self.checkpointing, tap_layers)
 
-        kept = self.reference_cache is not None and not tap_layers and not any(b.shows_heads for b in self.blocks)
+        kept = (
+            self.reference_cache is not None and not tap_layers and (not self.is_watched or self.sequence is not None)
+        )
         references = self.reference_cache.pass_of(compute) if kept else compute()
         return x[:, tokens:], inputs.of_views(count, inputs.views), references
 

@@ -32,16 +32,16 @@ class ReferenceCache:
 
     def __init__(self) -> None:
         self._passes: dict[int, ReferencePass] = {}
-        self._key = 0
+        self.key = 0
 
     def branch(self, key: int) -> None:
-        self._key = key
+        self.key = key
 
     def pass_of(self, compute: Callable[[], ReferencePass]) -> ReferencePass:
         """The branch's, computed where it is its first."""
-        if self._key not in self._passes:
-            self._passes[self._key] = compute()
-        return self._passes[self._key]
+        if self.key not in self._passes:
+            self._passes[self.key] = compute()
+        return self._passes[self.key]
 
 
 def run_references(

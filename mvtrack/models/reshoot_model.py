@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,11 +27,19 @@ CPU = torch.device("cpu")
 FORMAT = "mvtrack-1"
 
 
+@runtime_checkable
+class SharedPasses(Protocol):
+    """Processes that run a pass together."""
+
+    def run(self, dit: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> DiTOutput:
+        """The network's output, without taps."""
+
+
 @dataclass(frozen=True)
 class ReshootModel:
     """dit: the network, of whichever backbone. device: where it and the codec work; `place` (placement.py) puts them
     there. swapped: only the one that is at work lies there. batched_guidance: both predictions of a guided step are
-    made in one pass.
+    made in one pass. ranks: other processes that share each pass (inference/ranks.py).
     """
 
     config: ModelConfig
@@ -39,6 +48,7 @@ class ReshootModel:
     device: torch.device = CPU
     swapped: bool = False
     batched_guidance: bool = False
+    ranks: SharedPasses | None = None
 
     @property
     def process(self) -> DiffusionProcess:
@@ -69,6 +79,8 @@ class ReshootModel:
         """The network at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
         self._bring(self.dit, self.codec)
         latents, timestep = latents.to(self.device), self.process.timestep(sigma).to(self.device)
+        if self.ranks is not None and not tap_layers and not self.dit.is_watched:
+            return self.ranks.run(self.dit, latents, timestep, conditioning)
         return self.dit(latents, timestep, conditioning.to(self.device), tap_layers)
 
     def _bring(self, needed: nn.Module, other: nn.Module) -> None:

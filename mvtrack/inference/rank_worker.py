@@ -1,0 +1,75 @@
+"""One of the processes of ranks.py: a copy of the network that runs its share of each pass until it is told to end."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mvtrack.inference.ranks import Groups, PassInputs, join, received
+from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.reference_pass import ReferenceCache
+
+
+def main() -> int:
+    folder, rank, count, device = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), torch.device(sys.argv[4])
+    threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+    torch.set_grad_enabled(False)
+    join(folder, rank, count, device)
+    groups, dit = Groups(), _network(device)
+    caches: dict[int, ReferenceCache] = {}
+    conditioning = Conditioning()
+    while (message := received(device)) is not None:
+        _, shape, dtype, fields, cache = message
+        latents, timestep = _from_first(shape, dtype, device), _from_first(shape[:1], torch.float32, device)
+        if fields is not None:
+            values = (_from_first(*f, device) if isinstance(f, tuple) else f for f in fields)
+            conditioning = Conditioning(*values)
+        dit.reference_cache = None
+        if cache is not None:
+            number, key = cache
+            if number not in caches:
+                caches = {number: ReferenceCache()}
+            dit.reference_cache = caches[number]
+            dit.reference_cache.branch(key)
+        groups.run(dit, PassInputs(latents, timestep, conditioning))
+    dist.destroy_process_group()
+    return 0
+
+
+def _network(device: torch.device) -> WanDiT:
+    """As the first process has it."""
+    _, config, dtype, attention, compiled = received(device)
+    dit = empty_dit(config).to_empty(device=device)
+    for name, child in dit.named_children():
+        if name != "tracking_head":
+            child.to(dtype)
+    for parameter in dit.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    for tensor in (*dit.parameters(), *dit.buffers()):
+        dist.broadcast(tensor.data, src=0)
+    dit.attention = attention
+    if compiled:
+        dit.compile_blocks()
+    return dit.eval()
+
+
+def _from_first(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def _end_with_the_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

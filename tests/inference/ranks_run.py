@@ -1,0 +1,112 @@
+"""Run by test_ranks.py: passes of one process, and of as many as are asked for, as JSON.
+
+usage: ranks_run.py COUNT same | killed
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.model import DiTConfig, FlowConfig, ModelConfig, RayConfig
+from mvtrack.config.placement import Placement
+from mvtrack.inference.device import place
+from mvtrack.inference.sampler import SamplerOptions, denoise
+from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.dit import WanDiT
+from mvtrack.models.reshoot_model import ReshootModel, build_model
+from mvtrack.models.sequence_parallel import exchanged_bytes
+
+V, F, C, H, W = 2, 3, 7, 4, 6
+DIT = DiTConfig(
+    dim=72, ffn_dim=29, num_heads=6, num_layers=3, patch_size=(1, 1, 1), in_channels=C, out_channels=C, text_dim=11,
+    freq_dim=10, rope_frames="shared", role_embedding=True,
+)  # fmt: skip
+VARIANTS = {
+    "plain": {},
+    "factorised": {"attention": "factorised"},
+    "own references": {"reference_attention": "own"},
+    "recammaster": {"pose_encoder": True, "projector": True, "rope_frames": "concat"},
+}
+
+
+def built(variant: str) -> ReshootModel:
+    config = ModelConfig(
+        dit=replace(DIT, **VARIANTS[variant]), rays=RayConfig(token_px=4, stride=2), sizes=((4 * H, 4 * W),),
+        codec=CodecConfig(kind="pca", channels=C, stride=4), num_frames=9, tap_layer=1, flow=FlowConfig(shift=3.0),
+    )  # fmt: skip
+    model = build_model(config)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.dit.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model
+
+
+def conditioning(dit: WanDiT) -> Conditioning:
+    g = torch.Generator().manual_seed(2)
+    rays = torch.randn(1, V, F, RayConfig(token_px=4, stride=2).channels, 2 * H, 2 * W, generator=g)
+    text, negative = torch.randn(2, 1, 13, 11, generator=g)
+    poses = torch.randn(1, V, F, 12, generator=g) if dit.config.pose_encoder else None
+    return Conditioning(rays, text, poses, negative_text=negative)
+
+
+def sampled(model: ReshootModel, guidance: float) -> torch.Tensor:
+    g = torch.Generator().manual_seed(3)
+    clean, noise = torch.randn(2, 1, 1, F, C, H, W, generator=g)
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([clean.expand(len(x), *clean.shape[1:]), x], 1)
+
+    return denoise(model, noise, both, conditioning(model.dit), SamplerOptions(3, guidance))
+
+
+class Sent:
+    """Bytes that this process sends to others in exchanges of tokens."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._exchange, self._gather = dist.all_to_all_single, dist.all_gather
+        dist.all_to_all_single, dist.all_gather = self.exchange, self.gather
+
+    def exchange(self, received, parts, group=None):
+        count = dist.get_world_size(group)
+        self.bytes += parts.numel() * parts.itemsize * (count - 1) // count
+        return self._exchange(received, parts, group=group)
+
+    def gather(self, parts, x, group=None):
+        self.bytes += x.numel() * x.itemsize * (len(parts) - 1)
+        return self._gather(parts, x, group=group)
+
+
+def main() -> None:
+    count, out = int(sys.argv[1]), {}
+    for variant in VARIANTS if sys.argv[2] == "same" else ("plain",):
+        alone = place(built(variant), Placement("cpu"))
+        wanted = {guidance: sampled(alone, guidance) for guidance in (1.0, 2.5)}
+        shared = place(built(variant), Placement("cpu", gpus=count))
+        if sys.argv[2] == "killed":
+            os.kill(shared.ranks._workers[0].pid, signal.SIGKILL)
+        if DIT.num_heads % count:
+            wanted.pop(1.0)
+            try:
+                sampled(shared, 1.0)
+            except ValueError as error:
+                out["without guidance"] = str(error)
+        for guidance, expected in wanted.items():
+            sent, made = Sent(), sampled(shared, guidance)
+            out[f"{variant}, guidance {guidance:g}"] = (made - expected).abs().max().item()
+            if variant == "plain" and guidance == 1:
+                tokens = V * F * H * W
+                out["sent"] = sent.bytes
+                out["foretold"] = 3 * exchanged_bytes(DIT.dim, DIT.num_layers, tokens, C, count, 4)
+        out[f"{variant}, scale"] = wanted[2.5].abs().max().item()
+    sys.stdout.write(json.dumps(out) + "\n")
+
+
+if __name__ == "__main__":
+    main()
