@@ -11,7 +11,7 @@ from mvtrack.models.diffsynth_parts import declare_torchvision_operators
 def why_missing() -> str | None:
     """The reason why DiffSynth cannot be used here, or None."""
     if importlib.util.find_spec("diffsynth") is None:
-        return "diffsynth is not installed: pip install '.[wan]'"
+        return "diffsynth is not installed: pip install -e '.[wan]'"
     declare_torchvision_operators()
     try:
         importlib.import_module("diffsynth.models.wan_video_dit")

@@ -63,7 +63,7 @@ def _launch(options: TrainCommand) -> None:
     load_training_config(options.config, options.overrides)
     launcher = Path(sys.executable).with_name("deepspeed")
     if not launcher.exists():
-        raise ValueError("several ranks need DeepSpeed's launcher: pip install '.[train]'")
+        raise ValueError("several ranks need DeepSpeed's launcher: pip install -e '.[train]'")
     command = [str(launcher)]
     command += ["--hostfile", options.hostfile] if options.hostfile else ["--num_gpus", str(options.ranks)]
     command += [str(Path(__file__).resolve()), "--config", str(options.config), *options.overrides]

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(options: WebCommand) -> None:
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
-        raise ValueError(f"the page needs {' and '.join(missing)}: pip install '.[web]'")
+        raise ValueError(f"the page needs {' and '.join(missing)}: pip install -e '.[web]'")
     from mvtrack.inference.studio.server import StudioServer
     from mvtrack.inference.studio.sessions import is_loopback
     from mvtrack.inference.studio.shots import Studio

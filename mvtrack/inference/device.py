@@ -88,7 +88,7 @@ def _offload_blocks(dit: WanDiT, device: torch.device, dtype: torch.dtype) -> No
     try:
         from accelerate.hooks import AlignDevicesHook, add_hook_to_module
     except ImportError as error:
-        raise ValueError("--offload blocks needs the package accelerate: pip install '.[wan]'") from error
+        raise ValueError("--offload blocks needs the package accelerate: pip install -e '.[wan]'") from error
     for name, child in dit.named_children():
         if name not in ("blocks", "tracking_head"):
             child.to(device, dtype)

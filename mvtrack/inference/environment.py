@@ -24,15 +24,15 @@ from mvtrack.video.reader import ffmpeg
 
 PACKAGES = {  # and what they are for
     "torch": "", "safetensors": "", "numpy": "", "decord": "reading videos", "opencv-python-headless": "",
-    "deepspeed": "training: pip install '.[train]'", "tensorboard": "training: pip install '.[train]'",
-    "diffsynth": "Wan's VAE and encoders: pip install '.[wan]'",
-    "transformers": "tokenizers: pip install '.[wan]'",
-    "huggingface-hub": "weights from the hub: pip install '.[wan]'",
-    "accelerate": "--offload blocks: pip install '.[wan]'",
-    "diffusers": "still views on SD2.1 and Hunyuan-DiT: pip install '.[sd]'",
+    "deepspeed": "training: pip install -e '.[train]'", "tensorboard": "training: pip install -e '.[train]'",
+    "diffsynth": "Wan's VAE and encoders: pip install -e '.[wan]'",
+    "transformers": "tokenizers: pip install -e '.[wan]'",
+    "huggingface-hub": "weights from the hub: pip install -e '.[wan]'",
+    "accelerate": "--offload blocks: pip install -e '.[wan]'",
+    "diffusers": "still views on SD2.1 and Hunyuan-DiT: pip install -e '.[sd]'",
     "flash-attn": "a faster kernel (optional)", "flash-attn-3": "the same for Hopper (optional)",
     "sageattention": "an 8-bit kernel (optional)",
-    "viser": "the interactive preview: pip install '.[page]'",
+    "viser": "the interactive preview: pip install -e '.[page]'",
 }  # fmt: skip
 WAN_HEAD_WIDTH = 128
 
@@ -125,7 +125,7 @@ def programs() -> Iterator[CheckLine]:
 def weights(hash_them: bool = False) -> Iterator[CheckLine]:
     """Registered weights of models in the hub's cache."""
     if importlib.util.find_spec("huggingface_hub") is None:
-        yield CheckLine("cache", "huggingface_hub is not installed, so nothing is looked up: pip install '.[wan]'")
+        yield CheckLine("cache", "huggingface_hub is not installed, so nothing is looked up: pip install -e '.[wan]'")
     for entry in registry().values():
         if entry.of_model:
             yield _weights_line(entry, hash_them)

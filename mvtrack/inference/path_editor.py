@@ -39,7 +39,7 @@ class PathPage:
         try:
             import viser
         except ImportError as error:
-            raise ValueError("the interactive page needs viser: pip install '.[page]'") from error
+            raise ValueError("the interactive page needs viser: pip install -e '.[page]'") from error
         self.shot, self.save_to = shot, save_to
         self.footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
         self.fit = plan_fit(self.footage.size, config, shot.fit, shot.size)

@@ -74,7 +74,7 @@ def connected() -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError as error:
-        raise ValueError("--ray needs Ray: pip install '.[ray]'") from error
+        raise ValueError("--ray needs Ray: pip install -e '.[ray]'") from error
     mine = not ray.is_initialized()
     if mine:
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)

@@ -23,7 +23,7 @@ _declared: list[torch.library.Library] = []  # an operator lives as long as its 
 def diffsynth_module(name: str) -> ModuleType:
     """`diffsynth.models.<name>`. Raises ValueError with the command that installs it, or why it cannot be imported."""
     if importlib.util.find_spec("diffsynth") is None:
-        raise ValueError("Wan's VAE and encoders need the package diffsynth: pip install '.[wan]'")
+        raise ValueError("Wan's VAE and encoders need the package diffsynth: pip install -e '.[wan]'")
     declare_torchvision_operators()
     with warnings.catch_warnings(), _told_that_there_is_no_gpu():  # of the packages that DiffSynth imports
         warnings.simplefilter("ignore")
@@ -33,7 +33,7 @@ def diffsynth_module(name: str) -> ModuleType:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"diffsynth is installed but cannot be imported ({reason}): Wan's VAE and encoders need it; install "
-                "what the message names, or pip install '.[wan]' in a fresh environment"
+                "what the message names, or pip install -e '.[wan]' in a fresh environment"
             ) from error
 
 

@@ -20,7 +20,7 @@ def peft_member(name: str) -> Any:
 
 def _member(package: str, name: str, extra: str) -> Any:
     if importlib.util.find_spec(package) is None:
-        raise ValueError(f"{name} needs the package {package}: pip install '.[{extra}]'")
+        raise ValueError(f"{name} needs the package {package}: pip install -e '.[{extra}]'")
     declare_torchvision_operators()
     with warnings.catch_warnings():  # of the packages that it imports
         warnings.simplefilter("ignore")
@@ -29,6 +29,6 @@ def _member(package: str, name: str, extra: str) -> Any:
         except (ImportError, RuntimeError, AttributeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ValueError(
-                f"{package} is installed but {name} cannot be imported ({reason}): pip install '.[{extra}]' in a fresh "
-                "environment"
+                f"{package} is installed but {name} cannot be imported ({reason}): pip install -e '.[{extra}]' in a "
+                "fresh environment"
             ) from error

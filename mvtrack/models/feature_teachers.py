@@ -98,7 +98,7 @@ def _fitted(network: nn.Module, video: Float[Tensor, "B V T 3 H W"], size: tuple
 @lru_cache(maxsize=1)
 def _dinov2(weights: str) -> nn.Module:
     if importlib.util.find_spec("transformers") is None:
-        raise ValueError("teacher.kind dinov2 needs the package transformers: pip install '.[wan]'")
+        raise ValueError("teacher.kind dinov2 needs the package transformers: pip install -e '.[wan]'")
     from transformers import Dinov2Model
 
     try:

@@ -99,7 +99,7 @@ def load_captioner(name: str, device: torch.device, tokens: int) -> Describe:
     try:
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError as error:
-        raise ValueError("captions need transformers: pip install '.[wan]'") from error
+        raise ValueError("captions need transformers: pip install -e '.[wan]'") from error
     folder = local_folder(name)
     try:
         if folder is None:

@@ -67,7 +67,7 @@ def start_distributed(timeout_s: int) -> None:
     try:
         import deepspeed
     except ImportError as error:
-        raise ValueError("training needs DeepSpeed: pip install '.[train]'") from error
+        raise ValueError("training needs DeepSpeed: pip install -e '.[train]'") from error
     # A kernel for all-reduces of inference on CPUs, which DeepSpeed would compile here for half a minute, under a lock
     # that a killed process leaves behind and later ones wait for without end.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

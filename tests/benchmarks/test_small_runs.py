@@ -31,7 +31,7 @@ def test_reshoot_benchmark_measures_a_process(benchmark, capsys):
 
 @pytest.mark.slow
 def test_studio_benchmark_loses_nothing_in_a_kill(benchmark, capsys):
-    pytest.importorskip("uvicorn", reason="the studio needs uvicorn: pip install '.[web]'")
+    pytest.importorskip("uvicorn", reason="the studio needs uvicorn: pip install -e '.[web]'")
     figures = line_of(benchmark("studio", "--small"), capsys)["figures"]
     assert figures["jobs accepted"] >= 1
     assert figures["lost"] == figures["problems"] == 0

@@ -15,7 +15,7 @@ from mvtrack.models.diffsynth_parts import diffsynth_module
 def peer():
     """DiffSynth's transformer, imported with its neighbours' warnings left out."""
     if importlib.util.find_spec("diffsynth") is None:  # not importorskip: importing it takes diffsynth_module
-        pytest.skip("the comparison needs diffsynth: pip install '.[wan]'")
+        pytest.skip("the comparison needs diffsynth: pip install -e '.[wan]'")
     diffsynth_module("wan_video_dit")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -117,4 +117,4 @@ def test_comparison_names_missing_package(benchmark, capsys, monkeypatch):
     module = benchmark("dit", "--small")
     monkeypatch.setattr(module.peer_diffsynth.importlib.util, "find_spec", lambda _: None)
     assert module.main() == 2
-    assert "pip install '.[wan]'" in capsys.readouterr().err
+    assert "pip install -e '.[wan]'" in capsys.readouterr().err

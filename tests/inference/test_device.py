@@ -121,7 +121,7 @@ def test_what_cannot_be_is_said(model, placement, message):
 
 def test_offloading_names_its_package(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate.hooks", None)
-    with pytest.raises(ValueError, match=r"needs the package accelerate: pip install '\.\[wan\]'"):
+    with pytest.raises(ValueError, match=r"needs the package accelerate: pip install -e '\.\[wan\]'"):
         place(model, Placement("cpu", offload="blocks"))
 
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs/examples/reshoot.ipynb"
 
-nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[dev]'")
+nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install -e '.[dev]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the kernel's own packages
 
 
@@ -29,7 +29,7 @@ def test_the_notebook_is_stored_as_it_ran_and_small():
 
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
-    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install '.[dev]'")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install -e '.[dev]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook, stored = nbformat.read(NOTEBOOK, 4), nbformat.read(NOTEBOOK, 4)
     nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -15,7 +15,7 @@ from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.shot_options import ShotOptions, read_shot
 from mvtrack.video.resize import plan_fit
 
-pytest.importorskip("viser", reason="the interactive page needs viser: pip install '.[page]'")
+pytest.importorskip("viser", reason="the interactive page needs viser: pip install -e '.[page]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # viser's and its server's own
 
 

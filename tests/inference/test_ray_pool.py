@@ -9,7 +9,7 @@ import pytest
 from mvtrack.config.cluster import RayOptions
 from mvtrack.inference.ray_pool import run_tasks
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 TWO = RayOptions(ray=True, ray_workers=2)
 
 

@@ -102,7 +102,7 @@ def wan_numbers(request, shared) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def live_wan_numbers() -> SimpleNamespace:
     if not importlib.util.find_spec("diffsynth"):
-        pytest.skip("needs diffsynth: pip install '.[wan]'")
+        pytest.skip("needs diffsynth: pip install -e '.[wan]'")
     model = diffsynth_module("wan_video_dit").WanModel
     from diffsynth.pipelines.wan_video import model_fn_wan_video
 

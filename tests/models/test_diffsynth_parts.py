@@ -40,5 +40,5 @@ def test_failed_diffsynth_import_is_one_line(tmp_path, broken, reason):
     (tmp_path / "diffsynth/__init__.py").write_text(broken)
     done = run(str(tmp_path))
     assert done.stdout.startswith(f"refused: diffsynth is installed but cannot be imported ({reason})")
-    assert "pip install '.[wan]'" in done.stdout
+    assert "pip install -e '.[wan]'" in done.stdout
     assert done.stdout.count("\n") == 1

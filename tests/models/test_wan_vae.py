@@ -121,7 +121,7 @@ def test_invalid_input_raises():
 
 def test_missing_package_names_extra(tmp_path, monkeypatch, released_vae):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"need the package diffsynth: pip install '.\[wan\]'"):
+    with pytest.raises(ValueError, match=r"need the package diffsynth: pip install -e '.\[wan\]'"):
         codec(released_vae).encode(torch.zeros(1, 1, 1, 3, 8, 8))
 
 

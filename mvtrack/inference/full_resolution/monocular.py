@@ -36,7 +36,7 @@ def load_estimator(name: str) -> Callable[[UInt8[Tensor, "3 H W"]], Float[Tensor
     try:
         from transformers import AutoModelForDepthEstimation
     except ImportError as error:
-        raise ValueError("--depth by a network needs transformers: pip install '.[wan]'") from error
+        raise ValueError("--depth by a network needs transformers: pip install -e '.[wan]'") from error
     folder = local_folder(name)
     try:
         if folder is None:

@@ -20,7 +20,7 @@ class LiveView:
         try:
             import viser
         except ImportError as error:
-            raise ValueError("the page needs viser: pip install '.[page]'") from error
+            raise ValueError("the page needs viser: pip install -e '.[page]'") from error
         self.scene, self.distance = scene, scene.result.subject_distance
         self.server = viser.ViserServer("127.0.0.1", port, label="mvtrack: 4D", verbose=False)
         self.server.scene.set_up_direction("-y")

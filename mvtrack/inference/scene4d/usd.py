@@ -21,7 +21,7 @@ def write_usd(scene: Scene4D, path: Path) -> list[str]:
     try:
         from pxr import Gf, Usd, UsdGeom, Vt
     except ImportError as error:
-        raise ValueError("--format usd needs usd-core: pip install '.[export]'") from error
+        raise ValueError("--format usd needs usd-core: pip install -e '.[export]'") from error
     stage = Usd.Stage.CreateNew(str(path))
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)

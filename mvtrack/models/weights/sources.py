@@ -51,7 +51,7 @@ def pipeline_folder(hub: HubModel, files: tuple[str, ...]) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise ValueError(
-            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install '.[sd]', or give a local folder"
+            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install -e '.[sd]', or give a local folder"
         ) from error
     snapshot = _cached(hub)
     if snapshot is not None and all((snapshot / name).is_file() for name in files):
@@ -81,7 +81,7 @@ def _from_hub(hub: HubModel, wanted: Wanted) -> Path:
         from huggingface_hub import constants
     except ImportError as error:
         raise ValueError(
-            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install '.[wan]', or give a local path"
+            f"{hub.repo} is a hub id, which needs huggingface_hub: pip install -e '.[wan]', or give a local path"
         ) from error
     snapshot = _cached(hub)
     names = names_in(snapshot) if snapshot else []

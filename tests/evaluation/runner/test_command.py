@@ -224,7 +224,7 @@ def test_worker_processes_give_the_same_bytes(run, davis, tmp_path, contents):
 @pytest.fixture(scope="module")
 def ray_cluster():
     """One for all commands: the address, which they take from $RAY_ADDRESS."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

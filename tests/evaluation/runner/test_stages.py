@@ -78,7 +78,7 @@ class DyingCopy(Baseline):
 
 @pytest.mark.slow
 def test_two_ray_workers_leave_the_same_bytes_when_one_is_killed(toy, tmp_path, contents):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     for name, cluster in (("alone", None), ("spread", RayOptions(ray=True, ray_workers=2))):
         mark = tmp_path / f"{name} died"
         if cluster is None:

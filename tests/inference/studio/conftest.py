@@ -12,7 +12,7 @@ from mvtrack.inference.studio.limits import StudioLimits
 from mvtrack.inference.studio.program import Program
 from mvtrack.inference.studio.uploads import READY, Uploads
 
-testclient = pytest.importorskip("starlette.testclient", reason="the studio needs starlette: pip install '.[web]'")
+testclient = pytest.importorskip("starlette.testclient", reason="the studio needs starlette: pip install -e '.[web]'")
 
 importlib.import_module("anyio").open_file  # noqa: B018  in a thread of the server, pytest could not import its parts
 

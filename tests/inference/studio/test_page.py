@@ -15,7 +15,7 @@ import pytest
 from mvtrack.inference.studio.store import Store
 from mvtrack.video.writer import VideoWriter
 
-pytest.importorskip("uvicorn", reason="the studio needs uvicorn: pip install '.[web]'")
+pytest.importorskip("uvicorn", reason="the studio needs uvicorn: pip install -e '.[web]'")
 pytestmark = pytest.mark.slow
 WAIT_MS = 240_000
 

@@ -118,5 +118,5 @@ def test_bad_schedules_raise(unchecked):
 
 def test_missing_diffusers_says_what_to_install(monkeypatch, unchecked):
     monkeypatch.setattr(diffusers_parts.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ValueError, match=r"DDIMScheduler needs the package diffusers: pip install '\.\[sd\]'"):
+    with pytest.raises(ValueError, match=r"DDIMScheduler needs the package diffusers: pip install -e '\.\[sd\]'"):
         ddim_scheduler(SD21)

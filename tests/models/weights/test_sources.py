@@ -132,5 +132,5 @@ def test_model_folder_loads_from_hub(tmp_path, small_model, monkeypatch):
 
 def test_hub_id_without_client_names_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match=r"a/b is a hub id.*pip install '\.\[wan\]', or give a local path"):
+    with pytest.raises(ValueError, match=r"a/b is a hub id.*pip install -e '\.\[wan\]', or give a local path"):
         resolve("a/b", "dit")
