@@ -85,7 +85,8 @@ class Sent:
 
 def main() -> None:
     count, out = int(sys.argv[1]), {}
-    for variant in VARIANTS if sys.argv[2] == "same" else ("plain",):
+    many = VARIANTS if count == 2 else ("plain", "own references")
+    for variant in many if sys.argv[2] == "same" else ("plain",):
         alone = place(built(variant), Placement("cpu"))
         wanted = {guidance: sampled(alone, guidance) for guidance in (1.0, 2.5)}
         shared = place(built(variant), Placement("cpu", gpus=count))
