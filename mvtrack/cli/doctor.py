@@ -43,7 +43,7 @@ class DoctorCommand(Command):
     purpose: Literal["train", "infer"] | None = option(None, "default: train with --config", flag="--for")
     machine: MachineOptions = section(MachineOptions, "another machine than this one")
     video: VideoOptions = section(VideoOptions, "the video")
-    placement: Placement = section(Placement, PLACEMENT)
+    placement: Placement = section(Placement, PLACEMENT, without=("gpus",))
     eval: bool = option(False, "also what every metric needs, and what of it is there")
     weights_dir: Path | None = option(None, "folder of the metrics' weights; default: $MVTRACK_WEIGHTS")
     hash: bool = option(False, "read weights that are there and compare their hashes")
@@ -127,7 +127,7 @@ def _refuse_unread(options: DoctorCommand, purpose: str) -> None:
             why="it is for videos, a training has its settings: leave it out, or add --for infer",
         )  # fmt: skip
     else:
-        refuse_unused(options, "gpus", why="it is for training, a video is made on one: leave it out")
+        refuse_unused(options, "gpus", why="it is for training, forecasts of a video are for one GPU: leave it out")
 
 
 def _evaluation(weights: Path | None) -> str:

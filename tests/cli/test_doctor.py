@@ -163,7 +163,7 @@ def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
         (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "--gpu-memory must be above 0, got -3.0"),
         (
             ["--preset", "wan2.1_t2v_1.3b", "--gpus", "4"],
-            "--gpus has no effect, it is for training, a video is made on one",
+            "--gpus has no effect, it is for training, forecasts of a video are for one GPU",
         ),
         (["--config", "configs/smoke.yaml", "--size", "32x48"], "--size has no effect, it is for videos"),
         (["--config", "configs/smoke.yaml", "--offload", "model"], "--offload has no effect, it is for videos"),
