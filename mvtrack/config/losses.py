@@ -52,6 +52,29 @@ class PointMatchConfig:
 
 
 @config
+class DistillationConfig:
+    """How a teacher's many steps become a student's few (training/losses/distillation.py).
+
+    steps: the student's, for which it is made; teacher_steps: the teacher's in all of them, a multiple. teacher: its
+    folder, file or hub id; null: the model of train.init_from. guidance: scale of text guidance by which the teacher is
+    sampled, distilled into the student's one forward; null: as the teacher is meant to be sampled.
+    """
+
+    steps: Count = 4
+    teacher_steps: Count = 48
+    teacher: str | None = None
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher_steps % self.steps:
+            near = self.steps * max(1, self.teacher_steps // self.steps)
+            raise ValueError(
+                f"teacher_steps {self.teacher_steps} must be a multiple of the student's steps {self.steps}: set it to "
+                f"{near}"
+            )
+
+
+@config
 class LossConfig:
     """correspondence: weight of the correspondence loss, 0 is off; the mean over `correspondence_layers` is taken.
 
@@ -60,6 +83,7 @@ class LossConfig:
     the latter two; null: all.
     tracking: weight of the tracking head's loss, 0 is off; tracking_points: points followed per sample.
     features: alignment with another network's features, at `model.feature_projector`.
+    distillation: weight of few-step distillation, 0 is off; the denoising loss is off while it is on.
     """
 
     correspondence: NonNegative = 0.0
@@ -72,6 +96,8 @@ class LossConfig:
     tracking_points: Count = 64
     tracking_options: TrackLossConfig = field(default_factory=TrackLossConfig)
     features: FeatureLossConfig = field(default_factory=FeatureLossConfig)
+    distillation: NonNegative = 0.0
+    distillation_options: DistillationConfig = field(default_factory=DistillationConfig)
 
     def __post_init__(self) -> None:
         layers = self.correspondence_layers

@@ -40,6 +40,8 @@ class RunConfig(TrainingConfig):
                 "defaults), or loss.tracking: 0 and model.tracking: null"
             )
         self._check_features()
+        if self.loss.distillation > 0:
+            self._check_distillation()
         last = self.model.num_layers - 1
         for layer in self.loss.correspondence_layers or ():
             if not 0 <= layer <= last:
@@ -80,6 +82,27 @@ class RunConfig(TrainingConfig):
             raise ValueError("model.feature_projector.scale is Geometry Forcing's: set it true for that loss alone")
         if features.is_used and self.model.views is None:
             raise ValueError("loss.features is for models of still views: set model.views, or both weights to 0")
+
+    def _check_distillation(self) -> None:
+        model, options = self.model, self.loss.distillation_options
+        if model.dit is None or model.diffusion is not None or model.views is not None:
+            raise ValueError(
+                "loss.distillation is for rectified flow over model.dit that re-shoots videos: set it to 0 with "
+                "model.diffusion or model.views"
+            )
+        if options.teacher is None and self.train.init_from is None:
+            raise ValueError(
+                "loss.distillation needs a teacher: name the model that the student starts from in train.init_from, or "
+                "another one in loss.distillation_options.teacher"
+            )
+        if options.guidance not in (None, 1) and not model.text_dim:
+            raise ValueError("loss.distillation_options.guidance is by text: set it to 1 where dit.text_dim is 0")
+        if (model.sampling.steps, model.sampling.guidance) != (options.steps, 1):
+            raise ValueError(
+                f"a student is sampled as it was taught: set model.sampling.steps: {options.steps} (the steps of "
+                f"loss.distillation_options) and model.sampling.guidance: 1, got {model.sampling.steps} and "
+                f"{model.sampling.guidance:g}"
+            )
 
     def _check_logit_heads(self) -> None:
         loss = self.loss

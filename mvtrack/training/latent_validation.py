@@ -12,13 +12,13 @@ from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import LatentClip, LatentFolder
 from mvtrack.data.visualize.drawing import as_unit_video, draw_cameras
 from mvtrack.geometry.camera import Camera
-from mvtrack.inference.sampler import SamplerOptions, sample_latents
+from mvtrack.inference.sampler import sample_latents
 from mvtrack.metrics.image import psnr
 from mvtrack.models.conditioning import Window, encode_conditioning
 from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
-from mvtrack.training.validation import STEPS, ValidationReport
+from mvtrack.training.validation import ValidationReport, validation_sample
 from mvtrack.video.writer import to_bytes
 
 _VIDEOS = 2  # clips shown in TensorBoard
@@ -71,7 +71,7 @@ class LatentValidator:
         clip, prompts = case.clip, Prompts(case.text, image=case.clip.image)
         conditioning = encode_conditioning(model.config, Window(camera, clip.distance, prompts))
         clean = clip.latents[None, :1].to(model.device)
-        return model.decode(sample_latents(model, clean, conditioning, SamplerOptions(STEPS)))[0, 0]
+        return model.decode(sample_latents(model, clean, conditioning, validation_sample(self.config)))[0, 0]
 
 
 def _large(video: Float[Tensor, "T 3 H W"]) -> UInt8[np.ndarray, "T h w 3"]:

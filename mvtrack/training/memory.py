@@ -21,6 +21,7 @@ from mvtrack.models.flops import training_flops, view_training_flops
 from mvtrack.training import distributed
 from mvtrack.training.activation_memory import training_bytes, training_scene
 from mvtrack.training.adapters import empty_training_network
+from mvtrack.training.distillation_teacher import teacher_bytes, teacher_flops
 from mvtrack.training.engine import BUCKET_ELEMENTS, effective_stage
 from mvtrack.training.optimizer import freeze
 
@@ -61,6 +62,9 @@ def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cud
     else:
         text, grid = TEXT_TOKENS if config.model.text_dim else 0, (2, num_latent_frames(config.model.num_frames))
         flops = training_flops(config.model.dit, tokens, text, checkpointing, grid)
+        if config.loss.distillation > 0:
+            parts["teacher"] = teacher_bytes(config)
+            flops += teacher_flops(config, tokens, text, grid)
     return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
 
 

@@ -18,14 +18,17 @@ from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.models.prompts import Prompts
 from mvtrack.training.losses import LOSSES
 from mvtrack.training.losses.base import Loss, TrainingBatch
+from mvtrack.training.losses.distillation import DistillationLoss
 
 
 class Objective:
-    """The losses of a run that have a weight, with their targets."""
+    """The losses of a run that have a weight, with their targets. distillation: the one that asks a teacher, if any; it
+    also says at which noise levels."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config, self.process = config, process_of(config.model)
         self.losses: list[Loss] = [loss for loss in (kind(config) for kind in LOSSES) if loss.weight > 0]
+        self.distillation = next((loss for loss in self.losses if isinstance(loss, DistillationLoss)), None)
         self.tap_layers = tuple(sorted({layer for loss in self.losses for layer in loss.tap_layers}))
 
     @torch.no_grad()
@@ -52,8 +55,11 @@ class Objective:
         conditioning = encode_conditioning(model, window, reference)
         if model.ray_drop > 0:
             conditioning = conditioning.without_cameras(~self.keeps_camera(index))
+        levels = torch.stack(sigma)
+        if self.distillation:
+            levels = self.distillation.starts(targets[self.distillation.name])
         targets = {name: target for name, target in targets.items() if target is not None}
-        return TrainingBatch(latents, torch.stack(noise), torch.stack(sigma), conditioning, targets)
+        return TrainingBatch(latents, torch.stack(noise), levels, conditioning, targets)
 
     def __call__(self, network: Callable[..., DiTOutput], batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
         """Every loss, parts of losses for the log, and `total`, their weighted sum. Reference latents stay clean.
@@ -62,6 +68,8 @@ class Objective:
         """
         noisy = self.process.add_noise(batch.latents, batch.noise, batch.sigma)
         noisy = keep_references(batch.latents, noisy, batch.conditioning.reference)
+        if self.distillation:
+            batch = self.distillation.taught(batch, noisy)
         output = network(noisy, self.process.timestep(batch.sigma), batch.conditioning, self.tap_layers)
         taps = dict(zip(self.tap_layers, output.taps, strict=True))
         parts, total = {}, 0.0

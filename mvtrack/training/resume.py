@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mvtrack.config.run import RunConfig
 from mvtrack.config.training import TrainingConfig
 from mvtrack.config.tree import from_tree, to_tree
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
@@ -18,6 +19,7 @@ _FREE = {
     "model.diffusion.steps", "model.diffusion.guidance", "model.diffusion.spacing",
 }  # fmt: skip
 _FREE_OF_A_BANK = {"root", "prerender"}
+_TEACHER = ("train.init_from", "train.init_lora")  # where distillation names no other
 
 
 def choose_checkpoint(run_dir: Path, resume: str | None) -> CheckpointReader | None:
@@ -40,6 +42,8 @@ def refuse_changes(config: TrainingConfig, reader: CheckpointReader, accept: boo
     saved = from_tree(type(config), reader.state.config, where=f"the config in {reader.folder / 'state.json'}")
     before, now = _flat(to_tree(saved)), _flat(to_tree(config))
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k))
+    if isinstance(config, RunConfig) and config.loss.distillation > 0:
+        changed += [k for k in _TEACHER if before[k] != now[k] and config.loss.distillation_options.teacher is None]
     if changed and not accept:
         shown = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:4])
         raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from mvtrack.config.encoders import CodecConfig, TextConfig
+from mvtrack.config.encoders import TextConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.data.clip import num_latent_frames
@@ -27,6 +27,14 @@ from mvtrack.models.weights.lora import merge_all
 from mvtrack.training import distributed
 from mvtrack.training.base_run import BaseRun
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
+from mvtrack.training.distillation_teacher import (
+    negative_features,
+    open_teacher,
+    same_codec,
+    same_parameters,
+    teacher_flops,
+    teacher_guidance,
+)
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_engine, prepare_network, training_kernel, warn_if_nothing_is_kept
 from mvtrack.training.export import export_checkpoint, export_lora
@@ -64,7 +72,8 @@ class Run(BaseRun):
         if model.dit is None:
             return view_training_flops(model, tokens, checkpointing)
         text, grid = model.text.length if model.text else 0, (2, num_latent_frames(self.config.data.num_frames))
-        return training_flops(model.dit, tokens, text, checkpointing, grid)
+        taught = teacher_flops(self.config, tokens, text, grid) if self.objective.distillation else 0
+        return training_flops(model.dit, tokens, text, checkpointing, grid) + taught
 
     def validate(self) -> ValidationReport:
         return self.validator.run(self.model)
@@ -106,13 +115,17 @@ def text_length(config: ModelConfig) -> int | None:
 def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | None, heartbeat: Heartbeat) -> Run:
     """Build a run on this rank. Collective."""
     run_dir, progress = Path(config.train.run_dir), reader.state.progress if reader else Progress()
-    kernel = training_kernel(config)
+    kernel, objective = training_kernel(config), Objective(config)
+    if objective.distillation:
+        teacher_guidance(config)  # refuses what cannot teach before anything is rendered
     if distributed.rank() == 0:
         warn_if_nothing_is_kept(config, kernel)
         record_attempt(run_dir, config, progress.step, distributed.world_size(), kernel)
         if isinstance(dataset, BatchDataset):
             fill_banks(dataset, config)
             _empty_caption(config)
+        if objective.distillation:
+            negative_features(config, distributed.device())
     distributed.barrier()
     if isinstance(dataset, BatchDataset):
         dataset.text = _empty_caption(config)
@@ -122,13 +135,15 @@ def set_up(config: RunConfig, dataset: StepDataset, reader: CheckpointReader | N
         check_encoders(dataset, config.model, codec)
     engine = build_engine(prepare_network(config, weights), config)
     codec.to(engine.device)
+    if objective.distillation:
+        objective.distillation.teacher = open_teacher(config, codec, engine.device)
     save_frozen(run_dir / "checkpoints", engine.module)
     ema = EMA(engine, config.train.ema_decay)
     guard = FiniteGuard(config, progress.skipped)
     validator = _validator(config, dataset)
     log = RunLog(run_dir, config, progress.step) if distributed.rank() == 0 else None
     run = Run(
-        config=config, objective=Objective(config), dataset=dataset, engine=engine, codec=codec, ema=ema, guard=guard,
+        config=config, objective=objective, dataset=dataset, engine=engine, codec=codec, ema=ema, guard=guard,
         validator=validator, heartbeat=heartbeat, log=log, progress=progress,
     )  # fmt: skip
     if reader:
@@ -167,8 +182,7 @@ def _first_weights(
         return reader.weights()
     if config.train.init_from:
         start = load_model(config.train.init_from)
-        same_codec = _same_codec(start.config.codec, config.model.codec)
-        if not _same_parameters(start.config, config.model) or not same_codec:
+        if not same_parameters(start.config, config.model) or not same_codec(start.config.codec, config.model.codec):
             raise ValueError(
                 f"train.init_from {config.train.init_from} holds another architecture than model and model.codec"
             )
@@ -190,19 +204,6 @@ def _refuse_other_rays(config: RunConfig, start: ReshootModel) -> None:
     silent = [p for name, p in start.dit.named_parameters() if name.startswith(CONDITION_OUT)]
     if replace(theirs, drop=ours.drop, drop_per=ours.drop_per) != ours and any(p.any() for p in silent):
         raise ValueError(f"train.init_from {config.train.init_from} was trained with other rays: set {theirs}")
-
-
-def _same_parameters(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether two networks differ in nothing but what their tokens attend to, or how their cameras are given."""
-    if type(one.backbone) is not type(other.backbone):
-        return False
-    names = ("attention", "full_attention_blocks", "reference_attention") if one.dit else ("rays",)
-    return replace(one.backbone, **{name: getattr(other.backbone, name) for name in names}) == other.backbone
-
-
-def _same_codec(one: CodecConfig, other: CodecConfig) -> bool:
-    """Whether they differ in nothing but the place of their weights; which weights those are, `check_encoders` asks."""
-    return one.kind == other.kind and replace(one, weights=other.weights) == other
 
 
 def _started(config: RunConfig, started: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.training import distributed
 
 VALIDATION_SEED = 10_000  # the yardstick's pinned cases have smaller seeds
-STEPS = 8
+STEPS = 8  # of sampling; a student is validated in its own
 _POINTS = 24
 _VIDEOS = 2  # clips shown in TensorBoard
 
@@ -28,11 +28,16 @@ class ValidationReport:
     pictures: dict[str, Float[Tensor, "3 h w"]] = field(default_factory=dict)  # the same of still scenes
 
 
+def validation_sample(config: RunConfig) -> SamplerOptions:
+    """How a model that re-shoots is sampled for validation: without guidance."""
+    return SamplerOptions(config.model.sampling.steps if config.loss.distillation > 0 else STEPS)
+
+
 class Validator:
     """Holds this rank's share of the rendered clips between validations; they are made at the first one."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self.config, self._sample = config, validation_sample(config)
         self._cases: list[RenderedCase] | None = None
 
     def run(self, model: ReshootModel) -> ValidationReport:
@@ -41,7 +46,7 @@ class Validator:
         for i, case in enumerate(self._share()):
             reference, truth = case.clip.video
             made, opposite = (
-                generate(model, reference, Window(camera, case.clip.scene_depth), SamplerOptions(STEPS))
+                generate(model, reference, Window(camera, case.clip.scene_depth), self._sample)
                 for camera in (case.clip.camera, case.mirrored_camera)
             )
             true_db = psnr(made, truth)

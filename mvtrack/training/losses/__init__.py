@@ -2,8 +2,9 @@
 
 from mvtrack.training.losses.correspondence import CorrespondenceLoss
 from mvtrack.training.losses.denoising import DenoisingLoss
+from mvtrack.training.losses.distillation import DistillationLoss
 from mvtrack.training.losses.geometry_forcing import GeometryForcingLoss
 from mvtrack.training.losses.repa import RepaLoss
 from mvtrack.training.losses.tracking import TrackingLoss
 
-LOSSES = (DenoisingLoss, CorrespondenceLoss, TrackingLoss, RepaLoss, GeometryForcingLoss)
+LOSSES = (DenoisingLoss, DistillationLoss, CorrespondenceLoss, TrackingLoss, RepaLoss, GeometryForcingLoss)

@@ -14,7 +14,7 @@ from mvtrack.training.losses.base import TrainingBatch
 
 class DenoisingLoss:
     """Of the velocity or the clean latents (rectified flow, method §2), or of v (discrete diffusion). References stay
-    clean and count for nothing."""
+    clean and count for nothing. Off while a teacher is distilled."""
 
     tap_layers = ()
     sees_pictures = False
@@ -23,7 +23,7 @@ class DenoisingLoss:
     def __init__(self, config: RunConfig) -> None:
         self.process = process_of(config.model)
         self.name = "flow" if config.model.diffusion is None else "diffusion"
-        self.weight = 1.0
+        self.weight = 0.0 if config.loss.distillation > 0 else 1.0
 
     def targets(self, batch: Batch, seeds: list[int]) -> None:
         """None: the target is the noise, which is drawn for the network's input."""
