@@ -51,6 +51,14 @@ def test_joint_step_benchmark_compares_losses(benchmark, capsys):
 
 
 @pytest.mark.slow
+def test_few_steps_benchmark_compares_a_student_with_itself(benchmark, capsys):
+    """The student is the teacher where none is named: the same pictures at the same steps and noise."""
+    figures = line_of(benchmark("few_steps", "--small"), capsys)["figures"]
+    for score in ("PSNR, dB", "co-visible PSNR, dB", "gradient energy", "PSNR to the teacher's whole video, dB"):
+        assert figures[f"student, 4: {score}"] == figures[f"teacher, 4: {score}"] != figures[f"student, 1: {score}"]
+
+
+@pytest.mark.slow
 def test_step_cache_benchmark_counts_passes(benchmark, capsys):
     figures = line_of(benchmark("step_cache", "--small"), capsys)["figures"]
     assert figures["all steps: passes"] == 4
