@@ -19,12 +19,14 @@ import torch
 import yaml
 
 from mvtrack.cli.main import main as cli
-from mvtrack.config.presets import training_preset
+from mvtrack.config.presets import preset, training_preset
 from mvtrack.config.run import load_config
 from mvtrack.config.tree import to_tree
 from mvtrack.data.latents import LatentFolder
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
+from mvtrack.training.distillation_teacher import teacher_guidance
 from tests.data.public.synthesis import synthesise
 from tests.data.public.test_multicamvideo import FOCAL_MM, SENSOR_MM, write_scene
 from tracking_head import CorrelationConfig, HeadConfig
@@ -59,7 +61,7 @@ def reduced(name: str, umt5: Path, vae: Path, clip: Path, tmp_path: Path) -> Pat
     )
     model = replace(
         run.model, dit=dit, codec=replace(run.model.codec, weights=str(vae)), tap_layer=1, sizes=(SIZE,),
-        text=replace(run.model.text, weights=str(umt5), length=7), num_frames=T, tracking=HEAD,
+        text=replace(run.model.text, weights=str(umt5), length=7), num_frames=T, tracking=run.model.tracking and HEAD,
         image=replace(run.model.image, weights=str(clip)) if run.model.image else None,
     )  # fmt: skip
     latents = replace(run.data.latents[0], root=str(tmp_path / "latents"), size=SIZE, held_out=1)
@@ -71,7 +73,7 @@ def reduced(name: str, umt5: Path, vae: Path, clip: Path, tmp_path: Path) -> Pat
     )  # fmt: skip
     tree = to_tree(replace(run, model=model, data=data, loss=loss, train=train))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
-    start = replace(model, tracking=None)  # as converted: without a head
+    start = replace(model, tracking=None, sampling=preset("recammaster_1.3b").sampling)  # as converted: without a head
     save_model(build_model(start, seed=5), tmp_path / "start")
     return tmp_path / "run.yaml"
 
@@ -107,6 +109,24 @@ def test_recipe_trains_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, m
     trained = ("self_attn.", "camera_proj.", "ray_encoder.", "cam_encoder.", "projector.")
     assert moved
     assert all(any(part in name for part in trained) for name in moved)
+
+
+@pytest.mark.slow
+def test_a_guided_teacher_is_distilled_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, monkeypatch, capsys):
+    """The negative caption's features come from the text encoder; the student is sampled without guidance."""
+    monkeypatch.setenv("MVTRACK_CACHE", str(tmp_path / "cache"))
+    config = reduced("distill_1.3b", umt5, wan_vae_file, clip_vit, tmp_path)
+    assert cli(["prepare", "--rendered", "3", "--config", str(config)]) == 0, capsys.readouterr().err
+    assert teacher_guidance(load_config(config)) == 5
+    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = {name: value for row in rows for name, value in row.items()}
+    assert last["step"] == 3
+    assert last["loss/distillation"] > 0
+    assert "loss/flow" not in last
+    assert SamplerOptions.of(load_model(tmp_path / "run/model").config) == SamplerOptions(steps=4, guidance=1)
 
 
 def write_multicamvideo(root: Path, scenes: int, views: int) -> Path:
