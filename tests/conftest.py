@@ -40,7 +40,9 @@ def own_extensions(tmp_path_factory) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Only where the whole folder is missing is a test skipped: a file missing from it is a failure."""
+    """What the machine lacks; of ../shared only the whole folder: a file missing from it is a failure."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     if item.get_closest_marker("shared") and not SHARED.exists():
         pytest.skip("read public data in ../shared, which is not beside this checkout (tests/golden/README.md)")
 

@@ -61,7 +61,6 @@ def test_small_attention_run_times_both_kernels_and_the_chosen_one(benchmark, ca
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_doctor_estimates_hold_on_gpu(benchmark, capsys, monkeypatch):
     module = benchmark("full_size", "--layers", "4", "--frames", "9", "--rounds", "1", "--no-compile")
     monkeypatch.setattr(sys.modules["peer_diffsynth"], "why_missing", lambda: "left out")

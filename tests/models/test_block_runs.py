@@ -79,7 +79,6 @@ def test_checkpointing_recomputes_what_it_says(checkpointing, self_runs, cross_r
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient"])
 def test_gpu_kernels_keep_attention(kernel):
     config = replace(CONFIG, dim=32)  # heads of 16

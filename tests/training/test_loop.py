@@ -235,7 +235,6 @@ def test_invalid_input_is_one_line_and_exit_code_2(tmp_path, small_run):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bfloat16_trains_on_gpu(tmp_path, small_run):
     run_train(tmp_path, small_run, "train.precision=bf16", "train.steps=1", f"train.run_dir={tmp_path / 'r'}")
     rows = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
