@@ -41,7 +41,8 @@ MAX_FILE_LINES = 450
 # And 200 and 270 for references that do not look at the targets, computed once a video.
 # And 400 and 200 for several GPUs that share the passes of one video.
 # And 300 and 300 for few-step distillation: the loss, its teacher read, compared and counted.
-MAX_LINES = {("mvtrack", "tracking_head"): 57_550, ("tests",): 37_220}
+# And 50 of tests for the script that a GPU is measured by.
+MAX_LINES = {("mvtrack", "tracking_head"): 57_550, ("tests",): 37_270}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 
