@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash benchmarks/gpu_session.sh [--small] [FILE]: what only a GPU can tell, in ten minutes at most: the GPU's tests, a
-# full-size forward and training step, the VAE, offloading, a source that is computed once, the correlation volumes. Each
-# part has its time and may fail alone. FILE (outputs/gpu_session.json) holds the machine and what every part printed
+# full-size forward and training step, videos with each way to offload, a source that is computed once, the correlation
+# volumes. Each part has its time and may fail alone. FILE (outputs/gpu_session.json) holds the machine and what every part printed
 # last; the last line is one JSON object with `met`. --small: reduced sizes, also where there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1

@@ -32,7 +32,7 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
     if placement.offload == "blocks":
         _offload_blocks(dit, device, dtype)
     else:
-        _cast(dit, dtype)
+        cast_transformer(dit, dtype)
     if placement.offload == "none":
         dit.to(device)
     if placement.offload != "model":
@@ -71,7 +71,7 @@ def weights_dtype(model: ReshootModel, placement: Placement) -> torch.dtype:
     return model.dit.dtype if wanted == "stored" else getattr(torch, wanted)
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+def cast_transformer(module: nn.Module, dtype: torch.dtype) -> None:
     """All of the transformer but the tracking head, which counts in fractions of a pixel."""
     for name, child in module.named_children():
         if name != "tracking_head":

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mvtrack.inference.device import cast_transformer
 from mvtrack.inference.ranks import Groups, PassInputs, join, received
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT, empty_dit
@@ -46,11 +47,7 @@ def _network(device: torch.device) -> WanDiT:
     """As the first process has it."""
     _, config, dtype, attention, compiled = received(device)
     dit = empty_dit(config).to_empty(device=device)
-    for name, child in dit.named_children():
-        if name != "tracking_head":
-            child.to(dtype)
-    for parameter in dit.parameters(recurse=False):
-        parameter.data = parameter.data.to(dtype)
+    cast_transformer(dit, dtype)
     for tensor in (*dit.parameters(), *dit.buffers()):
         dist.broadcast(tensor.data, src=0)
     dit.attention = attention

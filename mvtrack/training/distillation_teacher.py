@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mvtrack.config.encoders import CodecConfig
+from mvtrack.config.compatibility import same_codec, same_parameters
 from mvtrack.config.model import ModelConfig, RayConfig
 from mvtrack.config.run import RunConfig
 from mvtrack.models.encoders import codec_id
@@ -77,19 +77,6 @@ def open_teacher(config: RunConfig, codec: VideoCodec, device: torch.device) -> 
     if config.train.compile:
         network.compile_blocks()
     return Teacher(network.eval().requires_grad_(False), guidance, negative_features(config, device))
-
-
-def same_parameters(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether two networks differ in nothing but what their tokens attend to, or how their cameras are given."""
-    if type(one.backbone) is not type(other.backbone):
-        return False
-    names = ("attention", "full_attention_blocks", "reference_attention") if one.dit else ("rays",)
-    return replace(one.backbone, **{name: getattr(other.backbone, name) for name in names}) == other.backbone
-
-
-def same_codec(one: CodecConfig, other: CodecConfig) -> bool:
-    """Whether they differ in nothing but the place of their weights; which weights those are, `check_encoders` asks."""
-    return one.kind == other.kind and replace(one, weights=other.weights) == other
 
 
 def teacher_bytes(config: RunConfig) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from mvtrack.config.compatibility import same_codec, same_parameters
 from mvtrack.config.encoders import TextConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.run import RunConfig
@@ -30,8 +31,6 @@ from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
 from mvtrack.training.distillation_teacher import (
     negative_features,
     open_teacher,
-    same_codec,
-    same_parameters,
     teacher_flops,
     teacher_guidance,
 )

@@ -52,7 +52,9 @@ def conditioning(dit: WanDiT) -> Conditioning:
     rays = torch.randn(1, V, F, RayConfig(token_px=4, stride=2).channels, 2 * H, 2 * W, generator=g)
     text, negative = torch.randn(2, 1, 13, 11, generator=g)
     poses = torch.randn(1, V, F, 12, generator=g) if dit.config.pose_encoder else None
-    return Conditioning(rays, text, poses, negative_text=negative)
+    by_mask = dit.config.attention == "factorised"  # in one variant the reference is named by a mask
+    reference = torch.arange(V)[None, :, None].expand(1, V, F) == 0 if by_mask else None
+    return Conditioning(rays, text, poses, reference=reference, negative_text=negative)
 
 
 def sampled(model: ReshootModel, guidance: float) -> torch.Tensor:
