@@ -130,7 +130,8 @@ def codec(size: tuple[int, int], frames: int, precision: str, decode: bool) -> t
 
 
 def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, **train: object) -> tuple[float, float]:
-    """Two accumulated micro-batches and the update, through DeepSpeed; everything of a rank included."""
+    """Two steps of two accumulated micro-batches, through DeepSpeed; everything of a rank included. The first step's
+    update is what makes an optimiser's state."""
     options = argparse.Namespace(preset=name, small=False, layers=layers, keep="nothing", size=size, frames=frames)
     run = full_size.run_config(options)
     data = DataConfig(banks=(), latents=(LatentsConfig("none", size),), num_frames=frames, mirror=False, palette=False)
@@ -153,7 +154,7 @@ def training(name: str, layers: int, frames: int, size: tuple[int, int] = SIZE, 
         engine = build_engine(prepare_network(run, weights()), run)
         ema = EMA(engine, 0.99)
         autocast = run.train.precision == "autocast_bf16"
-        for _ in range(run.train.batch_size):
+        for _ in range(2 * run.train.batch_size):
             gc.collect()
             with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
                 total = Objective(run)(engine, step)["total"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option, refuse_unused, run, section
+from mvtrack.config.errors import leave
 from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.davis import Davis
 from mvtrack.evaluation.benchmarks.davis_list import Rule, find_sequences, make_list, read_list, write_list
@@ -50,4 +51,4 @@ def _run(options: DavisCommand) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,12 +1,12 @@
 """Tables 2 and 3 on the iPhone benchmark: `python eval/iphone.py --data DYCHECK/iphone --model FOLDER`.
 docs/evaluation.md"""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option, run, section
+from mvtrack.config.errors import leave
 from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.iphone import SEQUENCES, IPhone
 from mvtrack.evaluation.command import (
@@ -51,4 +51,4 @@ def _run(options: IPhoneCommand) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,7 @@ from pathlib import Path
 from mvtrack.config.checked import Count, config
 from mvtrack.config.command_line import option, run, section
 from mvtrack.config.datasets import DatasetOptions
+from mvtrack.config.errors import leave
 from mvtrack.evaluation.benchmarks.case_list import list_cases
 from mvtrack.evaluation.benchmarks.multicam import MultiCam
 from mvtrack.evaluation.command import RETIRED, BenchmarkCommand, RunOptions, methods_of, run_benchmark, size_of
@@ -55,4 +56,4 @@ def _means(scores: dict, benchmark: MultiCam) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,8 +1,7 @@
 """`python -m mvtrack`: the same as the console command."""
 
-import sys
-
 from mvtrack.cli.main import main
+from mvtrack.config.errors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,7 @@ from typing import Literal
 from mvtrack.config.checked import Count, config
 from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
+from mvtrack.config.errors import leave
 from mvtrack.inference.model_options import LESS_MEMORY, SAMPLING, ModelCommand, SamplingOptions
 from mvtrack.inference.shot_options import PointOptions, ShotOptions, read_shot, resolution
 
@@ -90,4 +91,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,6 +9,7 @@ from mvtrack.config.checked import Count, config
 from mvtrack.config.cluster import RayOptions, Shard, parse_shard, shard_of
 from mvtrack.config.command_line import option, overrides, positional, run, section
 from mvtrack.config.datasets import DatasetOptions
+from mvtrack.config.errors import leave
 from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
 
 
@@ -100,4 +101,4 @@ def _prepare(options: PrepareCommand) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,7 @@ from mvtrack.config.checked import config
 from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.config.datasets import DatasetOptions
+from mvtrack.config.errors import leave
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import picture_size
 from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, MemoryChecked
@@ -74,4 +75,4 @@ def _track(options: PseudoTracksCommand) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,7 +1,9 @@
 """How every command ends: bad input, or too little memory, is one line on stderr and exit code 2, not a traceback."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of PyTorch on a CPU
 
@@ -27,6 +29,16 @@ def run_command(work: Callable[[], None], name: str, debug: bool = False, less_m
         sys.stderr.write(f"{name}: interrupted\n")
         return 130
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End a program that may have used Ray. If it has, the interpreter's own clean-up is left out: Ray's threads can
+    crash in it (SIGSEGV) when all is done and written, and the exit code would say that the work failed."""
+    if "ray" not in sys.modules:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

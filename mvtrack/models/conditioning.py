@@ -152,7 +152,10 @@ def model_cameras(
     elif scene_depth is not None:
         scale = torch.as_tensor(scene_depth, dtype=torch.float32).expand(lead)
     else:
-        raise ValueError("rays.scale median_depth needs scene_depth: the distance of what the reference shows")
+        raise ValueError(
+            "rays.scale median_depth needs scene_depth, the distance of what the reference shows; for data without "
+            "depth train with model.rays.scale=path_extent"
+        )
     return relative.scaled((1 / scale)[..., None, None].expand(camera.shape)), scale
 
 

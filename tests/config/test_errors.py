@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,3 +38,16 @@ def test_what_is_really_asked_of_the_cpu(capsys):
 def test_other_errors_of_the_program_are_not_hidden():
     with pytest.raises(RuntimeError, match="shapes differ"):
         run_command(lambda: fail(RuntimeError("shapes differ")), "mvtrack reshoot")
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_program_that_used_ray_ends_with_its_own_code(tmp_path, code):
+    """Though Ray crashes when the interpreter ends; what was printed is there."""
+    crash = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGSEGV)"
+    (tmp_path / "ray.py").write_text(crash)
+    program = f"import ray; from mvtrack.config.errors import leave; print('done', end=''); leave({code})"
+    run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {program}"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "done", "")
+    without = [sys.executable, "-c", f"from mvtrack.config.errors import leave; leave({code})"]
+    assert subprocess.run(without).returncode == code
