@@ -28,9 +28,11 @@ from mvtrack.config.run import RunConfig
 from mvtrack.inference.memory.codec import codec_cost, empty_wan_network
 from mvtrack.inference.memory.inference import weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
+from mvtrack.inference.ranks import sharing
 from mvtrack.inference.sampler import SamplerOptions, sample_latents
 from mvtrack.models.dit import empty_dit
 from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.sequence_parallel import AloneOf
 from mvtrack.models.wan_vae import WanVAECodec
 from mvtrack.training.memory import estimate_training
 from mvtrack.training.objective import Objective
@@ -82,14 +84,15 @@ def shallow(config: ModelConfig, layers: int) -> ModelConfig:
 
 
 def sampling(
-    name: str, layers: int, frames: int, precision: str, batched: bool = False, size: tuple[int, int] = SIZE
-) -> tuple[float, float]:
-    """Two guided steps of the transformer, weights included."""
+    name: str, layers: int, frames: int, precision: str, batched: bool = False, size: tuple[int, int] = SIZE,
+    ranks: int = 1,
+) -> tuple[float, float]:  # fmt: skip
+    """Two guided steps of the transformer, weights included. ranks: of one of so many that share the tokens."""
     config = shallow(preset(name), layers)
     config = replace(config, sampling=SamplingConfig(2, 5.0, precision))
     dtype = getattr(torch, precision)
     autocast = precision == "float32" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    scene = InputShape(size, frames, batch=2 if batched else 1)
+    scene = InputShape(size, frames, batch=2 if batched else 1, ranks=ranks)
     foretold = weights_bytes(config, dtype)[0] + forward_bytes(config, scene, dtype, autocast)
     warm_up()
 
@@ -98,7 +101,8 @@ def sampling(
         model = ReshootModel(config, dit, None, batched_guidance=batched)
         step = full_size.random_step(full_size_run(config), size, frames)
         conditioning = step.conditioning._replace(negative_text=step.conditioning.text)
-        sample_latents(model, step.latents[:, :1], conditioning, SamplerOptions.of(config))
+        with sharing(dit, AloneOf(ranks)):
+            sample_latents(model, step.latents[:, :1], conditioning, SamplerOptions.of(config))
 
     return foretold / MIB, peak_mib(work)
 
@@ -177,6 +181,7 @@ CASES: dict[str, Callable[[], tuple[float, float]]] = {
     "sampling, ReCamMaster, bfloat16": lambda: sampling("recammaster_1.3b", 4, 9, "bfloat16"),
     "sampling, ReCamMaster, bfloat16, guidance at once": lambda: sampling("recammaster_1.3b", 4, 9, "bfloat16", True),
     "sampling, ReCamMaster, float32": lambda: sampling("recammaster_1.3b", 3, 5, "float32"),
+    "sampling, ReCamMaster, bfloat16, one of 4 ranks": lambda: sampling("recammaster_1.3b", 4, 9, "bfloat16", ranks=4),
     "sampling, ReDirector, bfloat16": lambda: sampling("redirector_1.3b", 3, 9, "bfloat16"),
     "encoding, float32": lambda: codec((240, 416), 9, "float32", decode=False),
     "decoding, float32": lambda: codec((240, 416), 9, "float32", decode=True),

@@ -19,7 +19,7 @@ SIGNS = {True: "ok ", False: "!! ", None: "   "}
 class MachineOptions:
     """Another machine than this one."""
 
-    gpus: Count | None = option(None, "how many train together; default: those here, or 1")
+    gpus: Count | None = option(None, "how many train, or make a video, together; default: those here, or 1")
     gpu_memory: Positive | None = option(None, "of each; default: what is free here", metavar="GIB")
     gpu: str | None = option(None, "its name, such as H100: tells memory and speed")
 
@@ -43,7 +43,7 @@ class DoctorCommand(Command):
     purpose: Literal["train", "infer"] | None = option(None, "default: train with --config", flag="--for")
     machine: MachineOptions = section(MachineOptions, "another machine than this one")
     video: VideoOptions = section(VideoOptions, "the video")
-    placement: Placement = section(Placement, PLACEMENT, without=("gpus",))
+    placement: Placement = section(Placement, PLACEMENT, without=("gpus",))  # it has --gpus already
     eval: bool = option(False, "also what every metric needs, and what of it is there")
     weights_dir: Path | None = option(None, "folder of the metrics' weights; default: $MVTRACK_WEIGHTS")
     hash: bool = option(False, "read weights that are there and compare their hashes")
@@ -73,6 +73,7 @@ def _examine(options: DoctorCommand) -> bool:
         raise ValueError("a training is described by --config")
     config, run = _config(options) if options.names_model else (None, None)
     wanted = run.train.attention if run and purpose == "train" else options.placement.attention
+    placement = replace(options.placement, gpus=options.machine.gpus or 1)
     device = None if purpose == "train" else options.placement.torch_device
     sections = [
         ("packages", environment.packages()),
@@ -98,7 +99,7 @@ def _examine(options: DoctorCommand) -> bool:
         fine &= _show("weights that it names", environment.decoder_files(run.decoder, options.hash))
         return fine & _show("estimate: a training step", memory_report.training_lines(run, here))
     if purpose == "infer":
-        config = placed_config(config, options.placement)
+        config = placed_config(config, placement)
     init_from = run.train.init_from if run and purpose == "train" else None
     named = environment.needed_files(config, init_from, options.hash)
     fine &= _show("weights that it names", named)
@@ -106,9 +107,9 @@ def _examine(options: DoctorCommand) -> bool:
         here = memory_report.machine_for_training(machine.gpu, machine.gpu_memory, machine.gpus)
         lines = memory_report.training_lines(run, here)
     else:
-        here = memory_report.machine_for_inference(machine.gpu, machine.gpu_memory, options.placement)
+        here = memory_report.machine_for_inference(machine.gpu, machine.gpu_memory, placement)
         video = options.video
-        lines = memory_report.inference_lines(config, here, options.placement, video.size, video.frames, video.decoder)
+        lines = memory_report.inference_lines(config, here, placement, video.size, video.frames, video.decoder)
     fine &= _show(f"estimate: {'a training step' if purpose == 'train' else 'a video'}", lines)
     if purpose == "train" and run.data.latents:
         fine &= _show("estimate: its data, on one device", memory_report.data_lines(run, here))
@@ -126,8 +127,6 @@ def _refuse_unread(options: DoctorCommand, purpose: str) -> None:
             options, "video", "placement",
             why="it is for videos, a training has its settings: leave it out, or add --for infer",
         )  # fmt: skip
-    else:
-        refuse_unused(options, "gpus", why="it is for training, forecasts of a video are for one GPU: leave it out")
 
 
 def _evaluation(weights: Path | None) -> str:

@@ -1,6 +1,6 @@
 """Estimates in words, for this machine or another: memory, time, what to change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mvtrack.inference.memory.aligned import AlignerSize
 from mvtrack.inference.memory.check_memory import Memory, Verdict, judge_inference
 from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.inference import GIB, UTILISATION, Work, estimate_inference
+from mvtrack.inference.memory.inference import GIB, UTILISATION, Estimate, Work, estimate_inference
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.training.memory import VIEW, judge_training, preparing_flops, preparing_phases
@@ -24,6 +24,7 @@ from mvtrack.training.pseudo_tracks.mvtap import mvtap_bytes, mvtap_flops
 from mvtrack.training.pseudo_tracks.views import GridQueries
 from tracking_head import MVTAPConfig
 
+_COUNTS = (1, 2, 4, 8)  # GPUs of one machine
 _VIEWS = 10  # of a scene of MultiCamVideo
 
 
@@ -59,8 +60,9 @@ def machine_for_training(gpu: str | None, memory_gib: float | None, count: int |
 
 
 def machine_for_inference(gpu: str | None, memory_gib: float | None, placement: Placement) -> Machine:
-    """The same for one device."""
-    return _machine(gpu, memory_gib, 1, placement)
+    """The same for one video's devices; processes share the CPU, and count as one."""
+    machine = _machine(gpu, memory_gib, 1, placement)
+    return machine if machine.is_host else replace(machine, count=placement.gpus)
 
 
 def _machine(gpu: str | None, memory_gib: float | None, count: int, placement: Placement | None) -> Machine:
@@ -116,6 +118,42 @@ def inference_lines(
         yield CheckLine("resting on the CPU", f"{verdict.estimate.host / GIB:.1f} GiB")
     yield _time("the model takes", verdict, machine)
     yield _outcome(verdict, machine)
+    if not machine.is_host and config.dit is not None:
+        yield from _table(config, machine, placement, work, size, frames)
+
+
+def _table(
+    config: ModelConfig, machine: Machine, placement: Placement, work: Work, size: tuple[int, int], frames: int
+) -> Iterator[CheckLine]:
+    """This video on several of these GPUs, and by models that were trained to be faster."""
+    sample = SamplerOptions.of(config)
+    few = replace(sample, steps=4, guidance=1.0, camera_guidance=1.0)
+    ways = {"as it is": (config, sample), "in 4 steps, no guidance": (config, few)}
+    if config.dit.reference_attention == "joint":
+        own = replace(config, dit=replace(config.dit, reference_attention="own"))
+        ways |= {"references' keys kept": (own, sample), "and in 4 steps": (own, few)}
+    rows: dict[str, list[Estimate | None]] = {name: [] for name in ways}
+    for count in _COUNTS:
+        there = replace(placement, gpus=count, offload="none" if count > 1 else placement.offload)
+        for name, (model, options) in ways.items():
+            try:
+                found = estimate_inference(model, size, frames, options, there, work)
+            except ValueError:  # so many cannot share the heads, or a frame's tokens
+                found = None
+            rows[name].append(found)
+    yield _row("with --gpus", [str(count) for count in _COUNTS])
+    first, rate = rows["as it is"], machine.flops
+    for name, estimates in rows.items():
+        shown = [
+            e and (f"{e.seconds(rate):.3g} s" if rate else f"{e.flops / e.ranks / 1e12:.0f} TFLOP") for e in estimates
+        ]
+        yield _row(name, shown)
+    yield _row("sampling, each", [e and f"{e.phases['sampling'] / GIB:.1f} GiB" for e in first])
+    yield _row("each sends, all steps", [e and f"{e.sent / GIB:.0f} GiB" for e in first])
+
+
+def _row(name: str, cells: Sequence[str | None]) -> CheckLine:
+    return CheckLine(name, "".join(f"{cell or '-':>12}" for cell in cells))
 
 
 def training_lines(run: TrainingConfig, machine: Machine) -> Iterator[CheckLine]:

@@ -41,6 +41,23 @@ def check_ranks(config: ModelConfig, count: int) -> None:
         raise ValueError(f"--gpus {count} cannot share {heads} heads: use one of {', '.join(map(str, fits))}")
 
 
+def refuse_ranks(heads: int, cells: int, count: int, guided: bool) -> None:
+    """Raise ValueError for a number of processes that cannot share a pass. cells: tokens of a frame."""
+    share = token_ranks(count, guided)
+    if heads % share:
+        raise ValueError(
+            f"{count} processes share {heads} heads only by twos, one half for each of guidance's predictions, and "
+            f"there is no guidance: use --gpus {count // 2}, or --guidance"
+        )
+    if cells % share:
+        raise ValueError(f"{cells} tokens of a frame do not divide among {share} GPUs: use another --gpus or --size")
+
+
+def token_ranks(count: int, guided: bool) -> int:
+    """How many of so many processes share a sample's tokens: guidance's two samples take a half of them each."""
+    return count // 2 if guided and count % 2 == 0 else count
+
+
 class Groups:
     """This process among all. By number of samples side by side: which of them it has, and who shares its tokens."""
 
@@ -134,7 +151,8 @@ class Ranks:
         if self._ending or self._broken:
             why = "a pass of theirs failed" if self._broken else "another model's took their place"
             raise ValueError(f"the processes of this model are not at work any more: {why}; start anew")
-        self._check(dit, latents)
+        cells = latents.shape[-2] * latents.shape[-1] // dit.config.patch_size[1] ** 2
+        refuse_ranks(dit.config.num_heads, cells, len(self._workers) + 1, len(latents) == 2)
         with self._explained():
             new = conditioning is not self._sent
             self._sent = conditioning
@@ -146,20 +164,6 @@ class Ranks:
             for tensor in tensors if new else tensors[:2]:
                 dist.broadcast(tensor.contiguous(), src=0)
             return DiTOutput(self._groups.run(dit, PassInputs(latents, timestep, here)), ())
-
-    def _check(self, dit: WanDiT, latents: Tensor) -> None:
-        count, heads = len(self._workers) + 1, dit.config.num_heads
-        if len(latents) == 1 and heads % count:
-            raise ValueError(
-                f"{count} processes share {heads} heads only by twos, one half for each of guidance's predictions, and "
-                f"there is no guidance: use --gpus {count // 2}, or --guidance"
-            )
-        share = count // 2 if len(latents) == 2 and count % 2 == 0 else count
-        cells = latents.shape[-2] * latents.shape[-1] // dit.config.patch_size[1] ** 2
-        if cells % share:
-            raise ValueError(
-                f"{cells} tokens of a frame do not divide among {share} GPUs: use another --gpus or --size"
-            )
 
     def close(self) -> None:
         """End the other processes."""

@@ -44,8 +44,7 @@ class SequenceGroup:
 
     def joined(self, x: Float[Tensor, "B n D"], frames: int) -> Float[Tensor, "B N D"]:
         """All ranks' tokens, on every rank. frames: of all views together."""
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x.contiguous(), group=self.group)
+        parts = self._gathered(x.contiguous())
         return rearrange(torch.stack(parts), "p b (m n) d -> b (m p n) d", m=frames)
 
     def over_ranks(self, attend: Attend) -> Attend:
@@ -69,6 +68,26 @@ class SequenceGroup:
         parts, received = parts.contiguous(), torch.empty_like(parts, memory_format=torch.contiguous_format)
         dist.all_to_all_single(received, parts, group=self.group)
         return received
+
+    def _gathered(self, x: Tensor) -> list[Tensor]:
+        """Every rank's."""
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x, group=self.group)
+        return parts
+
+
+class AloneOf(SequenceGroup):
+    """The first of so many ranks, without the others: what it would receive has a shape and no values. For counting
+    memory."""
+
+    def __init__(self, size: int) -> None:
+        self.group, self.size, self.rank = None, size, 0
+
+    def _exchanged(self, parts: Float[Tensor, "p *n"]) -> Float[Tensor, "p *n"]:
+        return torch.empty_like(parts.contiguous())
+
+    def _gathered(self, x: Tensor) -> list[Tensor]:
+        return [torch.empty_like(x) for _ in range(self.size)]
 
 
 def exchanged_bytes(dim: int, layers: int, tokens: int, patch_values: int, ranks: int, itemsize: int) -> int:

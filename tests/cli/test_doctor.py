@@ -55,6 +55,20 @@ def test_a_training_that_fits(capsys):
     assert "the speed of a GPU is not known" in out
 
 
+def test_a_video_on_several_gpus(capsys, small_model, tmp_path):
+    """Two heads: four and eight cannot share them where there is no guidance."""
+    folder = save_model(small_model, tmp_path / "m").parent
+    code, out, _ = doctor(capsys, "--model", folder, "--gpu", "H100", "--gpus", 2)
+    assert code in (0, 1)  # other parts of the installation may lack something
+    assert "2 x H100, 79.0 GiB each" in out
+    table = out[out.index("with --gpus") - 5 :].splitlines()
+    rows = {line[5:30].strip(): [line[i : i + 12].strip() for i in range(30, 78, 12)] for line in table}
+    assert rows["with --gpus"] == ["1", "2", "4", "8"]
+    assert rows["as it is"][2:] == rows["in 4 steps, no guidance"][2:] == ["-", "-"]
+    one, two = (float(cell.removesuffix(" s")) for cell in rows["as it is"][:2])
+    assert two < one
+
+
 def test_doctor_estimates_the_training_of_a_decoder(capsys):
     config = ROOT / "configs/decoder_objects_tiny.yaml"
     code, out, _ = doctor(capsys, "--config", config, "--gpus", 2, "--gpu-memory", 24)
@@ -162,8 +176,8 @@ def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
         (["--config", "configs/smoke.yaml", "--gpu", "Voodoo"], "unknown GPU 'Voodoo': known are B200, H200"),
         (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "--gpu-memory must be above 0, got -3.0"),
         (
-            ["--preset", "wan2.1_t2v_1.3b", "--gpus", "4"],
-            "--gpus has no effect, it is for training, forecasts of a video are for one GPU",
+            ["--preset", "recammaster_1.3b", "--gpus", "5"],
+            "--gpus 5 cannot share 12 heads: use one of 1, 2, 3, 4, 6, 8, 12, 24",
         ),
         (["--config", "configs/smoke.yaml", "--size", "32x48"], "--size has no effect, it is for videos"),
         (["--config", "configs/smoke.yaml", "--offload", "model"], "--offload has no effect, it is for videos"),

@@ -203,6 +203,7 @@ def _placements(config: ModelConfig, placement: Placement, encoders_too_large: b
         placement = replace(placement, tiled=True)
         yield placement
     offloads = ["model"] * (placement.device != "cpu") + ["blocks"] * (config.dit is not None)
+    offloads = [] if placement.gpus > 1 else offloads  # each holds all of the network
     for offload in offloads:
         if OFFLOADS.index(offload) > OFFLOADS.index(placement.offload):
             placement = replace(placement, offload=offload, compile=placement.compile and offload != "blocks")

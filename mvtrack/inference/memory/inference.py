@@ -13,9 +13,11 @@ from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
 from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
+from mvtrack.inference.ranks import refuse_ranks, token_ranks
 from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.models.flops import forward_flops, reference_flops, view_forward_flops
 from mvtrack.models.networks import empty_network
+from mvtrack.models.sequence_parallel import exchanged_bytes
 
 GIB = 2**30
 UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
@@ -37,12 +39,15 @@ class Work:
 @dataclass(frozen=True)
 class Estimate:
     """phases: bytes on the device in each, weights included. host: bytes of weights that rest in the CPU's memory while
-    another device works. flops: of all sampling. codec_flops: of encoding and decoding."""
+    another device works. flops: of all sampling. codec_flops: of encoding and decoding. ranks: devices that share the
+    sampling; phases are the first one's. sent: bytes that each sends to others in it."""
 
     phases: dict[str, int]
     host: int
     flops: float
     codec_flops: float
+    ranks: int = 1
+    sent: int = 0
 
     @property
     def peak(self) -> int:
@@ -54,8 +59,8 @@ class Estimate:
         return max(self.phases, key=self.phases.__getitem__)
 
     def seconds(self, peak_flops: float) -> float:
-        """On a processor that does so many FLOP/s at best."""
-        return (self.flops + self.codec_flops) / (UTILISATION * peak_flops)
+        """On devices that each do so many FLOP/s at best. What they send is left out."""
+        return (self.flops / self.ranks + self.codec_flops) / (UTILISATION * peak_flops)
 
 
 def estimate_inference(
@@ -70,8 +75,9 @@ def estimate_inference(
     views of still scenes, what making `work.batches` of them will.
 
     work: None is a video whose captions and pictures are encoded already; encoders are gone before the rest is there.
-    Device "cpu" is the host itself, where swapping whole parts gains nothing; any other counts as a GPU. Weights that
-    are read as they lie in a file count like all others, though the system may drop their pages.
+    Device "cpu" is the host itself, where swapping whole parts gains nothing and processes share its memory and time;
+    any other counts as a GPU. Weights that are read as they lie in a file count like all others, though the system may
+    drop their pages. Raises ValueError for `gpus` that cannot share the work.
     """
     sample, placement, work = sample or SamplerOptions.of(config), placement or Placement("cpu"), work or Work()
     config = placed_config(config, placement)
@@ -82,14 +88,20 @@ def estimate_inference(
     views = config.views.count if still else work.views
     guided = sample.guidance != 1 or sample.camera_guidance != 1
     dtype, autocast = _precision(config, placement)
-    scene = InputShape(size, length, batch=2 if guided and placement.batched_guidance else 1, views=views)
+    ranks, both = placement.gpus, guided and placement.batched_guidance
+    side_by_side = guided and ranks % 2 == 0
+    scene = InputShape(size, length, 2 if both and not side_by_side else 1, views, token_ranks(ranks, guided))
+    if ranks > 1:
+        cells = scene.tokens(config) // (views * num_latent_frames(length))
+        refuse_ranks(config.dit.num_heads, cells, ranks, guided)
     whole, block = weights_bytes(config, dtype)
     forward = forward_bytes(config, scene, dtype, autocast)
     if sample.cache:  # what the blocks of each prediction added, and their input while they run
         forward += (1 + guided + scene.batch) * scene.tokens(config) * config.dit.dim * dtype.itemsize
-    if config.dit is not None and config.dit.reference_attention == "own" and guided and not placement.batched_guidance:
+    if config.dit is not None and config.dit.reference_attention == "own" and guided and not (both or side_by_side):
         # a pass holds the references' keys and values of all blocks already; guidance keeps a second set of them
-        forward += 2 * config.num_layers * scene.tokens(config) // scene.views * config.dit.dim * dtype.itemsize
+        tokens = scene.tokens(config) // (scene.views * scene.ranks)
+        forward += 2 * config.num_layers * tokens * config.dit.dim * dtype.itemsize
     codec = codec_cost(config.codec, size, length, views if still else 1, on_cpu)
     blocks = block * config.num_layers
     dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
@@ -97,7 +109,7 @@ def estimate_inference(
     kept = 0 if placement.offload == "model" else codec.weights
     phases = {
         "encoding": beside + codec.weights + codec.encode,
-        "sampling": dit + kept + forward,
+        "sampling": (dit + forward) * (ranks if on_cpu else 1) + kept,
     }
     if work.decodes:
         phases["decoding"] = beside + codec.weights + codec.decode
@@ -111,7 +123,9 @@ def estimate_inference(
     host = 0 if on_cpu else host  # blocks are read from the file when their turn comes
     runs = work.batches if still else len(window_spans(config, num_frames))
     codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * runs * (1 if still or work.decodes else views)
-    return Estimate(phases, host, _flops(config, scene, sample.steps) * (2 if guided else 1) * runs, codec_flops)
+    passes = sample.steps * runs * (1 if side_by_side or not guided else 2)
+    flops = _flops(config, scene, sample.steps) * (2 if guided else 1) * runs
+    return Estimate(phases, host, flops, codec_flops, 1 if on_cpu else ranks, passes * _sent(config, scene, dtype))
 
 
 @lru_cache(maxsize=32)
@@ -132,6 +146,15 @@ def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, 
         return torch.bfloat16, False
     cpu_too = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.float32, placement.device != "cpu" or cpu_too  # what a file holds is not known here: the larger
+
+
+def _sent(config: ModelConfig, scene: InputShape, dtype: torch.dtype) -> int:
+    """By one rank in one pass, to those that share its tokens."""
+    if scene.ranks == 1:
+        return 0
+    dit = config.dit
+    values = dit.out_channels * dit.patch_size[1] ** 2
+    return exchanged_bytes(dit.dim, dit.num_layers, scene.tokens(config), values, scene.ranks, dtype.itemsize)
 
 
 def _flops(config: ModelConfig, scene: InputShape, steps: int) -> float:

@@ -1,5 +1,6 @@
 """Memory of one forward pass through the network beyond its weights."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -8,22 +9,27 @@ import torch
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
+from mvtrack.inference.ranks import sharing
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import ADAPTER_CHANNELS, Conditioning
+from mvtrack.models.dit import WanDiT
 from mvtrack.models.flops import still_inputs
 from mvtrack.models.networks import Network, empty_network
+from mvtrack.models.sequence_parallel import AloneOf
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
 
 
 @dataclass(frozen=True)
 class InputShape:
-    """What is put through: the views' size (H, W) and number of video frames, samples at once, views."""
+    """What is put through: the views' size (H, W) and number of video frames, samples at once, views. ranks: that share
+    every frame's tokens."""
 
     size: tuple[int, int]
     num_frames: int
     batch: int = 1
     views: int = 2
+    ranks: int = 1
 
     def tokens(self, config: ModelConfig) -> int:
         """Of one sample; of its coarsest grid, where a network has several."""
@@ -34,12 +40,13 @@ class InputShape:
 
 @lru_cache(maxsize=64)
 def forward_bytes(config: ModelConfig, scene: InputShape, dtype: torch.dtype, autocast: bool = False) -> int:
-    """Peak of a forward pass without gradients, its inputs included."""
+    """Peak of a forward pass on one rank, without gradients, its inputs included."""
     dit = empty_network(replace(config, tracking=None))
+    shared = sharing(dit, AloneOf(scene.ranks)) if isinstance(dit, WanDiT) else nullcontext()
     with fake_tensors() as counter:
         allocate_fake(dit, dtype)
         counter.ignore(dit.parameters())
-        with counter, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with counter, shared, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             run_network(dit, config, scene)
     return counter.peak
 

@@ -15,10 +15,11 @@ from mvtrack.config.training import TrainConfig
 from mvtrack.config.tree import from_tree
 from mvtrack.inference.memory.check_memory import Memory, flags, judge_inference, refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.inference import GIB, Work, estimate_inference, weights_bytes
+from mvtrack.inference.memory.inference import GIB, UTILISATION, Work, estimate_inference, weights_bytes
 from mvtrack.inference.memory.transformer import InputShape, forward_bytes
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.dit import empty_dit
+from mvtrack.models.sequence_parallel import exchanged_bytes
 from mvtrack.training.memory import estimate_training, judge_training, overrides, refuse_training
 
 CPU = Placement("cpu")
@@ -65,6 +66,28 @@ def test_activations_grow_with_what_is_put_through():
     assert 1.8 * one < twice < 2.2 * one
     deeper = replace(MODEL, dit=replace(MODEL.dit, num_layers=6))
     assert forward_bytes(deeper, InputShape(SIZE, 9), torch.float32) == one
+
+
+def test_several_gpus_share_the_passes():
+    """Two take one of guidance's predictions each, four share the tokens too; eight cannot share two heads."""
+    cuda = Placement("cuda")
+    one, two, four = (estimate_inference(MODEL, SIZE, 9, placement=replace(cuda, gpus=n)) for n in (1, 2, 4))
+    assert one.flops == two.flops == four.flops
+    for estimate, ranks in ((one, 1), (two, 2), (four, 4)):
+        assert estimate.seconds(0.5) == pytest.approx((one.flops / ranks + one.codec_flops) / (0.5 * UTILISATION))
+    assert (one.sent, two.sent) == (0, 0)
+    assert four.sent == 3 * exchanged_bytes(48, 3, 2 * 3 * 24, 64, 2, 4)  # 3 steps; 24 tokens a frame
+    weights = weights_bytes(MODEL, torch.float32)[0]
+    sampling = [estimate.phases["sampling"] - weights for estimate in (one, two, four)]
+    assert sampling[0] == sampling[1]
+    assert sampling[1] / 2 < sampling[2] < sampling[1]  # inputs and the prediction are whole on each
+    with pytest.raises(ValueError, match="--gpus 8 cannot share 2 heads: use one of 1, 2, 4"):
+        estimate_inference(MODEL, SIZE, 9, placement=replace(cuda, gpus=8))
+    here, both = (estimate_inference(MODEL, SIZE, 9, placement=replace(CPU, gpus=n)) for n in (1, 2))
+    assert both.seconds(1.0) == here.seconds(1.0)  # of one processor
+    assert both.phases["sampling"] > here.phases["sampling"] + weights
+    verdict = judge_inference(MODEL, SIZE, 9, SamplerOptions(1), replace(cuda, gpus=2), Memory(1000))
+    assert "offload" not in verdict.advice
 
 
 def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
