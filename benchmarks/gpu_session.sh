@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash benchmarks/gpu_session.sh [--small] [FILE]: what only a GPU can tell, in ten minutes at most: the GPU's tests, a
-# full-size forward and training step, videos with each way to offload, a source that is computed once, the correlation
-# volumes. Each part has its time and may fail alone. FILE (outputs/gpu_session.json) holds the machine and what every part printed
+# full-size forward and training step, videos with each way to offload, a source that is computed once, weights of 8 bits,
+# the correlation volumes. Each part has its time and may fail alone. FILE (outputs/gpu_session.json) holds the machine and what every part printed
 # last; the last line is one JSON object with `met`. --small: reduced sizes, also where there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -26,9 +26,10 @@ part() { # NAME SECONDS COMMAND...
     tail -n 1 "$LOGS/$name.out" >&2
 }
 
-part tests 150 python -m pytest -q -m gpu -p no:cacheprovider
-part full_size 240 python benchmarks/full_size.py "${SMALL[@]}"
+part tests 120 python -m pytest -q -m gpu -p no:cacheprovider
+part full_size 220 python benchmarks/full_size.py "${SMALL[@]}"
 part source_cache 60 python benchmarks/source_cache.py "${SOURCE[@]}"
+part quantization 60 python benchmarks/quantization.py --cases 1 "${SMALL[@]}"
 part correlation 60 python benchmarks/correlation.py "${VOLUMES[@]}"
 [ ${#SMALL[@]} -eq 0 ] && part offload 80 python benchmarks/offload.py
 

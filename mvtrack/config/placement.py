@@ -1,6 +1,7 @@
 """Where and how a model works when it makes videos: device, precision, offloading, kernel, compilation, encoders, LoRA.
 
-But for LoRA none of it changes what is made beyond rounding, if the encoders are those that it was trained with.
+But for LoRA and weights of fewer bits none of it changes what is made beyond rounding, if the encoders are those that
+it was trained with.
 """
 
 from dataclasses import asdict
@@ -17,6 +18,7 @@ AttentionKernel = Literal[
     "auto", "cpu", "blocked", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"
 ]
 Offload = Literal["none", "model", "blocks"]
+Quantization = Literal["int8", "fp8", "int8_dynamic", "fp8_dynamic"]
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@revision][:file]"
 
@@ -51,6 +53,9 @@ class Placement:
     precision: Literal["stored", "float32", "bfloat16"] | None = option(
         None, "of the transformer's weights; default: the model's own wish"
     )
+    quantize: Quantization | None = option(
+        None, "weights in 8 bits: half the memory, small errors (torchao); _dynamic: products too, faster on some GPUs"
+    )
     offload: Offload = option(
         "none", "what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block"
     )
@@ -73,6 +78,9 @@ class Placement:
     def __post_init__(self) -> None:
         if self.compile and self.offload == "blocks":
             raise ValueError("blocks that come and go cannot be compiled: leave out --compile, or use --offload model")
+        for flag, there in (("--offload blocks", self.offload == "blocks"), (f"--gpus {self.gpus}", self.gpus > 1)):
+            if self.quantize and there:
+                raise ValueError(f"--quantize is for one device that holds all of the network: leave it out, or {flag}")
         if self.gpus > 1 and self.offload != "none":
             raise ValueError(f"with --gpus {self.gpus} each holds all of the network: leave out --offload")
 
@@ -84,6 +92,7 @@ class Placement:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
         found = {"encoders": self.encoders.given} if self.encoders.given else {}
+        found |= {"quantize": self.quantize} if self.quantize else {}
         found |= {"lora": list(self.lora)} if self.lora else {}
         found |= {"gpus": self.gpus} if self.gpus > 1 else {}
         return {"device": name} | {name: getattr(self, name) for name in names} | found

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
+from mvtrack.inference.quantization import quantize
 from mvtrack.inference.ranks import Ranks, check_ranks
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.encoder_sources import with_sources
@@ -33,6 +34,8 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
         _offload_blocks(dit, device, dtype)
     else:
         cast_transformer(dit, dtype)
+    if placement.quantize:
+        quantize(dit.blocks, placement.quantize, torch.device("cpu") if placement.offload == "model" else device)
     if placement.offload == "none":
         dit.to(device)
     if placement.offload != "model":
@@ -52,7 +55,8 @@ def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
     networks of diffusers have no use for."""
     if config.dit is None:
         unused = {"--offload blocks": placement.offload == "blocks", "--compile": placement.compile,
-                  "--attention": placement.attention != "auto", "--gpus": placement.gpus > 1}  # fmt: skip
+                  "--attention": placement.attention != "auto", "--gpus": placement.gpus > 1,
+                  "--quantize": placement.quantize is not None}  # fmt: skip
         for flag in [flag for flag, given in unused.items() if given]:
             raise ValueError(f"{flag} is for WanDiT, this model's network is diffusers': leave it out")
     config = with_sources(config, placement.encoders)

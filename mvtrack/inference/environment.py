@@ -32,6 +32,7 @@ PACKAGES = {  # and what they are for
     "diffusers": "still views on SD2.1 and Hunyuan-DiT: pip install -e '.[sd]'",
     "flash-attn": "a faster kernel (optional)", "flash-attn-3": "the same for Hopper (optional)",
     "sageattention": "an 8-bit kernel (optional)",
+    "torchao": "--quantize: pip install -e '.[bits]'", "gguf": "GGUF files: pip install -e '.[bits]'",
     "viser": "the interactive preview: pip install -e '.[page]'",
 }  # fmt: skip
 WAN_HEAD_WIDTH = 128

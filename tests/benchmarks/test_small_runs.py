@@ -73,6 +73,17 @@ def test_source_cache_benchmark_counts_half_the_operations(benchmark, capsys):
 
 
 @pytest.mark.slow
+def test_quantization_benchmark_finds_small_errors(benchmark, capsys):
+    pytest.importorskip("torchao", reason="torchao is not installed: pip install -e '.[bits]'")
+    figures = line_of(benchmark("quantization", "--small"), capsys)["figures"]
+    for kind in ("int8", "fp8", "int8_dynamic"):
+        errors = [value for name, value in figures.items() if name.startswith(f"{kind}: error of block")]
+        assert len(errors) == 6
+        assert 0 < min(errors) <= max(errors) < 0.1
+        assert 0.5 < figures[f"{kind}: bytes / bfloat16's"] < 0.6
+
+
+@pytest.mark.slow
 def test_correlation_benchmark_volumes_agree(benchmark, capsys):
     line = line_of(benchmark("correlation", "--small"), capsys)
     assert line["met"] is True

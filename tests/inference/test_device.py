@@ -12,6 +12,8 @@ from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference import sampler as generating
 from mvtrack.inference.device import place
+from mvtrack.inference.memory.inference import weights_bytes
+from mvtrack.inference.quantization import bytes_of
 from mvtrack.inference.sampler import SamplerOptions, generate
 from mvtrack.models.conditioning import Window
 from mvtrack.models.prompts import Prompts
@@ -141,3 +143,29 @@ def test_the_same_video_on_a_gpu(model, offload):
     expected = video(ReshootModel(model.config, deepcopy(model.dit), deepcopy(model.codec)))
     placed = place(model, Placement("cuda", offload=offload))
     torch.testing.assert_close(video(placed), expected, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "int8_dynamic"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_of_8_bits_change_little_and_take_what_is_foretold(model, kind, precision):
+    dtype = getattr(torch, precision)
+    before = video(place(replace(model, dit=deepcopy(model.dit)), Placement(device="cpu", precision=precision)))
+    placed = place(model, Placement(device="cpu", precision=precision, quantize=kind))
+    error = (video(placed) - before).square().mean().sqrt()
+    assert 0 < error < 0.05 * before.std()
+    weights = [p for n, p in placed.dit.named_parameters() if not n.startswith("tracking_head.")]
+    head = sum(p.nbytes for p in placed.dit.tracking_head.parameters())
+    zero_points = 2 * (4 * 24 + 32 + 24) if kind == "fp8" else 0  # a byte for each row of two blocks, which it lacks
+    assert sum(map(bytes_of, weights)) + head == weights_bytes(model.config, dtype, quantized=True)[0] - zero_points
+    kept = {n for n, p in placed.dit.named_parameters() if type(p.data) is torch.Tensor}
+    assert {"blocks.0.camera_proj.weight", "head.head.weight", "patch_embedding.weight"} <= kept
+    assert not any(n.endswith(("self_attn.q.weight", "ffn.2.weight")) for n in kept)
+
+
+def test_weights_of_8_bits_are_refused_where_they_cannot_be(model):
+    with pytest.raises(ValueError, match="--quantize is for one device .* leave it out, or --offload blocks"):
+        Placement(quantize="int8", offload="blocks")
+    with pytest.raises(ValueError, match="--quantize is for one device .* leave it out, or --gpus 2"):
+        Placement(quantize="int8", gpus=2)
+    with pytest.raises(ValueError, match="fp8_dynamic needs a GPU .* cpu does not: use fp8, or int8_dynamic"):
+        place(model, Placement(device="cpu", quantize="fp8_dynamic"))

@@ -13,6 +13,7 @@ from mvtrack.inference.memory.aligned import AlignerSize, aligned_cost
 from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoder_phases
 from mvtrack.inference.memory.transformer import IMAGE_TOKENS, TEXT_TOKENS, InputShape, forward_bytes
+from mvtrack.inference.quantization import is_quantized
 from mvtrack.inference.ranks import refuse_ranks, token_ranks
 from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.models.flops import forward_flops, reference_flops, view_forward_flops
@@ -20,6 +21,7 @@ from mvtrack.models.networks import empty_network
 from mvtrack.models.sequence_parallel import exchanged_bytes
 
 GIB = 2**30
+_ROW_BYTES = 5  # of a quantised layer's output: a float32 scale, in int8 a zero point too
 UTILISATION = 0.45  # of a processor's best, that such models reach as a rule
 
 
@@ -94,7 +96,7 @@ def estimate_inference(
     if ranks > 1:
         cells = scene.tokens(config) // (views * num_latent_frames(length))
         refuse_ranks(config.dit.num_heads, cells, ranks, guided)
-    whole, block = weights_bytes(config, dtype)
+    whole, block = weights_bytes(config, dtype, placement.quantize is not None)
     forward = forward_bytes(config, scene, dtype, autocast)
     if sample.cache:  # what the blocks of each prediction added, and their input while they run
         forward += (1 + guided + scene.batch) * scene.tokens(config) * config.dit.dim * dtype.itemsize
@@ -129,14 +131,20 @@ def estimate_inference(
 
 
 @lru_cache(maxsize=32)
-def weights_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the network's weights, and of one block's among them where blocks can be offloaded."""
+def weights_bytes(config: ModelConfig, dtype: torch.dtype, quantized: bool = False) -> tuple[int, int]:
+    """Bytes of the network's weights, and of one block's among them where blocks can be offloaded. quantized: see
+    mvtrack/inference/quantization.py."""
     network = empty_network(config)
     if config.dit is None:  # whose layers are never parted
         return sum(p.numel() for p in network.parameters()) * dtype.itemsize, 0
     block = sum(p.numel() for p in network.blocks[0].parameters()) * dtype.itemsize
     head = 0 if network.tracking_head is None else sum(p.numel() for p in network.tracking_head.parameters())
-    return (sum(p.numel() for p in network.parameters()) - head) * dtype.itemsize + 4 * head, block
+    whole = (sum(p.numel() for p in network.parameters()) - head) * dtype.itemsize + 4 * head
+    if not quantized:
+        return whole, block
+    layers = [layer.weight for name, layer in network.blocks[0].named_modules() if is_quantized(name, layer)]
+    saved = sum((dtype.itemsize - 1) * weight.numel() - _ROW_BYTES * len(weight) for weight in layers)
+    return whole - saved * config.num_layers, block - saved
 
 
 def _precision(config: ModelConfig, placement: Placement) -> tuple[torch.dtype, bool]:

@@ -14,23 +14,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mvtrack.models.weights.few_bits import GGUF_SUFFIX, open_gguf, with_scales_applied
+from mvtrack.models.weights.stored import Stored
+
 SAFETENSORS_SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
+WEIGHTS_SUFFIXES = (SAFETENSORS_SUFFIX, GGUF_SUFFIX, *PICKLE_SUFFIXES)
 WRAPPERS = ("state_dict", "model_state", "module", "model")  # keys under which training code files a state dict
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One tensor of a file, not read yet."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,9 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a safetensors file, the index of a sharded one, or a pickle of tensors.
+    """Open a safetensors file, the index of a sharded one, a GGUF file, or a pickle of tensors.
 
+    8-bit floats come as what they stand for, see few_bits.py.
     Pickles are read with `weights_only`, so they cannot run code. Raises ValueError that names the file and the fix.
     """
     path = Path(path)
@@ -96,10 +93,12 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         return _open_shards(path)
     if path.suffix == SAFETENSORS_SUFFIX:
         tensors, metadata = _open_safetensors(path)
-        return Checkpoint(path, tensors, metadata)
+        return Checkpoint(path, with_scales_applied(tensors), metadata)
+    if path.suffix == GGUF_SUFFIX:
+        return Checkpoint(path, open_gguf(path))
     if path.suffix in PICKLE_SUFFIXES:
         return Checkpoint(path, _open_pickle(path))
-    known = ", ".join((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *PICKLE_SUFFIXES))
+    known = ", ".join((*WEIGHTS_SUFFIXES, INDEX_SUFFIX))
     raise ValueError(f"{path} has a name of no weights file; known endings: {known}")
 
 
@@ -153,7 +152,7 @@ def _open_shards(index: Path) -> Checkpoint:
         if lost:
             raise ValueError(f"{index.parent / name} lacks {lost[0]}, which {index.name} promises: download it again")
         tensors |= found
-    return Checkpoint(index, tensors)
+    return Checkpoint(index, with_scales_applied(tensors))
 
 
 def _open_pickle(path: Path) -> dict[str, Stored]:

@@ -4,7 +4,8 @@ import re
 
 from torch import Tensor
 
-from mvtrack.models.weights.checkpoint import Checkpoint, Stored
+from mvtrack.models.weights.checkpoint import Checkpoint
+from mvtrack.models.weights.stored import Stored
 
 _MARKER = "blocks.0.attn1.Wqkv.weight"
 _MODULES = (  # patterns of the beginning or middle of a name, in this order

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvtrack.models.weights.checkpoint import Checkpoint, Stored
+from mvtrack.models.weights.checkpoint import Checkpoint
+from mvtrack.models.weights.stored import Stored
 
 _REAL = {
     ("collections", "OrderedDict"): OrderedDict,

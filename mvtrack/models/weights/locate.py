@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from mvtrack.models.weights.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, shard_names
+from mvtrack.models.weights.checkpoint import INDEX_SUFFIX, SAFETENSORS_SUFFIX, WEIGHTS_SUFFIXES, shard_names
 from mvtrack.models.weights.layouts import Part
 
 MODEL_FILE = "model.safetensors"  # of this project's models
@@ -47,7 +47,7 @@ def choose(wanted: Wanted, names: Iterable[str]) -> str | None:
         return next((name for name in TOKENIZER_FILES if name in top), None)
     if wanted == "model":  # any other file is released weights, which must be converted first
         return None
-    weights = [name for name in top if name.endswith((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *PICKLE_SUFFIXES))]
+    weights = [name for name in top if name.endswith((INDEX_SUFFIX, *WEIGHTS_SUFFIXES))]
     if any(name in _RELEASE for name in weights):  # the official release: what it holds, it holds under known names
         return None
     indices = [name for name in weights if name.endswith(INDEX_SUFFIX)]
@@ -112,7 +112,7 @@ def _why_not(wanted: Wanted, path: Path, names: list[str]) -> str:
         return (
             f"{path} has shards such as {shards[0]} but no index ({INDEX_SUFFIX}){_interrupted(path)}: download it too"
         )
-    weights = [name for name in names if name.endswith((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *PICKLE_SUFFIXES))]
+    weights = [name for name in names if name.endswith((INDEX_SUFFIX, *WEIGHTS_SUFFIXES))]
     shown = f"; it has {', '.join(weights[:4])}: name the file" if weights and wanted != "tokenizer" else ""
     return f"no {wanted} weights in {path}{_interrupted(path)}: expected {' or '.join(FILES[wanted][:3])}{shown}"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mvtrack.models.weights.checkpoint import Checkpoint, open_checkpoint
+from mvtrack.models.weights.checkpoint import WEIGHTS_SUFFIXES, Checkpoint, open_checkpoint
 from mvtrack.models.weights.layouts import Part, with_official_names
 from mvtrack.models.weights.locate import MODEL_FILE, Wanted, choose, companions, find, missing_files, names_in
 
@@ -70,7 +70,7 @@ def pipeline_folder(hub: HubModel, files: tuple[str, ...]) -> Path:
 def parse_hub(source: str) -> HubModel | None:
     """A hub id, or None where the text can only be a path."""
     found = _HUB_ID.fullmatch(source)
-    if not found or source.startswith(("./", "../")) or Path(found["repo"]).suffix in (".safetensors", ".pth", ".ckpt"):
+    if not found or source.startswith(("./", "../")) or Path(found["repo"]).suffix in WEIGHTS_SUFFIXES:
         return None
     return HubModel(found["repo"], found["revision"], found["file"])
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mvtrack.models.diffsynth_parts import declare_torchvision_operators
-from mvtrack.models.weights.checkpoint import Checkpoint, Stored
+from mvtrack.models.weights.checkpoint import Checkpoint
+from mvtrack.models.weights.stored import Stored
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_truncated_checkpoint_raises(tmp_path, name, share):
         ("m.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer.*git lfs pull"),
         ("m.pth", b"<!DOCTYPE html><html>log in", "web page"),
         ("m.pth", b"not a pickle at all", "m.pth (is damaged|holds more than tensors)"),
-        ("m.gguf", b"GGUF", "no weights file; known endings: .safetensors"),
+        ("m.onnx", b"ONNX", "no weights file; known endings: .safetensors"),
         ("m.safetensors.index.json", b"{}", "not an index of safetensors shards"),
         ("m.safetensors.index.json", b'{"weight_map": {"a": "gone.safetensors"}}', "names 1 file.*gone.safetensors"),
     ],
