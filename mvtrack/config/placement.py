@@ -53,9 +53,6 @@ class Placement:
     precision: Literal["stored", "float32", "bfloat16"] | None = option(
         None, "of the transformer's weights; default: the model's own wish"
     )
-    quantize: Quantization | None = option(
-        None, "weights in 8 bits: half the memory, small errors (torchao); _dynamic: products too, faster on some GPUs"
-    )
     offload: Offload = option(
         "none", "what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block"
     )
@@ -70,6 +67,9 @@ class Placement:
         "add a LoRA to the model's weights, so many times (1); may be given again",
         metavar="FILE[:WEIGHT]",
         repeat=True,
+    )
+    quantize: Quantization | None = option(
+        None, "weights in 8 bits: half the memory, small errors (torchao); _dynamic: products too, faster on some GPUs"
     )
     encoders: EncoderSources = section(
         EncoderSources, f"the model's encoders, each {SOURCE_HELP}; default: where the model's file says"

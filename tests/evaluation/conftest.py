@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mvtrack.config import errors
 from mvtrack.config.command_line import parse
 from mvtrack.config.views import ViewsConfig
 from mvtrack.evaluation.benchmarks.davis import Davis
@@ -110,6 +111,7 @@ def run(monkeypatch, capsys):
 
     def script(name: str, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(errors, "leave", sys.exit)  # this process goes on
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / "eval" / name), run_name="__main__")
         shown = capsys.readouterr()
