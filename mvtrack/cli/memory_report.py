@@ -127,14 +127,19 @@ def _table(
 ) -> Iterator[CheckLine]:
     """This video on several of these GPUs, and by models that were trained to be faster."""
     sample = SamplerOptions.of(config)
-    few = replace(sample, steps=4, guidance=1.0, camera_guidance=1.0)
-    ways = {"as it is": (config, sample), "in 4 steps, no guidance": (config, few)}
+    few = replace(sample, steps=min(4, sample.steps), guidance=1.0, camera_guidance=1.0)
+    in_few = f"in {few.steps} steps, no guidance"
+    ways = {"as it is": (config, sample), in_few: (config, few)}
     if config.dit.reference_attention == "joint":
         own = replace(config, dit=replace(config.dit, reference_attention="own"))
-        ways |= {"references' keys kept": (own, sample), "and in 4 steps": (own, few)}
+        ways |= {"references' keys kept": (own, sample), f"and in {few.steps} steps": (own, few)}
     rows: dict[str, list[Estimate | None]] = {name: [] for name in ways}
     for count in _COUNTS:
-        there = replace(placement, gpus=count, offload="none" if count > 1 else placement.offload)
+        alone = count == 1  # what several cannot do is left out for them
+        there = replace(
+            placement, gpus=count, offload=placement.offload if alone else "none",
+            quantize=placement.quantize if alone else None,
+        )  # fmt: skip
         for name, (model, options) in ways.items():
             try:
                 found = estimate_inference(model, size, frames, options, there, work)

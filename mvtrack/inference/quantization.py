@@ -1,6 +1,6 @@
 """Attention's and the feed-forward's weights in 8 bits, by torchao: half the memory of bfloat16, for a small error.
 
-Rays, modulation, embeddings and the head keep their precision: they are 2 % of the weights, and cameras enter there.
+What cameras enter by (a tenth of ReCamMaster's blocks), modulation, embeddings and the head keep their precision.
 """
 
 import logging
