@@ -167,13 +167,14 @@ def test_verdicts_are_reversed_or_open_where_they_are():
         return found["verdict"]
 
     assert word(RUNS, "pck") == "holds"
+    assert word({arm: runs[:1] for arm, runs in RUNS.items()}, "pck") == "cannot be told"
     assert word({"without": WITH, "with": WITHOUT}, "psnr_db") == "reversed"
     assert word({"without": WITHOUT, "with": [WITH[0], WITHOUT[1]]}, "pck") == "cannot be told"
     mixed = [{"psnr_db": [20.0, 20.5]}, {"psnr_db": [21.0, 21.5]}]  # better in one case, worse in the other
     assert word({"without": WITHOUT, "with": mixed}, "psnr_db") == "cannot be told"
     near = [{"pck": [x]} for x in (0.5, 0.5, 0.5)], [{"pck": [x]} for x in (0.5001, 0.5001, 0.7)]  # one seed makes it
     assert word({"without": near[0], "with": near[1]}, "pck") == "cannot be told"
-    lower = {"without": [{"alignment_error": [2.0]}], "with": [{"alignment_error": [1.0]}]}
+    lower = {arm: [{"alignment_error": [x]}] * 2 for arm, x in (("without", 2.0), ("with", 1.0))}
     assert word(lower, "alignment_error") == "holds"
 
 

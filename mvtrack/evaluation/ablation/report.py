@@ -60,7 +60,7 @@ def _with_spread(figure: dict, factor: float, form: str) -> str:
 def verdicts(experiment: Experiment, runs: Runs) -> list[dict]:
     """For each thing the paper says: the difference in the direction that is better, seed by seed, and `holds` (every
     seed, and several cases' interval, on that side, the mean farther than the seeds' spread), `reversed`, or `cannot be
-    told`."""
+    told`, which one seed alone never can: its spread is not known."""
     out = []
     for said in experiment.expected:
         sign = 1 if TITLES[said.score].more_is_better else -1
@@ -71,7 +71,7 @@ def verdicts(experiment: Experiment, runs: Runs) -> list[dict]:
         sure = interval is None or interval["low"] > 0 or interval["high"] < 0
         better_by = spread(by_seed.tolist())
         one_sided = np.all(by_seed > 0) or np.all(by_seed < 0)
-        clear = sure and one_sided and abs(better_by["mean"]) > (better_by["sd"] or 0)
+        clear = sure and one_sided and better_by["sd"] is not None and abs(better_by["mean"]) > better_by["sd"]
         word = "cannot be told" if not clear else "holds" if by_seed.mean() > 0 else "reversed"
         out.append(
             {"score": said.score, "arm": said.arm, "than": said.than, "better_by": better_by,
