@@ -43,7 +43,7 @@ def decode_every_frame(probe: VideoProbe, first_broken: int | None = None) -> De
     """Decode a file from its front to its end, or to what cannot be decoded. first_broken: number of a packet."""
     import av
 
-    source = Stream(probe, "SLICE")
+    source = Stream(probe, may_be_damaged=True)
     pts, corrupt, error, at, before_broken = [], [], None, None, None
 
     def keep(frames: list["av.VideoFrame"]) -> None:
@@ -75,9 +75,7 @@ class Decoder:
 
     def __init__(self, probe: VideoProbe, is_suspect: bool = False) -> None:
         self.probe = probe
-        # frame threads lose frames ahead of a broken one, and race where broken ones are concealed
-        is_safe = not (is_suspect or probe.damage or probe.codec == "ffv1")  # FFV1 conceals without a word
-        self._threads = "AUTO" if is_safe else "SLICE"
+        self._may_be_damaged = bool(is_suspect or probe.damage or probe.codec == "ffv1")  # FFV1 conceals without a word
         self._frames: Iterator[tuple[int, av.VideoFrame]] | None = None
         self._next = 0
         self._container = None
@@ -140,7 +138,7 @@ class Decoder:
 
     def _numbered(self, seek_to: int | None, start: int) -> Iterator[tuple[int, "av.VideoFrame"]]:
         """(number, frame) from `start` on. Frames that the probe does not know are passed over."""
-        source = Stream(self.probe, self._threads)
+        source = Stream(self.probe, self._may_be_damaged)
         self._container = source.container
         if seek_to is not None:
             source.seek(seek_to)

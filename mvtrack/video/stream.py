@@ -25,11 +25,12 @@ class Stream:
 
     What a decoder keeps of earlier pictures (tables, references, what conceals errors) never shows, so damaged frames
     too are the same whichever way they are reached. Pictures that come after a keyframe and are displayed before it
-    still belong to the decoder before.
+    still belong to the decoder before. may_be_damaged: no threads of one decoder meet in a picture; frame threads lose
+    frames ahead of a broken one, slice threads race where a broken slice reaches into another's rows.
     """
 
-    def __init__(self, probe: VideoProbe, threads: str) -> None:
-        self._probe, self._threads = probe, threads
+    def __init__(self, probe: VideoProbe, may_be_damaged: bool) -> None:
+        self._probe, self._may_be_damaged = probe, may_be_damaged
         self.container = open_container(probe.path)
         self.stream = video_stream(self.container, probe.path)
         self._restarts = None if probe.pts is None else set(probe.pts[probe.keyframes].tolist())
@@ -95,5 +96,6 @@ class Stream:
             value = getattr(self.stream.codec_context, name)
             if value is not None:
                 setattr(context, name, value)
-        context.thread_type, context.thread_count = self._threads, 0
+        context.thread_type = "SLICE" if self._may_be_damaged else "AUTO"
+        context.thread_count = 1 if self._may_be_damaged and self._probe.codec not in _INTRA else 0
         return context
