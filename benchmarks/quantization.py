@@ -2,9 +2,9 @@
 
 Error on the shipped model, trained weights and rendered cases of the pinned set: of each block's output in one pass
 halfway through the noise (root mean square, relative to the values'), beside what bfloat16 alone does to it; and of
-whole videos, PSNR to the unquantised model's and to the truth. Memory and time on blocks of Wan2.1-1.3B's widths with
-random weights. Time has no target: it is the device's kernels'. 8-bit floats are multiplied (fp8_dynamic) on a GPU
-alone. `--small`: one case and few steps, without targets.
+videos of 8 steps, PSNR to the unquantised model's and to the truth. Memory and time on blocks of Wan2.1-1.3B's widths
+with random weights. Time has no target: it is the device's kernels'. 8-bit floats are multiplied (fp8_dynamic) on a
+GPU alone. `--small`: one case and few steps, without targets.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> int:
     model = load_model(shipped_model())
     if options.small:
         model = replace(model, config=replace(model.config, num_frames=5))
-    figures, lost = errors(model, kinds, device, 1 if options.small else options.cases, 2 if options.small else 50)
+    figures, lost = errors(model, kinds, device, 1 if options.small else options.cases, 2 if options.small else 8)
     size = (48, 80) if options.small else tuple(options.size)
     figures |= costs(kinds, device, 1 if options.small else options.layers, size)
     targets = {f"{kind}: bytes / bfloat16's": ("<=", MOST_BYTES) for kind in kinds}

@@ -1,7 +1,6 @@
 """`python -m mvtrack`: the same as the console command."""
 
-from mvtrack.cli.main import main
-from mvtrack.config.errors import leave
+from mvtrack.cli.main import program
 
 if __name__ == "__main__":
-    leave(main())
+    program()

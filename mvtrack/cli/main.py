@@ -2,8 +2,9 @@
 
 import sys
 from importlib import import_module
+from typing import NoReturn
 
-from mvtrack.config.errors import did_you_mean
+from mvtrack.config.errors import did_you_mean, leave
 
 COMMANDS = {
     "reshoot": ("mvtrack.reshoot", "re-shoot a video along a new camera path"),
@@ -51,3 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"mvtrack: unknown command {name!r}{did_you_mean(name, COMMANDS) or '; ' + known}\n")
         return 2
     return import_module(COMMANDS[name][0]).main(rest)
+
+
+def program() -> NoReturn:
+    """What the installed command runs."""
+    leave(main())

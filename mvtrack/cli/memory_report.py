@@ -16,7 +16,8 @@ from mvtrack.inference.memory.aligned import AlignerSize
 from mvtrack.inference.memory.check_memory import Memory, Verdict, judge_inference
 from mvtrack.inference.memory.codec import codec_cost
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.inference import GIB, UTILISATION, Estimate, Work, estimate_inference
+from mvtrack.inference.memory.inference import GIB, UTILISATION, Estimate, Work, all_flops, estimate_inference, one_pass
+from mvtrack.inference.memory.transformer import InputShape
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.training.memory import VIEW, judge_training, preparing_flops, preparing_phases
@@ -119,13 +120,14 @@ def inference_lines(
     yield _time("the model takes", verdict, machine)
     yield _outcome(verdict, machine)
     if not machine.is_host and config.dit is not None:
-        yield from _table(config, machine, placement, work, size, frames)
+        yield from _table(config, machine, placement, work, size, frames, verdict.estimate)
 
 
 def _table(
-    config: ModelConfig, machine: Machine, placement: Placement, work: Work, size: tuple[int, int], frames: int
-) -> Iterator[CheckLine]:
-    """This video on several of these GPUs, and by models that were trained to be faster."""
+    config: ModelConfig, machine: Machine, placement: Placement, work: Work, size: tuple[int, int], frames: int,
+    here: Estimate,
+) -> Iterator[CheckLine]:  # fmt: skip
+    """This video on several of these GPUs, and by models that were trained to be faster. here: of what was asked."""
     sample = SamplerOptions.of(config)
     few = replace(sample, steps=min(4, sample.steps), guidance=1.0, camera_guidance=1.0)
     in_few = f"in {few.steps} steps, no guidance"
@@ -133,28 +135,40 @@ def _table(
     if config.dit.reference_attention == "joint":
         own = replace(config, dit=replace(config.dit, reference_attention="own"))
         ways |= {"references' keys kept": (own, sample), f"and in {few.steps} steps": (own, few)}
-    rows: dict[str, list[Estimate | None]] = {name: [] for name in ways}
-    for count in _COUNTS:
-        alone = count == 1  # what several cannot do is left out for them
-        there = replace(
-            placement, gpus=count, offload=placement.offload if alone else "none",
-            quantize=placement.quantize if alone else None,
-        )  # fmt: skip
-        for name, (model, options) in ways.items():
-            try:
-                found = estimate_inference(model, size, frames, options, there, work)
-            except ValueError:  # so many cannot share the heads, or a frame's tokens
-                found = None
-            rows[name].append(found)
     yield _row("with --gpus", [str(count) for count in _COUNTS])
-    first, rate = rows["as it is"], machine.flops
-    for name, estimates in rows.items():
-        shown = [
-            e and (f"{e.seconds(rate):.3g} s" if rate else f"{e.flops / e.ranks / 1e12:.0f} TFLOP") for e in estimates
-        ]
-        yield _row(name, shown)
-    yield _row("sampling, each", [e and f"{e.phases['sampling'] / GIB:.1f} GiB" for e in first])
-    yield _row("each sends, all steps", [e and f"{e.sent / GIB:.0f} GiB" for e in first])
+    there = [_on(placement, count) for count in _COUNTS]
+    for name, (model, options) in ways.items():
+        cells = []
+        for on in there:
+            scene = _pass(model, size, frames, options, on)
+            flops = scene and all_flops(model, scene, frames, options)
+            cells.append(flops and _duration(replace(here, flops=flops, ranks=on.gpus), machine))
+        yield _row(name, cells)
+    fit = [_pass(config, size, frames, sample, on) and on for on in there]
+    found = [on and estimate_inference(config, size, frames, sample, on, work) for on in fit]
+    yield _row("sampling, each", [e and f"{e.phases['sampling'] / GIB:.1f} GiB" for e in found])
+    yield _row("each sends, all steps", [e and f"{e.sent / GIB:.0f} GiB" for e in found])
+
+
+def _on(placement: Placement, count: int) -> Placement:
+    """What several GPUs cannot do is left out for them."""
+    return replace(placement, gpus=1) if count == 1 else replace(placement, gpus=count, offload="none", quantize=None)
+
+
+def _pass(
+    model: ModelConfig, size: tuple[int, int], frames: int, sample: SamplerOptions, on: Placement
+) -> InputShape | None:
+    """None where so many cannot share the heads, or a frame's tokens."""
+    try:
+        return one_pass(model, size, frames, sample, on)
+    except ValueError:
+        return None
+
+
+def _duration(estimate: Estimate, machine: Machine) -> str:
+    if machine.flops is None:
+        return f"{estimate.flops / estimate.ranks / 1e12:.0f} TFLOP"
+    return f"{estimate.seconds(machine.flops):.3g} s"
 
 
 def _row(name: str, cells: Sequence[str | None]) -> CheckLine:

@@ -28,12 +28,7 @@ from mvtrack.models.weights.lora import merge_all
 from mvtrack.training import distributed
 from mvtrack.training.base_run import BaseRun
 from mvtrack.training.checkpoint import CheckpointReader, Progress, save_frozen
-from mvtrack.training.distillation_teacher import (
-    negative_features,
-    open_teacher,
-    teacher_flops,
-    teacher_guidance,
-)
+from mvtrack.training.distillation_teacher import negative_features, open_teacher, teacher_flops, teacher_guidance
 from mvtrack.training.ema import EMA
 from mvtrack.training.engine import build_engine, prepare_network, training_kernel, warn_if_nothing_is_kept
 from mvtrack.training.export import export_checkpoint, export_lora

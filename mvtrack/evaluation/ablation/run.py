@@ -28,13 +28,7 @@ from mvtrack.evaluation.ablation.report import (
     verdict_lines,
     verdicts,
 )
-from mvtrack.evaluation.ablation.scores import (
-    TITLES,
-    Scores,
-    pinned_scores,
-    validation_curves,
-    validation_scores,
-)
+from mvtrack.evaluation.ablation.scores import TITLES, Scores, pinned_scores, validation_curves, validation_scores
 from mvtrack.evaluation.ablation.training import forecast, remembered, take_over, train_in_a_process
 from mvtrack.evaluation.attention.analysis import AnalysisConfig, analyse
 from mvtrack.evaluation.manifest import VERSIONS, load_manifest

@@ -9,14 +9,7 @@ from torch import Tensor
 from mvtrack.correspondence.space_scores import ANGLE_EDGES_DEG
 from mvtrack.evaluation.attention.analysis import SCORES, Analysis
 from mvtrack.evaluation.attention.quality import Correlation, Harm
-from mvtrack.evaluation.plots import (
-    ByLayer,
-    Curves,
-    HeatMap,
-    draw_by_layer,
-    draw_curves,
-    draw_heat_maps,
-)
+from mvtrack.evaluation.plots import ByLayer, Curves, HeatMap, draw_by_layer, draw_curves, draw_heat_maps
 from mvtrack.evaluation.tables import markdown_table, mean_interval
 
 SHOWN = (*SCORES, "harmonic_mean", "alignment_error")

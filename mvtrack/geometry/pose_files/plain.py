@@ -16,13 +16,7 @@ from mvtrack.config.pose_files import LENSES, ReadOptions, option_name
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.pose_files.geometry import axes_to_opencv, c2w_from_w2c, full_poses
-from mvtrack.geometry.pose_files.options import (
-    image_size,
-    lens_matrix,
-    needed,
-    option_place,
-    parse_convention,
-)
+from mvtrack.geometry.pose_files.options import image_size, lens_matrix, needed, option_place, parse_convention
 from mvtrack.geometry.pose_files.parse import Fields, Place, frame_count, items, name, number, show, side_px
 from mvtrack.geometry.pose_files.sequence import CameraSequence, frame_names
 from mvtrack.geometry.pose_files.source import ALL_BUT_POINTS, LENS_OPTIONS, PoseFormat, PoseSource

@@ -12,13 +12,7 @@ from torch import Tensor
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.inverse_depth import correspondence, inside, sample
 from mvtrack.inference.full_resolution.layers import Layer, add_up, border_weight, enlarged
-from mvtrack.inference.full_resolution.warp import (
-    SourceMoment,
-    TargetGeometry,
-    crisp_enlarged,
-    lookup,
-    stands_still,
-)
+from mvtrack.inference.full_resolution.warp import SourceMoment, TargetGeometry, crisp_enlarged, lookup, stands_still
 from mvtrack.models.refiner.blend import Blend
 
 _UNSURE, _SHARPEST = 0.02, 3.0  # of how likely something is seen; the largest change that finer geometry makes

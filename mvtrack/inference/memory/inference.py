@@ -85,22 +85,16 @@ def estimate_inference(
     config = placed_config(config, placement)
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
-    still, on_cpu = config.views is not None, placement.device == "cpu"
-    length = 1 if still else min(padded_length(num_frames), config.num_frames)
-    views = config.views.count if still else work.views
-    guided = sample.guidance != 1 or sample.camera_guidance != 1
-    dtype, autocast = _precision(config, placement)
-    ranks, both = placement.gpus, guided and placement.batched_guidance
-    side_by_side = guided and ranks % 2 == 0
-    scene = InputShape(size, length, 2 if both and not side_by_side else 1, views, token_ranks(ranks, guided))
-    if ranks > 1:
-        cells = scene.tokens(config) // (views * num_latent_frames(length))
-        refuse_ranks(config.dit.num_heads, cells, ranks, guided)
+    still, on_cpu, ranks = config.views is not None, placement.device == "cpu", placement.gpus
+    guided, dtype, autocast = _is_guided(sample), *_precision(config, placement)
+    scene = one_pass(config, size, num_frames, sample, placement, work.views)
+    length, views = scene.num_frames, scene.views
+    in_turn = guided and scene.batch == 1 and ranks % 2 == 1  # its predictions
     whole, block = weights_bytes(config, dtype, placement.quantize is not None)
     forward = forward_bytes(config, scene, dtype, autocast)
     if sample.cache:  # what the blocks of each prediction added, and their input while they run
         forward += (1 + guided + scene.batch) * scene.tokens(config) * config.dit.dim * dtype.itemsize
-    if config.dit is not None and config.dit.reference_attention == "own" and guided and not (both or side_by_side):
+    if config.dit is not None and config.dit.reference_attention == "own" and in_turn:
         # a pass holds the references' keys and values of all blocks already; guidance keeps a second set of them
         tokens = scene.tokens(config) // (scene.views * scene.ranks)
         forward += 2 * config.num_layers * tokens * config.dit.dim * dtype.itemsize
@@ -124,10 +118,38 @@ def estimate_inference(
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
     host = 0 if on_cpu else host  # blocks are read from the file when their turn comes
     runs = work.batches if still else len(window_spans(config, num_frames))
+    flops = all_flops(config, scene, num_frames, sample) * (work.batches if still else 1)
     codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * runs * (1 if still or work.decodes else views)
-    passes = sample.steps * runs * (1 if side_by_side or not guided else 2)
-    flops = _flops(config, scene, sample.steps) * (2 if guided else 1) * runs
-    return Estimate(phases, host, flops, codec_flops, 1 if on_cpu else ranks, passes * _sent(config, scene, dtype))
+    sent = sample.steps * runs * (2 if in_turn else 1) * scene.batch * _sent(config, scene, dtype)
+    return Estimate(phases, host, flops, codec_flops, 1 if on_cpu else ranks, sent)
+
+
+def one_pass(
+    config: ModelConfig, size: tuple[int, int], num_frames: int, sample: SamplerOptions, placement: Placement,
+    views: int = 2,
+) -> InputShape:  # fmt: skip
+    """What a device puts through the network at once. views: of a video; a model for still scenes says its own. Raises
+    ValueError for `gpus` that cannot share it."""
+    still, guided, count = config.views is not None, _is_guided(sample), placement.gpus
+    length = 1 if still else min(padded_length(num_frames), config.num_frames)
+    both = guided and placement.batched_guidance and count % 2 == 1  # else one each, or by turns
+    scene = InputShape(
+        size, length, 2 if both else 1, config.views.count if still else views, token_ranks(count, guided)
+    )
+    if count > 1:
+        cells = scene.tokens(config) // (scene.views * num_latent_frames(length))
+        refuse_ranks(config.dit.num_heads, cells, count, guided)
+    return scene
+
+
+def all_flops(config: ModelConfig, scene: InputShape, num_frames: int, sample: SamplerOptions) -> float:
+    """Of all devices, for a video of any length, or one batch of views."""
+    runs = 1 if config.views is not None else len(window_spans(config, num_frames))
+    return _flops(config, scene, sample.steps) * (2 if _is_guided(sample) else 1) * runs
+
+
+def _is_guided(sample: SamplerOptions) -> bool:
+    return sample.guidance != 1 or sample.camera_guidance != 1
 
 
 @lru_cache(maxsize=32)
@@ -140,10 +162,12 @@ def weights_bytes(config: ModelConfig, dtype: torch.dtype, quantized: bool = Fal
     block = sum(p.numel() for p in network.blocks[0].parameters()) * dtype.itemsize
     head = 0 if network.tracking_head is None else sum(p.numel() for p in network.tracking_head.parameters())
     whole = (sum(p.numel() for p in network.parameters()) - head) * dtype.itemsize + 4 * head
-    if not quantized:
-        return whole, block
-    layers = [layer.weight for name, layer in network.blocks[0].named_modules() if is_quantized(name, layer)]
-    saved = sum((dtype.itemsize - 1) * weight.numel() - _ROW_BYTES * len(weight) for weight in layers)
+    layers = network.blocks[0].named_modules() if quantized else ()
+    saved = sum(
+        (dtype.itemsize - 1) * layer.weight.numel() - _ROW_BYTES * len(layer.weight)
+        for name, layer in layers
+        if is_quantized(name, layer)
+    )
     return whole - saved * config.num_layers, block - saved
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mvtrack.models.weights.few_bits import GGUF_SUFFIX, open_gguf, with_scales_applied
+from mvtrack.models.weights.quantized_files import GGUF_SUFFIX, open_gguf, with_scales_applied
 from mvtrack.models.weights.stored import Stored
 
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -82,7 +82,7 @@ class Checkpoint:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Open a safetensors file, the index of a sharded one, a GGUF file, or a pickle of tensors.
 
-    8-bit floats come as what they stand for, see few_bits.py.
+    8-bit floats come as what they stand for, see quantized_files.py.
     Pickles are read with `weights_only`, so they cannot run code. Raises ValueError that names the file and the fix.
     """
     path = Path(path)

@@ -71,11 +71,10 @@ def with_scales_applied(tensors: dict[str, Stored]) -> dict[str, Stored]:
         scale = tensors.get(name.removesuffix(".weight") + _SCALE) if name.endswith(".weight") else None
         if name == _MARK or name.endswith(_SCALE):
             continue
-        found[name] = _as_float(stored, scale) if stored.dtype == torch.float8_e4m3fn else stored
+        if stored.dtype == torch.float8_e4m3fn and scale is None:
+            stored = replace(stored, dtype=torch.bfloat16, read=lambda eight=stored: eight.read().bfloat16())
+        elif scale is not None:
+            read = lambda eight=stored, scale=scale: eight.read().float() * scale.read().float()  # noqa: E731
+            stored = replace(stored, dtype=torch.float32, read=read)
+        found[name] = stored
     return found
-
-
-def _as_float(stored: Stored, scale: Stored | None) -> Stored:
-    if scale is None:
-        return replace(stored, dtype=torch.bfloat16, read=lambda: stored.read().bfloat16())
-    return replace(stored, dtype=torch.float32, read=lambda: stored.read().float() * scale.read().float())
