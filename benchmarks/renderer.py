@@ -32,10 +32,7 @@ def main() -> int:
         name = f"{size[0]}x{size[1]}"
         figures[f"{name} ms a frame"] = 1000 * seconds["culled"] / (SCENES * VIEWS * FRAMES)
         figures[f"{name} unculled / culled"] = seconds["unculled"] / seconds["culled"]
-    targets = {
-        "64x64 unculled / culled": (">=", 1.3),
-        "240x416 unculled / culled": (">=", 1.3),
-    }
+    targets = {"64x64 unculled / culled": (">=", 1.3), "240x416 unculled / culled": (">=", 1.3)}
     return report(figures, targets)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from mvtrack.config.checked import Count, config
 from mvtrack.config.cluster import RayOptions
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.config.errors import leave
+from mvtrack.config.placement import launched_processes
 from mvtrack.inference.model_options import LESS_MEMORY, SAMPLING, ModelCommand, SamplingOptions
 from mvtrack.inference.shot_options import PointOptions, ShotOptions, read_shot, resolution
 
@@ -46,7 +48,12 @@ class ReshootCommand(ModelCommand):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, check, re-shoot; prints where the results are."""
-    return run(ReshootCommand, _reshoot, arguments, "mvtrack reshoot", LESS_MEMORY)
+    work = partial(run, ReshootCommand, _reshoot, arguments, "mvtrack reshoot", LESS_MEMORY)
+    if launched_processes() == 1:
+        return work()
+    from mvtrack.inference.torchrun import among_launched
+
+    return among_launched(work)
 
 
 def shot_of(options: ReshootCommand, video: Path):
@@ -68,7 +75,9 @@ def shot_of(options: ReshootCommand, video: Path):
 def _reshoot(options: ReshootCommand) -> None:
     from mvtrack.inference.batch import is_batch, reshoot_batch
     from mvtrack.inference.pipeline import reshoot_file
+    from mvtrack.inference.torchrun import with_launched
 
+    options = replace(options, placement=with_launched(options.placement))
     if options.points.tracks and not options.model:
         _say("--tracks takes the shipped model with a tracking head, tiny_tracking; without it, tiny makes the video")
     if is_batch(options.video):

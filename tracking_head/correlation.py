@@ -45,12 +45,9 @@ class CorrelationFeatures(NamedTuple):
 
 
 def prepare(
-    q: Float[Tensor, "B V T h w heads d"],
-    k: Float[Tensor, "B V T h w heads d"],
-    query_txy: Float[Tensor, "B V N 3"],
-    token_px: int,
-    config: CorrelationConfig,
-) -> CorrelationFeatures:
+    q: Float[Tensor, "B V T h w heads d"], k: Float[Tensor, "B V T h w heads d"], query_txy: Float[Tensor, "B V N 3"],
+    token_px: int, config: CorrelationConfig,
+) -> CorrelationFeatures:  # fmt: skip
     """Key maps of all levels, and the query side sampled at (frame, x, y); x, y in raster pixels of the images.
 
     q, k: float32 or bfloat16, one token per token_px x token_px pixels. Raises ValueError for q and k of different
@@ -107,12 +104,9 @@ def sample_support(
 
 
 def correlate(
-    prepared: CorrelationFeatures,
-    xy_px: Float[Tensor, "m T 2"],
-    level: int,
-    config: CorrelationConfig,
+    prepared: CorrelationFeatures, xy_px: Float[Tensor, "m T 2"], level: int, config: CorrelationConfig,
     first_point: int = 0,
-) -> Float[Tensor, "m T P P"]:
+) -> Float[Tensor, "m T P P"]:  # fmt: skip
     """One level's volume around current estimates: [key offset, query offset], both row by row from the upper left.
 
     xy_px: raster pixels in the frames shown, of the points from number `first_point` on among all M = B V N. The result
@@ -122,13 +116,9 @@ def correlate(
 
 
 def embed_correlation(
-    prepared: CorrelationFeatures,
-    xy_px: Float[Tensor, "m T 2"],
-    config: CorrelationConfig,
-    weight: Float[Tensor, "C PP"],
-    first_point: int = 0,
-    keep: bool = False,
-) -> Float[Tensor, "m T levels C"]:
+    prepared: CorrelationFeatures, xy_px: Float[Tensor, "m T 2"], config: CorrelationConfig,
+    weight: Float[Tensor, "C PP"], first_point: int = 0, keep: bool = False,
+) -> Float[Tensor, "m T levels C"]:  # fmt: skip
     """`correlate(...).flatten(-2) @ weight.T` of every level, without the volumes. Its dtype is the weight's, or under
     autocast autocast's.
 
@@ -143,14 +133,9 @@ def embed_correlation(
 
 
 def _correlated(
-    prepared: CorrelationFeatures,
-    xy_px: Float[Tensor, "m T 2"],
-    levels: Sequence[int],
-    config: CorrelationConfig,
-    weight: Float[Tensor, "C PP"] | None,
-    first_point: int,
-    keep: bool,
-) -> list[Float[Tensor, "m T *volume"]]:
+    prepared: CorrelationFeatures, xy_px: Float[Tensor, "m T 2"], levels: Sequence[int], config: CorrelationConfig,
+    weight: Float[Tensor, "C PP"] | None, first_point: int, keep: bool,
+) -> list[Float[Tensor, "m T *volume"]]:  # fmt: skip
     part = slice(first_point, first_point + len(xy_px))
     point = torch.arange(part.start, part.stop, device=xy_px.device)
     shown = torch.arange(prepared.frames, device=xy_px.device) if prepared.shown is None else prepared.shown

@@ -12,14 +12,9 @@ from tracking_head.shapes import Float
 
 
 def reference_volume(
-    q: Float[Tensor, "B V T h w heads d"],
-    k: Float[Tensor, "B V T h w heads d"],
-    query_txy: Float[Tensor, "B V N 3"],
-    xy_px: Float[Tensor, "B V T N 2"],
-    token_px: int,
-    level: int,
-    config: CorrelationConfig,
-) -> Float[Tensor, "B V T N P P"]:
+    q: Float[Tensor, "B V T h w heads d"], k: Float[Tensor, "B V T h w heads d"], query_txy: Float[Tensor, "B V N 3"],
+    xy_px: Float[Tensor, "B V T N 2"], token_px: int, level: int, config: CorrelationConfig,
+) -> Float[Tensor, "B V T N P P"]:  # fmt: skip
     """One level's volume [key offset, query offset] around every estimate, from whole feature maps (method §4).
 
     Memory grows with the upsampled maps and with (2 radius + 1)^2 samples of full width per point and frame.

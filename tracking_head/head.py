@@ -70,14 +70,10 @@ class TrackingHead(nn.Module):
             self.camera_norm = nn.LayerNorm(config.token_dim)
 
     def forward(
-        self,
-        q: Float[Tensor, "B V T h w heads d"],
-        k: Float[Tensor, "B V T h w heads d"],
-        query_txy: Float[Tensor, "B V N 3"],
-        valid: Bool[Tensor, "B V N"],
-        token_px: int,
+        self, q: Float[Tensor, "B V T h w heads d"], k: Float[Tensor, "B V T h w heads d"],
+        query_txy: Float[Tensor, "B V N 3"], valid: Bool[Tensor, "B V N"], token_px: int,
         cameras: Cameras | None = None,
-    ) -> HeadOutput:
+    ) -> HeadOutput:  # fmt: skip
         """q, k: features of one attention layer, one token per token_px x token_px pixels, any float type.
 
         query_txy: where each point is in each view at one frame of its own: frame index, x, y in raster pixels.
@@ -94,14 +90,9 @@ class TrackingHead(nn.Module):
         return self.refine(prepared, xy, xy.new_zeros(xy.shape), valid, extent, cameras)
 
     def refine(
-        self,
-        prepared: CorrelationFeatures,
-        xy: Float[Tensor, "B V T N 2"],
-        logits: Float[Tensor, "B V T N 2"],
-        valid: Bool[Tensor, "B V N"],
-        extent_px: tuple[float, float],
-        cameras: Cameras | None = None,
-    ) -> HeadOutput:
+        self, prepared: CorrelationFeatures, xy: Float[Tensor, "B V T N 2"], logits: Float[Tensor, "B V T N 2"],
+        valid: Bool[Tensor, "B V N"], extent_px: tuple[float, float], cameras: Cameras | None = None,
+    ) -> HeadOutput:  # fmt: skip
         """All iterations from given estimates: raster pixels, and the logits of visibility and confidence.
 
         extent_px: (W, H) of the image. cameras: of the T frames. Nothing is checked here.
@@ -133,13 +124,10 @@ class TrackingHead(nn.Module):
         return rearrange(torch.cat(parts), "(b v n) t s c -> b v n t (s c)", b=batch, v=views)
 
     def tokens(
-        self,
-        xy: Float[Tensor, "B V T N 2"],
-        logits: Float[Tensor, "B V T N 2"],
-        correlation: Float[Tensor, "B V N T C"],
-        extent_px: tuple[float, float],
+        self, xy: Float[Tensor, "B V T N 2"], logits: Float[Tensor, "B V T N 2"],
+        correlation: Float[Tensor, "B V N T C"], extent_px: tuple[float, float],
         rays: Float[Tensor, "B V T N 6"] | None = None,
-    ) -> Float[Tensor, "B V N T D"]:
+    ) -> Float[Tensor, "B V N T D"]:  # fmt: skip
         """What the transformer gets: logits, correlation, displacement, then time and camera added on top."""
         dtype = correlation.dtype
         fields = [rearrange(logits, "b v t n c -> b v n t c").to(dtype), correlation]

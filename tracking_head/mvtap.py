@@ -72,14 +72,10 @@ class MVTAP(nn.Module):
         return Features(maps, maps, STRIDE)
 
     def forward(
-        self,
-        q: Float[Tensor, "B V T h w heads d"],
-        k: Float[Tensor, "B V T h w heads d"],
-        query_txy: Float[Tensor, "B V N 3"],
-        valid: Bool[Tensor, "B V N"],
-        token_px: int,
+        self, q: Float[Tensor, "B V T h w heads d"], k: Float[Tensor, "B V T h w heads d"],
+        query_txy: Float[Tensor, "B V N 3"], valid: Bool[Tensor, "B V N"], token_px: int,
         cameras: Cameras | None = None,
-    ) -> HeadOutput:
+    ) -> HeadOutput:  # fmt: skip
         """As `TrackingHead`, after the last iteration only (I = 1)."""
         size = (q.shape[3] * token_px, q.shape[4] * token_px)
         refuse_outside(query_txy, valid, q.shape[2], size)
@@ -98,14 +94,9 @@ class MVTAP(nn.Module):
         return HeadOutput(torch.where(here, txy[..., None, :, 1:], xy), visible, confident)
 
     def sweep(
-        self,
-        prepared: CorrelationFeatures,
-        txy: Float[Tensor, "B V N 3"],
-        valid: Bool[Tensor, "B V N"],
-        extent_px: tuple[float, float],
-        cameras: Cameras | None,
-        order: Int[Tensor, "T"],
-    ) -> HeadOutput:
+        self, prepared: CorrelationFeatures, txy: Float[Tensor, "B V N 3"], valid: Bool[Tensor, "B V N"],
+        extent_px: tuple[float, float], cameras: Cameras | None, order: Int[Tensor, "T"],
+    ) -> HeadOutput:  # fmt: skip
         """Tracks through all frames, taken in an order: ascending, as MV-TAP does it, or descending (I = 1).
 
         At frames that come before a point's query they mean nothing. Windows in which no query has come are left out.
@@ -120,14 +111,9 @@ class MVTAP(nn.Module):
         return HeadOutput(xy[None], logits[:1], logits[1:])
 
     def windows(
-        self,
-        prepared: CorrelationFeatures,
-        txy: Float[Tensor, "B V N 3"],
-        valid: Bool[Tensor, "B V N"],
-        extent_px: tuple[float, float],
-        cameras: Cameras | None,
-        order: Int[Tensor, "T"],
-    ) -> Iterator[tuple[int, HeadOutput]]:
+        self, prepared: CorrelationFeatures, txy: Float[Tensor, "B V N 3"], valid: Bool[Tensor, "B V N"],
+        extent_px: tuple[float, float], cameras: Cameras | None, order: Int[Tensor, "T"],
+    ) -> Iterator[tuple[int, HeadOutput]]:  # fmt: skip
         """Where each window starts in `order`, and its estimates after every iteration; the last frame is repeated to
         fill the last window.
 

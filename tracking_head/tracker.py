@@ -34,12 +34,9 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        head: TrackingHead | MVTAP,
-        threshold: float = 0.5,
-        weigh_confidence: bool = False,
+        self, head: TrackingHead | MVTAP, threshold: float = 0.5, weigh_confidence: bool = False,
         interpolation: Literal["linear", "spline"] = "spline",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.head = head
         self.threshold = threshold
         self.weigh_confidence = weigh_confidence

@@ -69,13 +69,7 @@ def _attention(options: AttentionCommand) -> None:
 
 
 def _pair_and_model(options: AttentionCommand, query):
-    from mvtrack.inference.attention_pair import (
-        is_result,
-        model_of_result,
-        noise_levels,
-        pair_of_result,
-        pair_of_shot,
-    )
+    from mvtrack.inference.attention_pair import is_result, model_of_result, noise_levels, pair_of_result, pair_of_shot
     from mvtrack.inference.pipeline import shipped_model
     from mvtrack.models.reshoot_model import read_config
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "convert": ("mvtrack.cli.convert", "make a model from released weights of any layout"),
     "export": ("mvtrack.cli.export", "write a checkpoint or model as one file of any layout"),
     "calibrate": ("mvtrack.cli.calibrate", "fit the step cache to a model: faster sampling (--cache)"),
+    "bench": ("mvtrack.cli.bench", "which options make a model faster on this machine"),
     "doctor": ("mvtrack.cli.doctor", "what is installed and missing, and what a model or a training takes"),
     "demo": ("mvtrack.cli.demo", "render an unseen scene, re-shoot it, and show it beside the truth"),
 }

@@ -92,13 +92,9 @@ def _share(count: int) -> float | None:
 
 
 def inference_lines(
-    config: ModelConfig,
-    machine: Machine,
-    placement: Placement,
-    size: tuple[int, int] | None = None,
-    num_frames: int | None = None,
-    decoder: Path | None = None,
-) -> Iterator[CheckLine]:
+    config: ModelConfig, machine: Machine, placement: Placement, size: tuple[int, int] | None = None,
+    num_frames: int | None = None, decoder: Path | None = None,
+) -> Iterator[CheckLine]:  # fmt: skip
     """What making one video takes. decoder: of an aligning decoder, where videos are decoded a second time."""
     token, frames = config.size_unit_px, num_frames or config.num_frames
     height, width = size or config.sizes[0]

@@ -112,6 +112,7 @@ class DecoderRunConfig(TrainingConfig):
         for name, used, instead in (
             ("train.zero_stage", self.train.zero_stage == 3, "2"),
             ("train.compile", self.train.compile, "false"),
+            ("train.sequence_parallel", self.train.sequence_parallel > 1, "1"),
             ("train.checkpoint_blocks", self.train.checkpoint_blocks is not None, "null"),
             ("train.checkpoint_keep", self.train.checkpoint_keep != "nothing", "nothing"),
             ("train.init_from", self.train.init_from is not None, "null"),

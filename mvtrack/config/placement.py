@@ -4,6 +4,7 @@ But for LoRA and weights of fewer bits none of it changes what is made beyond ro
 it was trained with.
 """
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -21,6 +22,11 @@ Offload = Literal["none", "model", "blocks"]
 Quantization = Literal["int8", "fp8", "int8_dynamic", "fp8_dynamic"]
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@revision][:file]"
+
+
+def launched_processes() -> int:
+    """How many processes torchrun started, this one among them; 1 where it did not."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 @config

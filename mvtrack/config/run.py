@@ -51,6 +51,8 @@ class RunConfig(TrainingConfig):
             self._check_views(self.model.views)
         if self.model.dit is None:
             self._check_view_backbone()
+        elif self.train.sequence_parallel > 1:
+            self._check_sequence_parallel(self.train.sequence_parallel)
         if self.optim.name == "muon" and (self.train.zero_stage > 0 or self.train.precision == "bf16"):
             raise ValueError(
                 "optim.name muon works on whole float32 matrices: set train.zero_stage: 0 and train.precision: fp32 or "
@@ -119,6 +121,7 @@ class RunConfig(TrainingConfig):
         train = self.train
         for name, used, instead in (
             ("train.compile", train.compile, "false"),
+            ("train.sequence_parallel", train.sequence_parallel > 1, "1"),
             ("train.attention", train.attention != "auto", "auto"),
             ("train.checkpoint_blocks", train.checkpoint_blocks is not None, "null"),
             ("train.checkpoint_keep", train.checkpoint_keep != "nothing", "nothing"),
@@ -132,6 +135,18 @@ class RunConfig(TrainingConfig):
                 f"loss.correspondence_layers {list(self.loss.correspondence_layers)} have tokens of {sorted(sides)} "
                 "pixels: supervise layers of one size"
             )
+
+    def _check_sequence_parallel(self, ranks: int) -> None:
+        heads, token = self.model.dit.num_heads, self.model.token_px()
+        if heads % ranks:
+            raise ValueError(f"train.sequence_parallel {ranks} does not divide the {heads} heads of model.dit")
+        for height, width in self.data.sizes:
+            cells = (height // token) * (width // token)
+            if cells % ranks:
+                raise ValueError(
+                    f"train.sequence_parallel {ranks} does not divide the {cells} tokens of a frame of "
+                    f"{height}x{width}: use another size or number"
+                )
 
     def _check_views(self, views: ViewsConfig) -> None:
         views.check_banks(self.data.num_frames, {b.root: (b.static, b.num_views) for b in self.data.banks})

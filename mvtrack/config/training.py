@@ -51,6 +51,7 @@ class TrainConfig:
     steps: Count = 1000
     batch_size: Count = 1  # all ranks together
     micro_batch_size: Count = 1  # one rank, one forward
+    sequence_parallel: Count = 1  # ranks that share every sample's tokens, in attention its heads
     seed: int = 0
     precision: Literal["fp32", "bf16", "autocast_bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0  # bf16 keeps float32 masters, so its stage 0 runs as stage 1

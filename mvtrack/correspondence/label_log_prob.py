@@ -143,12 +143,9 @@ def _compute_dtype(q: Tensor, k: Tensor) -> torch.dtype:
 
 
 def label_log_prob_checkpointed(
-    q: Float[Tensor, "B N heads d"],
-    k: Float[Tensor, "B S C heads d"],
-    rows: Rows,
-    scale: float,
+    q: Float[Tensor, "B N heads d"], k: Float[Tensor, "B S C heads d"], rows: Rows, scale: float,
     logit_head: Callable[[Tensor], Tensor] | None = None,
-) -> Float[Tensor, "any R"]:
+) -> Float[Tensor, "any R"]:  # fmt: skip
     """What `label_log_prob` gives, by plain autograd; with a logit head one row of log-probabilities for all heads."""
     tokens, place = torch.unique(_flat_tokens(rows.query, rows.counts, q.shape), return_inverse=True)
     asked = q.flatten(0, 1).index_select(0, tokens)
@@ -163,14 +160,9 @@ def rows_per_chunk(cells: int, num_heads: int, mlp: bool, device: str) -> int:
 
 
 def log_prob_in_chunks(
-    asked: Float[Tensor, "U heads d"],
-    k: Float[Tensor, "B S C heads d"],
-    place: Int[Tensor, "R"],
-    rows: Rows,
-    scale: float,
-    chunk: int,
-    logit_head: Callable[[Tensor], Tensor] | None = None,
-) -> Float[Tensor, "any R"]:
+    asked: Float[Tensor, "U heads d"], k: Float[Tensor, "B S C heads d"], place: Int[Tensor, "R"], rows: Rows,
+    scale: float, chunk: int, logit_head: Callable[[Tensor], Tensor] | None = None,
+) -> Float[Tensor, "any R"]:  # fmt: skip
     """As `label_log_prob_checkpointed`, of query tokens that are gathered already; place: which of them a row is of."""
     frames = k.flatten(0, 1).unbind(0)  # slices would each add a whole k of zeros in the backward pass
     pieces, first = [], 0
@@ -191,13 +183,9 @@ def log_prob_in_chunks(
 
 
 def _chunk(
-    asked: Float[Tensor, "U heads d"],
-    keys: Float[Tensor, "C heads d"],
-    place: Int[Tensor, "n"],
-    label: Int[Tensor, "n"],
-    scale: float,
-    logit_head: Callable[[Tensor], Tensor] | None,
-) -> Float[Tensor, "any n"]:
+    asked: Float[Tensor, "U heads d"], keys: Float[Tensor, "C heads d"], place: Int[Tensor, "n"],
+    label: Int[Tensor, "n"], scale: float, logit_head: Callable[[Tensor], Tensor] | None,
+) -> Float[Tensor, "any n"]:  # fmt: skip
     dtype = _compute_dtype(asked, keys)
     with torch.autocast(asked.device.type, enabled=False):
         queries = asked.index_select(0, place).to(dtype)

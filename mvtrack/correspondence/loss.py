@@ -21,13 +21,10 @@ CAMEO = CorrespondenceLossConfig(heads="mlp", exclude="own_view", reduction="ref
 
 
 def correspondence_loss(
-    q: Float[Tensor, "B V f h w heads d"],
-    k: Float[Tensor, "B V f h w heads d"],
-    targets: CorrespondenceTargets,
-    config: CorrespondenceLossConfig = MVTRACK4GEN,
-    logit_head: LogitHead | Projection | None = None,
+    q: Float[Tensor, "B V f h w heads d"], k: Float[Tensor, "B V f h w heads d"], targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig = MVTRACK4GEN, logit_head: LogitHead | Projection | None = None,
     reference: int | Bool[Tensor, "B V f"] = 1,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, ""]:  # fmt: skip
     """Weighted mean of -log p(label), p the softmax of q k^T / sqrt(d) over the h w keys of one (view, frame).
 
     q and k are what enters the attention (after its norm and position encoding), on one device with the targets.
@@ -42,13 +39,10 @@ def correspondence_loss(
 
 
 def correspondence_loss_reference(
-    q: Float[Tensor, "B V f h w heads d"],
-    k: Float[Tensor, "B V f h w heads d"],
-    targets: CorrespondenceTargets,
-    config: CorrespondenceLossConfig = MVTRACK4GEN,
-    logit_head: LogitHead | Projection | None = None,
+    q: Float[Tensor, "B V f h w heads d"], k: Float[Tensor, "B V f h w heads d"], targets: CorrespondenceTargets,
+    config: CorrespondenceLossConfig = MVTRACK4GEN, logit_head: LogitHead | Projection | None = None,
     reference: int | Bool[Tensor, "B V f"] = 1,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, ""]:  # fmt: skip
     """`correspondence_loss` by plain autograd in checkpointed chunks: slower, can be differentiated twice."""
     return _loss(q, k, targets, config, logit_head, reference, label_log_prob_checkpointed)
 
@@ -75,14 +69,10 @@ def correspondence_loss_per_layer(
 
 
 def _loss(
-    q: Tensor,
-    k: Tensor,
-    targets: CorrespondenceTargets,
-    config: CorrespondenceLossConfig,
-    logit_head: LogitHead | Projection | None,
-    reference: int | Bool[Tensor, "B V f"],
+    q: Tensor, k: Tensor, targets: CorrespondenceTargets, config: CorrespondenceLossConfig,
+    logit_head: LogitHead | Projection | None, reference: int | Bool[Tensor, "B V f"],
     log_prob: Callable[..., Float[Tensor, "any R"]],
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, ""]:  # fmt: skip
     check_features(q, k, targets)
     _check_head(q, config, logit_head)
     num_heads, width = q.shape[-2:]
@@ -127,9 +117,7 @@ def _check_head(q: Tensor, config: CorrespondenceLossConfig, logit_head: LogitHe
 
 
 def labelled_rows(
-    targets: CorrespondenceTargets,
-    config: CorrespondenceLossConfig,
-    reference: int | Bool[Tensor, "B V f"] = 1,
+    targets: CorrespondenceTargets, config: CorrespondenceLossConfig, reference: int | Bool[Tensor, "B V f"] = 1
 ) -> Rows:
     """The rows with a share in the loss, grouped by sample and key frame. All shares of a full batch sum to 1
     (`ref_plus_tgt`: to 2).

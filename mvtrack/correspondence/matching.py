@@ -49,13 +49,9 @@ def sample_around(
 
 @torch.no_grad()
 def match_frame(
-    query: Float[Tensor, "n 4 heads d"],
-    home_keys: Float[Tensor, "h w heads d"],
-    home_xy: Float[Tensor, "n 2"],
-    q: Float[Tensor, "h2 w2 heads d"],
-    k: Float[Tensor, "h2 w2 heads d"],
-    token_px: int,
-) -> Matches:
+    query: Float[Tensor, "n 4 heads d"], home_keys: Float[Tensor, "h w heads d"], home_xy: Float[Tensor, "n 2"],
+    q: Float[Tensor, "h2 w2 heads d"], k: Float[Tensor, "h2 w2 heads d"], token_px: int,
+) -> Matches:  # fmt: skip
     """Match points to one frame. query: their query features (`sample_around`); home_keys: keys of the frame they come
     from, where they lie at home_xy (raster pixels). q, k: of the frame that is searched.
 

@@ -65,13 +65,9 @@ class PointMaps:
 
 
 def targets_from_points(
-    maps: PointMaps,
-    grid: tuple[int, int],
-    config: PointMatchConfig | None = None,
-    num_queries: int | None = None,
-    seed: int = 0,
-    frame_stride: int = TEMPORAL_STRIDE,
-) -> CorrespondenceTargets:
+    maps: PointMaps, grid: tuple[int, int], config: PointMatchConfig | None = None, num_queries: int | None = None,
+    seed: int = 0, frame_stride: int = TEMPORAL_STRIDE,
+) -> CorrespondenceTargets:  # fmt: skip
     """Every token asks, in every other (view, frame), for the token whose 3D point is nearest to its own.
 
     maps: T = stride n + 1 frames, read at the latent anchors (T = 1: one photograph a view). grid: (h, w) of the
@@ -113,13 +109,9 @@ def _own_depth(points: Float[Tensor, "B V T 3 H W"], camera: Camera) -> Float[Te
 
 
 def _match(
-    place: Float[Tensor, "V f C 3"],
-    valid: Bool[Tensor, "V f C"],
-    grid: tuple[int, int],
-    config: PointMatchConfig,
-    num_queries: int | None,
-    seed: int,
-) -> CorrespondenceTargets:
+    place: Float[Tensor, "V f C 3"], valid: Bool[Tensor, "V f C"], grid: tuple[int, int], config: PointMatchConfig,
+    num_queries: int | None, seed: int,
+) -> CorrespondenceTargets:  # fmt: skip
     """Targets of one sample, batch axis 1."""
     views, frames, cells = valid.shape
     place, valid = place.flatten(0, 1), valid.flatten(0, 1)  # (S, C, .), S = V f key frames

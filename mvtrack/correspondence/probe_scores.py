@@ -46,10 +46,7 @@ class ProbeSums:
     def over_all_kinds(self) -> dict[str, float]:
         """PCK and alignment error (nats) of all rows together, whatever their kind. NaN without a row."""
         rows = self.rows.sum()
-        return {
-            "pck": float(self.correct.sum() / rows),
-            "alignment_error": float(self.nll.mean(0).sum() / rows),
-        }
+        return {"pck": float(self.correct.sum() / rows), "alignment_error": float(self.nll.mean(0).sum() / rows)}
 
     def alignment_error_per_head(self, kind: str = "cross_view") -> list[float]:
         """Mean -log p(true cell) of each head, nats; CAMEO's alignment error. NaN without a row."""
@@ -70,10 +67,7 @@ def kinds_of_rows(
 
 
 def sum_scores(
-    rows: ProbedRows,
-    targets: CorrespondenceTargets,
-    threshold_px: float,
-    reference: int | Bool[Tensor, "B V f"] = 1,
+    rows: ProbedRows, targets: CorrespondenceTargets, threshold_px: float, reference: int | Bool[Tensor, "B V f"] = 1
 ) -> ProbeSums:
     """PCK with cycle check, attention and confidence score (MVTrack4Gen A.2), alignment error (CAMEO §3.2), summed.
 
@@ -87,10 +81,7 @@ def sum_scores(
 
 
 def precision_3d(
-    rows: ProbedRows,
-    targets: CorrespondenceTargets,
-    points: Float[Tensor, "B V f C 3"],
-    threshold: float = 0.02,
+    rows: ProbedRows, targets: CorrespondenceTargets, points: Float[Tensor, "B V f C 3"], threshold: float = 0.02
 ) -> tuple[Bool[Tensor, "B Q V f"], Float[Tensor, "B Q V f"]]:
     """Whether each match lies within `threshold` of the query's 3D point, and the distance; CAMEO's Precision@2 cm.
 

@@ -138,13 +138,9 @@ def warn_if_nothing_shared(targets: CorrespondenceTargets) -> CorrespondenceTarg
 
 
 def targets_from_tracks(
-    tracks: Tracks,
-    size: tuple[int, int],
-    token_px: int,
-    num_queries: int | None = 1024,
-    seed: int = 0,
+    tracks: Tracks, size: tuple[int, int], token_px: int, num_queries: int | None = 1024, seed: int = 0,
     frame_stride: int = TEMPORAL_STRIDE,
-) -> CorrespondenceTargets:
+) -> CorrespondenceTargets:  # fmt: skip
     """Tokens of visible track points, all views and frames, ask for the point wherever it is visible (MVTrack4Gen B.5).
 
     tracks: (B, V, T, N) in pixels of images of `size` (H, W), read at each latent frame's anchor. num_queries: drawn
@@ -196,12 +192,9 @@ def _inside(xy: Float[Tensor, "*n 2"], size: tuple[int, int]) -> Bool[Tensor, "*
 
 
 def targets_from_depth(
-    depth: Float[Tensor, "B V T H W"],
-    camera: Camera,
-    token_px: int,
-    num_reference: int = 1,
+    depth: Float[Tensor, "B V T H W"], camera: Camera, token_px: int, num_reference: int = 1,
     frame_stride: int = TEMPORAL_STRIDE,
-) -> CorrespondenceTargets:
+) -> CorrespondenceTargets:  # fmt: skip
     """Every token of the target views asks for its cell in the reference at the same latent frame.
 
     The point behind a token is the one at the pixel nearest below-right of its centre, at the latent frame's anchor.

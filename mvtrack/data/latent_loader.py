@@ -23,16 +23,9 @@ class LatentDataset(StepDataset):
     """
 
     def __init__(
-        self,
-        config: DataConfig,
-        seed: int,
-        batch_size: int,
-        micro_batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        text_length: int | None = None,
-        views: ViewsConfig | None = None,
-    ) -> None:
+        self, config: DataConfig, seed: int, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1,
+        text_length: int | None = None, views: ViewsConfig | None = None,
+    ) -> None:  # fmt: skip
         super().__init__([each.share for each in config.latents], seed, batch_size, micro_batch_size, rank, world)
         self.config, self.text_length, self.views = config, text_length, views
         self.folders = [LatentFolder(each, config.num_frames) for each in config.latents]

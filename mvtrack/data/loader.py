@@ -120,15 +120,9 @@ class BatchDataset(StepDataset):
     """
 
     def __init__(
-        self,
-        config: DataConfig,
-        seed: int,
-        batch_size: int,
-        micro_batch_size: int,
-        rank: int = 0,
-        world: int = 1,
+        self, config: DataConfig, seed: int, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1,
         views: ViewsConfig | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__([bank.share for bank in config.banks], seed, batch_size, micro_batch_size, rank, world)
         self.config, self.views = config, views
         self.banks = open_banks(config)

@@ -53,13 +53,9 @@ def _farthest(centre: Float[Tensor, "T 3"], t: int, candidates: range) -> int | 
 
 
 def sweep(
-    video: Float[Tensor, "T 3 H W"],
-    camera: Camera,
-    t: int,
-    others: list[int],
-    z: Float[Tensor, "planes"],
+    video: Float[Tensor, "T 3 H W"], camera: Camera, t: int, others: list[int], z: Float[Tensor, "planes"],
     window_px: int = 5,
-) -> Float[Tensor, "H W"]:
+) -> Float[Tensor, "H W"]:  # fmt: skip
     """Depth of picture t: at each pixel that of the planes z at which some other picture looks most alike."""
     planes, (height, width) = len(z), camera.size
     grid = pixel_grid(camera.size).flatten(0, 1)

@@ -31,12 +31,9 @@ def covisible(
 
 
 def depth_warp(
-    reference_video: Float[Tensor, "T 3 H W"],
-    target_depth: Float[Tensor, "T H W"],
-    reference_depth: Float[Tensor, "T H W"],
-    target: Camera,
-    reference: Camera,
-) -> Float[Tensor, "T 3 H W"]:
+    reference_video: Float[Tensor, "T 3 H W"], target_depth: Float[Tensor, "T H W"],
+    reference_depth: Float[Tensor, "T H W"], target: Camera, reference: Camera,
+) -> Float[Tensor, "T 3 H W"]:  # fmt: skip
     """The reference's colours carried to the target by exact depth; what it does not see gets its mean colour."""
     xy, _ = reproject(target_depth, target, reference)
     warped = sample_bilinear(reference_video, xy)

@@ -225,14 +225,9 @@ def _frames(footage: Video, fit: Fit, span: tuple[int, int]) -> Float[Tensor, "T
 
 
 def _seen(
-    row: AttentionRow,
-    videos: Float[Tensor, "2 T 3 H W"],
-    pair: Pair,
-    span: tuple[int, int],
-    query: tuple[int, int, float, float, int],
-    token_px: int,
-    numbers: dict,
-) -> Seen:
+    row: AttentionRow, videos: Float[Tensor, "2 T 3 H W"], pair: Pair, span: tuple[int, int],
+    query: tuple[int, int, float, float, int], token_px: int, numbers: dict,
+) -> Seen:  # fmt: skip
     """What to draw and to write down; latent frames that hold padding only are left out."""
     view, latent, x, y, frame = query
     start, stop = span

@@ -35,12 +35,9 @@ class NoisedVideos:
 
 @torch.no_grad()
 def noised_videos(
-    model: ReshootModel,
-    video: Float[Tensor, "V T 3 H W"],
-    window: Window,
-    seed: int = 0,
+    model: ReshootModel, video: Float[Tensor, "V T 3 H W"], window: Window, seed: int = 0,
     reference: Bool[Tensor, "1 V f"] | None = None,
-) -> NoisedVideos:
+) -> NoisedVideos:  # fmt: skip
     """Encode videos (RGB in [-1, 1], 4n + 1 frames) and their window. reference: which latent frames stay clean; None:
     the first view."""
     if window.prompts is None:
@@ -51,12 +48,9 @@ def noised_videos(
 
 @torch.no_grad()
 def noised_latents(
-    model: ReshootModel,
-    latents: Float[Tensor, "V f c h w"],
-    window: Window,
-    seed: int = 0,
+    model: ReshootModel, latents: Float[Tensor, "V f c h w"], window: Window, seed: int = 0,
     reference: Bool[Tensor, "1 V f"] | None = None,
-) -> NoisedVideos:
+) -> NoisedVideos:  # fmt: skip
     """The same from clean latents, as generating leaves them.
 
     Raises ValueError for a model with an image branch that gets no prompts: latents show no picture.
@@ -69,12 +63,9 @@ def noised_latents(
 
 @torch.no_grad()
 def probe_layer(
-    model: ReshootModel,
-    videos: NoisedVideos,
-    targets: CorrespondenceTargets,
-    layer: int,
+    model: ReshootModel, videos: NoisedVideos, targets: CorrespondenceTargets, layer: int,
     sigmas: Float[Tensor, "levels"],
-) -> list[ProbeSums]:
+) -> list[ProbeSums]:  # fmt: skip
     """What one block (counted from 0) attends to at each noise level; a match counts within one token.
 
     targets: of a batch of one.

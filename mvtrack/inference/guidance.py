@@ -23,12 +23,9 @@ def check_guidance(config: ModelConfig, guidance: float, camera_guidance: float)
 
 
 def guided(
-    velocity: Velocity,
-    conditioning: Conditioning,
-    guidance: float = 1.0,
-    camera_guidance: float = 1.0,
+    velocity: Velocity, conditioning: Conditioning, guidance: float = 1.0, camera_guidance: float = 1.0,
     batched: bool = False,
-) -> Callable[[Tensor, Real[Tensor, "B"]], Tensor]:
+) -> Callable[[Tensor, Real[Tensor, "B"]], Tensor]:  # fmt: skip
     """The velocity at x and a noise level, extrapolated away from the unconditional one: u + scale (v - u).
 
     guidance, camera_guidance: scales by text and by camera, at most one of them other than 1 (none). batched: both

@@ -140,17 +140,11 @@ def shipped_decoder() -> Path:
 
 
 def reshoot_file(
-    video: Path | str,
-    camera: str | CameraMotion,
-    model: ReshootModel | Path | str | None = None,
-    out: Path | str | None = None,
-    shot: Shot | None = None,
-    overwrite: bool = False,
-    placement: Placement | None = None,
-    check_memory: bool = True,
-    say: Callable[[str], None] | None = None,
+    video: Path | str, camera: str | CameraMotion, model: ReshootModel | Path | str | None = None,
+    out: Path | str | None = None, shot: Shot | None = None, overwrite: bool = False,
+    placement: Placement | None = None, check_memory: bool = True, say: Callable[[str], None] | None = None,
     warn: Callable[[str], None] | None = None,
-) -> Outputs:
+) -> Outputs:  # fmt: skip
     """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
 
     camera: a preset's name, a path in the path language, or a path object. model: a model (where it was `place`d), its

@@ -180,12 +180,9 @@ def flat_depth(camera: Camera, first: Camera, distance: float) -> Float[Tensor, 
 
 
 def sampled(
-    image: Float[Tensor, "3 H W"],
-    target_depth: Float[Tensor, "H W"],
-    source: Camera,
-    target: Camera,
+    image: Float[Tensor, "3 H W"], target_depth: Float[Tensor, "H W"], source: Camera, target: Camera,
     source_depth: Float[Tensor, "H W"] | None = None,
-) -> Float[Tensor, "3 H W"]:
+) -> Float[Tensor, "3 H W"]:  # fmt: skip
     """What a target camera sees of a source frame: each of its pixels looked up in the source, however far magnified.
 
     target_depth: z-depth, not finite where it sees nothing. source_depth: tells what something nearer hides from the

@@ -4,24 +4,29 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mvtrack.inference.device import cast_transformer
-from mvtrack.inference.ranks import Groups, PassInputs, join, received
+from mvtrack.inference.ranks import Groups, PassInputs, file_store, join, received
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.models.reference_pass import ReferenceCache
 
 
 def main() -> int:
-    folder, rank, count, device = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), torch.device(sys.argv[4])
+    folder, rank, count, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), torch.device(sys.argv[4])
     threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
-    torch.set_grad_enabled(False)
-    join(folder, rank, count, device)
+    join(file_store(folder, count), rank, count, device)
+    serve(device)
+    return 0
+
+
+@torch.no_grad()
+def serve(device: torch.device) -> None:
+    """Run this process's share of each pass of the group that it has joined, until it is told that no more come."""
     groups, dit = Groups(), _network(device)
     caches: dict[int, ReferenceCache] = {}
     conditioning = Conditioning()
@@ -40,7 +45,6 @@ def main() -> int:
             dit.reference_cache.branch(key)
         groups.run(dit, PassInputs(latents, timestep, conditioning))
     dist.destroy_process_group()
-    return 0
 
 
 def _network(device: torch.device) -> WanDiT:

@@ -12,10 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.reference_pass import ReferenceCache
-from mvtrack.models.sequence_parallel import SequenceGroup
+from mvtrack.models.sequence_parallel import SequenceGroup, sharing
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -86,25 +85,6 @@ class Groups:
             return dit(inputs.latents, inputs.timestep, inputs.conditioning).prediction.contiguous()
 
 
-@contextmanager
-def sharing(dit: WanDiT, sequence: SequenceGroup) -> Iterator[None]:
-    """While open, the network works on this rank's tokens. Raises ValueError for heads that do not divide."""
-    if sequence.size == 1:
-        yield
-        return
-    if dit.config.num_heads % sequence.size:
-        raise ValueError(f"{dit.config.num_heads} heads do not divide among {sequence.size} processes")
-    dit.sequence = sequence
-    for block in dit.blocks:
-        block.self_attn.attend = sequence.over_ranks(block.self_attn.attend)
-    try:
-        yield
-    finally:
-        dit.sequence = None
-        for block in dit.blocks:
-            del block.self_attn.attend
-
-
 class PassInputs:
     """Of one pass."""
 
@@ -120,9 +100,11 @@ class PassInputs:
 class Ranks:
     """The other processes, as the first one sees them. They end with it, or when another model takes their place.
 
+    launched: joins those that a launcher started, see torchrun.py; None: `count` - 1 are started.
     Raises ValueError where they do not start, or where this process is one of several already.
     """
 
+    launched: Callable[[torch.device], None] | None = None
     _at_work: "Ranks | None" = None
 
     def __init__(self, dit: WanDiT, config: ModelConfig, count: int, device: torch.device) -> None:
@@ -134,12 +116,16 @@ class Ranks:
         self._sent: Conditioning | None = None
         self._cache: tuple[ReferenceCache | None, int] = (None, 0)
         self._ending = self._broken = self._waiting = False
-        self._workers = [self._start(rank, count) for rank in range(1, count)]
+        self._count, own = count, Ranks.launched is None
+        self._workers = [self._start(rank, count) for rank in range(1, count)] if own else []
         Ranks._at_work = self
         atexit.register(self.close)
         threading.Thread(target=self._watch, daemon=True).start()
         with self._explained():
-            join(Path(self._folder.name), 0, count, device)
+            if Ranks.launched is None:
+                join(file_store(self._folder.name, count), 0, count, device)
+            else:
+                Ranks.launched(device)
             self._groups = Groups()
             send(("network", config, dit.dtype, dit.attention, dit._run_block is not run_block), device)
             for tensor in (*dit.parameters(), *dit.buffers()):
@@ -152,7 +138,7 @@ class Ranks:
             why = "a pass of theirs failed" if self._broken else "another model's took their place"
             raise ValueError(f"the processes of this model are not at work any more: {why}; start anew")
         cells = latents.shape[-2] * latents.shape[-1] // dit.config.patch_size[1] ** 2
-        refuse_ranks(dit.config.num_heads, cells, len(self._workers) + 1, len(latents) == 2)
+        refuse_ranks(dit.config.num_heads, cells, self._count, len(latents) == 2)
         with self._explained():
             new = conditioning is not self._sent
             self._sent = conditioning
@@ -205,7 +191,7 @@ class Ranks:
             code = worker.poll()
             if code is not None:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                return f"process {rank} of the {len(self._workers) + 1} that make this video {how}; messages are above"
+                return f"process {rank} of the {self._count} that make this video {how}; messages are above"
         return None
 
     @contextmanager
@@ -236,13 +222,17 @@ class Ranks:
             time.sleep(0.5)
 
 
-def join(folder: Path, rank: int, count: int, device: torch.device) -> None:
-    """The process group of this machine's processes."""
+def file_store(folder: str, count: int) -> dist.Store:
+    """Of this machine's processes."""
+    return dist.FileStore(f"{folder}/store", count)
+
+
+def join(store: dist.Store, rank: int, count: int, device: torch.device) -> None:
+    """The process group of those that share passes."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count,
-        timeout=TIMEOUT,
+        "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT,
     )  # fmt: skip
 
 

@@ -101,13 +101,9 @@ class LongVideo:
 
 @torch.no_grad()
 def generate(
-    model: ReshootModel,
-    reference: Float[Tensor, "T 3 H W"],
-    window: Window,
-    sample: SamplerOptions | None = None,
-    aligned: AlignedDecoding | None = None,
-    callbacks: Callbacks = Callbacks(),
-) -> Float[Tensor, "T 3 H W"]:
+    model: ReshootModel, reference: Float[Tensor, "T 3 H W"], window: Window, sample: SamplerOptions | None = None,
+    aligned: AlignedDecoding | None = None, callbacks: Callbacks = Callbacks(),
+) -> Float[Tensor, "T 3 H W"]:  # fmt: skip
     """Generate the target view of one window.
 
     reference: RGB in [-1, 1], 4n + 1 frames. window: its two views' cameras and what else conditions the model. sample:
@@ -136,12 +132,9 @@ def generate(
 
 @torch.no_grad()
 def sample_latents(
-    model: ReshootModel,
-    clean: Float[Tensor, "1 R f c h w"],
-    conditioning: Conditioning,
-    sample: SamplerOptions,
+    model: ReshootModel, clean: Float[Tensor, "1 R f c h w"], conditioning: Conditioning, sample: SamplerOptions,
     on_step: Callable[[], None] | None = None,
-) -> Float[Tensor, "1 R f c h w"]:
+) -> Float[Tensor, "1 R f c h w"]:  # fmt: skip
     """The target's latents from the reference's, on the model's device.
 
     Raises ValueError for guidance without its prompts.
@@ -156,13 +149,9 @@ def sample_latents(
 
 @torch.no_grad()
 def denoise(
-    model: ReshootModel,
-    noise: Float[Tensor, "1 v f c h w"],
-    state: Callable[[Tensor], Tensor],
-    conditioning: Conditioning,
-    sample: SamplerOptions,
-    on_step: Callable[[], None] | None = None,
-) -> Float[Tensor, "1 v f c h w"]:
+    model: ReshootModel, noise: Float[Tensor, "1 v f c h w"], state: Callable[[Tensor], Tensor],
+    conditioning: Conditioning, sample: SamplerOptions, on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "1 v f c h w"]:  # fmt: skip
     """From noise to a sample. state: what the network sees of x, clean references included; x is its last views."""
     process, caches = model.process, _caches(model, sample)
 
@@ -236,12 +225,9 @@ def window_spans(config: ModelConfig, num_frames: int) -> list[tuple[int, int]]:
 
 
 def generate_stream(
-    model: ReshootModel,
-    video: LongVideo,
-    sample: SamplerOptions | None = None,
-    aligned: AlignedDecoding | None = None,
+    model: ReshootModel, video: LongVideo, sample: SamplerOptions | None = None, aligned: AlignedDecoding | None = None,
     callbacks: Callbacks = Callbacks(),
-) -> Iterator[Float[Tensor, "n 3 H W"]]:
+) -> Iterator[Float[Tensor, "n 3 H W"]]:  # fmt: skip
     """A video of any length in overlapping, cross-faded windows; yields frames in order, as soon as they are final.
 
     Each window sees cameras relative to its own first reference frame, as in training; where a released model takes
@@ -274,10 +260,7 @@ def _rising(count: int) -> Float[Tensor, "T 1 1 1"]:
 
 
 def generate_long(
-    model: ReshootModel,
-    video: LongVideo,
-    sample: SamplerOptions | None = None,
-    aligned: AlignedDecoding | None = None,
+    model: ReshootModel, video: LongVideo, sample: SamplerOptions | None = None, aligned: AlignedDecoding | None = None
 ) -> Float[Tensor, "T 3 H W"]:
     """`generate_stream` as one tensor."""
     return torch.cat(list(generate_stream(model, video, sample, aligned)))

@@ -47,13 +47,10 @@ class CameraAccuracy:
 
 
 def camera_accuracy(
-    estimated_c2w: Float[Tensor, "T 4 4"],
-    true_c2w: Float[Tensor, "T 4 4"],
-    scale: ScaleRule = "self_max",
-    found: Bool[Tensor, "T"] | None = None,
-    least_extent: float = LEAST_EXTENT,
+    estimated_c2w: Float[Tensor, "T 4 4"], true_c2w: Float[Tensor, "T 4 4"], scale: ScaleRule = "self_max",
+    found: Bool[Tensor, "T"] | None = None, least_extent: float = LEAST_EXTENT,
     compared: Bool[Tensor, "T"] | None = None,
-) -> CameraAccuracy:
+) -> CameraAccuracy:  # fmt: skip
     """Errors of estimated cameras against the target path's; both in any world, the estimate in any unit.
 
     scale: `self_max` divides each path by its own largest distance from its first frame (CamI2V's relative measure);

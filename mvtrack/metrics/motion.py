@@ -24,13 +24,9 @@ class MeasuredTurn:
 
 
 def measure_turn(
-    reference: Float[Tensor, "3 H W"],
-    frame: Float[Tensor, "3 H W"],
-    camera: Camera,
-    pan_range_deg: float = 25.0,
-    tilt_range_deg: float = 15.0,
-    zoom_range: float = 0.6,
-) -> MeasuredTurn:
+    reference: Float[Tensor, "3 H W"], frame: Float[Tensor, "3 H W"], camera: Camera, pan_range_deg: float = 25.0,
+    tilt_range_deg: float = 15.0, zoom_range: float = 0.6,
+) -> MeasuredTurn:  # fmt: skip
     """The pan, tilt and zoom under which the reference looks most like `frame`.
 
     camera: the reference's, no leading shape. A coarse grid on blurred images, refined six times; candidates that

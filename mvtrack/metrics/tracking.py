@@ -45,14 +45,10 @@ class TapScores:
 
 
 def tap_scores(
-    predicted: Tracks,
-    truth: Tracks,
-    query_frame: Float[Tensor, "V N"],
-    size: tuple[int, int],
-    frames: Literal["first", "strided", "all"] = "first",
-    per: Literal["view", "track"] = "view",
+    predicted: Tracks, truth: Tracks, query_frame: Float[Tensor, "V N"], size: tuple[int, int],
+    frames: Literal["first", "strided", "all"] = "first", per: Literal["view", "track"] = "view",
     found: Bool[Tensor, "V N"] | None = None,
-) -> TapScores:
+) -> TapScores:  # fmt: skip
     """TAP-Vid's scores of unbatched tracks in images of size (H, W); equal to tapnet's compute_tapvid_metrics.
 
     Points count where `truth.valid`. frames: those after the query's (first), all but it (strided), or all of them,
@@ -98,12 +94,9 @@ class HiddenScores:
 
 
 def hidden_here_scores(
-    predicted: Tracks,
-    truth: Tracks,
-    size: tuple[int, int],
-    query_frame: Float[Tensor, "V N"] | None = None,
+    predicted: Tracks, truth: Tracks, size: tuple[int, int], query_frame: Float[Tensor, "V N"] | None = None,
     inside_only: bool = True,
-) -> HiddenScores:
+) -> HiddenScores:  # fmt: skip
     """Position errors where a point is hidden in a view and visible in another at the same frame.
 
     Needs truth that knows where hidden points are, as rendered scenes do. query_frame: leave these frames out.
@@ -130,12 +123,9 @@ def hidden_here_scores(
 
 
 def cross_view_pck(
-    predicted_xy: Float[Tensor, "V T N 2"],
-    truth: Tracks,
-    source: int = 0,
-    threshold_px: float = 16.0,
+    predicted_xy: Float[Tensor, "V T N 2"], truth: Tracks, source: int = 0, threshold_px: float = 16.0,
     reliable: Bool[Tensor, "V T N"] | None = None,
-) -> Float[Tensor, "V"]:
+) -> Float[Tensor, "V"]:  # fmt: skip
     """Share of points seen by the source and another view at once whose position there is within threshold_px pixels
     (MVTrack4Gen A.2: 16 px of the image itself, not exceeded).
 

@@ -75,12 +75,9 @@ class PairComparison:
 
 
 def compare_pair(
-    first: Float[Tensor, "C H W"],
-    second: Float[Tensor, "C h w"],
-    geometry: PairGeometry,
-    distance: Distance = "l1",
+    first: Float[Tensor, "C H W"], second: Float[Tensor, "C h w"], geometry: PairGeometry, distance: Distance = "l1",
     hidden: float | None = HIDDEN,
-) -> PairComparison:
+) -> PairComparison:  # fmt: skip
     """Carry the second picture's features into the first and measure how far they are from its own.
 
     distance: `l1`, the mean absolute difference over channels, or `cosine`, one minus the cosine. hidden: points of the

@@ -37,13 +37,9 @@ def checkpointing_of(config: TrainConfig) -> Checkpointing | None:
 
 
 def run_block(
-    block: Block,
-    x: Tensor,
-    conditioning: BlockConditioning,
-    kernel: str,
-    keep: str | None = None,
+    block: Block, x: Tensor, conditioning: BlockConditioning, kernel: str, keep: str | None = None,
     wants_heads: bool = True,
-) -> tuple[Tensor, Heads | None]:
+) -> tuple[Tensor, Heads | None]:  # fmt: skip
     """One block, recomputed in the backward pass unless `keep` is None. wants_heads: see `Block.forward`.
 
     A compiled model compiles this function, so that the compiler sees what is to be kept.

@@ -59,12 +59,9 @@ class MultiViewBackbone(Protocol):
         """While open, `visit(q, k)` is called in each pass; tokens are ordered view, frame, row, column."""
 
     def __call__(
-        self,
-        latents: Float[Tensor, "B V f c h w"],
-        timestep: Real[Tensor, "B"],
-        conditioning: Conditioning,
+        self, latents: Float[Tensor, "B V f c h w"], timestep: Real[Tensor, "B"], conditioning: Conditioning,
         tap_layers: tuple[int, ...] = (),
-    ) -> DiTOutput:
+    ) -> DiTOutput:  # fmt: skip
         """latents: references clean, targets noised. timestep: one per scene, in [0, 1000). conditioning: cameras, and
         which views are references."""
 

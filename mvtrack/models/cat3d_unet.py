@@ -39,12 +39,9 @@ class CAT3DUNet(DiffusersBackbone):
         self.unet = unet
 
     def forward(
-        self,
-        latents: Float[Tensor, "B V f c h w"],
-        timestep: Real[Tensor, "B"],
-        conditioning: Conditioning,
+        self, latents: Float[Tensor, "B V f c h w"], timestep: Real[Tensor, "B"], conditioning: Conditioning,
         tap_layers: tuple[int, ...] = (),
-    ) -> DiTOutput:
+    ) -> DiTOutput:  # fmt: skip
         """timestep: level of the discrete schedule, one per scene; see `MultiViewBackbone`.
 
         Raises ValueError for latents that the levels do not divide, and as `DiffusersBackbone.condition` does.

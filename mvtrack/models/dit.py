@@ -57,13 +57,9 @@ class WanDiT(nn.Module):
     """
 
     def __init__(
-        self,
-        config: DiTConfig,
-        rays: RayConfig | None = None,
-        tracking: HeadConfig | None = None,
-        logit_heads: tuple[int, ...] = (),
-        projector: ProjectorConfig | None = None,
-    ) -> None:
+        self, config: DiTConfig, rays: RayConfig | None = None, tracking: HeadConfig | None = None,
+        logit_heads: tuple[int, ...] = (), projector: ProjectorConfig | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config = config
         dim = config.dim
@@ -99,12 +95,9 @@ class WanDiT(nn.Module):
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
 
     def forward(
-        self,
-        latents: Float[Tensor, "B V f c h w"],
-        timestep: Real[Tensor, "B"],
-        conditioning: Conditioning = UNCONDITIONED,
-        tap_layers: tuple[int, ...] = (),
-    ) -> DiTOutput:
+        self, latents: Float[Tensor, "B V f c h w"], timestep: Real[Tensor, "B"],
+        conditioning: Conditioning = UNCONDITIONED, tap_layers: tuple[int, ...] = (),
+    ) -> DiTOutput:  # fmt: skip
         """timestep: 1000 sigma, float32, one per sample. tap_layers: blocks (counted from 0) whose q and k are
         returned, in ascending order. Raises ValueError for conditioning that does not fit the model.
         """
@@ -137,7 +130,10 @@ class WanDiT(nn.Module):
             x, heads = self._run_block(block, x, inputs, kernels[block.self_attn.scope], keep, layer in tap_layers)
             if layer in tap_layers:
                 pattern = "b (v f h w) n d -> b v f h w n d"
-                q, k, out = (*heads.tapped, x) if references is None else references.before(layer, *heads.tapped, x)
+                shown = (*heads.tapped, x) if references is None else references.before(layer, *heads.tapped, x)
+                if self.sequence is not None:
+                    shown = (self.sequence.joined(t, grid.v * grid.f) for t in shown)
+                q, k, out = shown
                 taps.append(Tap(*(rearrange(t, pattern, **grid._asdict()) for t in (q, k))))
                 hidden.append(rearrange(out, "b (v f h w) d -> b v f h w d", **grid._asdict()))
             del heads  # not to be held while the next block runs

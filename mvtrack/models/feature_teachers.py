@@ -68,10 +68,7 @@ def colour_features(
 
 
 def point_features(
-    video: Float[Tensor, "B V T 3 H W"],
-    grid: tuple[int, int],
-    camera: Camera,
-    depth: Float[Tensor, "B V T H W"] | None,
+    video: Float[Tensor, "B V T 3 H W"], grid: tuple[int, int], camera: Camera, depth: Float[Tensor, "B V T H W"] | None
 ) -> Float[Tensor, "B V T h w C"]:
     """Each token's exact point in the first view's frame, in units of that view's median depth, as sines and cosines:
     what VGGT has to estimate. NaN where no surface is seen. Raises ValueError without depth."""

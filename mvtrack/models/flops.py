@@ -15,13 +15,9 @@ from mvtrack.models.networks import empty_network
 
 
 def forward_flops(
-    config: DiTConfig,
-    tokens: int,
-    text_tokens: int = 0,
-    camera: bool = True,
-    image_tokens: int = 0,
+    config: DiTConfig, tokens: int, text_tokens: int = 0, camera: bool = True, image_tokens: int = 0,
     grid: tuple[int, int] = (2, 21),
-) -> float:
+) -> float:  # fmt: skip
     """Floating-point operations of one sample's forward pass (a multiply-add counts two).
 
     tokens: of all views together. grid: views and latent frames, which is how factorised attention parts the tokens.
@@ -44,12 +40,9 @@ def reference_flops(
 
 
 def training_flops(
-    config: DiTConfig,
-    tokens: int,
-    text_tokens: int = 0,
-    checkpointing: Checkpointing | None = None,
+    config: DiTConfig, tokens: int, text_tokens: int = 0, checkpointing: Checkpointing | None = None,
     grid: tuple[int, int] = (2, 21),
-) -> float:
+) -> float:  # fmt: skip
     """Forward and backward (twice the forward) of one sample, and what recomputed blocks compute again.
 
     The recomputation inside fused attention kernels is not counted, nor is what frozen weights save.

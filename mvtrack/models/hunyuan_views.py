@@ -40,12 +40,9 @@ class HunyuanViews(DiffusersBackbone):
         self.condition_encoder = TokenConditionEncoder(config.num_heads * config.head_dim)
 
     def forward(
-        self,
-        latents: Float[Tensor, "B V f c h w"],
-        timestep: Real[Tensor, "B"],
-        conditioning: Conditioning,
+        self, latents: Float[Tensor, "B V f c h w"], timestep: Real[Tensor, "B"], conditioning: Conditioning,
         tap_layers: tuple[int, ...] = (),
-    ) -> DiTOutput:
+    ) -> DiTOutput:  # fmt: skip
         """timestep: level of the discrete schedule, one per scene; see `MultiViewBackbone`.
 
         Raises ValueError for latents of odd sides, for a domain, and as `DiffusersBackbone.condition` does.

@@ -25,12 +25,9 @@ PREFIX = "visual."
 
 
 def embed_images(
-    images: Float[Tensor, "B 3 H W"],
-    source: str | Path,
-    device: torch.device | str = "cpu",
-    head_width: int = HEAD_WIDTH,
-    cache: Path | None = None,
-) -> Float[Tensor, "B M c"]:
+    images: Float[Tensor, "B 3 H W"], source: str | Path, device: torch.device | str = "cpu",
+    head_width: int = HEAD_WIDTH, cache: Path | None = None,
+) -> Float[Tensor, "B M c"]:  # fmt: skip
     """Image tokens (257 of 1280 values for ViT-H/14) of RGB pictures in [-1, 1], float32.
 
     The features before the last layer, as Wan's image-conditioned models take them. source: the encoder's weights; they
@@ -43,12 +40,9 @@ def embed_images(
 
 @torch.no_grad()
 def remember_images(
-    images: Iterable[Float[Tensor, "3 H W"]],
-    source: str | Path,
-    device: torch.device | str = "cpu",
-    head_width: int = HEAD_WIDTH,
-    cache: Path | None = None,
-) -> list[Path]:
+    images: Iterable[Float[Tensor, "3 H W"]], source: str | Path, device: torch.device | str = "cpu",
+    head_width: int = HEAD_WIDTH, cache: Path | None = None,
+) -> list[Path]:  # fmt: skip
     """Have the tokens of pictures in the cache, in a file each; the encoder is read once at most, for the first that is
     not there yet."""
     weights = fingerprint(resolve(source, "image"))

@@ -44,12 +44,9 @@ class Prompts:
 
 
 def make_prompts(
-    config: ModelConfig,
-    first_frame: Float[Tensor, "3 H W"] | None,
-    captions: Captions = Captions(),
-    device: torch.device | str = "cpu",
-    cache: Path | None = None,
-) -> Prompts:
+    config: ModelConfig, first_frame: Float[Tensor, "3 H W"] | None, captions: Captions = Captions(),
+    device: torch.device | str = "cpu", cache: Path | None = None,
+) -> Prompts:  # fmt: skip
     """Prompts for one video. The encoders are read where the config names them, used, and freed.
 
     first_frame: of the reference, in [-1, 1]; read by models with an image branch only. device: where the encoders run.
@@ -60,12 +57,9 @@ def make_prompts(
 
 
 def window_prompts(
-    config: ModelConfig,
-    first_frames: Float[Tensor, "n 3 H W"] | None,
-    captions: Captions = Captions(),
-    device: torch.device | str = "cpu",
-    cache: Path | None = None,
-) -> list[Prompts]:
+    config: ModelConfig, first_frames: Float[Tensor, "n 3 H W"] | None, captions: Captions = Captions(),
+    device: torch.device | str = "cpu", cache: Path | None = None,
+) -> list[Prompts]:  # fmt: skip
     """The same for the windows of a long video, each with its own first frame; one for all without frames."""
     text, negative_text = _text(config, captions, device, cache)
     images = _images(config, first_frames, device) if config.image_dim else [None] * _count(first_frames)

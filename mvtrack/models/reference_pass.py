@@ -45,13 +45,9 @@ class ReferenceCache:
 
 
 def run_references(
-    blocks: Iterable[Block],
-    x: Tensor,
-    inputs: BlockConditioning,
-    run: Callable[..., tuple[Tensor, Heads]],
-    checkpointing: Checkpointing | None,
-    tap_layers: tuple[int, ...],
-) -> ReferencePass:
+    blocks: Iterable[Block], x: Tensor, inputs: BlockConditioning, run: Callable[..., tuple[Tensor, Heads]],
+    checkpointing: Checkpointing | None, tap_layers: tuple[int, ...],
+) -> ReferencePass:  # fmt: skip
     """x: (B, N, D), the references' tokens. inputs: of their views, at noise level 0. run: of a block, its kernel
     chosen."""
     contexts, tapped, hidden = [], {}, {}

@@ -70,12 +70,9 @@ class ReshootModel:
         return decode(self.codec, latents.to(self.device)).cpu()
 
     def run(
-        self,
-        latents: Float[Tensor, "B V f c h w"],
-        sigma: Float[Tensor, "B"],
-        conditioning: Conditioning,
+        self, latents: Float[Tensor, "B V f c h w"], sigma: Float[Tensor, "B"], conditioning: Conditioning,
         tap_layers: tuple[int, ...] = (),
-    ) -> DiTOutput:
+    ) -> DiTOutput:  # fmt: skip
         """The network at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
         self._bring(self.dit, self.codec)
         latents, timestep = latents.to(self.device), self.process.timestep(sigma).to(self.device)

@@ -3,13 +3,14 @@
 Parts are taken within each frame, so that rows of frames and views stay what they are on every rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvtrack.models.blocks import BlockConditioning
 
@@ -17,7 +18,11 @@ Attend = Callable[[Tensor, Tensor, Tensor, str], Tensor]
 
 
 class SequenceGroup:
-    """The ranks that share one sample's tokens; None: this process alone. Inference only."""
+    """The ranks that share one sample's tokens; None: this process alone.
+
+    Gradients: all ranks compute the same loss from what `joined` gives them. Then the mean over ranks of a weight's
+    gradients, which is what data parallelism takes, is the gradient of one process alone.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
@@ -42,10 +47,9 @@ class SequenceGroup:
         rope = part(cos, 0), part(sin, 0)
         return part(x), inputs._replace(rope=rope, camera=part(inputs.camera), control=part(inputs.control))
 
-    def joined(self, x: Float[Tensor, "B n D"], frames: int) -> Float[Tensor, "B N D"]:
+    def joined(self, x: Float[Tensor, "B n *D"], frames: int) -> Float[Tensor, "B N *D"]:
         """All ranks' tokens, on every rank. frames: of all views together."""
-        parts = self._gathered(x.contiguous())
-        return rearrange(torch.stack(parts), "p b (m n) d -> b (m p n) d", m=frames)
+        return rearrange(self._gathered(x), "p b (m n) ... -> b (m p n) ...", m=frames)
 
     def over_ranks(self, attend: Attend) -> Attend:
         """An attention of local tokens to those of all ranks."""
@@ -65,15 +69,41 @@ class SequenceGroup:
 
     def _exchanged(self, parts: Float[Tensor, "p *n"]) -> Float[Tensor, "p *n"]:
         """Part i goes to rank i."""
-        parts, received = parts.contiguous(), torch.empty_like(parts, memory_format=torch.contiguous_format)
-        dist.all_to_all_single(received, parts, group=self.group)
+        return _Exchanged.apply(parts, self.group)
+
+    def _gathered(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "p *n"]:
+        """Every rank's."""
+        return _Gathered.apply(x, self.group, self.size)
+
+
+class _Exchanged(torch.autograd.Function):
+    """Gradients go back the way the parts came."""
+
+    @staticmethod
+    def forward(ctx, parts: Float[Tensor, "p *n"], group: dist.ProcessGroup) -> Float[Tensor, "p *n"]:
+        ctx.group, parts = group, parts.contiguous()
+        received = torch.empty_like(parts)
+        dist.all_to_all_single(received, parts, group=group)
         return received
 
-    def _gathered(self, x: Tensor) -> list[Tensor]:
-        """Every rank's."""
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x, group=self.group)
+    @staticmethod
+    def backward(ctx, gradient: Float[Tensor, "p *n"]) -> tuple[Float[Tensor, "p *n"], None]:
+        return _Exchanged.apply(gradient, ctx.group), None
+
+
+class _Gathered(torch.autograd.Function):
+    """The gradient of a part is the sum over what every rank made of it."""
+
+    @staticmethod
+    def forward(ctx, x: Float[Tensor, "*n"], group: dist.ProcessGroup, size: int) -> Float[Tensor, "p *n"]:
+        ctx.group, x = group, x.contiguous()
+        parts = x.new_empty(size, *x.shape)
+        dist.all_gather(list(parts.unbind()), x, group=group)
         return parts
+
+    @staticmethod
+    def backward(ctx, gradient: Float[Tensor, "p *n"]) -> tuple[Float[Tensor, "*n"], None, None]:
+        return _Exchanged.apply(gradient, ctx.group).sum(0), None, None
 
 
 class AloneOf(SequenceGroup):
@@ -84,10 +114,34 @@ class AloneOf(SequenceGroup):
         self.group, self.size, self.rank = None, size, 0
 
     def _exchanged(self, parts: Float[Tensor, "p *n"]) -> Float[Tensor, "p *n"]:
-        return torch.empty_like(parts.contiguous())
+        return parts.contiguous().clone()
 
-    def _gathered(self, x: Tensor) -> list[Tensor]:
-        return [torch.empty_like(x) for _ in range(self.size)]
+    def _gathered(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "p *n"]:
+        return x[None].repeat(self.size, *(1 for _ in x.shape))
+
+
+def share_tokens(dit: nn.Module, sequence: SequenceGroup) -> None:
+    """From now on a WanDiT works on this rank's tokens. Raises ValueError for heads that do not divide."""
+    if sequence.size == 1:
+        return
+    if dit.config.num_heads % sequence.size:
+        raise ValueError(f"{dit.config.num_heads} heads do not divide among {sequence.size} processes")
+    dit.sequence = sequence
+    for block in dit.blocks:
+        block.self_attn.attend = sequence.over_ranks(block.self_attn.attend)
+
+
+@contextmanager
+def sharing(dit: nn.Module, sequence: SequenceGroup) -> Iterator[None]:
+    """`share_tokens` while open."""
+    share_tokens(dit, sequence)
+    try:
+        yield
+    finally:
+        if dit.sequence is not None:
+            dit.sequence = None
+            for block in dit.blocks:
+                del block.self_attn.attend
 
 
 def exchanged_bytes(dim: int, layers: int, tokens: int, patch_values: int, ranks: int, itemsize: int) -> int:

@@ -35,10 +35,7 @@ Encoder = Callable[[Tensor, Tensor], Tensor]  # ids and mask (1, n) to features 
 
 
 def embed_captions(
-    captions: Sequence[str | None],
-    config: TextConfig,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
+    captions: Sequence[str | None], config: TextConfig, cache: Path | None = None, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "B L t"]:
     """Features of captions (None: no caption), float32, zero behind each caption's end: Wan's transformer wants that.
 

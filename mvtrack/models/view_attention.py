@@ -38,14 +38,9 @@ class ViewAttention:
         self.visits: list[Visit] = []
 
     def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Float[Tensor, "BV n D"],
-        encoder_hidden_states: None = None,
-        attention_mask: None = None,
-        temb: None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> Float[Tensor, "BV n D"]:
+        self, attn: nn.Module, hidden_states: Float[Tensor, "BV n D"], encoder_hidden_states: None = None,
+        attention_mask: None = None, temb: None = None, image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Float[Tensor, "BV n D"]:  # fmt: skip
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("attention over views is self-attention without a mask: leave both out")
         q, k, v = (
@@ -78,12 +73,9 @@ class DiffusersBackbone(nn.Module):
     stride = 8  # pixels of a latent
 
     def __init__(
-        self,
-        attentions: Sequence[ViewAttention],
-        blocks: Sequence[nn.Module],
-        num_heads: Sequence[int],
+        self, attentions: Sequence[ViewAttention], blocks: Sequence[nn.Module], num_heads: Sequence[int],
         logit_heads: tuple[int, ...] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         """blocks: around every layer's attention. num_heads: of every layer. logit_heads: layers with a head of the
         correspondence loss."""
         super().__init__()

@@ -19,6 +19,7 @@ from mvtrack.models.activation_checkpointing import checkpointing_of
 from mvtrack.models.backbone import Tap
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.networks import Network
+from mvtrack.models.sequence_parallel import AloneOf, share_tokens
 from mvtrack.training.adapters import empty_training_network
 from mvtrack.training.optimizer import freeze
 from tracking_head import Cameras, HeadOutput, Tracks, track_loss
@@ -33,7 +34,8 @@ def training_scene(config: RunConfig) -> InputShape:
     size = max(config.data.sizes, key=lambda size: size[0] * size[1])
     views = config.model.views
     count = 2 if views is None else views.count if views.encoding == "images" else 1
-    return InputShape(size, config.data.num_frames, config.train.micro_batch_size, count)
+    train = config.train
+    return InputShape(size, config.data.num_frames, train.micro_batch_size, count, train.sequence_parallel)
 
 
 def training_bytes(config: RunConfig, scene: InputShape, device: str = "cuda") -> int:
@@ -60,6 +62,7 @@ def _training_bytes(config: RunConfig, scene: InputShape, device: str) -> int:
             parameter.requires_grad_(name in trained)
         if isinstance(dit, WanDiT):
             dit.checkpointing = checkpointing_of(config.train)
+            share_tokens(dit, AloneOf(scene.ranks))
         else:
             dit.recompute(config.train.gradient_checkpointing)
         counter.ignore(dit.parameters())

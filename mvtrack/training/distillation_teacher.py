@@ -14,8 +14,10 @@ from mvtrack.models.flops import forward_flops
 from mvtrack.models.networks import empty_network
 from mvtrack.models.pca_codec import VideoCodec
 from mvtrack.models.reshoot_model import load_model, read_config
+from mvtrack.models.sequence_parallel import share_tokens
 from mvtrack.models.text_encoder import NEGATIVE_PROMPT, embed_captions
 from mvtrack.models.weights.lora import merge_all
+from mvtrack.training import distributed
 from mvtrack.training.losses.distillation import Teacher
 
 _RAYS_IN = ".camera_proj."  # zero in a converted release, which then takes rays of any scale
@@ -74,6 +76,7 @@ def open_teacher(config: RunConfig, codec: VideoCodec, device: torch.device) -> 
     network.tracking_head, network.feature_projector, network.logit_heads = None, None, nn.ModuleDict()
     network.to(device, torch.bfloat16 if config.train.precision == "bf16" else torch.float32)
     network.attention = config.train.attention
+    share_tokens(network, distributed.sequence_group(config.train.sequence_parallel))
     if config.train.compile:
         network.compile_blocks()
     return Teacher(network.eval().requires_grad_(False), guidance, negative_features(config, device))

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mvtrack.models.sequence_parallel import SequenceGroup
+
 T = TypeVar("T")
 
 
@@ -66,11 +68,19 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(sorted(values), (packed / world_size()).tolist(), strict=True))
 
 
-def share_of(items: Sequence[T]) -> list[T]:
-    """This rank's items. Every rank has equally many (the last ones are repeated), because at ZeRO stage 3 forward
-    passes are collective."""
-    world = world_size()
-    return [items[min(i * world + rank(), len(items) - 1)] for i in range(-(-len(items) // world))]
+def share_of(items: Sequence[T], together: int = 1) -> list[T]:
+    """This rank's items; so many neighbours have the same. Every rank has equally many (the last ones are repeated),
+    because at ZeRO stage 3 forward passes are collective."""
+    world, mine = world_size() // together, rank() // together
+    return [items[min(i * world + mine, len(items) - 1)] for i in range(-(-len(items) // world))]
+
+
+def sequence_group(size: int) -> SequenceGroup:
+    """This rank and its neighbours, so many ranks that share each sample's tokens. Collective."""
+    if size == 1:
+        return SequenceGroup(None)
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world_size(), size)]
+    return SequenceGroup(groups[rank() // size])
 
 
 def barrier() -> None:

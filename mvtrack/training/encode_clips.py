@@ -119,12 +119,9 @@ def median_depth(depth: Float[Tensor, "V T H W"]) -> Float[Tensor, "V T"] | None
 
 
 def prepare_clips(
-    config: RunConfig,
-    entry: LatentsConfig,
-    sources: list[Source],
-    device: torch.device,
+    config: RunConfig, entry: LatentsConfig, sources: list[Source], device: torch.device,
     options: EncodeOptions | None = None,
-) -> PreparationReport:
+) -> PreparationReport:  # fmt: skip
     """Encode what is missing. A clip that cannot be read is listed in `skipped.jsonl` and left out.
 
     Raises ValueError for a clip that was encoded from other files, unless it may be overwritten, and where more clips

@@ -17,6 +17,7 @@ from mvtrack.models.activation_checkpointing import checkpointing_of, keeps_atte
 from mvtrack.models.attention import choose_kernel
 from mvtrack.models.init_weights import fill
 from mvtrack.models.networks import Network, build_network
+from mvtrack.models.sequence_parallel import share_tokens
 from mvtrack.training import distributed
 from mvtrack.training.adapters import add_adapters, empty_training_network, with_adapters
 from mvtrack.training.optimizer import build_optimizer, freeze
@@ -40,10 +41,11 @@ def deepspeed_config(config: TrainingConfig, world_size: int) -> dict:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if train.offload_parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    batch_size = train.batch_size * train.sequence_parallel  # every rank counts, for DeepSpeed
     result = {
-        "train_batch_size": train.batch_size,
+        "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.batch_size // (train.micro_batch_size * world_size),
+        "gradient_accumulation_steps": batch_size // (train.micro_batch_size * world_size),
         "gradient_clipping": config.optim.grad_clip,
         "zero_optimization": zero,
         "bf16": {"enabled": train.precision == "bf16"},
@@ -143,6 +145,7 @@ def prepare_network(config: RunConfig, weights: Iterator[tuple[str, Tensor]]) ->
         return network
     network.checkpointing = checkpointing_of(config.train)
     network.attention = config.train.attention
+    share_tokens(network, distributed.sequence_group(config.train.sequence_parallel))
     if config.train.compile:
         network.compile_blocks()
     return network

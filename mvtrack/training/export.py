@@ -23,13 +23,9 @@ LAYOUTS = {"mvtrack": write_model, "official": write_official, "diffusers": writ
 
 
 def export_checkpoint(
-    checkpoint: Path,
-    folder: Path,
-    kind: str = "ema",
-    logit_heads: bool = True,
-    layout: Layout = "mvtrack",
+    checkpoint: Path, folder: Path, kind: str = "ema", logit_heads: bool = True, layout: Layout = "mvtrack",
     half: bool = False,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a checkpoint's averaged (or, with kind "weight", live) weights with their config, a LoRA that it trains
     merged; returns the file.
 

@@ -45,7 +45,8 @@ class LatentValidator:
     def __init__(self, config: RunConfig, dataset: LatentDataset) -> None:
         self.config = config
         self._cases = []
-        for folder, name in distributed.share_of(held_out_clips(dataset, config.train.validate_clips)):
+        clips = held_out_clips(dataset, config.train.validate_clips)
+        for folder, name in distributed.share_of(clips, config.train.sequence_parallel):
             clip = folder.clip(name, [0, 1])
             text = None if dataset.text_length is None else folder.text(clip.caption, dataset.text_length)
             self._cases.append(_Case(clip, text))

@@ -35,7 +35,9 @@ def train(config: TrainingConfig, resume: str | None = None, accept_changes: boo
     settings, run_dir = config.train, Path(config.train.run_dir)
     kind = decoder_run if isinstance(config, DecoderRunConfig) else model_run
     distributed.prepare_environment()
-    rank, world = distributed.rank(), distributed.world_size()
+    rank, world, together = distributed.rank(), distributed.world_size(), settings.sequence_parallel
+    if world % together:
+        raise ValueError(f"train.sequence_parallel {together} does not divide {world} ranks")
     with locked(run_dir) if rank == 0 else contextlib.nullcontext([]) as made:
         if rank == 0:
             remove_leftovers(run_dir / "checkpoints")
@@ -44,7 +46,7 @@ def train(config: TrainingConfig, resume: str | None = None, accept_changes: boo
             reader = choose_checkpoint(run_dir, resume)
             if reader:
                 refuse_changes(config, reader, accept_changes)
-            dataset = kind.open_dataset(config, rank, world)
+            dataset = kind.open_dataset(config, rank // together, world // together)
         own_group = not torch.distributed.is_initialized()
         start_distributed(settings.timeout_s)
         heartbeat = Heartbeat(run_dir, rank)

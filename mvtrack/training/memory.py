@@ -51,10 +51,8 @@ class TrainingEstimate:
 
 def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cuda") -> TrainingEstimate:
     """What a step of a run takes on each of so many ranks; they have one sample at least. device: "cuda" or "cpu"."""
-    train = config.train
-    micro = train.micro_batch_size
-    steps = max(1, train.batch_size // (micro * world_size))
-    scene = training_scene(config)
+    train, scene = config.train, training_scene(config)
+    samples = max(train.micro_batch_size / train.sequence_parallel, train.batch_size / world_size)
     parts, host, update = state_bytes(config, _counts(config), world_size)
     tokens, checkpointing = scene.tokens(config.model), checkpointing_of(train)
     if config.model.dit is None:
@@ -65,7 +63,7 @@ def estimate_training(config: RunConfig, world_size: int = 1, device: str = "cud
         if config.loss.distillation > 0:
             parts["teacher"] = teacher_bytes(config)
             flops += teacher_flops(config, tokens, text, grid)
-    return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * micro * steps)
+    return TrainingEstimate(parts, training_bytes(config, scene, device), update, host, flops * samples)
 
 
 def state_bytes(
@@ -73,7 +71,7 @@ def state_bytes(
 ) -> tuple[dict[str, int], int, int]:
     """Bytes on the device in every step, in the CPU's memory, and of the update. counts: see `_counts`."""
     train, stage = config.train, effective_stage(config)
-    steps = max(1, train.batch_size // (train.micro_batch_size * world_size))
+    steps = max(1, train.batch_size * train.sequence_parallel // (train.micro_batch_size * world_size))
     total, trained, largest = counts
     width = 2 if train.precision == "bf16" else 4
     share = -(-trained // world_size) if stage > 0 else trained
@@ -166,6 +164,7 @@ def _settings(config: TrainingConfig, world_size: int) -> Iterator[TrainConfig]:
         stages = (2, 3) if config.model.dit else (2,)
     if config.optim.name == "adamw":  # muon needs whole matrices
         changes += [{"zero_stage": stage} for stage in stages] if world_size > 1 else []
+        changes += [{"sequence_parallel": count} for count in (2, 4, 8) if _may_share(config, count, world_size)]
         changes += [{"zero_stage": 1, "offload_optimizer": True}]
         changes += [{"zero_stage": 3, "offload_parameters": True}] if 3 in stages else []
     for change in changes:
@@ -177,6 +176,15 @@ def _settings(config: TrainingConfig, world_size: int) -> Iterator[TrainConfig]:
         if changed != train:
             train = changed
             yield train
+
+
+def _may_share(config: TrainingConfig, count: int, world_size: int) -> bool:
+    """Whether so many ranks can share a sample's tokens."""
+    try:
+        replace(config, train=replace(config.train, sequence_parallel=count))
+    except ValueError:
+        return False
+    return world_size % count == 0 and count > config.train.sequence_parallel
 
 
 def overrides(before: TrainConfig, after: TrainConfig) -> str:

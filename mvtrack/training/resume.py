@@ -9,9 +9,9 @@ from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 
 # What may differ between the attempts of one run: it does not change what is computed, only where and how.
 _FREE = {
-    "train.zero_stage", "train.micro_batch_size", "train.offload_optimizer", "train.offload_parameters",
-    "train.gradient_checkpointing", "train.checkpoint_blocks", "train.checkpoint_keep", "train.attention",
-    "train.compile", "train.on_nonfinite", "train.max_skipped", "train.log_every",
+    "train.zero_stage", "train.micro_batch_size", "train.sequence_parallel", "train.offload_optimizer",
+    "train.offload_parameters", "train.gradient_checkpointing", "train.checkpoint_blocks", "train.checkpoint_keep",
+    "train.attention", "train.compile", "train.on_nonfinite", "train.max_skipped", "train.log_every",
     "train.save_every", "train.keep_last", "train.keep_every", "train.validate_every", "train.validate_clips",
     "train.stop_after", "train.timeout_s", "train.peak_tflops", "train.wandb", "train.run_dir", "train.init_from",
     "train.init_lora",

@@ -59,16 +59,16 @@ class Meter:
         for name, value in parts.items():
             self.losses[name] = self.losses.get(name, 0.0) + value.item() * weight
         self.tokens += samples * tokens
-        self.flops += samples * self.run.flops(tokens)
+        self.flops += samples * self.run.flops(tokens) / self.run.config.train.sequence_parallel
 
     def report(self) -> dict[str, float]:
         """Numbers per step since the last report, losses averaged over ranks. Collective; starts anew."""
-        elapsed = time.monotonic() - self.since
+        elapsed, sharing = time.monotonic() - self.since, self.run.config.train.sequence_parallel
         losses = distributed.mean_over_ranks({f"loss/{k}": v / max(1, self.steps) for k, v in self.losses.items()})
         rates = {
             "time/step_s": elapsed / max(1, self.steps),
             "time/data_wait_share": self.data_s / elapsed,
-            "speed/tokens_per_s": self.tokens * distributed.world_size() / elapsed,
+            "speed/tokens_per_s": self.tokens * distributed.world_size() / sharing / elapsed,
             "speed/tflops_per_device": self.flops / elapsed / 1e12,
             "memory/peak_gib": peak_gib(distributed.device()),
         }

@@ -61,7 +61,8 @@ class Validator:
         if self._cases is None:
             size, frames = self.config.data.sizes[0], self.config.data.num_frames
             specs = case_specs(self.config.train.validate_clips, VALIDATION_SEED, size, frames)
-            self._cases = [render_case(spec, num_points=_POINTS) for spec in distributed.share_of(specs)]
+            mine = distributed.share_of(specs, self.config.train.sequence_parallel)
+            self._cases = [render_case(spec, num_points=_POINTS) for spec in mine]
         return self._cases
 
 

@@ -45,12 +45,14 @@ class ViewValidator:
         return ValidationReport(distributed.mean_over_ranks(scores), pictures=picture)
 
     def _share(self, model: ReshootModel) -> list[StillCase]:
+        together = self.config.train.sequence_parallel
         if self._cases is None and self._held_out is not None:
-            numbered = distributed.share_of(list(enumerate(self._held_out)))
+            numbered = distributed.share_of(list(enumerate(self._held_out)), together)
             self._cases = [self._decoded(model, *each) for each in numbered]
         if self._cases is None:
             size, count = self.config.data.sizes[0], self.config.train.validate_clips
-            self._cases = distributed.share_of(still_cases(self.config.model.views, size, count, VALIDATION_SEED))
+            cases = still_cases(self.config.model.views, size, count, VALIDATION_SEED)
+            self._cases = distributed.share_of(cases, together)
         return self._cases
 
     def _decoded(self, model: ReshootModel, number: int, held_out: tuple[LatentFolder, str]) -> StillCase:

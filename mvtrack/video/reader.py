@@ -45,12 +45,9 @@ _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 
 def open_video(
-    path: Path | str,
-    still_frames: int = 81,
-    fps: float | None = None,
-    damaged: OnDamage = "refuse",
+    path: Path | str, still_frames: int = 81, fps: float | None = None, damaged: OnDamage = "refuse",
     decode_all: bool = False,
-) -> Video:
+) -> Video:  # fmt: skip
     """Open a video file, an animated image, a folder of images (in natural order), or one image for `still_frames`.
 
     fps: the rate of images, which have none of their own (24). damaged: whether a file that is broken from some frame

@@ -22,12 +22,9 @@ class Ticks:
 
 
 def even_ticks(
-    times_s: Float[np.ndarray, "N"],
-    candidates: tuple[float, ...] = (),
-    last_s: float | None = None,
-    resolution_s: float = 0.0,
-    stray: float = UNEVEN,
-) -> Ticks:
+    times_s: Float[np.ndarray, "N"], candidates: tuple[float, ...] = (), last_s: float | None = None,
+    resolution_s: float = 0.0, stray: float = UNEVEN,
+) -> Ticks:  # fmt: skip
     """Lay ticks over ascending frame times. candidates: rates that the file states, the likeliest first. last_s: how
     long the last frame stays; None: as long as most. resolution_s: to which times are rounded. stray: share of a frame
     by which times may miss an even grid.

@@ -201,10 +201,7 @@ def test_shards_share_the_work(clips, config_file, tmp_path, capsys):
         (lambda a: (a / "tracks.npz").write_bytes(b"no"), "cannot read xy, visible, found from "),
         (lambda a: np.savez(a / "tracks.npz", xy=np.zeros((1, T, 3, 2)), visible=0, found=0), "xy must be (2 views, "),
         (lambda a: write_video(a / "right.mp4", torch.zeros(5, 3, *SIZE), 10.0), "left.mp4 7, right.mp4 5"),
-        (
-            lambda a: write_video(a / "right.mp4", torch.zeros(T, 3, *SIZE), 25.0),
-            "same frame rate, got left.mp4 10",
-        ),
+        (lambda a: write_video(a / "right.mp4", torch.zeros(T, 3, *SIZE), 25.0), "same frame rate, got left.mp4 10"),
         (lambda a: make_portrait(a / "right.json"), "right.json is for pictures of 24x32, the video is 32x24"),
     ],
 )

@@ -6,13 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvtrack.config.presets import (
-    FUN_CAMERA_1_3B,
-    PRESETS,
-    is_new_parameter,
-    preset,
-    training_preset,
-)
+from mvtrack.config.presets import FUN_CAMERA_1_3B, PRESETS, is_new_parameter, preset, training_preset
 from mvtrack.config.run import load_config
 from mvtrack.models.dit import WanDiT, empty_dit
 from mvtrack.training.optimizer import freeze
@@ -79,11 +73,7 @@ def test_the_cameras_convention_travels_with_the_preset(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [
-        ("recammaster_1.3b", "recammaster_1.3b"),
-        ("redirector_1.3b", "redirector_1.3b"),
-        ("wan_14b", "wan2.1_t2v_14b"),
-    ],
+    [("recammaster_1.3b", "recammaster_1.3b"), ("redirector_1.3b", "redirector_1.3b"), ("wan_14b", "wan2.1_t2v_14b")],
 )
 def test_the_training_configs_are_the_presets_and_the_papers_recipe(file, name):
     run, released = load_config(ROOT / f"configs/{file}.yaml"), training_preset(name)

@@ -54,9 +54,7 @@ def test_golden_cameo_losses(case):
     coarse = targets_from_points(PointMaps(points), grid, replace(UNGATED, cycle_cells=round(grid[0] / 10)))
     banned = (targets.own_frame < num_reference)[..., None, None] | (torch.arange(views) >= num_reference)[:, None]
     to_reference = replace(
-        targets,
-        weight=targets.weight * ~banned,
-        distance=targets.distance.masked_fill(banned, torch.inf),
+        targets, weight=targets.weight * ~banned, distance=targets.distance.masked_fill(banned, torch.inf)
     )
     heads = {"mlp": head, "prob_mean": None}
     for name, asked, config, factor in (

@@ -58,10 +58,7 @@ SMOKE = Experiment(
     config="configs/smoke.yaml",
     steps=4,
     reference="without",
-    arms=(
-        Arm("without", "without the loss", ("loss.correspondence=0",)),
-        Arm("with", "with the loss"),
-    ),
+    arms=(Arm("without", "without the loss", ("loss.correspondence=0",)), Arm("with", "with the loss")),
     expected=(Expectation("pck", "with", "without"), Expectation("alignment_error", "without", "with")),
     pretraining=Pretraining(6, ("loss.correspondence=0",)),
     layers=False,

@@ -12,13 +12,7 @@ from mvtrack.data.synthetic.camera_rig import base_pose
 from mvtrack.data.synthetic.detailed_scenes import FOV_DEG, STATIC, detailed_scene
 from mvtrack.data.synthetic.renderer import render
 from mvtrack.evaluation import estimators
-from mvtrack.evaluation.estimators import (
-    ColmapPoses,
-    PlaneSweepDepth,
-    PoseFiles,
-    TruePoses,
-    moving_in_target,
-)
+from mvtrack.evaluation.estimators import ColmapPoses, PlaneSweepDepth, PoseFiles, TruePoses, moving_in_target
 from mvtrack.evaluation.interface import Estimator, Inputs, Sample
 from mvtrack.evaluation.measures.camera import CameraMeasure
 from mvtrack.evaluation.measures.registry import pose_estimator

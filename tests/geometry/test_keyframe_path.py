@@ -3,12 +3,7 @@ import math
 import pytest
 import torch
 
-from mvtrack.geometry.keyframe_path import (
-    PosePath,
-    interpolate_poses,
-    resample_poses,
-    warn_of_jumps,
-)
+from mvtrack.geometry.keyframe_path import PosePath, interpolate_poses, resample_poses, warn_of_jumps
 from mvtrack.geometry.rotation import rotation_matrix, rotation_vector
 from mvtrack.geometry.trajectory import CameraPath
 

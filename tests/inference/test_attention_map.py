@@ -13,14 +13,7 @@ from einops import rearrange
 from mvtrack import reshoot_file
 from mvtrack.cli.main import main as cli
 from mvtrack.geometry.trajectory import CameraPath
-from mvtrack.inference.attention_map import (
-    AttentionQuery,
-    Lens,
-    best_window,
-    chosen_step,
-    follow_query,
-    place_query,
-)
+from mvtrack.inference.attention_map import AttentionQuery, Lens, best_window, chosen_step, follow_query, place_query
 from mvtrack.inference.attention_pair import noise_levels, pair_of_result, pair_of_shot
 from mvtrack.inference.forward_noised import noised_videos
 from mvtrack.inference.pipeline import Shot

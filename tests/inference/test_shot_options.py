@@ -80,10 +80,7 @@ def test_few_poses_are_keyframes(video, tmp_path):
             ["--camera", "pan_left", "--source-cameras", "FILE", "--fov", "70"],
             "--fov has no effect, the file given as --source-cameras says it",
         ),
-        (
-            ["--camera", "pan_left", "--pose-convention", "opengl"],
-            "--pose-convention has no effect, it is for",
-        ),
+        (["--camera", "pan_left", "--pose-convention", "opengl"], "--pose-convention has no effect, it is for"),
         (["--fov", "60"], "--camera is needed"),
         (["--camera", "pan_left", "--ignore-mask", "m.png"], "--ignore-mask has no effect, it is for cameras"),
         (["--camera", "pan_left", "--size", "big"], "--size must look like 480x832"),

@@ -7,16 +7,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from tracking_head import (
-    MVTAP,
-    Cameras,
-    CorrelationConfig,
-    HeadConfig,
-    MVTAPConfig,
-    Queries,
-    Tracker,
-    load_released,
-)
+from tracking_head import MVTAP, Cameras, CorrelationConfig, HeadConfig, MVTAPConfig, Queries, Tracker, load_released
 from tracking_head.correlation import CorrelationFeatures, prepare
 from tracking_head.encodings import common_frame, estimate_rays, time_embedding
 from tracking_head.mvtap_weights import released_name

@@ -135,17 +135,11 @@ def _valid(**off) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"txy": torch.zeros(V, N, 2)},
-            r"queries must be \(V, N, 3\) or .* of frame, x, y, got \(3, 5, 2\)",
-        ),
+        ({"txy": torch.zeros(V, N, 2)}, r"queries must be \(V, N, 3\) or .* of frame, x, y, got \(3, 5, 2\)"),
         ({"txy": torch.zeros(N, 3)}, r"queries must be .*, got \(5, 3\)"),
         ({"valid": torch.ones(V, N + 1, dtype=torch.bool)}, r"valid must be \(3, 5\) like the queries, got \(3, 6\)"),
         ({"txy": _txy(2, 3, [0, float("nan"), 1])}, r"finite frame, x, y, got .*nan.* for point 3, view 2"),
-        (
-            {"txy": _txy(0, 1, [T, 1, 1])},
-            r"a frame in \[0, 2\], got .* = \(3.0, 1.0, 1.0\) for point 1, view 0",
-        ),
+        ({"txy": _txy(0, 1, [T, 1, 1])}, r"a frame in \[0, 2\], got .* = \(3.0, 1.0, 1.0\) for point 1, view 0"),
         ({"txy": _txy(0, 1, [-1, 1, 1])}, r"a frame in \[0, 2\]"),
         ({"txy": _txy(0, 1, [0.5, 1, 1])}, "a whole frame number, got"),
         ({"txy": _txy(1, 0, [0, 28, 1])}, r"x in \[0, 28\) and y in \[0, 8\), got \(t, x, y\) = \(0.0, 28.0, 1.0\)"),

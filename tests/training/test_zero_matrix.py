@@ -20,10 +20,14 @@ def reader_of(tree: dict, step: int | None = None) -> CheckpointReader:
     return CheckpointReader(found[-1] if step is None else next(p for p in found if int(p.name[5:]) == step))
 
 
-def losses(tree: dict) -> list[float]:
+def metrics(tree: dict, name: str) -> list[float]:
     path = Path(tree["train"]["run_dir"]) / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row["loss/total"] for row in rows if "loss/total" in row]
+    return [row[name] for row in rows if name in row]
+
+
+def losses(tree: dict) -> list[float]:
+    return metrics(tree, "loss/total")
 
 
 def assert_same_state(tree: dict, other: dict, atol: float) -> None:

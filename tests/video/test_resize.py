@@ -74,8 +74,7 @@ def test_the_nearest_aspect_is_chosen():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(("zoom",), "fit must be .*'zoom'"), (("crop", (2, 90)), "smaller than one token")],
+    ("arguments", "message"), [(("zoom",), "fit must be .*'zoom'"), (("crop", (2, 90)), "smaller than one token")]
 )
 def test_bad_fits(unchecked, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -57,12 +57,7 @@ def _joined(waves: Float[Tensor, "S W *c"], more: np.ndarray) -> Float[Tensor, "
 
 
 def detailed_case(
-    seed: int,
-    preset: str,
-    angle_deg: float,
-    num_frames: int,
-    size: tuple[int, int],
-    style: SceneStyle = STATIC,
+    seed: int, preset: str, angle_deg: float, num_frames: int, size: tuple[int, int], style: SceneStyle = STATIC
 ) -> tuple[Scene, Camera, Render]:
     """A scene seen along one preset, as strong as a turn by `angle_deg` seen from its pivot; one view (1, T)."""
     rng = np.random.default_rng([_STREAM, seed])

@@ -84,14 +84,9 @@ def cut(
 
 
 def pan_tilt_zoom_clip(
-    wide: Float[Tensor, "T 3 H W"],
-    reference: PanTiltZoom,
-    target: PanTiltZoom,
-    wide_fov_deg: float,
-    size: tuple[int, int],
-    fps: float = 30.0,
-    key: str = "",
-) -> Clip:
+    wide: Float[Tensor, "T 3 H W"], reference: PanTiltZoom, target: PanTiltZoom, wide_fov_deg: float,
+    size: tuple[int, int], fps: float = 30.0, key: str = "",
+) -> Clip:  # fmt: skip
     """Reference and target view of the same footage. Depth is that of a unit sphere, exact for pure rotations."""
     paths = (reference, target)
     camera = Camera.stack([p.camera(wide_fov_deg, size) for p in paths])

@@ -278,14 +278,9 @@ def _texture(scene: Scene, s: int, point: Float[Tensor, "3 N"], footprint: Float
 
 
 def _with_leaves(
-    colour: Float[Tensor, "3 N"],
-    palette: Float[Tensor, "3 3"],
-    layer: int,
-    frequency: Float[Tensor, ""],
-    point: Float[Tensor, "3 N"],
-    footprint: Float[Tensor, "N"],
-    warp: list[Float[Tensor, "N"]],
-) -> Float[Tensor, "3 N"]:
+    colour: Float[Tensor, "3 N"], palette: Float[Tensor, "3 3"], layer: int, frequency: Float[Tensor, ""],
+    point: Float[Tensor, "3 N"], footprint: Float[Tensor, "N"], warp: list[Float[Tensor, "N"]],
+) -> Float[Tensor, "3 N"]:  # fmt: skip
     """Cover half of a surface with cells of one colour each, whose borders the waves bend. Cells that are too fine to
     be drawn fade."""
     bent = point * frequency + torch.stack([warp[0], warp[1], warp[0] - warp[1]])

@@ -74,11 +74,7 @@ def sample_scene(rng: np.random.Generator, num_frames: int, style: SceneStyle) -
     half_size[kind == CYLINDER, 2] = half_size[kind == CYLINDER, 0]
     rotation, position = _sample_motion(rng, half_size, num_frames, style)
     elevation, azimuth = math.radians(rng.uniform(35, 75)), rng.uniform(0, 2 * math.pi)
-    light = [
-        math.cos(elevation) * math.cos(azimuth),
-        -math.sin(elevation),
-        math.cos(elevation) * math.sin(azimuth),
-    ]
+    light = [math.cos(elevation) * math.cos(azimuth), -math.sin(elevation), math.cos(elevation) * math.sin(azimuth)]
     is_dome = rng.uniform() < 0.5
     return Scene(
         kind=torch.from_numpy(kind),

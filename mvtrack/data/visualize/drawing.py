@@ -42,13 +42,9 @@ class DrawnTracks:
 
 
 def draw_tracks(
-    video: Float[Tensor, "T 3 H W"],
-    xy: Float[Tensor, "T N 2"],
-    visible: Bool[Tensor, "T N"],
-    colours: UInt8[np.ndarray, "N 3"],
-    scale: int = 4,
-    truth: Float[Tensor, "T M 2"] | None = None,
-) -> UInt8[np.ndarray, "T h w 3"]:
+    video: Float[Tensor, "T 3 H W"], xy: Float[Tensor, "T N 2"], visible: Bool[Tensor, "T N"],
+    colours: UInt8[np.ndarray, "N 3"], scale: int = 4, truth: Float[Tensor, "T M 2"] | None = None,
+) -> UInt8[np.ndarray, "T h w 3"]:  # fmt: skip
     """`overlay_frames` for a video in memory, magnified; positions are those of the video."""
     frames = to_bytes(video)
     size = (frames.shape[2] * scale, frames.shape[1] * scale)

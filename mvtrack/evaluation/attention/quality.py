@@ -25,12 +25,9 @@ LPIPS = "lpips"  # beside them where its weights are there; the only one of whic
 
 
 def picture_quality(
-    model: ReshootModel,
-    clips: Sequence[Subject],
-    sample: SamplerOptions,
-    on_clip: Callable[[], None] | None = None,
+    model: ReshootModel, clips: Sequence[Subject], sample: SamplerOptions, on_clip: Callable[[], None] | None = None,
     lpips: Lpips | None = None,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float]]:  # fmt: skip
     """Every clip's target view, or a still scene's missing views, generated anew and compared with the truth.
 
     Per name in `QUALITIES`, and for `lpips` where its network is given, one number a clip.

@@ -84,10 +84,9 @@ class Davis(BenchmarkOnDisk):
     @property
     def footnotes(self) -> tuple[str, ...]:
         paths = len({c.trajectory for c in self.cases})
-        short = {
-            "score_real": "re-shot at their own length, and only real frames are scored",
-            "skip": "left out",
-        }[self.short_clips]
+        short = {"score_real": "re-shot at their own length, and only real frames are scored", "skip": "left out"}[
+            self.short_clips
+        ]
         return (
             f"{len({c.sequence for c in self.cases})} sequences, {paths} different paths, {len(self.cases)} cases; the "
             "paper does not say which it used.",

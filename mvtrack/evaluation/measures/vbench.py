@@ -22,14 +22,7 @@ from mvtrack.evaluation.measures.weight_files import WeightFile, network_device
 from mvtrack.files.cache import sha256_once
 from mvtrack.inference.external_program import ExternalProgram, package_version
 from mvtrack.metrics.vbench import aesthetic_quality, background_consistency, subject_consistency, temporal_flickering
-from mvtrack.metrics.vision_transformer import (
-    CLIP_B32,
-    CLIP_L14,
-    VisionTransformer,
-    load_clip,
-    load_dino,
-    load_linear,
-)
+from mvtrack.metrics.vision_transformer import CLIP_B32, CLIP_L14, VisionTransformer, load_clip, load_dino, load_linear
 from mvtrack.models.weights.registry import registry
 from mvtrack.video.writer import to_bytes, write_video
 

@@ -26,12 +26,9 @@ Work = Callable[[Case], list[str]]  # on one case; returns what failed, one line
 
 
 def run_stages(
-    plan: Plan,
-    stages: Iterable[str] = STAGES,
-    workers: int = 1,
-    shard: Shard = (1, 1),
+    plan: Plan, stages: Iterable[str] = STAGES, workers: int = 1, shard: Shard = (1, 1),
     cluster: RayOptions | None = None,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """Do what is not done yet; returns what failed in this run, one line each.
 
     workers: processes, each with one thread; 1 stays in this process. shard: (i, n) takes every n-th case, from the

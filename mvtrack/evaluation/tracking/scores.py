@@ -114,13 +114,9 @@ def score_model(
 
 
 def _tap(
-    predicted: Tracks,
-    truth: Tracks,
-    frame: Float[Tensor, "V N"],
-    size: tuple[int, int],
-    frames: Literal["strided", "all"],
-    found: Bool[Tensor, "V N"] | None = None,
-) -> dict[str, float]:
+    predicted: Tracks, truth: Tracks, frame: Float[Tensor, "V N"], size: tuple[int, int],
+    frames: Literal["strided", "all"], found: Bool[Tensor, "V N"] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """TAP-Vid's scores in all the ways the module names; single views only where there are several."""
     per_view = tap_scores(predicted, truth, frame, size, frames, found=found)
     first = tap_scores(predicted, truth, frame, size, "first", found=found)

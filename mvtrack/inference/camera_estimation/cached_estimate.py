@@ -31,13 +31,9 @@ _BLACK = 32  # of 255: what a lossy codec may make of a mask's black
 
 
 def cameras_of_video(
-    video: Path,
-    fov_deg: float | None = None,
-    masks: Path | None = None,
-    cache: Path | None = None,
-    config: ColmapConfig = DEFAULT,
-    reading: VideoReading = DEFAULT_READING,
-) -> EstimatedCameras:
+    video: Path, fov_deg: float | None = None, masks: Path | None = None, cache: Path | None = None,
+    config: ColmapConfig = DEFAULT, reading: VideoReading = DEFAULT_READING,
+) -> EstimatedCameras:  # fmt: skip
     """Cameras (T,) of a video's frames at its own size; `found` marks those that were measured themselves.
 
     fov_deg: horizontal field of view where it is known; None measures it too. masks: a video or folder of images that

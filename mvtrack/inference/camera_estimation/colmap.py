@@ -75,13 +75,10 @@ def colmap_version() -> str | None:
 
 
 def recover_with_colmap(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    lens: Camera,
-    lens_known: bool = True,
-    ignore: Bool[np.ndarray, "T H W"] | None = None,
-    config: ColmapConfig = DEFAULT,
+    frames: UInt8[np.ndarray, "T H W 3"], lens: Camera, lens_known: bool = True,
+    ignore: Bool[np.ndarray, "T H W"] | None = None, config: ColmapConfig = DEFAULT,
     on_stage: Callable[[str], object] | None = None,
-) -> EstimatedCameras:
+) -> EstimatedCameras:  # fmt: skip
     """Cameras of a video from its pictures.
 
     lens: K of one camera (1,) for all frames or of T, for pictures of this size; its poses do not matter. Where not

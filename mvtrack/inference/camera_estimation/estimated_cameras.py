@@ -119,13 +119,9 @@ class EstimatedCameras:
 
 
 def cameras_from_poses(
-    c2w: Float[Tensor, "T 4 4"],
-    K: Float[Tensor, "T 3 3"],
-    size: tuple[int, int],
-    found: Bool[Tensor, "T"],
-    method: str,
-    scale_known: bool = False,
-) -> EstimatedCameras:
+    c2w: Float[Tensor, "T 4 4"], K: Float[Tensor, "T 3 3"], size: tuple[int, int], found: Bool[Tensor, "T"],
+    method: str, scale_known: bool = False,
+) -> EstimatedCameras:  # fmt: skip
     """Poses in any world, taken relative to the first found frame; the others get the identity and that frame's K."""
     first, mine = int(found.long().argmax()), found[:, None, None]
     relative = relative_pose(c2w[first].double(), c2w.double())

@@ -32,13 +32,9 @@ class MeasuredSource:
 
 
 def measure_source(
-    video: Path,
-    fov_deg: float | None,
-    assumed_fov_deg: float,
-    subject_distance: float,
-    masks: Path | None = None,
+    video: Path, fov_deg: float | None, assumed_fov_deg: float, subject_distance: float, masks: Path | None = None,
     reading: VideoReading = DEFAULT_READING,
-) -> MeasuredSource:
+) -> MeasuredSource:  # fmt: skip
     """As `measured_cameras`, but a video that does not tell, or on which the program that measures crashes or takes too
     long, is taken as still, `assumed_fov_deg` wide, with a note that says so and why.
 
@@ -57,12 +53,9 @@ def measure_source(
 
 
 def measured_cameras(
-    video: Path,
-    fov_deg: float | None,
-    subject_distance: float,
-    masks: Path | None = None,
+    video: Path, fov_deg: float | None, subject_distance: float, masks: Path | None = None,
     reading: VideoReading = DEFAULT_READING,
-) -> MeasuredSource:
+) -> MeasuredSource:  # fmt: skip
     """A video's cameras, one a frame; see `cameras_of_video` for `fov_deg`, `masks` and what raises ValueError."""
     found = cameras_of_video(video, fov_deg, masks, reading=reading).scaled_to_depth(subject_distance)
     camera = found.filled()

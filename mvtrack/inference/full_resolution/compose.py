@@ -30,14 +30,9 @@ class Mixture:
 
 
 def mix(
-    blend: Blend,
-    pictures: Float[Tensor, "N 3 h w"],
-    moments: Sequence[SourceMoment],
-    geometry: TargetGeometry,
-    target: Camera,
-    generated: Float[Tensor, "3 p q"],
-    measured: bool,
-) -> Mixture:
+    blend: Blend, pictures: Float[Tensor, "N 3 h w"], moments: Sequence[SourceMoment], geometry: TargetGeometry,
+    target: Camera, generated: Float[Tensor, "3 p q"], measured: bool,
+) -> Mixture:  # fmt: skip
     """How a target frame is mixed, at the blend's own size, twice that of `generated`.
 
     pictures, moments: the source at this moment, then at others. measured: whether depth was given.
@@ -69,13 +64,9 @@ def mixed(mixture: Mixture, generated: Float[Tensor, "3 p q"]) -> Float[Tensor, 
 
 
 def full_frame(
-    mixture: Mixture,
-    frames: Sequence[UInt8[Tensor, "3 H W"]],
-    moments: Sequence[SourceMoment],
-    geometry: TargetGeometry,
-    target: Camera,
-    generated: Float[Tensor, "3 H W"],
-) -> UInt8[Tensor, "3 H W"]:
+    mixture: Mixture, frames: Sequence[UInt8[Tensor, "3 H W"]], moments: Sequence[SourceMoment],
+    geometry: TargetGeometry, target: Camera, generated: Float[Tensor, "3 H W"],
+) -> UInt8[Tensor, "3 H W"]:  # fmt: skip
     """A target frame at full size. frames, moments: the source at this moment, then at others. generated: enlarged.
 
     Where the target stands at the source's place, depth has no effect: all that the source shows is taken from it.

@@ -52,13 +52,9 @@ def frozen(settings: dict) -> tuple[tuple[str, object], ...]:
 
 @lru_cache(maxsize=64)
 def aligned_cost(
-    codec: CodecConfig,
-    aligner: AlignerSize,
-    size: tuple[int, int],
-    num_frames: int,
-    views: int = 2,
+    codec: CodecConfig, aligner: AlignerSize, size: tuple[int, int], num_frames: int, views: int = 2,
     on_cpu: bool = False,
-) -> AlignedCost:
+) -> AlignedCost:  # fmt: skip
     """Of views of `size` (H, W), of which those after the first are aligned, their pictures included. on_cpu: see
     `MemoryCounter`."""
     own = replace(codec, tile=None, tile_stride=None)

@@ -107,12 +107,7 @@ def free_memory(device: torch.device, ranks: int = 1) -> Memory | None:
 
 
 def clearly_fits(
-    config: ModelConfig,
-    scene: InputShape,
-    memory: Memory,
-    bytes_per_value: int,
-    bytes_per_weight: int,
-    more: int = 0,
+    config: ModelConfig, scene: InputShape, memory: Memory, bytes_per_value: int, bytes_per_weight: int, more: int = 0
 ) -> bool:
     """By a generous bound that is quick to tell, so that small models are not held up by an estimate.
 
@@ -136,14 +131,9 @@ def _bounds(config: ModelConfig, scene: InputShape) -> tuple[int, int]:
 
 
 def judge_inference(
-    config: ModelConfig,
-    size: tuple[int, int],
-    num_frames: int,
-    sample: SamplerOptions,
-    placement: Placement,
-    memory: Memory,
-    work: Work | None = None,
-) -> Verdict:
+    config: ModelConfig, size: tuple[int, int], num_frames: int, sample: SamplerOptions, placement: Placement,
+    memory: Memory, work: Work | None = None,
+) -> Verdict:  # fmt: skip
     """Whether a video of a size (H, W) can be made. work: None is all that making a video is, nothing being encoded."""
     work = work or Work()
 
@@ -156,13 +146,9 @@ def judge_inference(
 
 
 def refuse_inference(
-    config: ModelConfig,
-    size: tuple[int, int],
-    num_frames: int,
-    sample: SamplerOptions,
-    placement: Placement,
+    config: ModelConfig, size: tuple[int, int], num_frames: int, sample: SamplerOptions, placement: Placement,
     work: Work | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Raise ValueError where making a video, or still views, of a size (H, W) takes more memory than is free, on the
     device or beside it on the CPU. work: see `judge_inference`."""
     device, work = placement.torch_device, work or Work()

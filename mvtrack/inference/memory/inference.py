@@ -66,13 +66,9 @@ class Estimate:
 
 
 def estimate_inference(
-    config: ModelConfig,
-    size: tuple[int, int],
-    num_frames: int,
-    sample: SamplerOptions | None = None,
-    placement: Placement | None = None,
-    work: Work | None = None,
-) -> Estimate:
+    config: ModelConfig, size: tuple[int, int], num_frames: int, sample: SamplerOptions | None = None,
+    placement: Placement | None = None, work: Work | None = None,
+) -> Estimate:  # fmt: skip
     """What re-shooting a video of num_frames at a size (H, W) that the model takes will need; of a model for single
     views of still scenes, what making `work.batches` of them will.
 

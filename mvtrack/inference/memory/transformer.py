@@ -1,21 +1,22 @@
 """Memory of one forward pass through the network beyond its weights."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.data.clip import num_latent_frames
 from mvtrack.inference.memory.memory_tracker import allocate_fake, fake_tensors
-from mvtrack.inference.ranks import sharing
 from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import ADAPTER_CHANNELS, Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.flops import still_inputs
 from mvtrack.models.networks import Network, empty_network
-from mvtrack.models.sequence_parallel import AloneOf
+from mvtrack.models.sequence_parallel import AloneOf, sharing
 
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257  # of umT5's features, of CLIP's
 
@@ -52,21 +53,28 @@ def forward_bytes(config: ModelConfig, scene: InputShape, dtype: torch.dtype, au
 
 
 def run_network(dit: Network, config: ModelConfig, scene: InputShape, layers: tuple[int, ...] = ()) -> DiTOutput:
-    """A pass on tensors of the right shapes."""
+    """A pass on tensors of the right shapes, without storage."""
+    if config.dit is not None:
+        dit.attention_kernel = lambda device, tokens: "flash"  # a fused kernel; none is tried here
+        return dit(*random_inputs(config, scene, torch.empty), layers)
+    height, width = (side // config.codec.stride for side in scene.size)
+    return dit(*still_inputs(config, scene.batch, scene.views, (height, width)), layers)
+
+
+def random_inputs(
+    config: ModelConfig, scene: InputShape, draw: Callable[..., Tensor] = torch.randn
+) -> tuple[Tensor, Tensor, Conditioning]:
+    """Latents, timesteps and conditioning of a pass of WanDiT. draw: makes a tensor of a shape."""
     frames, (height, width), sizes = num_latent_frames(scene.num_frames), scene.size, config.dit
     lead, stride = (scene.batch, scene.views, frames), config.codec.stride
-    cells = (height // stride, width // stride)
-    if config.dit is None:
-        return dit(*still_inputs(config, scene.batch, scene.views, cells), layers)
-    latents = torch.empty(*lead, config.codec.channels, *cells)
+    latents = draw(*lead, config.codec.channels, height // stride, width // stride)
     length = config.text.length if config.text else TEXT_TOKENS
     conditioning = Conditioning(
-        rays=torch.empty(*lead, config.rays.channels, height // config.rays.stride, width // config.rays.stride),
-        text=torch.empty(scene.batch, length, sizes.text_dim) if sizes.text_dim else None,
-        poses=torch.empty(*lead, 12) if sizes.pose_encoder else None,
-        maps=torch.empty(*lead, ADAPTER_CHANNELS, height, width) if sizes.control_adapter else None,
-        image=torch.empty(scene.batch, IMAGE_TOKENS, sizes.image_dim) if sizes.image_dim else None,
-        projections=torch.empty(*lead, 4, 4) if sizes.camera_encoding == "prope" else None,
+        rays=draw(*lead, config.rays.channels, height // config.rays.stride, width // config.rays.stride),
+        text=draw(scene.batch, length, sizes.text_dim) if sizes.text_dim else None,
+        poses=draw(*lead, 12) if sizes.pose_encoder else None,
+        maps=draw(*lead, ADAPTER_CHANNELS, height, width) if sizes.control_adapter else None,
+        image=draw(scene.batch, IMAGE_TOKENS, sizes.image_dim) if sizes.image_dim else None,
+        projections=draw(*lead, 4, 4) if sizes.camera_encoding == "prope" else None,
     )
-    dit.attention_kernel = lambda device, tokens: "flash"  # a fused kernel; none is tried here
-    return dit(latents, torch.empty(scene.batch), conditioning, layers)
+    return latents, draw(scene.batch).abs(), conditioning

@@ -53,14 +53,9 @@ def starts_by_attention(
 
 
 def best_match(
-    features: Features,
-    view: int,
-    query: Float[Tensor, "n 4 heads d"],
-    home_keys: Float[Tensor, "h w heads d"],
-    home_xy: Float[Tensor, "n 2"],
-    cycle_tokens: float = CYCLE_TOKENS,
-    moment: int | None = None,
-) -> tuple[Float[Tensor, "n 3"], Bool[Tensor, "n"]]:
+    features: Features, view: int, query: Float[Tensor, "n 4 heads d"], home_keys: Float[Tensor, "h w heads d"],
+    home_xy: Float[Tensor, "n 2"], cycle_tokens: float = CYCLE_TOKENS, moment: int | None = None,
+) -> tuple[Float[Tensor, "n 3"], Bool[Tensor, "n"]]:  # fmt: skip
     """The best of the matches in all frames of a view that pass the cycle check, and whether there is one.
 
     query, home_keys, home_xy: see `match_frame`; they may come from the features of another clip. Best is the most
@@ -80,12 +75,9 @@ def best_match(
 
 
 def starts_by_depth(
-    txy: Float[Tensor, "N 3"],
-    depth: Float[Tensor, "f H W"],
-    camera: Camera,
-    source: int = 0,
+    txy: Float[Tensor, "N 3"], depth: Float[Tensor, "f H W"], camera: Camera, source: int = 0,
     other_depth: Float[Tensor, "V f H W"] | None = None,
-) -> Starts:
+) -> Starts:  # fmt: skip
     """Project points of view `source` into every other view at the same frame.
 
     depth: z-depth of the source at each latent frame, in the cameras' unit; where it is not positive and finite,

@@ -25,12 +25,9 @@ def view_features(
 
 @torch.no_grad()
 def latent_features(
-    model: ReshootModel,
-    latents: Float[Tensor, "V f c h w"],
-    window: Window,
-    sigma: float = FEATURE_SIGMA,
+    model: ReshootModel, latents: Float[Tensor, "V f c h w"], window: Window, sigma: float = FEATURE_SIGMA,
     seed: int = 0,
-) -> Features:
+) -> Features:  # fmt: skip
     """The same from clean latents, as generating leaves them. Features are on the CPU."""
     return _features(model, noised_latents(model, latents, window, seed), sigma)
 

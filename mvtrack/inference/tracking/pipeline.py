@@ -65,14 +65,9 @@ class VideoTracks:
 
 
 def track_points(
-    tracker: Tracker,
-    source: FeatureSource,
-    points: Points,
-    footage: Video,
-    fits: list[Fit],
-    find_starts: FindStarts = attention_starts,
-    on_window: Callable[[int], None] = lambda total: None,
-) -> VideoTracks:
+    tracker: Tracker, source: FeatureSource, points: Points, footage: Video, fits: list[Fit],
+    find_starts: FindStarts = attention_starts, on_window: Callable[[int], None] = lambda total: None,
+) -> VideoTracks:  # fmt: skip
     """Follow points of the first video (`footage`) through all views of `source`.
 
     fits: how each view's video meets the model's picture. on_window: called after every window with how many there

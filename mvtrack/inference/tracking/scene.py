@@ -34,14 +34,9 @@ def require_head(model: ReshootModel) -> Tracker:
 
 
 def footage_source(
-    model: ReshootModel,
-    footage: list[Video],
-    fits: list[Fit],
-    camera: Camera,
-    windows: Windows,
-    scene_depth: float,
+    model: ReshootModel, footage: list[Video], fits: list[Fit], camera: Camera, windows: Windows, scene_depth: float,
     caption: str | None = None,
-) -> FeatureSource:
+) -> FeatureSource:  # fmt: skip
     """Synchronised videos of one scene, the first one the reference. camera: (V, T) for the model's picture.
 
     caption: see `make_prompts`.
@@ -101,13 +96,9 @@ class LatentCache:
 
 
 def latent_source(
-    model: ReshootModel,
-    latents: Callable[[int], Float[Tensor, "V f c h w"]],
-    camera: Camera,
-    windows: Windows,
-    scene_depth: float,
-    prompts: Sequence[Prompts] | None = None,
-) -> FeatureSource:
+    model: ReshootModel, latents: Callable[[int], Float[Tensor, "V f c h w"]], camera: Camera, windows: Windows,
+    scene_depth: float, prompts: Sequence[Prompts] | None = None,
+) -> FeatureSource:  # fmt: skip
     """Windows as they were generated. camera: (V, T) for the model's picture. prompts: of every window."""
 
     def read(window: int) -> tuple:

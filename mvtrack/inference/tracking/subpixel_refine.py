@@ -40,13 +40,9 @@ def refined_attention(
 
 @torch.no_grad()
 def refine_starts(
-    starts: Starts,
-    txy: Float[Tensor, "N 3"],
-    source: int,
-    pictures: Float[Tensor, "V f 3 H W"],
-    token_px: int,
+    starts: Starts, txy: Float[Tensor, "N 3"], source: int, pictures: Float[Tensor, "V f 3 H W"], token_px: int,
     camera: Camera | None = None,
-) -> Starts:
+) -> Starts:  # fmt: skip
     """Move the starts that were found for points (latent frame, x, y) of view `source` by up to a token or so.
 
     pictures, camera (V, f): of all latent frames. camera: None where the views' places are not known. Starts at another
@@ -92,12 +88,9 @@ def to_epipolar_line(
 
 
 def most_similar_patch(
-    looks: Float[Tensor, "n 1 p"],
-    picture: Float[Tensor, "3 H W"],
-    start: Float[Tensor, "n 2"],
-    along: Float[Tensor, "n 2"] | None,
-    token_px: int,
-) -> Float[Tensor, "n 2"]:
+    looks: Float[Tensor, "n 1 p"], picture: Float[Tensor, "3 H W"], start: Float[Tensor, "n 2"],
+    along: Float[Tensor, "n 2"] | None, token_px: int,
+) -> Float[Tensor, "n 2"]:  # fmt: skip
     """The places near `start` whose patches differ least: on a line where there is one, all around where it is NaN."""
     free = torch.ones(len(start), dtype=torch.bool) if along is None else along.isnan().any(-1)
     best = start.clone()

@@ -77,17 +77,11 @@ class TrackOutputs:
 
 
 def track_files(
-    videos: list[Path | str],
-    plan: TrackPlan | str,
-    model: ReshootModel | Path | str | None = None,
-    out: Path | str | None = None,
-    options: TrackOptions | None = None,
-    overwrite: bool = False,
-    placement: Placement | None = None,
-    check_memory: bool = True,
-    say: Callable[[str], None] | None = None,
+    videos: list[Path | str], plan: TrackPlan | str, model: ReshootModel | Path | str | None = None,
+    out: Path | str | None = None, options: TrackOptions | None = None, overwrite: bool = False,
+    placement: Placement | None = None, check_memory: bool = True, say: Callable[[str], None] | None = None,
     warn: Callable[[str], None] | None = None,
-) -> TrackOutputs:
+) -> TrackOutputs:  # fmt: skip
     """Follow points of the first video through all videos, which show one scene at the same moments.
 
     plan: the points as `--tracks` names them. model: one with a tracking head, its folder, or None for the shipped one.

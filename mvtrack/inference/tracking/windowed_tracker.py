@@ -167,14 +167,9 @@ class WindowedTracker:
                 self.templates.append(_Template(view, points, query, xy, features.k[view, frame].clone()))
 
     def _track(
-        self,
-        window: int,
-        features: Features,
-        cameras: Cameras | None,
-        txy: Float[Tensor, "V N 3"],
-        valid: Bool[Tensor, "V N"],
-        mine: Bool[Tensor, "V T N"],
-    ) -> None:
+        self, window: int, features: Features, cameras: Cameras | None, txy: Float[Tensor, "V N 3"],
+        valid: Bool[Tensor, "V N"], mine: Bool[Tensor, "V T N"],
+    ) -> None:  # fmt: skip
         """Run the head on one window and write what it says into the frames that are this window's (`mine`)."""
         views, points = valid.any(1).nonzero()[:, 0], valid.any(0).nonzero()[:, 0]
         if len(points) == 0:

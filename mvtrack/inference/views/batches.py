@@ -16,16 +16,10 @@ from mvtrack.models.reshoot_model import ReshootModel
 
 
 def generate_batches(
-    model: ReshootModel,
-    pictures: Float[Tensor, "N 3 H W"],
-    camera: Camera,
-    batches: Sequence[ViewBatch],
-    scene: StillScene,
-    sample: SamplerOptions,
-    on_step: Callable[[], None] | None = None,
-    aligned: AlignedDecoding | None = None,
-    plain: dict[int, Tensor] | None = None,
-) -> Float[Tensor, "M 3 H W"]:
+    model: ReshootModel, pictures: Float[Tensor, "N 3 H W"], camera: Camera, batches: Sequence[ViewBatch],
+    scene: StillScene, sample: SamplerOptions, on_step: Callable[[], None] | None = None,
+    aligned: AlignedDecoding | None = None, plain: dict[int, Tensor] | None = None,
+) -> Float[Tensor, "M 3 H W"]:  # fmt: skip
     """All new views. pictures: the photographs. camera: (N + M,), theirs first. Noise is drawn by a view's number, so
     that it does not depend on the batch in which the view is made. aligned: its depth is of photographs.
     plain: gets the views as the codec alone decodes them, by number, where they are aligned."""

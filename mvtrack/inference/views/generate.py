@@ -40,14 +40,10 @@ class StillScene:
 
 @torch.no_grad()
 def generate_views(
-    model: ReshootModel,
-    references: Float[Tensor, "R 3 H W"],
-    camera: Camera,
-    sample: SamplerOptions | None = None,
-    scene_depth: float | StillScene | None = None,
-    on_step: Callable[[], None] | None = None,
+    model: ReshootModel, references: Float[Tensor, "R 3 H W"], camera: Camera, sample: SamplerOptions | None = None,
+    scene_depth: float | StillScene | None = None, on_step: Callable[[], None] | None = None,
     aligned: AlignedDecoding | None = None,
-) -> Float[Tensor, "N 3 H W"]:
+) -> Float[Tensor, "N 3 H W"]:  # fmt: skip
     """Generate the missing views of a still scene, in the order of their cameras, without a caption.
 
     references: RGB in [-1, 1], the first views; of a model for camera paths the first 4n + 1 frames of the path.

@@ -77,13 +77,9 @@ class _Job:
 
 
 def views_from_photos(
-    photos: Sequence[Path | str],
-    targets: str,
-    model: ReshootModel | Path | str,
-    out: Path | str | None = None,
-    request: ViewsRequest | None = None,
-    say: Callable[[str], None] | None = None,
-) -> ViewsOutputs:
+    photos: Sequence[Path | str], targets: str, model: ReshootModel | Path | str, out: Path | str | None = None,
+    request: ViewsRequest | None = None, say: Callable[[str], None] | None = None,
+) -> ViewsOutputs:  # fmt: skip
     """New views of a still scene from one or more photographs of it, written to a new folder.
 
     photos: image files of any sizes, or folders of them. targets: a path in the path language, from the first

@@ -36,13 +36,9 @@ class AlignedDecoding:
 
     @torch.no_grad()
     def decode(
-        self,
-        model: ReshootModel,
-        latents: Float[Tensor, "V f c h w"],
-        videos: Float[Tensor, "V T 3 H W"],
-        window: Window,
-        known: int = 1,
-    ) -> Float[Tensor, "M T 3 H W"]:
+        self, model: ReshootModel, latents: Float[Tensor, "V f c h w"], videos: Float[Tensor, "V T 3 H W"],
+        window: Window, known: int = 1,
+    ) -> Float[Tensor, "M T 3 H W"]:  # fmt: skip
         """The views after the first `known` ones, decoded with all others in sight; as the codec decodes them where no
         other view looks. latents: of all views. videos: of the known views, and the others as the codec decodes them.
 

@@ -21,12 +21,9 @@ def independently_disturbed(
 
 
 def disturbed(
-    depth: Float[Tensor, "*any H W"],
-    median: float,
-    generator: torch.Generator | None = None,
-    sides: tuple[int, ...] = SIDES,
-    amplitudes: tuple[float, ...] = AMPLITUDES,
-) -> Float[Tensor, "*any H W"]:
+    depth: Float[Tensor, "*any H W"], median: float, generator: torch.Generator | None = None,
+    sides: tuple[int, ...] = SIDES, amplitudes: tuple[float, ...] = AMPLITUDES,
+) -> Float[Tensor, "*any H W"]:  # fmt: skip
     """Depth plus uniform noise of several sizes, each map scaled up to the picture; kept above a tenth of itself.
 
     Each frame has noise of its own. sides: cells across a picture of 256 pixels, as in the paper; a picture of another

@@ -25,12 +25,9 @@ class SDAligner(HostedAligner):
         super().__init__(width, points, dim, sources, reach)
 
     def decode(
-        self,
-        codec: SDVAECodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
+        self, codec: SDVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene,
         views: tuple[int, ...] | None = None,
-    ) -> Float[Tensor, "V f 3 H W"]:
+    ) -> Float[Tensor, "V f 3 H W"]:  # fmt: skip
         """Pictures in [-1, 1] of all views, moment by moment; float32. Gradients flow to this module.
 
         scene: of the same moments, on the latents' device as this module is. views: those that follow others; None:
@@ -39,14 +36,9 @@ class SDAligner(HostedAligner):
         return self._decode(codec, latents, scene, list(range(latents.shape[1])), views, None).clamp(-1, 1)
 
     def forward(
-        self,
-        codec: SDVAECodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
-        views: tuple[int, ...],
-        count: int,
-        generator: torch.Generator,
-    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:
+        self, codec: SDVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene, views: tuple[int, ...],
+        count: int, generator: torch.Generator,
+    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:  # fmt: skip
         """A training step's share of a clip, not clamped: `count` moments drawn at random, and their numbers."""
         moments = sorted(torch.randperm(latents.shape[1], generator=generator)[:count].tolist())
         return moments, self._decode(codec, latents, scene, moments, views, generator)

@@ -44,12 +44,9 @@ class SmallAligner(nn.Module):
         nn.init.zeros_(self.write.bias)
 
     def decode(
-        self,
-        codec: VideoCodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
+        self, codec: VideoCodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene,
         views: tuple[int, ...] | None = None,
-    ) -> Float[Tensor, "V T 3 H W"]:
+    ) -> Float[Tensor, "V T 3 H W"]:  # fmt: skip
         """Videos of latents. views: those that ask the others; None: all. Raises ValueError for a picture that cannot
         be halved twice."""
         plain = codec.decode(latents[None])[0]
@@ -57,27 +54,18 @@ class SmallAligner(nn.Module):
         return torch.cat([self.frames(plain[:, t], scene, t, views) for t in frames], 1).clamp(-1, 1)
 
     def forward(
-        self,
-        codec: VideoCodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
-        views: tuple[int, ...],
-        count: int,
-        generator: torch.Generator,
-    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:
+        self, codec: VideoCodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene, views: tuple[int, ...],
+        count: int, generator: torch.Generator,
+    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:  # fmt: skip
         """A training step's share of a clip: `count` frames drawn at random, and their numbers."""
         plain = codec.decode(latents[None])[0]
         at = sorted(torch.randperm(plain.shape[1], generator=generator)[:count].tolist())
         return at, self.frames(plain[:, at], scene, at, views, generator)
 
     def frames(
-        self,
-        plain: Float[Tensor, "V N 3 H W"],
-        scene: DecoderScene,
-        at: list[int],
-        views: tuple[int, ...] | None = None,
-        jitter: torch.Generator | None = None,
-    ) -> Float[Tensor, "V N 3 H W"]:
+        self, plain: Float[Tensor, "V N 3 H W"], scene: DecoderScene, at: list[int],
+        views: tuple[int, ...] | None = None, jitter: torch.Generator | None = None,
+    ) -> Float[Tensor, "V N 3 H W"]:  # fmt: skip
         """Frames of all views, better than the codec's. at: which frames of the scene they are."""
         size, lead = plain.shape[-2:], plain.shape[:2]
         if any(side % SHRINK[0] for side in size):

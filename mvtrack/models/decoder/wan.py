@@ -25,12 +25,9 @@ class WanAligner(HostedAligner):
         super().__init__(width, points, dim, sources, reach)
 
     def decode(
-        self,
-        codec: WanVAECodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
+        self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene,
         views: tuple[int, ...] | None = None,
-    ) -> Float[Tensor, "V T 3 H W"]:
+    ) -> Float[Tensor, "V T 3 H W"]:  # fmt: skip
         """Videos in [-1, 1] of all views, latent frame by latent frame; float32. Gradients flow to this module.
 
         scene: of the whole video, on the latents' device as this module is. views: those that follow others; None: all.
@@ -43,14 +40,9 @@ class WanAligner(HostedAligner):
         return self._decode(codec, latents, scene, views, None).clamp(-1, 1)
 
     def forward(
-        self,
-        codec: WanVAECodec,
-        latents: Float[Tensor, "V f c h w"],
-        scene: DecoderScene,
-        views: tuple[int, ...],
-        count: int,
-        generator: torch.Generator,
-    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:
+        self, codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene, views: tuple[int, ...],
+        count: int, generator: torch.Generator,
+    ) -> tuple[list[int], Float[Tensor, "V N 3 H W"]]:  # fmt: skip
         """A training step's share of a clip, not clamped: its first frames, `count` or up to three more, and their
         numbers. The VAE remembers, so a clip is decoded from its beginning."""
         latent_frames = min(num_latent_frames(padded_length(count)), latents.shape[1])
@@ -111,13 +103,9 @@ class WanAligner(HostedAligner):
             yield
 
     def _hook(
-        self,
-        level: int,
-        frames: list[int],
-        scene: DecoderScene,
-        views: tuple[int, ...] | None,
+        self, level: int, frames: list[int], scene: DecoderScene, views: tuple[int, ...] | None,
         jitter: torch.Generator | None,
-    ) -> Callable[..., tuple]:
+    ) -> Callable[..., tuple]:  # fmt: skip
         """Takes what a residual block returns, its features first, and aligns these."""
         attention = self.levels[level]
 

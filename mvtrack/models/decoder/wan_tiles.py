@@ -49,12 +49,9 @@ Change = Callable[[EpipolarAttention, _Place, Tensor], Tensor | None]  # feature
 
 @torch.no_grad()
 def decode_in_tiles(
-    aligner: "WanAligner",
-    codec: WanVAECodec,
-    latents: Float[Tensor, "V f c h w"],
-    scene: DecoderScene,
+    aligner: "WanAligner", codec: WanVAECodec, latents: Float[Tensor, "V f c h w"], scene: DecoderScene,
     asking: tuple[int, ...],
-) -> Float[Tensor, "V T 3 H W"]:
+) -> Float[Tensor, "V T 3 H W"]:  # fmt: skip
     """Videos of all views in [-1, 1]; float32. Raises ValueError where a view is asked that itself asks."""
     sources = {view: scene.nearest(view)[: aligner.settings["sources"]] for view in asking}
     needed = {source for asked in sources.values() for source in asked}

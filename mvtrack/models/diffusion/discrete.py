@@ -59,12 +59,9 @@ def noisy_and_velocity(
 
 
 def ddim_steps(
-    velocity: Callable[[Tensor, Int[Tensor, "B"]], Tensor],
-    noise: Float[Tensor, "B *n"],
-    config: DiffusionConfig,
-    steps: int | None = None,
-    with_references: Callable[[Tensor], Tensor] = lambda x: x,
-) -> Iterator[Float[Tensor, "B *n"]]:
+    velocity: Callable[[Tensor, Int[Tensor, "B"]], Tensor], noise: Float[Tensor, "B *n"], config: DiffusionConfig,
+    steps: int | None = None, with_references: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Iterator[Float[Tensor, "B *n"]]:  # fmt: skip
     """From noise to a sample without further noise; yields the state after every step (the last one is the sample).
 
     velocity: v at (x, timesteps), guided already. with_references: puts the clean references in their places: before

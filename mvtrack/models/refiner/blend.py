@@ -28,15 +28,10 @@ class Blend(nn.Module):
         nn.init.zeros_(self.write[-1].bias)
 
     def forward(
-        self,
-        warped: Float[Tensor, "B 2 3 H W"],
-        seen: Float[Tensor, "B 2 H W"],
-        generated: Float[Tensor, "B 3 h w"],
-        inverse_depth: Float[Tensor, "B H W"],
-        confidence: Float[Tensor, "B H W"],
-        measured: Float[Tensor, "B"],
+        self, warped: Float[Tensor, "B 2 3 H W"], seen: Float[Tensor, "B 2 H W"], generated: Float[Tensor, "B 3 h w"],
+        inverse_depth: Float[Tensor, "B H W"], confidence: Float[Tensor, "B H W"], measured: Float[Tensor, "B"],
         parallax_px: Float[Tensor, "B"],
-    ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 3 H W"]]:
+    ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 3 H W"]]:  # fmt: skip
         """Weights that add up to one, and what is added to the generated picture, H = 2 h.
 
         warped, seen: from this moment and from others, with how likely each pixel is seen there. measured: 1 where

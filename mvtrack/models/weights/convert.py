@@ -93,13 +93,9 @@ def _released_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def load_pretrained(
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-    fresh: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    dtype: torch.dtype | None = None,
-    seed: int = 0,
-) -> Pretrained:
+    config: ModelConfig, checkpoint: Checkpoint, fresh: Sequence[str] = (), drop: Sequence[str] = (),
+    dtype: torch.dtype | None = None, seed: int = 0,
+) -> Pretrained:  # fmt: skip
     """Build the config's model with a checkpoint's weights; what is this project's own starts at zero effect.
 
     fresh, drop: patterns of further parameters that may be missing, and of tensors to leave out. dtype: None keeps

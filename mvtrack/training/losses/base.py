@@ -54,11 +54,7 @@ class Loss(Protocol):
         per sample. Raises ValueError for a batch that lacks what the loss needs."""
 
     def __call__(
-        self,
-        network: Callable[..., DiTOutput],
-        batch: TrainingBatch,
-        output: DiTOutput,
-        taps: dict[int, Tap],
+        self, network: Callable[..., DiTOutput], batch: TrainingBatch, output: DiTOutput, taps: dict[int, Tap]
     ) -> dict[str, Float[Tensor, ""]]:
         """The loss by its name, and parts of it for the log, detached. network: the transformer, or the engine around
         it, for heads that travel with its weights. taps: q and k by layer."""

@@ -6,12 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvtrack.data.synthetic.objects import (
-    WONDER3D_AZIMUTHS,
-    object_clip,
-    syncdreamer_rig,
-    wonder3d_rig,
-)
+from mvtrack.data.synthetic.objects import WONDER3D_AZIMUTHS, object_clip, syncdreamer_rig, wonder3d_rig
 from mvtrack.geometry.camera import Camera, pixel_grid, project, unproject
 
 SIDE = 46

@@ -10,10 +10,7 @@ import pytest
 import torch
 
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.inference.camera_estimation.depth_anything import (
-    DepthAnythingConfig,
-    recover_with_depth_anything,
-)
+from mvtrack.inference.camera_estimation.depth_anything import DepthAnythingConfig, recover_with_depth_anything
 from mvtrack.inference.camera_estimation.estimated_cameras import CameraEstimationError
 from mvtrack.inference.external_program import WorkerError
 from mvtrack.metrics.camera_accuracy import camera_accuracy

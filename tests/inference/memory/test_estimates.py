@@ -35,10 +35,7 @@ MODEL = ModelConfig(
 SIZE = (32, 48)
 NOWHERE = "nobody/nothing"  # encoders that are not on this machine count as the released ones
 ENCODED = replace(
-    MODEL,
-    dit=replace(MODEL.dit, image_dim=5),
-    text=TextConfig(weights=NOWHERE),
-    image=ImageConfig(weights=NOWHERE),
+    MODEL, dit=replace(MODEL.dit, image_dim=5), text=TextConfig(weights=NOWHERE), image=ImageConfig(weights=NOWHERE)
 )
 
 

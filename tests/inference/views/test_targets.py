@@ -5,13 +5,7 @@ import torch
 
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
-from mvtrack.inference.views.targets import (
-    is_pose_file,
-    targets_along,
-    targets_from_file,
-    unseen_note,
-    unseen_share,
-)
+from mvtrack.inference.views.targets import is_pose_file, targets_along, targets_from_file, unseen_note, unseen_share
 
 PHOTO = Camera(torch.eye(4, dtype=torch.float64), intrinsics_from_fov(40, (30, 40)).double(), (30, 40))
 

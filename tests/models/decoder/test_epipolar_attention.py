@@ -10,11 +10,7 @@ from torch import nn
 from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov, pixel_grid, project
 from mvtrack.geometry.warp import covisible, reproject, sample_bilinear
-from mvtrack.models.decoder.epipolar_attention import (
-    EpipolarAttention,
-    EpipolarConfig,
-    look_up,
-)
+from mvtrack.models.decoder.epipolar_attention import EpipolarAttention, EpipolarConfig, look_up
 from mvtrack.models.decoder.scene import DecoderScene, nearest_views
 
 N, C, h, w, P, D = 5, 6, 7, 11, 3, 13

