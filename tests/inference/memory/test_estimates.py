@@ -203,9 +203,11 @@ def test_a_trainings_settings_are_changed_in_order(run):
         "train.micro_batch_size=1 train.gradient_checkpointing=true",
         "train.micro_batch_size=1 train.zero_stage=2 train.gradient_checkpointing=true",
         "train.micro_batch_size=1 train.zero_stage=3 train.gradient_checkpointing=true",
-        "train.micro_batch_size=1 train.zero_stage=3 train.offload_optimizer=true train.gradient_checkpointing=true",
-        "train.micro_batch_size=1 train.zero_stage=3 train.offload_optimizer=true train.offload_parameters=true "
+        "train.micro_batch_size=1 train.sequence_parallel=2 train.zero_stage=3 train.gradient_checkpointing=true",
+        "train.micro_batch_size=1 train.sequence_parallel=2 train.zero_stage=3 train.offload_optimizer=true "
         "train.gradient_checkpointing=true",
+        "train.micro_batch_size=1 train.sequence_parallel=2 train.zero_stage=3 train.offload_optimizer=true "
+        "train.offload_parameters=true train.gradient_checkpointing=true",
     ]  # fmt: skip
     muon = replace(run, optim=replace(run.optim, name="muon"))
     assert all("zero" not in step.typed for step in judge_training(muon, 2, Memory(1000)).steps)
