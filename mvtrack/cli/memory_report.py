@@ -116,14 +116,13 @@ def inference_lines(
     yield _time("the model takes", verdict, machine)
     yield _outcome(verdict, machine)
     if not machine.is_host and config.dit is not None:
-        yield from _table(config, machine, placement, work, size, frames, verdict.estimate)
+        yield from _table(config, machine, placement, work, size, frames)
 
 
 def _table(
-    config: ModelConfig, machine: Machine, placement: Placement, work: Work, size: tuple[int, int], frames: int,
-    here: Estimate,
-) -> Iterator[CheckLine]:  # fmt: skip
-    """This video on several of these GPUs, and by models that were trained to be faster. here: of what was asked."""
+    config: ModelConfig, machine: Machine, placement: Placement, work: Work, size: tuple[int, int], frames: int
+) -> Iterator[CheckLine]:
+    """This video on several of these GPUs, and by models that were trained to be faster."""
     sample = SamplerOptions.of(config)
     few = replace(sample, steps=min(4, sample.steps), guidance=1.0, camera_guidance=1.0)
     in_few = f"in {few.steps} steps, no guidance"
@@ -133,15 +132,15 @@ def _table(
         ways |= {"references' keys kept": (own, sample), f"and in {few.steps} steps": (own, few)}
     yield _row("with --gpus", [str(count) for count in _COUNTS])
     there = [_on(placement, count) for count in _COUNTS]
-    for name, (model, options) in ways.items():
-        cells = []
-        for on in there:
-            scene = _pass(model, size, frames, options, on)
-            flops = scene and all_flops(model, scene, frames, options)
-            cells.append(flops and _duration(replace(here, flops=flops, ranks=on.gpus), machine))
-        yield _row(name, cells)
     fit = [_pass(config, size, frames, sample, on) and on for on in there]
     found = [on and estimate_inference(config, size, frames, sample, on, work) for on in fit]
+    for name, (model, options) in ways.items():
+        cells = []
+        for on, as_it_is in zip(there, found, strict=True):
+            scene = as_it_is and _pass(model, size, frames, options, on)
+            flops = scene and all_flops(model, scene, frames, options)
+            cells.append(flops and _duration(replace(as_it_is, flops=flops), machine))
+        yield _row(name, cells)
     yield _row("sampling, each", [e and f"{e.phases['sampling'] / GIB:.1f} GiB" for e in found])
     yield _row("each sends, all steps", [e and f"{e.sent / GIB:.0f} GiB" for e in found])
 

@@ -13,6 +13,7 @@ from mvtrack.inference.ranks import Ranks, check_ranks
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.encoder_sources import with_sources
 from mvtrack.models.reshoot_model import ReshootModel
+from mvtrack.models.wan_vae import WanVAECodec
 from mvtrack.models.weights.lora import merge_all
 
 TILE, TILE_STRIDE = (30, 52), (15, 26)  # rows and columns of latents
@@ -44,6 +45,8 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
         dit.compile_blocks()
     model.codec.config = config.codec
     ranks = None if placement.gpus == 1 else Ranks(dit, config, placement.gpus, device)
+    if isinstance(model.codec, WanVAECodec):
+        model.codec.share = ranks and ranks.code_tiles
     return replace(
         model, config=config, device=device, swapped=placement.offload == "model", ranks=ranks,
         batched_guidance=placement.batched_guidance or placement.gpus % 2 == 0,

@@ -9,10 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mvtrack.config.model import ModelConfig
 from mvtrack.inference.device import cast_transformer
-from mvtrack.inference.ranks import Groups, PassInputs, file_store, join, received
+from mvtrack.inference.ranks import Groups, PassInputs, code_share, file_store, join, received
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reference_pass import ReferenceCache
 
 
@@ -27,10 +29,15 @@ def main() -> int:
 @torch.no_grad()
 def serve(device: torch.device) -> None:
     """Run this process's share of each pass of the group that it has joined, until it is told that no more come."""
-    groups, dit = Groups(), _network(device)
+    groups, (dit, config), codec = Groups(), _network(device), None
     caches: dict[int, ReferenceCache] = {}
     conditioning = Conditioning()
     while (message := received(device)) is not None:
+        if message[0] == "tiles":
+            _, half, shape, tiles = message
+            codec = codec or build_codec(config.codec)
+            code_share(codec, half, _from_first(shape, torch.float32, device), tiles)
+            continue
         _, shape, dtype, fields, cache = message
         latents, timestep = _from_first(shape, dtype, device), _from_first(shape[:1], torch.float32, device)
         if fields is not None:
@@ -47,7 +54,7 @@ def serve(device: torch.device) -> None:
     dist.destroy_process_group()
 
 
-def _network(device: torch.device) -> WanDiT:
+def _network(device: torch.device) -> tuple[WanDiT, ModelConfig]:
     """As the first process has it."""
     _, config, dtype, attention, compiled = received(device)
     dit = empty_dit(config).to_empty(device=device)
@@ -57,7 +64,7 @@ def _network(device: torch.device) -> WanDiT:
     dit.attention = attention
     if compiled:
         dit.compile_blocks()
-    return dit.eval()
+    return dit.eval(), config
 
 
 def _from_first(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,7 +1,8 @@
 """Several processes, each with a GPU, that share every pass of one video: guidance's two predictions, and the tokens.
+Of a VAE that works in tiles they share the tiles.
 
-The first process does everything else: it reads, encodes, samples, decodes and writes. The others have copies of its
-network alone, and are asked at each pass.
+The first process does everything else: it reads, samples and writes. The others have copies of its network, read the
+VAE when it is first needed, and are asked at each pass.
 """
 
 import atexit
@@ -28,6 +29,8 @@ from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.reference_pass import ReferenceCache
 from mvtrack.models.sequence_parallel import SequenceGroup, sharing
+from mvtrack.models.tiling import Tile
+from mvtrack.models.wan_vae import Half, WanVAECodec
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -134,9 +137,7 @@ class Ranks:
     def run(self, dit: WanDiT, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> DiTOutput:
         """A pass of the network. Raises ValueError when a process has ended, and for one sample on more processes than
         share its heads."""
-        if self._ending or self._broken:
-            why = "a pass of theirs failed" if self._broken else "another model's took their place"
-            raise ValueError(f"the processes of this model are not at work any more: {why}; start anew")
+        self._refuse_ended()
         cells = latents.shape[-2] * latents.shape[-1] // dit.config.patch_size[1] ** 2
         refuse_ranks(dit.config.num_heads, cells, self._count, len(latents) == 2)
         with self._explained():
@@ -150,6 +151,15 @@ class Ranks:
             for tensor in tensors if new else tensors[:2]:
                 dist.broadcast(tensor.contiguous(), src=0)
             return DiTOutput(self._groups.run(dit, PassInputs(latents, timestep, here)), ())
+
+    def code_tiles(self, codec: WanVAECodec, half: Half, given: Tensor, tiles: list[Tile]) -> list[Tensor]:
+        """Every tile's latents or frames. Raises ValueError when a process has ended."""
+        self._refuse_ended()
+        with self._explained():
+            send(("tiles", half, tuple(given.shape), tiles), self.device)
+            given = given.float().contiguous()
+            dist.broadcast(given, src=0)
+            return code_share(codec, half, given, tiles)
 
     def close(self) -> None:
         """End the other processes."""
@@ -173,6 +183,11 @@ class Ranks:
         if dist.is_initialized():
             dist.destroy_process_group()
         self._folder.cleanup()
+
+    def _refuse_ended(self) -> None:
+        if self._ending or self._broken:
+            why = "a pass of theirs failed" if self._broken else "another model's took their place"
+            raise ValueError(f"the processes of this model are not at work any more: {why}; start anew")
 
     def _cache_of(self, dit: WanDiT) -> tuple[int, int] | None:
         """Which cache of references this pass has, and which branch of it."""
@@ -220,6 +235,22 @@ class Ranks:
                     sys.stderr.flush()
                     os._exit(1)
             time.sleep(0.5)
+
+
+def code_share(codec: WanVAECodec, half: Half, given: Tensor, tiles: list[Tile]) -> list[Tensor]:
+    """All processes code tiles, each every so many-th. On the first: every tile's; elsewhere the own ones."""
+    rank, count = dist.get_rank(), dist.get_world_size()
+    made = {n: torch.cat([piece for _, piece in codec.pieces(half, given, tiles[n])])
+            for n in range(rank, len(tiles), count)}  # fmt: skip
+    for n in range(len(tiles)):
+        if n % count == 0:
+            continue
+        if rank == 0:
+            made[n] = torch.empty(codec.tile_shape(half, given, tiles[n]), device=given.device)
+            dist.recv(made[n], src=n % count)
+        elif n in made:
+            dist.send(made[n].contiguous(), dst=0)
+    return [made[n] for n in sorted(made)]
 
 
 def file_store(folder: str, count: int) -> dist.Store:

@@ -83,14 +83,6 @@ def camera_accuracy(
     )
 
 
-def pairwise_rotation_error(estimated_c2w: Float[Tensor, "T 4 4"], true_c2w: Float[Tensor, "T 4 4"]) -> float:
-    """Mean error in degrees of the rotation between any two frames: favours no frame as the origin (ReDirector)."""
-    _found(estimated_c2w, true_c2w, None)
-    between = [c2w[:, None, :3, :3].mT @ c2w[None, :, :3, :3] for c2w in (true_c2w.double(), estimated_c2w.double())]
-    pairs = ~torch.eye(len(true_c2w), dtype=torch.bool)
-    return float(torch.rad2deg(rotation_angle(*between)[pairs]).mean())
-
-
 def rotation_angle(a: Float[Tensor, "*any 3 3"], b: Float[Tensor, "*any 3 3"]) -> Float[Tensor, "*any"]:
     """Angle between rotations in radians, exact near 0 and near pi, where the arc cosine of the trace is not."""
     sine_squared = (a - b).square().sum((-1, -2)) / 8  # of half the angle

@@ -5,6 +5,7 @@ frames, and tiles bound that of large pictures. Videos of a batch are coded one 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.models.codec_weights import ReleasedCodec
 from mvtrack.models.diffsynth_parts import diffsynth_module
-from mvtrack.models.tiling import Canvas, half, tiles
+from mvtrack.models.tiling import Canvas, Tile, half, tiles
 from mvtrack.models.weights.checkpoint import Checkpoint
 from mvtrack.models.weights.loading import load_into
 from mvtrack.models.weights.sources import open_part
@@ -29,13 +30,16 @@ LATENT_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
+Half = Literal["encode", "decode"]
 Step = Callable[[Tensor], Tensor]  # the next piece of a video, or of videos, to the next piece of the result
 
 
 class WanVAECodec(ReleasedCodec):
     """Latents are the posterior's mean, normalised by channel; nothing is sampled. Decoded videos lie in [-1, 1];
-    results are float32.
+    results are float32. share: other processes that code tiles too (inference/ranks.py); it gives every tile's frames.
     """
+
+    share: Callable[["WanVAECodec", Half, Tensor, list[Tile]], list[Tensor]] | None = None
 
     def read_network(self) -> nn.Module:
         return load_network(open_part(self.config.weights, "vae"), self.dtype)
@@ -81,22 +85,46 @@ class WanVAECodec(ReleasedCodec):
     def _encode_one(self, video: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "f c h w"]:
         size = (video.shape[-2] // self.stride, video.shape[-1] // self.stride)
         latents = torch.zeros(num_latent_frames(len(video)), self.channels, *size, device=video.device)
-        canvas = Canvas(latents, size, self._overlap(size))
-        for tile in tiles(size, self.config.tile, self.config.tile_stride):
-            step, part = self._encoder(), tile.of(video, self.stride)
-            for i, (start, stop) in enumerate(_frame_spans(len(latents))):
-                canvas.add(tile, i, step(part[start:stop]))
-        return canvas.finished()
+        return self._painted("encode", video, latents, size)
 
     def _decode_one(self, latents: Float[Tensor, "f c h w"]) -> Float[Tensor, "T 3 H W"]:
-        size, spans = tuple(latents.shape[-2:]), _frame_spans(len(latents))
-        video = torch.zeros(spans[-1][1], 3, *(s * self.stride for s in size), device=latents.device)
-        canvas = Canvas(video, size, self._overlap(size))
-        for tile in tiles(size, self.config.tile, self.config.tile_stride):
-            step, part = self.decoder(), tile.of(latents)
-            for i, (start, _) in enumerate(spans):
-                canvas.add(tile, start, step(part[i : i + 1])[0])
+        size, frames = tuple(latents.shape[-2:]), _frame_spans(len(latents))[-1][1]
+        video = torch.zeros(frames, 3, *(s * self.stride for s in size), device=latents.device)
+        return self._painted("decode", latents, video, size)
+
+    def _painted(self, half: Half, given: Tensor, made: Tensor, size: tuple[int, int]) -> Tensor:
+        """made: zeros, of latents or of a video, which are put together from what tiles give."""
+        canvas, parts = (
+            Canvas(made, size, self._overlap(size)),
+            [*tiles(size, self.config.tile, self.config.tile_stride)],
+        )
+        if self.share is not None and len(parts) > 1:
+            for tile, frames in zip(parts, self.share(self, half, given, parts), strict=True):
+                canvas.add(tile, 0, frames)
+            return canvas.finished()
+        for tile in parts:
+            for place, piece in self.pieces(half, given, tile):
+                canvas.add(tile, place, piece)
         return canvas.finished()
+
+    def pieces(self, half: Half, given: Tensor, tile: Tile) -> Iterator[tuple[int, Float[Tensor, "t c h w"]]]:
+        """A tile's latents or frames, and the number of the first. given: (T, 3, H, W) to encode, (f, c, h, w) to
+        decode; of the whole picture."""
+        if half == "encode":
+            step, part = self._encoder(), tile.of(given, self.stride)
+            for i, (start, stop) in enumerate(_frame_spans(num_latent_frames(len(part)))):
+                yield i, step(part[start:stop])
+        else:
+            step, part = self.decoder(), tile.of(given)
+            for i, (start, _) in enumerate(_frame_spans(len(part))):
+                yield start, step(part[i : i + 1])[0]
+
+    def tile_shape(self, half: Half, given: Tensor, tile: Tile) -> tuple[int, int, int, int]:
+        """Of all that `pieces` gives."""
+        rows, columns = tile.bottom - tile.top, tile.right - tile.left
+        if half == "encode":
+            return num_latent_frames(len(given)), self.channels, rows, columns
+        return _frame_spans(len(given))[-1][1], 3, rows * self.stride, columns * self.stride
 
     def _overlap(self, size: tuple[int, int]) -> tuple[int, int]:
         tile = self.config.tile or size
@@ -148,9 +176,9 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _causal_layers(network: nn.Module, half: nn.Module) -> int:
+def _causal_layers(network: nn.Module, part: nn.Module) -> int:
     """Layers that remember frames."""
-    return sum(isinstance(layer, type(network.conv1)) for layer in half.modules())
+    return sum(isinstance(layer, type(network.conv1)) for layer in part.modules())
 
 
 def _frame_spans(latent_frames: int) -> list[tuple[int, int]]:

@@ -19,7 +19,6 @@ from mvtrack.data.latents import CARD, Encoders, LatentFolder, clip_file
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
-from mvtrack.models.reshoot_model import save_model
 from mvtrack.training import run
 from mvtrack.training.latent_validation import mirrored
 from mvtrack.training.run import open_dataset
@@ -67,22 +66,6 @@ def clips(tmp_path) -> Path:
     write_folder(tmp_path / "clips", "a", 1)
     write_folder(tmp_path / "clips", "b", 2, common=True)
     return tmp_path / "clips"
-
-
-@pytest.fixture
-def config_file(small_run, small_model, tmp_path) -> Path:
-    save_model(small_model, tmp_path / "model")
-    tree = deepcopy(small_run)
-    tree["model"]["rays"]["scale"] = "path_extent"
-    tree["data"] = {
-        "banks": [], "latents": [{"root": str(tmp_path / "latents"), "size": list(SIZE), "held_out": 1}],
-        "num_frames": 5, "mirror": False, "palette": False, "workers": 0,
-    }  # fmt: skip
-    tree["loss"]["correspondence_targets"] = "tracks"
-    tree["train"] |= {"init_from": str(tmp_path / "model"), "run_dir": str(tmp_path / "run")}
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
 
 
 def prepare(capsys, *arguments) -> tuple[int, str, str]:

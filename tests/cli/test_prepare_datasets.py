@@ -3,9 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from mvtrack.cli.main import main as cli
 from mvtrack.config.data import LatentsConfig
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.model import ModelConfig
@@ -27,10 +23,12 @@ from mvtrack.geometry.camera import project
 from mvtrack.models.reshoot_model import ReshootModel, build_model, save_model
 from mvtrack.training.clip_sources import sources_of_folder
 from mvtrack.training.preparation_estimate import estimate_preparation
+from tests.cli.test_prepare import prepare
 from tests.data.public.synthesis import TO_Z_UP, synthesise
 from tests.data.public.test_kubric import write_mv_kubric
 from tests.data.public.test_multicamvideo import truth_of, write_scene
 from tests.data.public.test_stills import write_realestate10k
+from tests.trained_by_command import last_metrics
 
 ROOT, SIZE = Path(__file__).parents[2], (24, 32)
 
@@ -41,28 +39,6 @@ def dataset(tmp_path) -> Path:
     for n, lens in enumerate(("f24_aperture5", "f24_aperture5", "f35_aperture2.4")):
         write_scene(root / f"train/{lens}/scene{n + 1}", truth_of(n))
     return root
-
-
-@pytest.fixture
-def config_file(small_run, small_model, tmp_path) -> Path:
-    save_model(small_model, tmp_path / "model")
-    tree = deepcopy(small_run)
-    tree["model"]["rays"]["scale"] = "path_extent"
-    tree["data"] = {
-        "banks": [], "latents": [{"root": str(tmp_path / "latents"), "size": list(SIZE), "held_out": 1}],
-        "num_frames": 5, "mirror": False, "palette": False, "workers": 0,
-    }  # fmt: skip
-    tree["loss"] |= {"correspondence_targets": "tracks"}
-    tree["train"] |= {"init_from": str(tmp_path / "model"), "run_dir": str(tmp_path / "run"), "steps": 2}
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
-
-
-def prepare(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli(["prepare", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, captured.out.strip(), captured.err.splitlines()[-1] if captured.err else ""
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -79,11 +55,7 @@ def test_a_dataset_is_encoded_and_trained_on(dataset, config_file, tmp_path, cap
     clip = folder.clip("f24_aperture5_scene2", [2, 0])
     assert (clip.domain, clip.camera.scale_known, tuple(clip.latents.shape[:2])) == ("rendered", True, (2, 2))
     assert clip.tracks.visible.any()
-    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config_file)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    last = {name: value for row in rows for name, value in row.items()}
+    last = last_metrics(config_file)
     assert last["step"] == 2
     assert last["loss/correspondence"] > 0
 
@@ -218,11 +190,7 @@ def test_still_sets_are_encoded_and_trained_on(config_file, small_model, tmp_pat
     clip = folder.clip(folder.training[0], [0])
     assert tuple(clip.latents.shape[:2]) == ((1, 1) if encoding == "images" else (1, 3))
     assert (clip.depth is not None) == (encoding == "images")
-    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    last = {name: value for row in rows for name, value in row.items()}
+    last = last_metrics(config)
     assert last["step"] == 2
     assert last["validation/psnr_db"] > 0
     assert ("loss/correspondence" in last) == (encoding == "images")

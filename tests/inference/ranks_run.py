@@ -1,6 +1,6 @@
 """Run by test_ranks.py: passes of one process, and of as many as are asked for, as JSON.
 
-usage: ranks_run.py COUNT same | killed
+usage: ranks_run.py COUNT same | killed | VAE_FILE
 """
 
 import json
@@ -19,6 +19,7 @@ from mvtrack.inference.device import place
 from mvtrack.inference.sampler import SamplerOptions, denoise
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
+from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 from mvtrack.models.sequence_parallel import exchanged_bytes
 
@@ -85,8 +86,34 @@ class Sent:
         return self._gather(parts, x, group=group)
 
 
+def tiles(count: int, vae: str) -> dict[str, float]:
+    """How far latents and pictures of shared tiles differ from one process's; and that tiles were shared."""
+    settings = CodecConfig(kind="wan_vae", channels=16, stride=8, weights=vae)
+    config = ModelConfig(
+        dit=replace(DIT, in_channels=16, out_channels=16), rays=RayConfig(token_px=8, stride=4), sizes=((32, 40),),
+        codec=settings, num_frames=5, tap_layer=1,
+    )  # fmt: skip
+    video = torch.rand(1, 1, 5, 3, 32, 40, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    small = replace(settings, tile=(3, 2), tile_stride=(2, 1))  # 2 x 4 tiles, which 3 do not divide
+    found = []
+    for gpus in (1, count):
+        model = place(build_model(config), Placement("cpu", gpus=gpus))
+        model.codec.config = small
+        latents = model.encode(video)
+        found.append((latents, model.decode(latents)))
+    (alone, picture), (shared, together) = found
+    whole = build_codec(settings).decode(alone)
+    return {
+        "latents": (alone - shared).abs().max().item(), "pictures": (picture - together).abs().max().item(),
+        "whole": (picture - whole).abs().max().item(),
+    }  # fmt: skip
+
+
 def main() -> None:
     count, out = int(sys.argv[1]), {}
+    if sys.argv[2] not in ("same", "killed"):
+        sys.stdout.write(json.dumps(tiles(count, sys.argv[2])) + "\n")
+        return
     many = VARIANTS if count == 2 else ("plain", "own references")
     for variant in many if sys.argv[2] == "same" else ("plain",):
         alone = place(built(variant), Placement("cpu"))

@@ -6,7 +6,7 @@ import torch
 from mvtrack.geometry.keyframe_path import rotation_matrix
 from mvtrack.geometry.similarity import Similarity
 from mvtrack.geometry.trajectory import CameraPath
-from mvtrack.metrics.camera_accuracy import camera_accuracy, pairwise_rotation_error, rotation_angle
+from mvtrack.metrics.camera_accuracy import camera_accuracy, rotation_angle
 
 T = 13
 CASES = [
@@ -40,8 +40,6 @@ def test_golden_cami2v(golden_numbers, case):
 def test_golden_redirector(golden_numbers, case):
     golden = golden_numbers("camera_metrics")
     estimated, true = (torch.from_numpy(golden[f"{case}.{name}_c2w"]) for name in ("pred", "gt"))
-    expected = float(golden[f"{case}.redirector_rot_deg"])
-    assert pairwise_rotation_error(estimated, true) == pytest.approx(expected, rel=1e-6, abs=1e-5)
     expected = float(golden[f"{case}.redirector_trans"])
     if math.isnan(expected) or case == "pan_pred_jitters":  # centres in one place: there is nothing to align to
         assert math.isnan(camera_accuracy(estimated, true, "umeyama").means()["mTransErr"])

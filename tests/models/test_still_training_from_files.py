@@ -1,9 +1,6 @@
 """The full-size recipes of still views at reduced size, through the real commands: prepare, train, load."""
 
 import importlib.util
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from mvtrack.config.tree import to_tree
 from mvtrack.data.latents import LatentFolder
 from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.models.sd_vae import empty_autoencoder
+from tests.trained_by_command import last_metrics
 
 ROOT = Path(__file__).parents[2]
 SIZE = (64, 96)
@@ -71,11 +69,7 @@ def test_recipe_trains_at_reduced_size(kind, umt5, wan_vae_file, tmp_path, monke
     clip = folder.clip("rendered_000000", [0, 3, 5, 6])
     assert clip.latents.shape == (4, 1, run.model.codec.channels, 8, 12)
     assert clip.domain == ("re10k" if kind == "cat3d" else "rendered")
-    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    last = {name: value for row in rows for name, value in row.items()}
+    last = last_metrics(config)
     assert last["step"] == 3
     denoising = "flow" if kind == "dit" else "diffusion"
     assert all(last[f"loss/{part}"] > 0 for part in (denoising, "correspondence"))

@@ -29,6 +29,7 @@ from mvtrack.models.reshoot_model import build_model, load_model, save_model
 from mvtrack.training.distillation_teacher import teacher_guidance
 from tests.data.public.synthesis import synthesise
 from tests.data.public.test_multicamvideo import FOCAL_MM, SENSOR_MM, write_scene
+from tests.trained_by_command import last_metrics
 from tracking_head import CorrelationConfig, HeadConfig
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
@@ -89,14 +90,9 @@ def test_recipe_trains_at_reduced_size(umt5, wan_vae_file, clip_vit, tmp_path, m
     assert clip.latents.shape == (2, 3, 16, 4, 6)
     assert (clip.image is not None) == (name == "redirector_1.3b")
     assert folder.text("", 7).shape == (7, 12)
-    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
-    if name == "wan_14b":
-        assert load_config(config).train.zero_stage == 3
-        command += ["--ranks", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    last = {name: value for row in rows for name, value in row.items()}
+    partitioned = name == "wan_14b"
+    assert (load_config(config).train.zero_stage == 3) == partitioned
+    last = last_metrics(config, *(["--ranks", "2"] if partitioned else []))
     assert last["step"] == 3
     assert all(last[f"loss/{part}"] > 0 for part in ("flow", "correspondence", "tracking"))
     assert last["validation/psnr_db"] > 0
@@ -118,11 +114,7 @@ def test_a_guided_teacher_is_distilled_at_reduced_size(umt5, wan_vae_file, clip_
     config = reduced("distill_1.3b", umt5, wan_vae_file, clip_vit, tmp_path)
     assert cli(["prepare", "--rendered", "3", "--config", str(config)]) == 0, capsys.readouterr().err
     assert teacher_guidance(load_config(config)) == 5
-    command = [sys.executable, str(ROOT / "mvtrack/train.py"), "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    last = {name: value for row in rows for name, value in row.items()}
+    last = last_metrics(config)
     assert last["step"] == 3
     assert last["loss/distillation"] > 0
     assert "loss/flow" not in last

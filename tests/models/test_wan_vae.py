@@ -1,4 +1,5 @@
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.models.pca_codec import VideoCodec, build_codec
+from tests.inference.test_ranks import run
 
 needs_diffsynth = pytest.mark.skipif(not importlib.util.find_spec("diffsynth"), reason="diffsynth is not installed")
 
@@ -148,3 +150,13 @@ def released_vae(tmp_path):
 def test_conflicting_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         CodecConfig(**settings)
+
+
+@needs_diffsynth
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_processes_share_tiles(wan_vae_file, count):
+    done = run(count, str(wan_vae_file))
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["latents"] == figures["pictures"] == 0
+    assert figures["whole"] > 1e-4  # tiles were what was compared

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import torch
 
+from mvtrack.config.encoders import CodecConfig
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.data.clip import num_latent_frames, padded_length
@@ -19,6 +20,7 @@ from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.models.flops import forward_flops, reference_flops, view_forward_flops
 from mvtrack.models.networks import empty_network
 from mvtrack.models.sequence_parallel import exchanged_bytes
+from mvtrack.models.tiling import tiles
 
 GIB = 2**30
 _ROW_BYTES = 5  # of a quantised layer's output: a float32 scale, in int8 a zero point too
@@ -115,7 +117,9 @@ def estimate_inference(
     host = 0 if on_cpu else host  # blocks are read from the file when their turn comes
     runs = work.batches if still else len(window_spans(config, num_frames))
     flops = all_flops(config, scene, num_frames, sample) * (work.batches if still else 1)
-    codec_flops = (codec.flops + (aligned.flops if aligned else 0)) * runs * (1 if still or work.decodes else views)
+    coded = codec.flops * (1 if on_cpu else share_of_tiles(config.codec, size, ranks))
+    coded += aligned.flops if aligned else 0
+    codec_flops = coded * runs * (1 if still or work.decodes else views)
     sent = sample.steps * runs * (2 if in_turn else 1) * scene.batch * _sent(config, scene, dtype)
     return Estimate(phases, host, flops, codec_flops, 1 if on_cpu else ranks, sent)
 
@@ -142,6 +146,13 @@ def all_flops(config: ModelConfig, scene: InputShape, num_frames: int, sample: S
     """Of all devices, for a video of any length, or one batch of views."""
     runs = 1 if config.views is not None else len(window_spans(config, num_frames))
     return _flops(config, scene, sample.steps) * (2 if _is_guided(sample) else 1) * runs
+
+
+def share_of_tiles(config: CodecConfig, size: tuple[int, int], ranks: int) -> float:
+    """What the busiest of so many devices does of the codec's work."""
+    height, width = (side // config.stride for side in size)
+    count = len(list(tiles((height, width), config.tile, config.tile_stride)))
+    return -(-count // ranks) / count
 
 
 def _is_guided(sample: SamplerOptions) -> bool:

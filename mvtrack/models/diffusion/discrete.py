@@ -51,13 +51,6 @@ def draw_timestep(generator: torch.Generator, batch: int) -> Int[Tensor, "B"]:
     return torch.randint(NUM_DIFFUSION_STEPS, (batch,), generator=generator)
 
 
-def noisy_and_velocity(
-    scheduler: "DDIMScheduler", x0: Float[Tensor, "B *n"], noise: Float[Tensor, "B *n"], timestep: Int[Tensor, "B"]
-) -> tuple[Float[Tensor, "B *n"], Float[Tensor, "B *n"]]:
-    """x_t of every sample, and what the network is to predict there."""
-    return scheduler.add_noise(x0, noise, timestep), scheduler.get_velocity(x0, noise, timestep)
-
-
 def ddim_steps(
     velocity: Callable[[Tensor, Int[Tensor, "B"]], Tensor], noise: Float[Tensor, "B *n"], config: DiffusionConfig,
     steps: int | None = None, with_references: Callable[[Tensor], Tensor] = lambda x: x,

@@ -5,7 +5,7 @@ import torch
 
 from mvtrack.config.diffusion import DiffusionConfig
 from mvtrack.models import diffusers_parts
-from mvtrack.models.diffusion.discrete import ddim_scheduler, ddim_steps, draw_timestep, noisy_and_velocity
+from mvtrack.models.diffusion.discrete import ddim_scheduler, ddim_steps, draw_timestep
 
 SD21 = DiffusionConfig(snr_rescale="none", zero_terminal_snr=False)
 SCHEDULES = {
@@ -39,7 +39,8 @@ def test_golden_schedules(golden, name):
 
 
 def test_golden_noising_and_target(golden):
-    noisy, velocity = noisy_and_velocity(ddim_scheduler(DiffusionConfig()), golden["x0"], golden["noise"], golden["t"])
+    scheduler, given = ddim_scheduler(DiffusionConfig()), (golden["x0"], golden["noise"], golden["t"])
+    noisy, velocity = scheduler.add_noise(*given), scheduler.get_velocity(*given)
     torch.testing.assert_close(noisy, golden["noisy"], atol=2e-6, rtol=0)
     torch.testing.assert_close(velocity, golden["velocity"], atol=2e-6, rtol=0)
     assert golden["t"][-1] == 999
