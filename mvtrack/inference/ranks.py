@@ -32,7 +32,7 @@ from mvtrack.models.sequence_parallel import SequenceGroup, sharing
 from mvtrack.models.tiling import Tile
 from mvtrack.models.wan_vae import Half, WanVAECodec
 
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT = timedelta(days=3)  # the first may be long at other work; that one has ended is seen otherwise
 
 
 def check_ranks(config: ModelConfig, count: int) -> None:

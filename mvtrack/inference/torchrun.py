@@ -8,17 +8,15 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from functools import lru_cache
 
 import torch
 import torch.distributed as dist
 
 from mvtrack.config.placement import Placement, launched_processes
-from mvtrack.inference.ranks import Ranks, join
+from mvtrack.inference.ranks import TIMEOUT, Ranks, join
 
 _OVER = "over"
-_PATIENCE = timedelta(days=3)  # that the first process may take before its first pass, and between networks
 
 
 def among_launched(work: Callable[[], int]) -> int:
@@ -46,7 +44,7 @@ def with_launched(placement: Placement) -> Placement:
 @lru_cache(maxsize=1)
 def _store() -> dist.Store:
     store, _, _ = next(iter(dist.rendezvous("env://")))
-    store.set_timeout(_PATIENCE)
+    store.set_timeout(TIMEOUT)
     return store
 
 
