@@ -153,7 +153,8 @@ def test_conflicting_settings_raise(settings, message):
 
 
 @needs_diffsynth
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_tiles(wan_vae_file, count):
     done = run(count, str(wan_vae_file))
     assert done.returncode == 0, done.stderr[-3000:]

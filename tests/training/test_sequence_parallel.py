@@ -44,6 +44,7 @@ def together(pool, one_rank, job, small_run, **settings) -> None:
         pytest.param(
             {"dit": {"reference_attention": "own"}, "train__zero_stage": 3, "train__gradient_checkpointing": True,
              "train__checkpoint_keep": "attention"}, id="own, stage 3, recomputed",
+            marks=pytest.mark.slow,
         ),
         pytest.param({"dit": {"attention": "factorised"}, "train__zero_stage": 2}, id="factorised, stage 2",
                      marks=pytest.mark.slow),
