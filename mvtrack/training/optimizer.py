@@ -82,7 +82,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig, on_cpu: bool = False)
     plain = [p for _, p in named if _ndim(p) < 2]
     if config.name == "muon":
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        return MuonWithAdamW([{"params": matrices}], [g for g in groups if g["params"]], config)
+        filled = [g for g in groups if g["params"]] or groups[:1]  # adapters of blocks are matrices alone
+        return MuonWithAdamW([{"params": matrices}], filled, config)
     groups = [{"params": matrices + decayed}, {"params": plain, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     settings = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
