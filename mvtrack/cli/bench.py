@@ -45,9 +45,12 @@ def _bench(options: BenchCommand) -> None:
     device = Placement(options.device).torch_device
     model = preset(options.preset) if options.preset else read_config(options.model or shipped_model())
     size, layers = options.size or model.sizes[0], min(options.layers, model.num_layers)
+    if any(side % model.size_unit_px for side in size):
+        raise ValueError(f"--size {size[0]}x{size[1]} is not divisible by the model's token size {model.size_unit_px}")
     wish = options.precision or model.sampling.precision
     dtype = torch.bfloat16 if wish == "bfloat16" else torch.float32
-    frames = padded_length(options.frames or (_CPU_FRAMES if device.type == "cpu" else model.num_frames))
+    window = _CPU_FRAMES if device.type == "cpu" else model.num_frames
+    frames = 1 if model.views else padded_length(options.frames or window)
     scene = InputShape(size, frames, views=2 if model.views is None else model.views.count)
     shown = f"{size[0]}x{size[1]}, {frames} frames, {scene.views} views: {scene.tokens(model)} tokens"
     machine = gpu_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

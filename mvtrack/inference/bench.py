@@ -38,7 +38,7 @@ def time_options(
     config: ModelConfig, layers: int, scene: InputShape, device: torch.device, dtype: torch.dtype, rounds: int
 ) -> list[Timing]:
     """Of so many layers, one option at a time beside the network as it is; without tracking head and losses' heads.
-    Raises ValueError for a network of diffusers."""
+    Raises ValueError for a network of diffusers, and for a size that the model cannot take."""
     if config.dit is None:
         raise ValueError("the options that are compared are WanDiT's, this model's network is diffusers'")
     dit = replace(config.dit, num_layers=layers, full_attention_blocks=min(layers, config.dit.full_attention_blocks))
@@ -49,6 +49,8 @@ def time_options(
             functions[option] = build()
             functions[option]()
         except (ValueError, RuntimeError) as error:
+            if option == AS_IT_IS:  # such as a size that the model cannot take
+                raise
             functions.pop(option, None)
             failed.append(Timing(option, None, str(error).splitlines()[0].split(". ")[0]))
     seconds = {option: [] for option in functions}

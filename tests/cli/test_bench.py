@@ -39,6 +39,8 @@ def test_every_option_has_a_time_or_a_reason(small_model, tmp_path, capsys, monk
     assert reasons["--compile"] == "no compiler here"
     assert reasons["--gpus 2"] == "no second process here"
     assert "fp8_dynamic needs a GPU" in reasons["--quantize fp8_dynamic"]
+    assert cli(["bench", "--model", model, "--size", "26x32", "--device", "cpu"]) == 2
+    assert "--size 26x32 is not divisible by the model's token size 4" in capsys.readouterr().err
 
 
 def test_options_leave_each_other_alone(small_model, monkeypatch):
