@@ -43,7 +43,7 @@ class AttentionCommand(ModelCommand):
     generated: Path | None = option(None, "an existing generated video, same moments", metavar="FILE")
     shot: ShotOptions = section(ShotOptions, "the shot")
     sampling: SamplingOptions = section(SamplingOptions, SAMPLING)
-    placement: Placement = section(Placement, PLACEMENT, without=("gpus",))
+    placement: Placement = section(Placement, PLACEMENT, without=("gpus", "share"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ class CalibrateCommand(Command):
     out: Path = positional("folder for the same model with its step cache fitted")
     scenes: Count = option(4, "rendered scenes; each is foretold by the others")
     steps: Count = option(50, "sampling steps; fit it to as many as are used")
-    placement: Placement = section(Placement, PLACEMENT, without=("gpus",))
+    placement: Placement = section(Placement, PLACEMENT, without=("gpus", "share"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -138,7 +138,7 @@ def _table(
         cells = []
         for on, as_it_is in zip(there, found, strict=True):
             scene = as_it_is and _pass(model, size, frames, options, on)
-            flops = scene and all_flops(model, scene, frames, options)
+            flops = scene and all_flops(model, scene, frames, options, on)
             cells.append(flops and _duration(replace(as_it_is, flops=flops), machine))
         yield _row(name, cells)
     yield _row("sampling, each", [e and f"{e.phases['sampling'] / GIB:.1f} GiB" for e in found])
@@ -147,7 +147,9 @@ def _table(
 
 def _on(placement: Placement, count: int) -> Placement:
     """What several GPUs cannot do is left out for them."""
-    return replace(placement, gpus=1) if count == 1 else replace(placement, gpus=count, offload="none", quantize=None)
+    if count == 1:
+        return replace(placement, gpus=1, share="passes")
+    return replace(placement, gpus=count, offload="none", quantize=None)
 
 
 def _pass(

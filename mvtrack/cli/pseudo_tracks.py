@@ -40,7 +40,7 @@ class PseudoTracksCommand(MemoryChecked):
     overwrite: bool = option(False, "replace tracks of another origin, or of other settings")
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself", without=("captions",))
     cluster: RayOptions = section(RayOptions, "many devices and machines")
-    placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance", "gpus"))
+    placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance", "gpus", "share"))
 
 
 def main(arguments: list[str] | None = None) -> int:

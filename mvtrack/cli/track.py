@@ -35,7 +35,7 @@ class TrackCommand(ModelCommand):
     source: SourceOptions = section(SourceOptions, "the videos", fit="pad")
     pose: PoseFileOptions = section(PoseFileOptions, POSE_FILES, prefix="pose-")
     sampling: SamplingOptions = section(SamplingOptions, "the scene", without=("steps", "seed", "guidance", "negative"))
-    placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance", "gpus"))
+    placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance", "gpus", "share"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,6 +19,7 @@ AttentionKernel = Literal[
     "auto", "cpu", "blocked", "cudnn", "flash", "efficient", "flash_attn_2", "flash_attn_3", "sage"
 ]
 Offload = Literal["none", "model", "blocks"]
+Share = Literal["passes", "windows"]
 Quantization = Literal["int8", "fp8", "int8_dynamic", "fp8_dynamic"]
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 SOURCE_HELP = "a file, a folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B[@revision][:file]"
@@ -66,7 +67,8 @@ class Placement:
     attention: AttentionKernel = option("auto", "the kernel to use")
     tiled: bool = option(False, "Wan's VAE works on tiles of pictures: less memory")
     encoders_on_cpu: bool = option(False, "captions and pictures are encoded on the CPU: umT5 takes 11 GB")
-    gpus: Count = option(1, "GPUs that share the passes of one video, from --device on (on a CPU: processes)")
+    gpus: Count = option(1, "GPUs that share one video, from --device on (on a CPU: processes)")
+    share: Share = option("passes", "what they share: every pass; or the windows of a long video, each a whole one")
     batched_guidance: bool = option(False, "both predictions of a guided step at once: more memory")
     lora: tuple[str, ...] = option(
         (),
@@ -100,7 +102,7 @@ class Placement:
         found = {"encoders": self.encoders.given} if self.encoders.given else {}
         found |= {"quantize": self.quantize} if self.quantize else {}
         found |= {"lora": list(self.lora)} if self.lora else {}
-        found |= {"gpus": self.gpus} if self.gpus > 1 else {}
+        found |= {"gpus": self.gpus, "share": self.share} if self.gpus > 1 else {}
         return {"device": name} | {name: getattr(self, name) for name in names} | found
 
     @property

@@ -18,7 +18,9 @@ from mvtrack.inference.ranks import Ranks
 from mvtrack.models.attention import why_not
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reference_pass import ReferenceCache
+from mvtrack.models.reshoot_model import ReshootModel
 
 AS_IT_IS = "as it is"
 Inputs = tuple[Tensor, Tensor, Conditioning]
@@ -115,7 +117,7 @@ def _shared(
     ranks = None
     try:
         network = _random_network(config, device, dtype)
-        ranks = Ranks(network, config, 2, device)
+        ranks = Ranks(ReshootModel(config, network, build_codec(config.codec), device), 2)
         function = partial(ranks.run, network, *inputs)
         function()
         return [Timing(option, min(_timed(function, device) for _ in range(rounds)) / batch)]

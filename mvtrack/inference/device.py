@@ -44,13 +44,15 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
     if placement.compile:
         dit.compile_blocks()
     model.codec.config = config.codec
-    ranks = None if placement.gpus == 1 else Ranks(dit, config, placement.gpus, device)
-    if isinstance(model.codec, WanVAECodec):
-        model.codec.share = ranks and ranks.code_tiles
-    return replace(
-        model, config=config, device=device, swapped=placement.offload == "model", ranks=ranks,
-        batched_guidance=placement.batched_guidance or placement.gpus % 2 == 0,
+    by_window, wan = placement.share == "windows", isinstance(model.codec, WanVAECodec)
+    model = replace(
+        model, config=config, device=device, swapped=placement.offload == "model", ranks=None, window_ranks=None,
+        batched_guidance=placement.batched_guidance or (placement.gpus % 2 == 0 and not by_window),
     )  # fmt: skip
+    ranks = None if placement.gpus == 1 else Ranks(model, placement.gpus)
+    if wan:
+        model.codec.share = None if by_window or ranks is None else ranks.code_tiles
+    return replace(model, window_ranks=ranks) if by_window else replace(model, ranks=ranks)
 
 
 def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
@@ -63,7 +65,10 @@ def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
         for flag in [flag for flag, given in unused.items() if given]:
             raise ValueError(f"{flag} is for WanDiT, this model's network is diffusers': leave it out")
     config = with_sources(config, placement.encoders)
-    if placement.gpus > 1:
+    if placement.share == "windows":
+        if placement.gpus == 1 or config.views is not None:
+            raise ValueError("--share windows is for a video on several --gpus: leave it out")
+    elif placement.gpus > 1:
         check_ranks(config, placement.gpus)
     if not placement.tiled:
         return config

@@ -321,7 +321,8 @@ def _stream(job: _Job) -> Iterator[tuple[Shaped[Tensor, "n 3 H W"], Shaped[Tenso
     kept: dict[int, Tensor] = {}
 
     def read(start: int, stop: int) -> Tensor:
-        for index in [i for i in kept if i < start]:
+        oldest = start if job.plan.full else min(start, at)  # windows that are made at once are read ahead
+        for index in [i for i in kept if i < oldest]:
             del kept[index]
         missing = [i for i in range(start, stop) if i not in kept]
         if missing:

@@ -1,4 +1,4 @@
-"""One of the processes of ranks.py: a copy of the network that runs its share of each pass until it is told to end."""
+"""One of the processes of ranks.py: a copy of the model that does its share until it is told to end."""
 
 import os
 import sys
@@ -9,13 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mvtrack.config.model import ModelConfig
 from mvtrack.inference.device import cast_transformer
 from mvtrack.inference.ranks import Groups, PassInputs, code_share, file_store, join, received
+from mvtrack.inference.sampler import make_window
 from mvtrack.models.conditioning import Conditioning
-from mvtrack.models.dit import WanDiT, empty_dit
+from mvtrack.models.dit import empty_dit
 from mvtrack.models.pca_codec import build_codec
 from mvtrack.models.reference_pass import ReferenceCache
+from mvtrack.models.reshoot_model import ReshootModel
 
 
 def main() -> int:
@@ -28,35 +29,40 @@ def main() -> int:
 
 @torch.no_grad()
 def serve(device: torch.device) -> None:
-    """Run this process's share of each pass of the group that it has joined, until it is told that no more come."""
-    groups, (dit, config), codec = Groups(), _network(device), None
+    """Do this process's share of what the group that it has joined makes, until it is told that no more comes."""
+    groups, model = Groups(), _copy(device)
     caches: dict[int, ReferenceCache] = {}
     conditioning = Conditioning()
     while (message := received(device)) is not None:
         if message[0] == "tiles":
             _, half, shape, tiles = message
-            codec = codec or build_codec(config.codec)
-            code_share(codec, half, _from_first(shape, torch.float32, device), tiles)
+            code_share(model.codec, half, _from_first(shape, torch.float32, device), tiles)
+            continue
+        if message[0] == "windows":
+            if groups.rank < message[1]:
+                job = [None]
+                dist.recv_object_list(job, 0, device=device)
+                dist.send_object_list([make_window(model, *job[0])], 0, device=device)
             continue
         _, shape, dtype, fields, cache = message
         latents, timestep = _from_first(shape, dtype, device), _from_first(shape[:1], torch.float32, device)
         if fields is not None:
             values = (_from_first(*f, device) if isinstance(f, tuple) else f for f in fields)
             conditioning = Conditioning(*values)
-        dit.reference_cache = None
+        model.dit.reference_cache = None
         if cache is not None:
             number, key = cache
             if number not in caches:
                 caches = {number: ReferenceCache()}
-            dit.reference_cache = caches[number]
-            dit.reference_cache.branch(key)
-        groups.run(dit, PassInputs(latents, timestep, conditioning))
+            model.dit.reference_cache = caches[number]
+            model.dit.reference_cache.branch(key)
+        groups.run(model.dit, PassInputs(latents, timestep, conditioning))
     dist.destroy_process_group()
 
 
-def _network(device: torch.device) -> tuple[WanDiT, ModelConfig]:
-    """As the first process has it."""
-    _, config, dtype, attention, compiled = received(device)
+def _copy(device: torch.device) -> ReshootModel:
+    """Of the first process's model."""
+    config, dtype, attention, compiled, codec_state, batched_guidance = received(device)
     dit = empty_dit(config).to_empty(device=device)
     cast_transformer(dit, dtype)
     for tensor in (*dit.parameters(), *dit.buffers()):
@@ -64,7 +70,9 @@ def _network(device: torch.device) -> tuple[WanDiT, ModelConfig]:
     dit.attention = attention
     if compiled:
         dit.compile_blocks()
-    return dit.eval(), config
+    codec = build_codec(config.codec)
+    codec.load_state_dict(codec_state)
+    return ReshootModel(config, dit.eval(), codec.to(device), device, batched_guidance=batched_guidance)
 
 
 def _from_first(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

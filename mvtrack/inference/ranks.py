@@ -1,8 +1,8 @@
-"""Several processes, each with a GPU, that share every pass of one video: guidance's two predictions, and the tokens.
-Of a VAE that works in tiles they share the tiles.
+"""Several processes, each with a GPU, that share one video. Either every pass: guidance's two predictions, and the
+tokens; of a VAE that works in tiles, the tiles. Or windows: each encodes, samples and decodes whole ones.
 
-The first process does everything else: it reads, samples and writes. The others have copies of its network, read the
-VAE when it is first needed, and are asked at each pass.
+The first process does everything else: it reads and writes. The others have copies of its network, read the VAE when it
+is first needed, and are asked at each pass, or for each window.
 """
 
 import atexit
@@ -28,6 +28,7 @@ from mvtrack.models.backbone import DiTOutput
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.reference_pass import ReferenceCache
+from mvtrack.models.reshoot_model import ReshootModel
 from mvtrack.models.sequence_parallel import SequenceGroup, sharing
 from mvtrack.models.tiling import Tile
 from mvtrack.models.wan_vae import Half, WanVAECodec
@@ -110,16 +111,17 @@ class Ranks:
     launched: Callable[[torch.device], None] | None = None
     _at_work: "Ranks | None" = None
 
-    def __init__(self, dit: WanDiT, config: ModelConfig, count: int, device: torch.device) -> None:
+    def __init__(self, model: ReshootModel, count: int) -> None:
         if Ranks._at_work is not None:
             Ranks._at_work.close()
         if dist.is_initialized():
             raise ValueError("--gpus starts processes of its own: leave it out where several run already")
-        self.device, self._folder = device, tempfile.TemporaryDirectory(prefix="mvtrack_ranks_")
+        self.device = device = model.device
+        self._folder = tempfile.TemporaryDirectory(prefix="mvtrack_ranks_")
         self._sent: Conditioning | None = None
         self._cache: tuple[ReferenceCache | None, int] = (None, 0)
         self._ending = self._broken = self._waiting = False
-        self._count, own = count, Ranks.launched is None
+        self.count, own, dit = count, Ranks.launched is None, model.dit
         self._workers = [self._start(rank, count) for rank in range(1, count)] if own else []
         Ranks._at_work = self
         atexit.register(self.close)
@@ -130,7 +132,8 @@ class Ranks:
             else:
                 Ranks.launched(device)
             self._groups = Groups()
-            send(("network", config, dit.dtype, dit.attention, dit._run_block is not run_block), device)
+            compiled, codec = dit._run_block is not run_block, model.codec.state_dict()  # empty where files hold it
+            send((model.config, dit.dtype, dit.attention, compiled, codec, model.batched_guidance), device)
             for tensor in (*dit.parameters(), *dit.buffers()):
                 dist.broadcast(tensor.data, src=0)
 
@@ -139,7 +142,7 @@ class Ranks:
         share its heads."""
         self._refuse_ended()
         cells = latents.shape[-2] * latents.shape[-1] // dit.config.patch_size[1] ** 2
-        refuse_ranks(dit.config.num_heads, cells, self._count, len(latents) == 2)
+        refuse_ranks(dit.config.num_heads, cells, self.count, len(latents) == 2)
         with self._explained():
             new = conditioning is not self._sent
             self._sent = conditioning
@@ -160,6 +163,20 @@ class Ranks:
             given = given.float().contiguous()
             dist.broadcast(given, src=0)
             return code_share(codec, half, given, tiles)
+
+    def make_windows(self, jobs: list[tuple], own: Callable[..., tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """What `make_window` of sampler.py makes of each; all lies on the CPU. Raises ValueError when a process has
+        ended."""
+        self._refuse_ended()
+        with self._explained():
+            send(("windows", len(jobs)), self.device)
+            for rank, job in enumerate(jobs[1:], 1):
+                dist.send_object_list([job], rank, device=self.device)
+            made, box = [own(*jobs[0])], [None]
+            for rank in range(1, len(jobs)):
+                dist.recv_object_list(box, rank, device=self.device)
+                made.append(box[0])
+            return made
 
     def close(self) -> None:
         """End the other processes."""
@@ -206,7 +223,7 @@ class Ranks:
             code = worker.poll()
             if code is not None:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                return f"process {rank} of the {self._count} that make this video {how}; messages are above"
+                return f"process {rank} of the {self.count} that make this video {how}; messages are above"
         return None
 
     @contextmanager

@@ -110,6 +110,15 @@ def generate(
     None is what the model is meant for. aligned: decode a second time, with the views aligned; it needs the window's
     scene_depth. Raises ValueError on shapes the model cannot take.
     """
+    window, sample = _checked(model, reference, window, sample)
+    made = make_window(model, reference, window, sample, callbacks.on_step)
+    return _handed_out(model, reference, window, made, aligned, callbacks.on_latents)
+
+
+def _checked(
+    model: ReshootModel, reference: Float[Tensor, "T 3 H W"], window: Window, sample: SamplerOptions | None
+) -> tuple[Window, SamplerOptions]:
+    """The window with prompts, and how it is sampled. Raises ValueError on shapes the model cannot take."""
     sample, camera = sample or SamplerOptions.of(model.config), window.camera
     if model.config.views is not None:
         raise ValueError("this model makes views of still scenes, it cannot re-shoot videos: use generate_views")
@@ -121,13 +130,28 @@ def generate(
     if window.prompts is None:
         prompts = make_prompts(model.config, reference[0], Captions(guidance=sample.guidance), model.device)
         window = replace(window, prompts=prompts)
+    return window, sample
+
+
+@torch.no_grad()
+def make_window(
+    model: ReshootModel, reference: Float[Tensor, "T 3 H W"], window: Window, sample: SamplerOptions,
+    on_step: Callable[[], None] | None = None,
+) -> tuple[Float[Tensor, "2 f c h w"], Float[Tensor, "T 3 H W"]]:  # fmt: skip
+    """Both views' latents, the reference's clean, and the generated frames, on the CPU; of a window with prompts."""
     clean = model.encode(reference[None, None])
-    latents = sample_latents(model, clean, encode_conditioning(model.config, window), sample, callbacks.on_step)
-    both = torch.cat([clean, latents], 1)[0].cpu()
-    if callbacks.on_latents:
-        callbacks.on_latents(both)
-    made = model.decode(latents)[0, 0].clamp(-1, 1)
-    return made if aligned is None else aligned.decode(model, both, torch.stack([reference, made]), window)[0]
+    latents = sample_latents(model, clean, encode_conditioning(model.config, window), sample, on_step)
+    return torch.cat([clean, latents], 1)[0].cpu(), model.decode(latents)[0, 0].clamp(-1, 1)
+
+
+def _handed_out(
+    model: ReshootModel, reference: Tensor, window: Window, made: tuple[Tensor, Tensor],
+    aligned: AlignedDecoding | None, on_latents: Callable[[Tensor], None] | None,
+) -> Float[Tensor, "T 3 H W"]:  # fmt: skip
+    latents, frames = made
+    if on_latents:
+        on_latents(latents)
+    return frames if aligned is None else aligned.decode(model, latents, torch.stack([reference, frames]), window)[0]
 
 
 @torch.no_grad()
@@ -232,26 +256,62 @@ def generate_stream(
 
     Each window sees cameras relative to its own first reference frame, as in training; where a released model takes
     paths to start at the reference's viewpoint, that is the start of the video, not of the window. A video shorter than
-    one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back.
+    one window is padded to 4n + 1 frames by repeating its last frame, and trimmed back. Processes that share windows
+    make as many at once as they are.
     """
     spans = video.spans or window_spans(model.config, video.camera.shape[1])
     held = None  # the end of the last window, which the next one shares, weighted by its fading
-    for number, ((start, stop), after) in enumerate(zip(spans, [*spans[1:], None], strict=True)):
-        length = padded_length(stop - start)
-        reference = video.read(start, stop)
-        reference = torch.cat([reference, reference[-1:].expand(length - len(reference), -1, -1, -1)])
-        index = torch.arange(start, start + length).clamp_max(stop - 1)
-        prompts = video.prompts[number] if video.prompts else None
-        frames = tuple(index.tolist())
-        window = Window(video.camera[:, index], video.scene_depth, prompts, video.camera.c2w[:, 0], frames)
-        on_latents = callbacks.on_latents and partial(callbacks.on_latents, number)
-        part = generate(model, reference, window, sample, aligned, replace(callbacks, on_latents=on_latents))
+    made = _windows(model, video, spans, sample, aligned, callbacks)
+    for (start, stop), after, part in zip(spans, [*spans[1:], None], made, strict=True):
         part = part[: stop - start]
         if held is not None:
             part[: len(held)] = part[: len(held)] * _rising(len(held)) + held
         final = stop if after is None else after[0]
         yield part[: final - start]
         held = part[final - start :] * (1 - _rising(stop - final))
+
+
+def _windows(
+    model: ReshootModel, video: LongVideo, spans: Sequence[tuple[int, int]], sample: SamplerOptions | None,
+    aligned: AlignedDecoding | None, callbacks: Callbacks,
+) -> Iterator[Float[Tensor, "T 3 H W"]]:  # fmt: skip
+    together = 1 if model.window_ranks is None else model.window_ranks.count
+    for first in range(0, len(spans), together):
+        numbers = range(first, min(first + together, len(spans)))
+        inputs = [_inputs(video, spans[number], number) for number in numbers]
+        given = [callbacks.on_latents and partial(callbacks.on_latents, number) for number in numbers]
+        if len(inputs) == 1:
+            yield generate(model, *inputs[0], sample, aligned, replace(callbacks, on_latents=given[0]))
+            continue
+        jobs = []
+        for reference, window in inputs:
+            window, how = _checked(model, reference, window, sample)
+            jobs.append((reference, replace(window, prompts=window.prompts.cpu()), how))
+        made = model.window_ranks.make_windows(jobs, partial(make_window, model, on_step=_times(len(jobs), callbacks)))
+        for (reference, window, _), latents_and_frames, on_latents in zip(jobs, made, given, strict=True):
+            yield _handed_out(model, reference, window, latents_and_frames, aligned, on_latents)
+
+
+def _times(count: int, callbacks: Callbacks) -> Callable[[], None]:
+    """Every step of this process stands for one of all that make windows."""
+
+    def on_step() -> None:
+        for _ in range(count if callbacks.on_step else 0):
+            callbacks.on_step()
+
+    return on_step
+
+
+def _inputs(video: LongVideo, span: tuple[int, int], number: int) -> tuple[Float[Tensor, "T 3 H W"], Window]:
+    """A window's reference and what conditions it."""
+    start, stop = span
+    length = padded_length(stop - start)
+    reference = video.read(start, stop)
+    reference = torch.cat([reference, reference[-1:].expand(length - len(reference), -1, -1, -1)])
+    index = torch.arange(start, start + length).clamp_max(stop - 1)
+    prompts = video.prompts[number] if video.prompts else None
+    start_poses = video.camera.c2w[:, 0]
+    return reference, Window(video.camera[:, index], video.scene_depth, prompts, start_poses, tuple(index.tolist()))
 
 
 def _rising(count: int) -> Float[Tensor, "T 1 1 1"]:

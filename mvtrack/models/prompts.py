@@ -42,6 +42,9 @@ class Prompts:
     negative_text: Float[Tensor, "*B L t"] | None = None
     image: Float[Tensor, "*B M c"] | None = None
 
+    def cpu(self) -> "Prompts":
+        return Prompts(*(None if x is None else x.cpu() for x in (self.text, self.negative_text, self.image)))
+
 
 def make_prompts(
     config: ModelConfig, first_frame: Float[Tensor, "3 H W"] | None, captions: Captions = Captions(),

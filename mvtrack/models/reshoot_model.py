@@ -35,11 +35,22 @@ class SharedPasses(Protocol):
         """The network's output, without taps."""
 
 
+@runtime_checkable
+class SharedWindows(Protocol):
+    """Processes that make windows of a video side by side."""
+
+    count: int
+
+    def make_windows(self, jobs: list[tuple], own: Callable[..., tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Latents and frames of each job, of `count` at most; `own` makes this process's of its job's parts."""
+
+
 @dataclass(frozen=True)
 class ReshootModel:
     """dit: the network, of whichever backbone. device: where it and the codec work; `place` (placement.py) puts them
     there. swapped: only the one that is at work lies there. batched_guidance: both predictions of a guided step are
-    made in one pass. ranks: other processes that share each pass (inference/ranks.py).
+    made in one pass. ranks: other processes that share each pass (inference/ranks.py); window_ranks: that make windows
+    of their own.
     """
 
     config: ModelConfig
@@ -49,6 +60,7 @@ class ReshootModel:
     swapped: bool = False
     batched_guidance: bool = False
     ranks: SharedPasses | None = None
+    window_ranks: SharedWindows | None = None
 
     @property
     def process(self) -> DiffusionProcess:

@@ -1,6 +1,6 @@
 """Run by test_ranks.py: passes of one process, and of as many as are asked for, as JSON.
 
-usage: ranks_run.py COUNT same | killed | VAE_FILE
+usage: ranks_run.py COUNT same | killed | windows | VAE_FILE
 """
 
 import json
@@ -15,11 +15,13 @@ import torch.distributed as dist
 from mvtrack.config.encoders import CodecConfig
 from mvtrack.config.model import DiTConfig, FlowConfig, ModelConfig, RayConfig
 from mvtrack.config.placement import Placement
+from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.inference.device import place
-from mvtrack.inference.sampler import SamplerOptions, denoise
+from mvtrack.inference.sampler import Callbacks, LongVideo, SamplerOptions, denoise, generate_stream
 from mvtrack.models.conditioning import Conditioning
 from mvtrack.models.dit import WanDiT
 from mvtrack.models.pca_codec import build_codec
+from mvtrack.models.prompts import Prompts
 from mvtrack.models.reshoot_model import ReshootModel, build_model
 from mvtrack.models.sequence_parallel import exchanged_bytes
 
@@ -86,6 +88,33 @@ class Sent:
         return self._gather(parts, x, group=group)
 
 
+def windows(count: int) -> dict[str, object]:
+    """A video of five windows, each with a caption of its own: how far shared windows are from one process's, and what
+    callbacks are told."""
+    frames, size, generator = 30, (4 * H, 4 * W), torch.Generator().manual_seed(7)
+    reference = torch.rand(frames, 3, *size, generator=generator) * 2 - 1
+    poses = torch.eye(4).repeat(2, frames, 1, 1)
+    poses[1, :, 0, 3] = torch.linspace(0, 1, frames)
+    camera = Camera(poses, intrinsics_from_fov(60.0, size).expand(2, frames, 3, 3), size)
+    spans = [(start, start + 9) for start in (0, 6, 11, 17, 21)]
+    prompts = [Prompts(*torch.randn(2, 13, 11, generator=generator)) for _ in spans]
+    video = replace(LongVideo.in_memory(reference, camera, 4.0), prompts=prompts, spans=spans)
+    made = []
+    for gpus in (1, count):
+        model = built("plain")
+        model.codec.fit([reference[None, :29]], 0.5)
+        model = place(model, Placement("cpu", gpus=gpus, share="windows" if gpus > 1 else "passes"))
+        steps, latents, sample = [], {}, SamplerOptions(4, 2.5, cache=0.01)
+        told = Callbacks(lambda steps=steps: steps.append(1), latents.__setitem__)
+        pieces = torch.cat(list(generate_stream(model, video, sample, callbacks=told)))
+        made.append((pieces, len(steps), torch.stack([latents[i] for i in range(len(spans))])))
+    (alone, steps, kept), (shared, steps_too, kept_too) = made
+    return {
+        "frames": (alone - shared).abs().max().item(), "latents": (kept - kept_too).abs().max().item(),
+        "steps": [steps, steps_too], "spread": alone.std().item(),
+    }  # fmt: skip
+
+
 def tiles(count: int, vae: str) -> dict[str, float]:
     """How far latents and pictures of shared tiles differ from one process's; and that tiles were shared."""
     settings = CodecConfig(kind="wan_vae", channels=16, stride=8, weights=vae)
@@ -112,7 +141,8 @@ def tiles(count: int, vae: str) -> dict[str, float]:
 def main() -> None:
     count, out = int(sys.argv[1]), {}
     if sys.argv[2] not in ("same", "killed"):
-        sys.stdout.write(json.dumps(tiles(count, sys.argv[2])) + "\n")
+        found = windows(count) if sys.argv[2] == "windows" else tiles(count, sys.argv[2])
+        sys.stdout.write(json.dumps(found) + "\n")
         return
     many = VARIANTS if count == 2 else ("plain", "own references")
     for variant in many if sys.argv[2] == "same" else ("plain",):

@@ -14,6 +14,7 @@ from mvtrack.config.model import SamplingConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.presets import preset
 from mvtrack.inference.device import placed_config
+from mvtrack.inference.memory.inference import estimate_inference
 from mvtrack.inference.ranks import check_ranks
 from mvtrack.inference.sampler import SamplerOptions, denoise
 from mvtrack.models.conditioning import Conditioning
@@ -42,6 +43,17 @@ def test_processes_together_make_the_same_video(count):
         assert "share 6 heads only by twos" in figures["without guidance"]
 
 
+def test_processes_make_windows_side_by_side():
+    """Two of five, twice, and the last alone, with a step cache, which passes that are shared cannot have."""
+    done = run(2, "windows")
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["frames"] < 1e-5
+    assert figures["latents"] < 1e-4
+    assert figures["spread"] > 0.1
+    assert figures["steps"] == [20, 20]
+
+
 def test_a_killed_process_ends_all_with_a_message():
     done = run(2, "killed")
     assert done.returncode == 1
@@ -61,6 +73,11 @@ def test_numbers_that_do_not_divide_are_refused():
         )
     with pytest.raises(ValueError, match="use one of"):
         placed_config(full, Placement("cpu", gpus=5))
+    placed_config(full, Placement("cpu", gpus=5, share="windows"))
+    with pytest.raises(ValueError, match="--share windows is for a video on several --gpus"):
+        placed_config(full, Placement("cpu", share="windows"))
+    with pytest.raises(ValueError, match="81 frames are one window: leave out --share windows"):
+        estimate_inference(full, (480, 832), 81, placement=Placement("cpu", gpus=2, share="windows"))
     with pytest.raises(ValueError, match="leave out --offload"):
         Placement("cpu", gpus=2, offload="blocks")
     with pytest.raises(ValueError, match="sees 0 GPUs|is built without CUDA|with --gpus 99"):

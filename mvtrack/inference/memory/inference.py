@@ -84,10 +84,11 @@ def estimate_inference(
     if placement.device == "cpu" and placement.offload == "model":
         placement = replace(placement, offload="none")
     still, on_cpu, ranks = config.views is not None, placement.device == "cpu", placement.gpus
+    by_window = placement.share == "windows"
     guided, dtype, autocast = _is_guided(sample), *_precision(config, placement)
     scene = one_pass(config, size, num_frames, sample, placement, work.views)
     length, views = scene.num_frames, scene.views
-    in_turn = guided and scene.batch == 1 and ranks % 2 == 1  # its predictions
+    in_turn = guided and scene.batch == 1 and (by_window or ranks % 2 == 1)  # its predictions
     whole, block = weights_bytes(config, dtype, placement.quantize is not None)
     forward = forward_bytes(config, scene, dtype, autocast)
     if sample.cache:  # what the blocks of each prediction added, and their input while they run
@@ -107,6 +108,9 @@ def estimate_inference(
     }
     if work.decodes:
         phases["decoding"] = beside + codec.weights + codec.decode
+    if by_window and on_cpu:  # each with a codec of its own
+        phases |= {name: needed * ranks for name, needed in phases.items() if name != "sampling"}
+        phases["sampling"] += kept * (ranks - 1)
     aligned = work.aligner and aligned_cost(config.codec, work.aligner, size, length, views, on_cpu)
     if aligned:
         phases["second decoding"] = beside + codec.weights + aligned.weights + aligned.decode
@@ -115,9 +119,12 @@ def estimate_inference(
     phases = encoder_phases(config, placement, work.encoders) | phases
     host = {"none": 0, "model": whole + codec.weights, "blocks": blocks}[placement.offload]
     host = 0 if on_cpu else host  # blocks are read from the file when their turn comes
-    runs = work.batches if still else len(window_spans(config, num_frames))
-    flops = all_flops(config, scene, num_frames, sample) * (work.batches if still else 1)
-    coded = codec.flops * (1 if on_cpu else share_of_tiles(config.codec, size, ranks))
+    if by_window and len(window_spans(config, num_frames)) == 1:
+        raise ValueError(f"{num_frames} frames are one window: leave out --share windows, or use --window")
+    runs = work.batches if still else _turns(config, num_frames, placement)
+    flops = all_flops(config, scene, num_frames, sample, placement) * (work.batches if still else 1)
+    alone = 1 / ranks if by_window else share_of_tiles(config.codec, size, ranks)
+    coded = codec.flops * (1 if on_cpu else alone)
     coded += aligned.flops if aligned else 0
     codec_flops = coded * runs * (1 if still or work.decodes else views)
     sent = sample.steps * runs * (2 if in_turn else 1) * scene.batch * _sent(config, scene, dtype)
@@ -130,7 +137,8 @@ def one_pass(
 ) -> InputShape:  # fmt: skip
     """What a device puts through the network at once. views: of a video; a model for still scenes says its own. Raises
     ValueError for `gpus` that cannot share it."""
-    still, guided, count = config.views is not None, _is_guided(sample), placement.gpus
+    still, guided = config.views is not None, _is_guided(sample)
+    count = placement.gpus if placement.share == "passes" else 1  # that share it
     length = 1 if still else min(padded_length(num_frames), config.num_frames)
     both = guided and placement.batched_guidance and count % 2 == 1  # else one each, or by turns
     scene = InputShape(
@@ -142,10 +150,19 @@ def one_pass(
     return scene
 
 
-def all_flops(config: ModelConfig, scene: InputShape, num_frames: int, sample: SamplerOptions) -> float:
+def all_flops(
+    config: ModelConfig, scene: InputShape, num_frames: int, sample: SamplerOptions, placement: Placement
+) -> float:
     """Of all devices, for a video of any length, or one batch of views."""
-    runs = 1 if config.views is not None else len(window_spans(config, num_frames))
+    runs = 1 if config.views is not None else _turns(config, num_frames, placement)
     return _flops(config, scene, sample.steps) * (2 if _is_guided(sample) else 1) * runs
+
+
+def _turns(config: ModelConfig, num_frames: int, placement: Placement) -> int:
+    """Windows of a video. Where each device makes its own, those that the last ones have nothing to make count too."""
+    count = len(window_spans(config, num_frames))
+    together = placement.gpus if placement.share == "windows" and placement.device != "cpu" else 1
+    return -(-count // together) * together
 
 
 def share_of_tiles(config: CodecConfig, size: tuple[int, int], ranks: int) -> float:

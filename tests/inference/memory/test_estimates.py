@@ -87,6 +87,17 @@ def test_several_gpus_share_the_passes():
     assert "offload" not in verdict.advice
 
 
+def test_shared_windows_take_what_one_device_takes_for_each():
+    """7 windows of 9 frames, 2 shared, on 3 devices: three rounds, and 9 windows' time; the CPU has one memory."""
+    cuda, shared = Placement("cuda"), Placement("cuda", gpus=3, share="windows")
+    one, three = (estimate_inference(MODEL, SIZE, 51, placement=on) for on in (cuda, shared))
+    assert three.phases == one.phases
+    assert (three.flops, three.codec_flops, three.sent) == (9 / 7 * one.flops, 9 / 7 / 3 * one.codec_flops, 0)
+    here, all_here = (estimate_inference(MODEL, SIZE, 51, placement=replace(on, device="cpu")) for on in (cuda, shared))
+    assert all_here.phases == {name: 3 * needed for name, needed in here.phases.items()}
+    assert all_here.flops == here.flops
+
+
 def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
     none, model, blocks = (
         estimate_inference(MODEL, SIZE, 30, placement=Placement("cuda", offload=offload))
