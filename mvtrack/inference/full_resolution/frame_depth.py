@@ -6,9 +6,10 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.full_resolution.geometry import GeometrySource, Moments
+from mvtrack.inference.full_resolution.piecewise_smooth import piecewise_smooth
 from mvtrack.inference.full_resolution.region import resized
 from mvtrack.inference.full_resolution.stream import COST_SIDE, size_of_side
-from mvtrack.inference.full_resolution.warp import guided_enlarged, smoothed
+from mvtrack.inference.full_resolution.warp import guided_enlarged
 from mvtrack.models.refiner.cost_volume import ViewPair
 from mvtrack.video.resize import Fit
 from mvtrack.video.video import Video
@@ -28,6 +29,8 @@ class FrameDepth:
         size = (2 * cost_size[0], 2 * cost_size[1])
         picture, camera = resized(image, size), self.camera[:, frame : frame + 1]
         pair = ViewPair(resized(picture, cost_size)[None], None, camera.resized(cost_size))
-        maps = self.geometry.maps(Moments(pair, picture[None], camera.resized(size), [frame]), 0)
+        moments = Moments(pair, picture[None], camera.resized(size), [frame])
+        maps = self.geometry.maps(moments, 0)
         maps = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
-        return self.distance / guided_enlarged(smoothed(maps, picture), picture, image)[0].clamp_min(1e-3)
+        maps = piecewise_smooth(maps, picture, self.geometry.smoothing(moments, 0))
+        return self.distance / guided_enlarged(maps, picture, image)[0].clamp_min(1e-3)

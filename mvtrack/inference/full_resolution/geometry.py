@@ -5,6 +5,7 @@ All give inverse depth in the source's view, in 1 / the subject's distance, and 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,10 +14,14 @@ from torch import Tensor
 
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.inverse_depth import filled_from_behind
+from mvtrack.metrics.image import gradient_energy
 from mvtrack.models.refiner.cost_volume import FAR, NEAR, OFFSETS, ViewPair, cost_volume
 from mvtrack.models.refiner.source_depth import SourceDepth
 
 _TRUSTED = 0.6  # confidence that a network's depth of one picture is given
+_SMOOTHED, _MOST_SMOOTHED = 8.0, 100.0  # strength of smoothing: beside a sharp result, and at most
+_SHARP = 0.75  # gradient energy of a result over the source's that is sharp
+_PARALLAX = 0.03  # move of the source's camera, in distances of the subject, that shows depth
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class GeometrySource(Protocol):
     def maps(self, moments: Moments, index: int) -> Float[Tensor, "2 h w"]:
         """Inverse depth, finite and >= 0, and confidence in [0, 1] of one of the moments, at any size of its aspect."""
 
+    def smoothing(self, moments: Moments, index: int) -> float:
+        """How strongly that map is to be smoothed, see `piecewise_smooth`."""
+
 
 class LearnedGeometry:
     """Planes swept between the source, the result where there is one, and the source's other moments where its motion
@@ -60,6 +68,17 @@ class LearnedGeometry:
         cost = cost_volume(moments.pair, at, self.offsets)
         return self.network(moments.pictures[at], cost, moments.camera[0, at])[1][0]
 
+    def smoothing(self, moments: Moments, index: int) -> float:
+        """The less there is to match with, a blurred result and no motion of the source's own, the more is guessed."""
+        centres = moments.camera.c2w[0, :, :3, 3]
+        if float((centres - centres[index]).norm(dim=-1).max()) > _PARALLAX:
+            return _SMOOTHED
+        if moments.pair.result is None:
+            return _MOST_SMOOTHED
+        made, source = (fsum(map(gradient_energy, video)) for video in (moments.pair.result, moments.pair.source))
+        sharpness = made / max(source, 1e-6)
+        return min(_MOST_SMOOTHED, _SMOOTHED * (_SHARP / max(sharpness, 1e-3)) ** 3)
+
 
 class FileGeometry:
     """Depth from a file. read: z-depth of a frame in the path's unit, NaN where unknown."""
@@ -76,6 +95,9 @@ class FileGeometry:
             raise ValueError(f"{self.name} has no positive, finite depth in frame {moments.numbers[index]}")
         inverse = torch.where(known, self.distance / depth.clamp_min(1e-12), 0.0)
         return torch.stack([filled_from_behind(inverse, known), known.to(inverse)])
+
+    def smoothing(self, moments: Moments, index: int) -> float:  # noqa: ARG002
+        return 0.0
 
 
 class MonocularGeometry:
@@ -104,6 +126,9 @@ class MonocularGeometry:
         self._alignment = fresh if self._alignment is None else 0.8 * self._alignment + 0.2 * fresh
         inverse = (relative * self._alignment[0] + self._alignment[1]).clamp(FAR, 2 * NEAR)
         return torch.stack([inverse, torch.full_like(inverse, _TRUSTED)])
+
+    def smoothing(self, moments: Moments, index: int) -> float:  # noqa: ARG002
+        return 0.0  # such networks are smooth by themselves
 
 
 def affine_fit(

@@ -14,12 +14,12 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.full_resolution.compose import Mixture, full_frame, mix, sees_all, turned_frame
 from mvtrack.inference.full_resolution.fill import softly_filled
 from mvtrack.inference.full_resolution.geometry import GeometrySource, Moments
+from mvtrack.inference.full_resolution.piecewise_smooth import piecewise_smooth
 from mvtrack.inference.full_resolution.region import Region, resized
 from mvtrack.inference.full_resolution.warp import (
     SourceMoment,
     TargetGeometry,
     guided_enlarged,
-    smoothed,
     stands_still,
     steadied,
     target_geometry,
@@ -55,7 +55,7 @@ class Surfaces:
 @dataclass
 class _Held:
     """What is held of one frame. frame: of the source, as large as the region; view, picture, small: smaller. made: by
-    the model; result: that as large as `small`. rough, moment: its geometry, when it is known."""
+    the model; result: that as large as `small`. rough, smoothing, moment: its geometry, when it is known."""
 
     frame: UInt8[Tensor, "3 H W"]
     view: UInt8[Tensor, "3 g k"]
@@ -64,6 +64,7 @@ class _Held:
     made: Float[Tensor, "3 m n"]
     result: Float[Tensor, "3 p q"]
     rough: Float[Tensor, "2 h w"] | None = None
+    smoothing: float = 0.0
     moment: SourceMoment | None = None
 
 
@@ -104,7 +105,7 @@ class FullResolution:
                 self.held[taken] = self._take(taken, picture)
                 taken += 1
                 while rough < taken and (taken == frames or rough + self.geometry.reach < taken):
-                    self.held[rough].rough = self._estimate(rough)
+                    self._estimate(rough)
                     rough += 1
                 while settled < rough and (rough == frames or settled + _STEADIED < rough):
                     self.held[settled].moment = self._settle(settled)
@@ -122,7 +123,7 @@ class FullResolution:
         result = self.region.generated(made, self.cost_size, "bilinear")
         return _Held(frame, view, picture, resized(picture, self.cost_size), made, result)
 
-    def _estimate(self, number: int) -> Float[Tensor, "2 h w"]:
+    def _estimate(self, number: int) -> None:
         """Geometry of one moment by itself."""
         reach = self.geometry.reach
         numbers = [n for n in range(number - reach, number + reach + 1) if n in self.held]
@@ -132,7 +133,8 @@ class FullResolution:
         )
         pictures = torch.stack([h.picture for h in held])
         moments = Moments(pair, pictures, camera.resized(self.picture_size), numbers)
-        return self.geometry.maps(moments, numbers.index(number))
+        own, index = self.held[number], numbers.index(number)
+        own.rough, own.smoothing = self.geometry.maps(moments, index), self.geometry.smoothing(moments, index)
 
     def _settle(self, number: int) -> SourceMoment:
         """Geometry of one moment, steadied by its neighbours' and brought to the size at which it is carried over."""
@@ -147,7 +149,7 @@ class FullResolution:
             maps = steadied(
                 [h.rough for h in near], pictures, self.camera[0, numbers].resized(size), numbers.index(number)
             )
-            maps = smoothed(maps, resized(picture, size))
+            maps = piecewise_smooth(maps, resized(picture, size), own.smoothing)
             maps = guided_enlarged(maps, resized(picture, size), picture)
         else:
             maps = torch.nn.functional.interpolate(maps[None], self.geometry_size, mode="nearest-exact")[0]

@@ -27,8 +27,6 @@ _SLACK, _FLOOR = 0.05, 0.015  # by which inverse depths of one surface may diffe
 SAME_PLACE = 1e-4  # distance of two cameras, in distances of the subject, below which depth has no effect
 _CONTOUR = 0.1  # step of inverse depth, relative to the nearer side, that is a contour
 _COLOUR_SIGMA = 0.12  # of colours in [-1, 1] that belong to one surface
-_AREA_SIGMA = 0.1  # the same, where both are fully trusted
-_KERNEL = (1 / 16, 1 / 4, 3 / 8, 1 / 4, 1 / 16)
 _STEADY = 0.15  # relative change of inverse depth between frames that counts as noise
 
 
@@ -143,23 +141,3 @@ def steadied(
         weight = alike * near * inside(xy[0], camera.size)
         total, count = total + weight * torch.stack([carried, there[1]]), count + weight
     return total / count
-
-
-def smoothed(
-    maps: Float[Tensor, "2 h w"], picture: Float[Tensor, "3 h w"], dilations: Sequence[int] = (1, 2, 4)
-) -> Float[Tensor, "2 h w"]:
-    """Inverse depth and confidence, averaged along the picture's areas: what is trusted weighs more, and where little
-    is trusted colours hold neighbours apart less (edge-avoiding a-trous filter, Dammertz et al. 2010)."""
-    height, width = maps.shape[-2:]
-    for dilation in dilations:
-        own = torch.cat([maps, picture])
-        padded = F.pad(own[None], [2 * dilation] * 4, mode="replicate")[0]
-        total, count = torch.zeros_like(maps), torch.zeros_like(maps[0])
-        for dy in range(5):
-            for dx in range(5):
-                part = padded[:, dy * dilation :, dx * dilation :][:, :height, :width]
-                apart = (part[2:] - picture).square().sum(0) * (maps[1] * part[1])
-                weight = _KERNEL[dy] * _KERNEL[dx] * (part[1] + 0.05) * torch.exp(-apart / (2 * _AREA_SIGMA**2))
-                total, count = total + weight * part[:2], count + weight
-        maps = total / count
-    return maps

@@ -14,16 +14,11 @@ from mvtrack.geometry.camera import Camera
 from mvtrack.inference.full_resolution.compose import full_frame, mix, sees_all, turned_frame
 from mvtrack.inference.full_resolution.fill import softly_filled
 from mvtrack.inference.full_resolution.geometry import GeometrySource, Moments
+from mvtrack.inference.full_resolution.piecewise_smooth import piecewise_smooth
 from mvtrack.inference.full_resolution.plan import choose_geometry, refuse_too_large, shipped_refiner
 from mvtrack.inference.full_resolution.region import Region, resized
 from mvtrack.inference.full_resolution.stream import COST_SIDE, GEOMETRY_SIDE, is_same, size_of_side
-from mvtrack.inference.full_resolution.warp import (
-    SourceMoment,
-    guided_enlarged,
-    smoothed,
-    stands_still,
-    target_geometry,
-)
+from mvtrack.inference.full_resolution.warp import SourceMoment, guided_enlarged, stands_still, target_geometry
 from mvtrack.inference.views.anchors import view_distances
 from mvtrack.inference.views.photos import PhotoSequence
 from mvtrack.models.refiner.blend import Blend
@@ -96,12 +91,14 @@ class Finish:
         camera = Camera.stack([self.photos[numbers], self.targets[beside]])
         pair = ViewPair(resized(pictures, cost_size), results, camera.resized(cost_size))
         at = numbers.index(index)
-        maps = self.geometry.maps(Moments(pair, pictures, camera.resized(picture_size), numbers), at)
+        moments = Moments(pair, pictures, camera.resized(picture_size), numbers)
+        maps = self.geometry.maps(moments, at)
         if self.geometry.measured:
             maps = F.interpolate(maps[None], geometry_size, mode="nearest-exact")[0]
         else:
             picture = resized(pictures[at], tuple(maps.shape[-2:]))
-            maps = guided_enlarged(smoothed(maps, picture), picture, from_bytes(resized(read(index), geometry_size)))
+            maps = piecewise_smooth(maps, picture, self.geometry.smoothing(moments, at))
+            maps = guided_enlarged(maps, picture, from_bytes(resized(read(index), geometry_size)))
         return SourceMoment(maps[0], maps[1], self.photos[index].resized(geometry_size))
 
 
