@@ -43,8 +43,9 @@ MAX_FILE_LINES = 450
 # And 300 and 300 for few-step distillation: the loss, its teacher read, compared and counted.
 # And 50 of tests for the script that a GPU is measured by.
 # And 300 and 180 for 8-bit weights in memory and on disk (GGUF), and forecasts for several GPUs.
-# And 130 and 60 for windows of a long video that several GPUs make side by side.
-MAX_LINES = {("mvtrack", "tracking_head"): 57_920, ("tests",): 37_570}
+# And 130 and 60 for windows of a long video that several GPUs make side by side; 60 and 80 for depth that is smooth
+# within surfaces, which real footage needs.
+MAX_LINES = {("mvtrack", "tracking_head"): 57_980, ("tests",): 37_650}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 
