@@ -14,7 +14,6 @@ from mvtrack.config.model import SamplingConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.presets import preset
 from mvtrack.inference.device import placed_config
-from mvtrack.inference.memory.inference import estimate_inference
 from mvtrack.inference.ranks import check_ranks
 from mvtrack.inference.sampler import SamplerOptions, denoise
 from mvtrack.models.conditioning import Conditioning
@@ -76,8 +75,6 @@ def test_numbers_that_do_not_divide_are_refused():
     placed_config(full, Placement("cpu", gpus=5, share="windows"))
     with pytest.raises(ValueError, match="--share windows is for a video on several --gpus"):
         placed_config(full, Placement("cpu", share="windows"))
-    with pytest.raises(ValueError, match="81 frames are one window: leave out --share windows"):
-        estimate_inference(full, (480, 832), 81, placement=Placement("cpu", gpus=2, share="windows"))
     with pytest.raises(ValueError, match="leave out --offload"):
         Placement("cpu", gpus=2, offload="blocks")
     with pytest.raises(ValueError, match="sees 0 GPUs|is built without CUDA|with --gpus 99"):

@@ -96,6 +96,8 @@ def test_shared_windows_take_what_one_device_takes_for_each():
     here, all_here = (estimate_inference(MODEL, SIZE, 51, placement=replace(on, device="cpu")) for on in (cuda, shared))
     assert all_here.phases == {name: 3 * needed for name, needed in here.phases.items()}
     assert all_here.flops == here.flops
+    with pytest.raises(ValueError, match="9 frames are one window: leave out --share windows"):
+        estimate_inference(MODEL, SIZE, 9, placement=shared)
 
 
 def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
