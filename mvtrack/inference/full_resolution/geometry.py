@@ -69,12 +69,11 @@ class LearnedGeometry:
         return self.network(moments.pictures[at], cost, moments.camera[0, at])[1][0]
 
     def smoothing(self, moments: Moments, index: int) -> float:
-        """The less there is to match with, a blurred result and no motion of the source's own, the more is guessed."""
+        """The more blurred the result, the less there is to match with; unless the source's own motion shows depth."""
         centres = moments.camera.c2w[0, :, :3, 3]
-        if float((centres - centres[index]).norm(dim=-1).max()) > _PARALLAX:
+        moves = float((centres - centres[index]).norm(dim=-1).max()) > _PARALLAX
+        if moves or moments.pair.result is None:
             return _SMOOTHED
-        if moments.pair.result is None:
-            return _MOST_SMOOTHED
         made, source = (fsum(map(gradient_energy, video)) for video in (moments.pair.result, moments.pair.source))
         sharpness = made / max(source, 1e-6)
         return min(_MOST_SMOOTHED, _SMOOTHED * (_SHARP / max(sharpness, 1e-3)) ** 3)
