@@ -44,13 +44,13 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
     if placement.compile:
         dit.compile_blocks()
     model.codec.config = config.codec
-    by_window, wan = placement.share == "windows", isinstance(model.codec, WanVAECodec)
+    by_window = placement.share == "windows"
     model = replace(
         model, config=config, device=device, swapped=placement.offload == "model", ranks=None, window_ranks=None,
         batched_guidance=placement.batched_guidance or (placement.gpus % 2 == 0 and not by_window),
     )  # fmt: skip
     ranks = None if placement.gpus == 1 else Ranks(model, placement.gpus)
-    if wan:
+    if isinstance(model.codec, WanVAECodec):
         model.codec.share = None if by_window or ranks is None else ranks.code_tiles
     return replace(model, window_ranks=ranks) if by_window else replace(model, ranks=ranks)
 

@@ -20,6 +20,7 @@ from mvtrack.models.refiner.source_depth import SourceDepth
 
 _TRUSTED = 0.6  # confidence that a network's depth of one picture is given
 _SMOOTHED, _MOST_SMOOTHED = 8.0, 100.0  # strength of smoothing: beside a sharp result, and at most
+_LEAST_SMOOTHED = 1.0  # where the source's own motion shows depth
 _SHARP = 0.75  # gradient energy of a result over the source's that is sharp
 _PARALLAX = 0.03  # move of the source's camera, in distances of the subject, that shows depth
 
@@ -72,7 +73,9 @@ class LearnedGeometry:
         """The more blurred the result, the less there is to match with; unless the source's own motion shows depth."""
         centres = moments.camera.c2w[0, :, :3, 3]
         moves = float((centres - centres[index]).norm(dim=-1).max()) > _PARALLAX
-        if moves or moments.pair.result is None:
+        if moves:
+            return _LEAST_SMOOTHED
+        if moments.pair.result is None:
             return _SMOOTHED
         made, source = (fsum(map(gradient_energy, video)) for video in (moments.pair.result, moments.pair.source))
         sharpness = made / max(source, 1e-6)
