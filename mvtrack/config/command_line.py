@@ -11,10 +11,11 @@
     def main(arguments: list[str] | None = None) -> int:
         return run(Preview, _preview, arguments, "mvtrack preview")  # calls _preview(options: Preview)
 
-A field without `option`, `positional` or `section` is no option. A bool is a switch, `Literal` names choices, a tuple
-takes several values; types and bounds are checked as `config` checks them. `section(..., prefix="pose-")` prefixes the
-flags of a dataclass, `section(..., fit="pad")` changes its defaults. Where an option would have no effect,
-`refuse_unused(options, "fov", why=...)` says so. A field made by `overrides()` takes `section.key=value`.
+A field without `option`, `positional` or `section` is no option. A bool is a switch, `bool | None` one that can be set
+either way (--compile, --no-compile), `Literal` names choices, a tuple takes several values; types and bounds are
+checked as `config` checks them. `section(..., prefix="pose-")` prefixes the flags of a dataclass, `section(...,
+fit="pad")` changes its defaults. Where an option would have no effect, `refuse_unused(options, "fov", why=...)` says
+so. A field made by `overrides()` takes `section.key=value`.
 
 Built on argparse, not tyro: flags in people's scripts keep their spelling, an error is one line that names the flag,
 the value and the nearest known one (tyro draws boxes), and start-up stays short (importing tyro takes 0.1 s).
@@ -111,6 +112,15 @@ class _Flag(NamedTuple):
     title: str
 
     @property
+    def has_two_ways(self) -> bool:
+        """Whether it is a switch that may be set either way, or left alone."""
+        return self.type is not bool and _base(self.type) is bool
+
+    @property
+    def spellings(self) -> list[str]:
+        return [self.typed, self.typed.replace("--", "--no-", 1)] if self.has_two_ways else [self.typed]
+
+    @property
     def key(self) -> str:
         return ".".join(self.path)
 
@@ -190,7 +200,8 @@ def _add(group: Any, flag: _Flag) -> None:
     several, has_default = typing.get_origin(hint) is tuple and opt.parse is None, flag.default is not MISSING
     known: dict[str, Any] = {"help": _escaped(opt.help) + _shown_default(flag), "dest": flag.key}
     if hint is bool:
-        group.add_argument(flag.typed, action="store_true", **known)
+        action = argparse.BooleanOptionalAction if flag.has_two_ways else "store_true"
+        group.add_argument(flag.typed, action=action, **known)
         return
     known["metavar"] = _metavar(hint, flag)
     if opt.kind != "flag":
@@ -236,7 +247,7 @@ def parse(cls: type, arguments: list[str] | None, prog: str, retired: dict[str, 
     retired: flags that are gone, with what to type instead. Raises ValueError of one line that names the flag.
     """
     arguments, flags = list(sys.argv[1:] if arguments is None else arguments), list(_flags(cls))
-    _refuse_unknown(arguments, [flag.typed for flag in flags if flag.option.kind == "flag"], retired or {})
+    _refuse_unknown(arguments, [typed for flag in flags if _is_flag(flag) for typed in flag.spellings], retired or {})
     given = vars(_parser(cls, flags, prog).parse_intermixed_args(arguments))
     if any(flag.option.kind == "overrides" for flag in flags):
         _sort_words(given, flags)
@@ -277,8 +288,8 @@ def _sort_words(given: dict[str, Any], flags: list[_Flag]) -> None:
 
 
 def _value(flag: _Flag, said: Any) -> Any:
-    if said is True:  # a switch
-        return flag.default is not True
+    if isinstance(said, bool):  # a switch
+        return said if flag.has_two_ways else flag.default is not True
     if isinstance(said, list):
         inner = typing.get_args(_base(flag.type))[0]
         value = tuple(_from_text(inner, text, flag) for text in said)

@@ -52,7 +52,8 @@ def _absolute(source: str) -> str:
 
 @config
 class Placement:
-    """What `place` does with a model. compile: each block, at its first use. tiled: tiles of 30 x 52 latents
+    """What `place` does with a model. compile: each block, at its first use; None: where `settled` finds that it pays
+    (inference/memory/forecast.py). cuda_graphs: see inference/cuda_graphs.py. tiled: tiles of 30 x 52 latents
     (ReCamMaster's). encoders_on_cpu: before the model is loaded. offload blocks: the encoders stay on the CPU, too.
     """
 
@@ -63,9 +64,11 @@ class Placement:
     offload: Offload = option(
         "none", "what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block"
     )
-    compile: bool = option(False, "compile the block: slower at first, then faster")
+    compile: bool | None = option(None, "compile the block: slower at first, then faster; default: where that pays")
+    cuda_graphs: bool = option(False, "record a pass and replay it: for small models, whose kernels are short")
     attention: AttentionKernel = option("auto", "the kernel to use")
     tiled: bool = option(False, "Wan's VAE works on tiles of pictures: less memory")
+    vae_precision: Literal["float32", "bfloat16"] | None = option(None, "of Wan's VAE; default: the model's own")
     encoders_on_cpu: bool = option(False, "captions and pictures are encoded on the CPU: umT5 takes 11 GB")
     gpus: Count = option(1, "GPUs that share one video, from --device on (on a CPU: processes)")
     share: Share = option("passes", "what they share: every pass; or the windows of a long video, each a whole one")
@@ -89,6 +92,8 @@ class Placement:
         for flag, there in (("--offload blocks", self.offload == "blocks"), (f"--gpus {self.gpus}", self.gpus > 1)):
             if self.quantize and there:
                 raise ValueError(f"--quantize is for one device that holds all of the network: leave it out, or {flag}")
+        if self.cuda_graphs and (self.offload != "none" or self.gpus > 1):
+            raise ValueError("--cuda-graphs is for one GPU that holds all of the model: leave out --offload and --gpus")
         if self.gpus > 1 and self.offload != "none":
             raise ValueError(f"with --gpus {self.gpus} each holds all of the network: leave out --offload")
 
@@ -100,10 +105,11 @@ class Placement:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         names = ("offload", "compile", "attention", "batched_guidance", "tiled", "encoders_on_cpu")
         found = {"encoders": self.encoders.given} if self.encoders.given else {}
+        found |= {name: getattr(self, name) for name in ("cuda_graphs", "vae_precision") if getattr(self, name)}
         found |= {"quantize": self.quantize} if self.quantize else {}
         found |= {"lora": list(self.lora)} if self.lora else {}
         found |= {"gpus": self.gpus, "share": self.share} if self.gpus > 1 else {}
-        return {"device": name} | {name: getattr(self, name) for name in names} | found
+        return {"device": name} | {name: getattr(self, name) or False for name in names} | found
 
     @property
     def torch_device(self) -> "torch.device":

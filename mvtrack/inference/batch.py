@@ -23,7 +23,7 @@ from mvtrack.inference.full_resolution.region import plan_region
 from mvtrack.inference.job_table import read_table
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.forecast import VideoJob, forecast
+from mvtrack.inference.memory.forecast import VideoJob, forecast, settled
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.model_options import LESS_MEMORY
@@ -85,7 +85,8 @@ def reshoot_batch(options: Any, shot_of: Callable[[Any, Path], Shot], say: Calla
     todo = list(_videos(config, [job for job in jobs if job.options.overwrite or not (job.out / "run.json").exists()]))
     if todo and (ahead := forecast(config, todo, options.placement)):
         say(ahead)
-    make, results = partial(_reshooter, config, jobs, folder, options.placement, shot_of), []
+    make = partial(_reshooter, config, jobs, folder, settled(config, todo, options.placement), shot_of)
+    results = []
     out.mkdir(parents=True, exist_ok=True)
     for job, (status, reason) in run_tasks(make, jobs, options.cluster):
         results.append({"video": str(job.video), "out": str(job.out), "status": status, "reason": reason})

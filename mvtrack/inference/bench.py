@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import AttentionKernel, Quantization
+from mvtrack.inference.cuda_graphs import RecordedPasses
 from mvtrack.inference.memory.transformer import InputShape, random_inputs
 from mvtrack.inference.quantization import quantize
 from mvtrack.inference.ranks import Ranks
@@ -73,6 +74,7 @@ def _options(
     other = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
     yield f"--precision {str(other)[6:]}", lambda: partial(_run, deepcopy(plain).to(other), inputs)
     yield "--compile", partial(_changed, plain, inputs, lambda dit: dit.compile_blocks())
+    yield "--cuda-graphs", partial(_recorded, plain, inputs, device)
     for kind in get_args(Quantization):
         quantized = partial(_changed, plain, inputs, lambda dit, kind=kind: quantize(dit.blocks, kind, device))
         yield f"--quantize {kind}", quantized
@@ -87,6 +89,12 @@ def _with_kernel(plain: WanDiT, inputs: Inputs, kernel: AttentionKernel, device:
     network = copy(plain)  # the same weights
     network.attention = kernel
     return partial(_run, network, inputs)
+
+
+def _recorded(plain: WanDiT, inputs: Inputs, device: torch.device) -> Callable[[], object]:
+    if device.type != "cuda":
+        raise ValueError("it is for a GPU")
+    return partial(RecordedPasses().run, plain, *inputs)
 
 
 def _changed(plain: WanDiT, inputs: Inputs, change: Callable[[WanDiT], None]) -> Callable[[], object]:

@@ -1,13 +1,13 @@
 """Put a model where it is to work: device, precision, offloading, compilation, encoders from elsewhere."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
+from mvtrack.inference.cuda_graphs import RecordedPasses
 from mvtrack.inference.quantization import quantize
 from mvtrack.inference.ranks import Ranks, check_ranks
 from mvtrack.models.dit import WanDiT
@@ -41,18 +41,22 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
         dit.to(device)
     if placement.offload != "model":
         model.codec.to(device)
-    if placement.compile:
-        dit.compile_blocks()
     model.codec.config = config.codec
+    if placement.compile:
+        dit.compile_blocks(or_not=True)
     by_window = placement.share == "windows"
     model = replace(
-        model, config=config, device=device, swapped=placement.offload == "model", ranks=None, window_ranks=None,
+        model, config=config, device=device, swapped=placement.offload == "model",
+        passes=RecordedPasses() if placement.cuda_graphs else None, window_ranks=None,
         batched_guidance=placement.batched_guidance or (placement.gpus % 2 == 0 and not by_window),
     )  # fmt: skip
     ranks = None if placement.gpus == 1 else Ranks(model, placement.gpus)
     if isinstance(model.codec, WanVAECodec):
         model.codec.share = None if by_window or ranks is None else ranks.code_tiles
-    return replace(model, window_ranks=ranks) if by_window else replace(model, ranks=ranks)
+        model.codec.compiled = bool(placement.compile)
+    if ranks is None:
+        return model
+    return replace(model, window_ranks=ranks) if by_window else replace(model, passes=ranks)
 
 
 def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
@@ -61,20 +65,27 @@ def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
     if config.dit is None:
         unused = {"--offload blocks": placement.offload == "blocks", "--compile": placement.compile,
                   "--attention": placement.attention != "auto", "--gpus": placement.gpus > 1,
-                  "--quantize": placement.quantize is not None}  # fmt: skip
+                  "--quantize": placement.quantize is not None, "--cuda-graphs": placement.cuda_graphs}  # fmt: skip
         for flag in [flag for flag, given in unused.items() if given]:
             raise ValueError(f"{flag} is for WanDiT, this model's network is diffusers': leave it out")
+    elif placement.cuda_graphs:
+        if placement.torch_device.type != "cuda":
+            raise ValueError(f"--cuda-graphs is for a GPU, the device is {placement.torch_device}: leave it out")
+        if config.dit.reference_attention == "own":
+            raise ValueError("--cuda-graphs records whole passes, this model computes its source once: leave it out")
     config = with_sources(config, placement.encoders)
     if placement.share == "windows":
         if placement.gpus == 1 or config.views is not None:
             raise ValueError("--share windows is for a video on several --gpus: leave it out")
     elif placement.gpus > 1:
         check_ranks(config, placement.gpus)
-    if not placement.tiled:
-        return config
-    if config.codec.kind != "wan_vae":
-        raise ValueError(f"tiles are for codec.kind wan_vae, this model's is {config.codec.kind}: leave out --tiled")
-    return replace(config, codec=replace(config.codec, tile=TILE, tile_stride=TILE_STRIDE))
+    codec = config.codec
+    for flag, given in (("--tiled", placement.tiled), ("--vae-precision", placement.vae_precision)):
+        if given and codec.kind != "wan_vae":
+            raise ValueError(f"{flag} is for codec.kind wan_vae, this model's is {codec.kind}: leave it out")
+    if placement.tiled:
+        codec = replace(codec, tile=TILE, tile_stride=TILE_STRIDE)
+    return replace(config, codec=replace(codec, precision=placement.vae_precision or codec.precision))
 
 
 def weights_dtype(model: ReshootModel, placement: Placement) -> torch.dtype:
@@ -93,12 +104,9 @@ def cast_transformer(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _offload_blocks(dit: WanDiT, device: torch.device, dtype: torch.dtype) -> None:
-    """Blocks keep their weights on the CPU and get a copy on the device while they run.
-
-    On a CPU the copy is made from what the file holds: beside mapped pages only one block lies in memory.
-    """
+    """Blocks keep their weights on the CPU; all else of the transformer goes to the device."""
     try:
-        from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+        from mvtrack.inference.block_offload import offload
     except ImportError as error:
         raise ValueError("--offload blocks needs the package accelerate: pip install -e '.[wan]'") from error
     for name, child in dit.named_children():
@@ -108,25 +116,4 @@ def _offload_blocks(dit: WanDiT, device: torch.device, dtype: torch.dtype) -> No
         dit.tracking_head.to(device)
     for parameter in dit.parameters(recurse=False):
         parameter.data = parameter.data.to(device, dtype)
-    for block in dit.blocks:
-        kept = Resting({name: value.data for name, value in block.named_parameters()}, dtype, device)
-        hook = AlignDevicesHook(device, offload=True, weights_map=kept, place_submodules=True)
-        add_hook_to_module(block, hook)
-        block.to(dtype)  # what is left of it is empty and tells the type only
-
-
-class Resting(Mapping):
-    """Weights that wait on the CPU. For a GPU they are converted once; for the CPU whenever they are needed."""
-
-    def __init__(self, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
-        self.weights = weights if device.type == "cpu" else {k: v.to(dtype) for k, v in weights.items()}
-        self.dtype = dtype
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.weights[name].to(self.dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.weights)
-
-    def __len__(self) -> int:
-        return len(self.weights)
+    offload(dit.blocks, device, dtype)

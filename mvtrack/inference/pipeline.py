@@ -36,7 +36,7 @@ from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.aligned import AlignerSize
 from mvtrack.inference.memory.check_memory import refuse_inference
 from mvtrack.inference.memory.encoders import encoders_of
-from mvtrack.inference.memory.forecast import VideoJob, forecast
+from mvtrack.inference.memory.forecast import VideoJob, forecast, settled
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.sampler import Callbacks, LongVideo, SamplerOptions, generate_stream, window_spans
@@ -181,6 +181,7 @@ def reshoot_file(
         job = VideoJob(fit.model, len(footage), footage.size, result, shot.sample, work)
         if warn and (ahead := forecast(config, [job], placement)):
             warn(ahead)
+        placement = settled(config, [job], placement)
     prompts = shot_prompts(shot, config, footage, fit, placement)  # first, so that the encoders are gone when it loads
     if not isinstance(model, ReshootModel):
         model = place(load_model(source), placement)

@@ -202,8 +202,8 @@ def _caches(model: ReshootModel, sample: SamplerOptions) -> dict[str, StepCache 
     references that do not look at the target."""
     step = getattr(model.dit, "step_cache", None)
     if sample.cache:
-        if model.ranks is not None:
-            raise ValueError("the step cache decides for one process: leave out --cache or --gpus")
+        if model.passes is not None:
+            raise ValueError("the step cache decides for one process: leave out --cache, or --gpus and --cuda-graphs")
         step = StepCache(sample.cache, sample.steps, model.config.sampling.cache_fit or (1.0, 0.0))
     own = model.config.dit is not None and model.config.dit.reference_attention == "own"
     return ({"step_cache": step} if step else {}) | ({"reference_cache": ReferenceCache()} if own else {})

@@ -19,6 +19,7 @@ from mvtrack.models.attention import choose_kernel
 from mvtrack.models.backbone import DiTOutput, Tap, Visit, check_layer
 from mvtrack.models.blocks import Block, BlockConditioning, Heads, SelfAttention, modulate, scope_of
 from mvtrack.models.camera_encoding import camera_matrices
+from mvtrack.models.compiling import compiled
 from mvtrack.models.conditioning import ADAPTER_STRIDE, Conditioning, ControlAdapter, ImageEmbedding, RayEncoder
 from mvtrack.models.feature_projector import FeatureProjector
 from mvtrack.models.reference_pass import ReferenceCache, ReferencePass, run_references
@@ -28,7 +29,6 @@ from mvtrack.models.step_cache import StepCache
 from tracking_head import HeadConfig, TrackingHead
 
 UNCONDITIONED = Conditioning()
-GRAPHS = 512  # that a compiled block may have
 
 
 class TokenGrid(NamedTuple):
@@ -93,6 +93,7 @@ class WanDiT(nn.Module):
         self._run_block = run_block
         pairs = config.rope_pairs or default_pairs(config.rope_dim)
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
+        self._rope_table: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def forward(
         self, latents: Float[Tensor, "B V f c h w"], timestep: Real[Tensor, "B"],
@@ -205,19 +206,9 @@ class WanDiT(nn.Module):
         """The attention kernel of every precision that was asked for so far, for reports."""
         return {str(key[2]).removeprefix("torch."): kernel for key, kernel in self._kernels.items()}
 
-    def compile_blocks(self) -> None:
-        """Compile the block, each size of input for itself. Taps, checkpointing and hooks keep working.
-
-        Sizes, taps, recomputation and passes without gradients each make a graph. PyTorch would run what comes after
-        the eighth uncompiled, without a word; here it may make `GRAPHS` of them.
-        """
-        compiled = torch.compile(run_block, dynamic=False)
-
-        def run(*arguments: object) -> tuple[Tensor, Heads | None]:
-            with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
-                return compiled(*arguments)
-
-        self._run_block = run
+    def compile_blocks(self, or_not: bool = False) -> None:
+        """Compile the block, see `compiled`. Taps, checkpointing and hooks keep working."""
+        self._run_block = compiled(run_block, or_not)
 
     def _block_conditioning(
         self, time: Tensor, conditioning: Conditioning, latents: Tensor, grid: TokenGrid
@@ -327,9 +318,13 @@ class WanDiT(nn.Module):
         return x[:, tokens:], inputs.of_views(count, inputs.views), references
 
     def _rope(self, grid: TokenGrid, num_reference: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        positions = frame_positions(self.config.rope_frames, grid.v, grid.f, num_reference)
-        cos, sin = rope_table(positions, (grid.h, grid.w), self._rope_frequencies)
-        return cos.to(device), sin.to(device)
+        """The table of the last grid is kept: it is made on the CPU, for which a GPU would wait in every pass."""
+        key = (grid, num_reference, device)
+        if self._rope_table is None or self._rope_table[0] != key:
+            positions = frame_positions(self.config.rope_frames, grid.v, grid.f, num_reference)
+            table = rope_table(positions, (grid.h, grid.w), self._rope_frequencies)
+            self._rope_table = key, tuple(part.to(device) for part in table)
+        return self._rope_table[1]
 
 
 def empty_dit(config: ModelConfig) -> WanDiT:

@@ -28,8 +28,8 @@ FORMAT = "mvtrack-1"
 
 
 @runtime_checkable
-class SharedPasses(Protocol):
-    """Processes that run a pass together."""
+class PassRunner(Protocol):
+    """What runs a pass in the network's stead: processes together, or a recording of it."""
 
     def run(self, dit: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> DiTOutput:
         """The network's output, without taps."""
@@ -49,8 +49,8 @@ class SharedWindows(Protocol):
 class ReshootModel:
     """dit: the network, of whichever backbone. device: where it and the codec work; `place` (placement.py) puts them
     there. swapped: only the one that is at work lies there. batched_guidance: both predictions of a guided step are
-    made in one pass. ranks: other processes that share each pass (inference/ranks.py); window_ranks: that make windows
-    of their own.
+    made in one pass. passes: what runs them if not the network itself (inference/ranks.py, cuda_graphs.py).
+    window_ranks: processes that make windows of their own.
     """
 
     config: ModelConfig
@@ -59,7 +59,7 @@ class ReshootModel:
     device: torch.device = CPU
     swapped: bool = False
     batched_guidance: bool = False
-    ranks: SharedPasses | None = None
+    passes: PassRunner | None = None
     window_ranks: SharedWindows | None = None
 
     @property
@@ -88,8 +88,8 @@ class ReshootModel:
         """The network at noise level `sigma`; inputs may lie anywhere, the output lies on the model's device."""
         self._bring(self.dit, self.codec)
         latents, timestep = latents.to(self.device), self.process.timestep(sigma).to(self.device)
-        if self.ranks is not None and not tap_layers and not self.dit.is_watched:
-            return self.ranks.run(self.dit, latents, timestep, conditioning)
+        if self.passes is not None and not tap_layers and not self.dit.is_watched:
+            return self.passes.run(self.dit, latents, timestep, conditioning)
         return self.dit(latents, timestep, conditioning.to(self.device), tap_layers)
 
     def _bring(self, needed: nn.Module, other: nn.Module) -> None:

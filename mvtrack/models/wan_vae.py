@@ -5,15 +5,19 @@ frames, and tiles bound that of large pictures. Videos of a batch are coded one 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvtrack.data.clip import TEMPORAL_STRIDE, num_latent_frames
 from mvtrack.models.codec_weights import ReleasedCodec
+from mvtrack.models.compiling import compiled
 from mvtrack.models.diffsynth_parts import diffsynth_module
 from mvtrack.models.tiling import Canvas, Tile, half, tiles
 from mvtrack.models.weights.checkpoint import Checkpoint
@@ -30,6 +34,7 @@ LATENT_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
+_LAST = torch.channels_last_3d  # the order in which cuDNN's convolutions over time are fast
 Half = Literal["encode", "decode"]
 Step = Callable[[Tensor], Tensor]  # the next piece of a video, or of videos, to the next piece of the result
 
@@ -37,12 +42,24 @@ Step = Callable[[Tensor], Tensor]  # the next piece of a video, or of videos, to
 class WanVAECodec(ReleasedCodec):
     """Latents are the posterior's mean, normalised by channel; nothing is sampled. Decoded videos lie in [-1, 1];
     results are float32. share: other processes that code tiles too (inference/ranks.py); it gives every tile's frames.
+
+    compiled: norms and what follows them are fused, when the network is read.
     """
 
     share: Callable[["WanVAECodec", Half, Tensor, list[Tile]], list[Tensor]] | None = None
+    compiled: bool = False
 
     def read_network(self) -> nn.Module:
-        return load_network(open_part(self.config.weights, "vae"), self.dtype)
+        network = load_network(open_part(self.config.weights, "vae"), self.dtype)
+        if self.compiled:
+            fuse_norms(network)
+        return network
+
+    def network(self, device: torch.device) -> nn.Module:
+        network = super().network(device)
+        if device.type == "cuda" and not network.encoder.conv1.weight.is_contiguous(memory_format=_LAST):
+            network.to(memory_format=_LAST)
+        return network
 
     @torch.no_grad()
     def encode(self, video: Float[Tensor, "B V T 3 H W"]) -> Float[Tensor, "B V f c h w"]:
@@ -174,6 +191,29 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
         network = module.VideoVAE_(dim=width, z_dim=channels)
     load_into(network, checkpoint, dtype=dtype)
     return network.eval().requires_grad_(False)
+
+
+def fuse_norms(network: nn.Module) -> None:
+    """Compile each norm together with the activation after it, which otherwise read and write all features five times.
+    Where the compiler fails, they run as they are, with a warning."""
+    fused = compiled(_normalised, or_not=True)
+
+    def run(x: Tensor, norm: nn.Module) -> Tensor:
+        return fused(x, norm.gamma, norm.scale)
+
+    for layers in network.modules():
+        for norm, activation in pairwise(layers) if isinstance(layers, nn.Sequential) else ():
+            if type(norm).__name__ == "RMS_norm" and isinstance(activation, nn.SiLU):
+                norm.forward = partial(run, norm=norm)
+                activation.forward = _same
+
+
+def _normalised(x: Float[Tensor, "V C t h w"], gamma: Float[Tensor, "C 1 1 1"], scale: float) -> Tensor:
+    return F.silu(F.normalize(x, dim=1) * scale * gamma)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _causal_layers(network: nn.Module, part: nn.Module) -> int:

@@ -37,6 +37,7 @@ def test_every_option_has_a_time_or_a_reason(small_model, tmp_path, capsys, monk
     reasons = {row[:26].strip(): row[37:] for row in rows if not row.endswith(" x")}
     assert {"--attention blocked", "--precision bfloat16", "--quantize int8", "reference_attention: own"} <= times
     assert reasons["--compile"] == "no compiler here"
+    assert reasons["--cuda-graphs"] == "it is for a GPU"
     assert reasons["--gpus 2"] == "no second process here"
     assert "fp8_dynamic needs a GPU" in reasons["--quantize fp8_dynamic"]
     assert cli(["bench", "--model", model, "--size", "26x32", "--device", "cpu"]) == 2

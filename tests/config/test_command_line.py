@@ -51,6 +51,7 @@ class Film(Command):
     size: tuple[int, int] | None = option(None, "of pictures", parse=_size)
     sound: bool = option(True, "leave it out")
     loud: bool = option(False, "more")
+    fast: bool | None = option(None, "quicker; default: where that pays")
     by_day: str | None = option(None, "light", alone="light")
     by_night: str | None = option(None, "light", alone="light")
     lens: Lens = section(Lens, "the lens", prefix="lens-", kind="tele", focal_px=5.0)
@@ -73,6 +74,9 @@ def test_every_kind_of_option_is_read():
     assert (made.size, made.sound, made.loud) == ((11, 13), False, False)
     made = film("--lens-kind=wide", "--lens-focal-px", 2e3, "--kind", "wide", "--loud", "--debug")
     assert (made.lens, made.second, made.loud, made.debug) == (Lens("wide", 2000.0), Lens(), True, True)
+    assert [film(*said).fast for said in ((), ("--fast",), ("--no-fast",))] == [None, True, False]
+    with pytest.raises(ValueError, match="unknown option --no-loud"):
+        film("--no-loud")
 
 
 def test_overrides_stand_anywhere():

@@ -150,7 +150,7 @@ def main() -> None:
         wanted = {guidance: sampled(alone, guidance) for guidance in (1.0, 2.5)}
         shared = place(built(variant), Placement("cpu", gpus=count))
         if sys.argv[2] == "killed":
-            os.kill(shared.ranks._workers[0].pid, signal.SIGKILL)
+            os.kill(shared.passes._workers[0].pid, signal.SIGKILL)
         if DIT.num_heads % count:
             wanted.pop(1.0)
             try:

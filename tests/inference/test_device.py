@@ -8,10 +8,12 @@ import torch
 
 from mvtrack.config.model import ModelConfig, SamplingConfig
 from mvtrack.config.placement import Placement
+from mvtrack.config.presets import preset
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference import sampler as generating
-from mvtrack.inference.device import place
+from mvtrack.inference.block_offload import offload
+from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.memory.inference import weights_bytes
 from mvtrack.inference.quantization import bytes_of
 from mvtrack.inference.sampler import SamplerOptions, generate
@@ -66,10 +68,21 @@ def test_blocks_come_and_go(model, precision):
     plain = place(ReshootModel(model.config, deepcopy(model.dit), model.codec), Placement("cpu", precision))
     expected = video(plain)
     placed = place(model, Placement("cpu", precision, offload="blocks"))
-    assert all(p.device.type == "meta" for p in placed.dit.blocks.parameters())
-    assert torch.equal(video(placed), expected)
-    assert all(p.device.type == "meta" for p in placed.dit.blocks.parameters())
-    assert placed.dit.patch_embedding.weight.device.type == "cpu"
+    for _ in range(2):  # and again
+        assert all(p.untyped_storage().nbytes() <= 4 for p in placed.dit.blocks.parameters())
+        assert torch.equal(video(placed), expected)
+    assert placed.dit.patch_embedding.weight.untyped_storage().nbytes() > 4
+
+
+def test_blocks_may_be_called_in_any_order(model):
+    """The next block is on its way to where none is at work, whichever comes then; three blocks and two places."""
+    blocks, x = torch.nn.ModuleList(torch.nn.Linear(5, 5) for _ in range(3)), torch.randn(2, 5)
+    order = [0, 1, 2, 0, 0, 2, 1, 1, 0, 2]
+    expected = [blocks[number](x) for number in order]
+    offload(blocks, torch.device("cpu"), torch.float32)
+    for number, result in zip(order, expected, strict=True):
+        assert torch.equal(blocks[number](x), result)
+    assert {name: p.shape for name, p in blocks[1].named_parameters()} == {"weight": (5, 5), "bias": (5,)}
 
 
 def test_parts_take_turns(model):
@@ -102,9 +115,32 @@ def test_guidance_in_one_pass_or_two(small_run, small_model, monkeypatch):
 
 def test_compiling_is_passed_on(model, monkeypatch):
     calls = []
-    monkeypatch.setattr(type(model.dit), "compile_blocks", lambda self: calls.append(1))
+    monkeypatch.setattr(type(model.dit), "compile_blocks", lambda self, or_not: calls.append(or_not))
+    place(model, Placement("cpu"))
     place(model, Placement("cpu", compile=True))
-    assert calls == [1]
+    assert calls == [True]
+
+
+def test_a_failing_compiler_costs_a_warning_and_no_video(model, monkeypatch):
+    def fails(*_):
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand more")
+
+    expected = video(model)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: fails)
+    with pytest.warns(UserWarning, match="runs as it is, for the compiler failed: no C\\+\\+ compiler$"):
+        made = video(place(model, Placement("cpu", compile=True)))
+    assert torch.equal(made, expected)
+    model.dit.compile_blocks()  # as training does
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+        video(model)
+
+
+def test_vae_settings_are_for_wans(model):
+    with pytest.raises(ValueError, match="--vae-precision is for codec.kind wan_vae, this model's is pca"):
+        place(model, Placement("cpu", vae_precision="bfloat16"))
+    config = preset("recammaster_1.3b")
+    assert placed_config(config, Placement("cpu")).codec == config.codec
+    assert placed_config(config, Placement("cpu", vae_precision="bfloat16")).codec.precision == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +150,8 @@ def test_compiling_is_passed_on(model, monkeypatch):
         ({"device": "toaster"}, "unknown device 'toaster'"),
         ({"device": "xpu"}, "device xpu is not supported"),
         ({"compile": True, "offload": "blocks"}, "leave out --compile, or use --offload model"),
+        ({"cuda_graphs": True, "offload": "model"}, "for one GPU that holds all of the model: leave out --offload"),
+        ({"cuda_graphs": True, "device": "cpu"}, "--cuda-graphs is for a GPU, the device is cpu: leave it out"),
     ],
 )
 def test_what_cannot_be_is_said(model, placement, message):
@@ -122,7 +160,7 @@ def test_what_cannot_be_is_said(model, placement, message):
 
 
 def test_offloading_names_its_package(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate.hooks", None)
+    monkeypatch.setitem(sys.modules, "mvtrack.inference.block_offload", None)
     with pytest.raises(ValueError, match=r"needs the package accelerate: pip install -e '\.\[wan\]'"):
         place(model, Placement("cpu", offload="blocks"))
 

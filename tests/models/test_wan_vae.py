@@ -161,3 +161,21 @@ def test_processes_share_tiles(wan_vae_file, count):
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["latents"] == figures["pictures"] == 0
     assert figures["whole"] > 1e-4  # tiles were what was compared
+
+
+@needs_diffsynth
+def test_fused_norms_change_nothing(wan_vae_file, monkeypatch):
+    """What is compiled, run as it is: the shape checks of the tests cannot be compiled (compile_worker.py does)."""
+    sizes = []
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic: lambda x, *rest: sizes.append(x) or function(x, *rest)
+    )
+    plain, fused, video = codec(wan_vae_file), codec(wan_vae_file), waves(1, 1, 5, 3, 16, 32)
+    fused.compiled = True
+    latents = plain.encode(video)
+    assert torch.equal(fused.encode(video), latents)
+    assert sizes
+    assert torch.equal(fused.decode(latents), plain.decode(latents))
+    norms = [m for m in fused.network(latents.device).modules() if type(m).__name__ == "RMS_norm"]
+    assert len([m for m in norms if "forward" not in vars(m)]) == 2, "the two that stand before attention"
+    assert len(norms) > 20

@@ -1,7 +1,7 @@
 """What videos, or views of a still scene, will take from reading to writing, said before work begins."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
@@ -14,6 +14,9 @@ LONG_S = 300
 # Operations a pixel of what the CPU does beside the model, at the rate of its matrix products (measured at 854x480 and
 # 1280x720, benchmarks/reshoot_720p.py).
 _DECODING, _COMPOSING, _ENCODING = 2_000, 50_000, 5_000
+# The share of a pass that a compiled block saves, and the seconds that compiling takes: of a CPU measured (5 %, 11 to
+# 17 s of its time), of a GPU not.
+_COMPILED = {"cpu": (0.05, 30.0), "cuda": (0.1, 60.0)}
 _PROGRAM_BYTES = 6 << 27  # of Python, PyTorch and codecs, 0.75 GiB
 
 
@@ -64,6 +67,22 @@ def expected(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement
     held = [composition_bytes(job.result) if job.result else 0 for job in jobs]
     beside = [_PROGRAM_BYTES + more if on_cpu else 0 for more in held]
     return Expected(seconds, max(estimate.peak + more for estimate, more in zip(estimates, beside, strict=True)))
+
+
+def settled(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement) -> Placement:
+    """With `compile` as it pays, where nobody said: where what the network has to do is long enough, by the estimate,
+    for a compiled block to save more than compiling takes."""
+    can = config.dit is not None and placement.offload != "blocks" and not placement.cuda_graphs
+    if placement.compile is not None or not can:
+        return placement
+    device = placement.torch_device
+    peak = cpu_flops() if device.type == "cpu" else gpu_peak_flops(gpu_name(device))
+    if peak is None:
+        return placement
+    estimates = (estimate_inference(config, job.size, job.num_frames, job.sample, placement, job.work) for job in jobs)
+    seconds = sum(replace(estimate, codec_flops=0.0).seconds(peak) for estimate in estimates)
+    saved, cost = _COMPILED[device.type]
+    return replace(placement, compile=saved * seconds > cost)
 
 
 def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement) -> str | None:

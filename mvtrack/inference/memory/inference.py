@@ -99,8 +99,8 @@ def estimate_inference(
         forward += 2 * config.num_layers * tokens * config.dit.dim * dtype.itemsize
     codec = codec_cost(config.codec, size, length, views if still else 1, on_cpu)
     blocks = block * config.num_layers
-    dit = {"none": whole, "model": whole, "blocks": whole - blocks + block}[placement.offload]
-    beside = 0 if placement.offload == "model" else whole if placement.offload == "none" else whole - blocks
+    dit = {"none": whole, "model": whole, "blocks": whole - blocks + 2 * block}[placement.offload]
+    beside = 0 if placement.offload == "model" else dit
     kept = 0 if placement.offload == "model" else codec.weights
     phases = {
         "encoding": beside + codec.weights + codec.encode,

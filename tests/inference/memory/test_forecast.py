@@ -6,8 +6,8 @@ import pytest
 from mvtrack.cli.main import main as cli
 from mvtrack.config.placement import Placement
 from mvtrack.inference.memory import forecast as forecasting
-from mvtrack.inference.memory.forecast import VideoJob, forecast
-from mvtrack.inference.memory.inference import Work, estimate_inference
+from mvtrack.inference.memory.forecast import VideoJob, forecast, settled
+from mvtrack.inference.memory.inference import UTILISATION, Work, estimate_inference
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import save_model
 
@@ -18,6 +18,7 @@ FIGURES = r"about \d+ (s|min), \d+\.\d GiB \(estimates\)"
 def slow_cpu(monkeypatch):
     """A CPU on which everything takes more than five minutes."""
     monkeypatch.setattr(forecasting, "cpu_flops", lambda: 1e6)
+    monkeypatch.setitem(forecasting._COMPILED, "cpu", (0.0, 30.0))
 
 
 def test_a_size_the_model_never_saw_comes_with_an_estimate_before_work(video, small_model, tmp_path, capsys):
@@ -64,3 +65,19 @@ def test_tables_and_tracks_say_it_too(video, small_model, tracking_model, tmp_pa
     assert cli(command) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert re.fullmatch(r"mvtrack track: 7 frames of \d+x\d+ in 1 views: about [\d.]+ (min|h), \d+\.\d GiB .*", first)
+
+
+def test_blocks_are_compiled_where_that_pays(small_model, monkeypatch):
+    """The codec's work does not count, and what was asked for stays."""
+    job = VideoJob((24, 32), 7, (90, 160), None, SamplerOptions(3), Work())
+    model = estimate_inference(small_model.config, (24, 32), 7, SamplerOptions(3), Placement("cpu"), Work())
+    in_1000_s = model.flops / (1000 * UTILISATION)
+    monkeypatch.setattr(forecasting, "cpu_flops", lambda: in_1000_s)
+
+    def compiled(cost: float, jobs: int = 1, **placement: object) -> bool | None:
+        monkeypatch.setitem(forecasting._COMPILED, "cpu", (0.05, cost))
+        return settled(small_model.config, [job] * jobs, Placement("cpu", **placement)).compile
+
+    assert (compiled(49.9), compiled(50.1), compiled(50.1, jobs=2)) == (True, False, True)
+    assert (compiled(1.0, compile=False), compiled(1e9, compile=True)) == (False, True)
+    assert compiled(1.0, offload="blocks") is None
