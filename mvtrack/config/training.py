@@ -75,7 +75,7 @@ class TrainConfig:
     timeout_s: Count = 1800  # how long ranks wait for each other
     peak_tflops: Positive | None = None  # of one device, for FLOP utilisation; None: known GPUs only
     wandb: bool = False
-    init_from: str | None = None  # a model to start from: its folder, file or hub id
+    init_from: str | None = None  # a model to start from: its folder, file or hub id, or shipped:tiny
     init_lora: tuple[str, ...] = ()  # LoRAs that are added to it first, each FILE[:weight]
     run_dir: str = "runs/train"
 

@@ -17,6 +17,7 @@ from mvtrack.config.placement import AttentionKernel
 from mvtrack.inference.machine import free_gib
 from mvtrack.models.attention import kernel_report, why_not
 from mvtrack.models.cached_weights import resolve_here
+from mvtrack.models.reshoot_model import on_disk
 from mvtrack.models.weights.locate import Wanted
 from mvtrack.models.weights.registry import WeightsEntry, cached_file, fetch_command, problem_with, registry
 from mvtrack.models.weights.sources import parse_hub
@@ -199,7 +200,7 @@ def _named(wanted: list[tuple[str, str, Wanted]], hash_them: bool) -> Iterator[C
 
 def _start(init_from: str) -> CheckLine:
     """What `train.init_from` names: a path, or a model of this project in the hub's cache."""
-    if Path(init_from).exists():
+    if on_disk(init_from).exists():
         return CheckLine("train.init_from", init_from, True)
     try:
         return CheckLine("train.init_from", str(resolve_here(init_from, "model")), True)

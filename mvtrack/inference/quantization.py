@@ -28,7 +28,11 @@ def quantize(blocks: nn.ModuleList, kind: Quantization, device: torch.device) ->
     activations too, a scale for each token, and 8-bit products. Raises ValueError without torchao, and for 8-bit floats
     that the device does not multiply.
     """
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it names every kernel that this machine cannot use
+    for name in (
+        "torchao",
+        "torch.utils._pytree",
+    ):  # kernels that this machine cannot use, how torchao registers itself
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         from torchao import quantization as ao
     except ImportError as error:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -153,11 +154,19 @@ def with_config(metadata: dict[str, str], **sampling: object) -> dict[str, str]:
     return metadata | {"config": json.dumps(to_tree(changed))}
 
 
+def on_disk(source: Path | str) -> Path:
+    """Where a source is if it is no hub id: the folder of one that comes with the package, else as it says."""
+    shipped = str(source).startswith("shipped:")
+    return (
+        Path(str(resources.files("mvtrack") / "shipped" / str(source).partition(":")[2])) if shipped else Path(source)
+    )
+
+
 def model_file(source: Path | str) -> Path:
-    """The file of a model of this project: of a folder, the file itself, or of a hub id, downloaded where the hub's
-    cache lacks it. Raises ValueError where there is none.
+    """The file of a model of this project: of a folder, the file itself, of a model that comes with the package
+    (`shipped:tiny`), or of a hub id, downloaded where the hub's cache lacks it. Raises ValueError where there is none.
     """
-    path = Path(source)
+    path = on_disk(source)
     if path.is_file():
         return path
     hub = None if path.exists() else parse_hub(str(source))

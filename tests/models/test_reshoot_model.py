@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mvtrack.models.reshoot_model import load_model, read_config, save_model, write_model
+from mvtrack.models.reshoot_model import load_model, model_file, read_config, save_model, write_model
 
 
 def test_half_precision_file_keeps_three_digits(small_model, tmp_path):
@@ -24,3 +24,10 @@ def test_truncated_model_file_raises(small_model, tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match="is not a whole safetensors file"):
         load_model(path)
+
+
+def test_a_shipped_model_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_file("shipped:tiny").parts[-3:] == ("shipped", "tiny", "model.safetensors")
+    with pytest.raises(ValueError, match="no model at .*shipped/none"):
+        model_file("shipped:none")
