@@ -83,5 +83,5 @@ def test_numbers_that_do_not_divide_are_refused():
 
 def test_a_step_cache_is_refused(small_model):
     model, sample = replace(small_model, passes=SimpleNamespace(run=lambda *_: None)), SamplerOptions(5, cache=0.1)
-    with pytest.raises(ValueError, match="leave out --cache or --gpus"):
+    with pytest.raises(ValueError, match="leave out --cache, or --gpus and --cuda-graphs"):
         denoise(model, torch.zeros(1, 1, 2, 12, 6, 8), lambda x: x, Conditioning(), sample)

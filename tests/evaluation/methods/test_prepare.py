@@ -162,7 +162,7 @@ def test_the_backbone_is_for_every_row_that_is_added(rows, folder):
         ("--backbone copy", "--backbone has no effect, it is for --model, --videos or --baselines"),
         ("--model MODEL --guidance 2", "takes no captions .*: leave out --guidance"),
         ("--model MODEL row.negative=x", "row.negative is for guidance by captions"),
-        ("--model MODEL placement.tiled=true", "tiles are for codec.kind wan_vae"),
+        ("--model MODEL placement.tiled=true", "--tiled is for codec.kind wan_vae"),
         ("--model MODEL placement.encoders.vae=maker/vae", "this model takes no --vae"),
         ("--model MODEL --device cuda:99", "device cuda:99 is not there"),
         ("--model . --videos .", "two rows"),

@@ -108,7 +108,8 @@ def test_offloading_takes_from_the_device_what_it_gives_to_the_host():
     whole, block = weights_bytes(MODEL, torch.float32)
     assert none.host == 0
     assert blocks.host == 3 * block
-    assert none.phases["sampling"] - blocks.phases["sampling"] == 2 * block
+    for phase in ("sampling", "encoding"):  # of three blocks two have a place on the device
+        assert none.phases[phase] - blocks.phases[phase] == block
     assert none.phases["encoding"] - model.phases["encoding"] == whole
     assert model.host > whole  # the codec too
     on_host = estimate_inference(MODEL, SIZE, 30, placement=Placement("cpu", offload="model"))
