@@ -62,7 +62,7 @@ class Placement:
         None, "of the transformer's weights; default: the model's own wish"
     )
     offload: Offload = option(
-        "none", "what rests in the CPU's memory: model: the part that is not at work; blocks: all but one block"
+        "none", "what rests in the CPU's memory: model: the part that is not at work; blocks: all but two blocks"
     )
     compile: bool | None = option(None, "compile the block: slower at first, then faster; default: where that pays")
     cuda_graphs: bool = option(False, "record a pass and replay it: for small models, whose kernels are short")

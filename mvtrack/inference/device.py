@@ -28,6 +28,8 @@ def place(model: ReshootModel, placement: Placement | None = None) -> ReshootMod
     placement = placement or Placement()
     config = placed_config(model.config, placement)
     device, dit = placement.torch_device, model.dit
+    if placement.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"--cuda-graphs is for a GPU, the device is {device}: leave it out")
     dtype = weights_dtype(model, placement)
     dit.attention = placement.attention
     merge_all(dit, placement.lora)
@@ -68,11 +70,8 @@ def placed_config(config: ModelConfig, placement: Placement) -> ModelConfig:
                   "--quantize": placement.quantize is not None, "--cuda-graphs": placement.cuda_graphs}  # fmt: skip
         for flag in [flag for flag, given in unused.items() if given]:
             raise ValueError(f"{flag} is for WanDiT, this model's network is diffusers': leave it out")
-    elif placement.cuda_graphs:
-        if placement.torch_device.type != "cuda":
-            raise ValueError(f"--cuda-graphs is for a GPU, the device is {placement.torch_device}: leave it out")
-        if config.dit.reference_attention == "own":
-            raise ValueError("--cuda-graphs records whole passes, this model computes its source once: leave it out")
+    elif placement.cuda_graphs and config.dit.reference_attention == "own":
+        raise ValueError("--cuda-graphs records whole passes, this model computes its source once: leave it out")
     config = with_sources(config, placement.encoders)
     if placement.share == "windows":
         if placement.gpus == 1 or config.views is not None:

@@ -28,10 +28,8 @@ def quantize(blocks: nn.ModuleList, kind: Quantization, device: torch.device) ->
     activations too, a scale for each token, and 8-bit products. Raises ValueError without torchao, and for 8-bit floats
     that the device does not multiply.
     """
-    for name in (
-        "torchao",
-        "torch.utils._pytree",
-    ):  # kernels that this machine cannot use, how torchao registers itself
+    # both name kernels that are of no use here, and how torchao registers itself
+    for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         from torchao import quantization as ao

@@ -1,6 +1,7 @@
 """Recorded passes: what can be known without a GPU, and what a GPU has to show."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvtrack.config.placement import Placement
 from mvtrack.config.presets import preset
 from mvtrack.inference.cuda_graphs import RecordedPasses
-from mvtrack.inference.device import place
+from mvtrack.inference.device import place, placed_config
 from mvtrack.inference.memory.transformer import InputShape, random_inputs
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.conditioning import Conditioning
@@ -63,6 +64,12 @@ def test_what_remembers_passes_is_not_recorded(small_model):
     latents, timestep, conditioning = random_inputs(small_model.config, InputShape((24, 32), 5))
     with pytest.raises(ValueError, match="cannot remember the one before it: leave out --cuda-graphs"):
         RecordedPasses().run(network, latents, timestep, conditioning)
+
+
+def test_a_source_that_is_computed_once_is_not_recorded(small_model):
+    dit = replace(small_model.config.dit, reference_attention="own")
+    with pytest.raises(ValueError, match="this model computes its source once: leave it out"):
+        placed_config(replace(small_model.config, dit=dit), Placement(cuda_graphs=True))
 
 
 @pytest.mark.gpu

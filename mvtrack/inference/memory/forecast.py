@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from mvtrack.config.model import ModelConfig
 from mvtrack.config.placement import Placement
 from mvtrack.inference.full_resolution.plan import composition_bytes
@@ -59,8 +61,7 @@ def expected(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement
     """Time and memory of making videos one after the other."""
     device = placement.torch_device
     estimates = [estimate_inference(config, job.size, job.num_frames, job.sample, placement, job.work) for job in jobs]
-    on_cpu, host = device.type == "cpu", cpu_flops()
-    peak = host if on_cpu else gpu_peak_flops(gpu_name(device))
+    on_cpu, host, peak = device.type == "cpu", cpu_flops(), _peak_flops(device)
     seconds = None
     if peak is not None:
         seconds = sum(estimate.seconds(peak) for estimate in estimates) + sum(job.pixel_flops for job in jobs) / host
@@ -76,8 +77,7 @@ def settled(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement)
     if placement.compile is not None or not can:
         return placement
     device = placement.torch_device
-    peak = cpu_flops() if device.type == "cpu" else gpu_peak_flops(gpu_name(device))
-    if peak is None:
+    if (peak := _peak_flops(device)) is None:
         return placement
     estimates = (estimate_inference(config, job.size, job.num_frames, job.sample, placement, job.work) for job in jobs)
     seconds = sum(replace(estimate, codec_flops=0.0).seconds(peak) for estimate in estimates)
@@ -92,6 +92,10 @@ def forecast(config: ModelConfig, jobs: Sequence[VideoJob], placement: Placement
     if ahead.seconds is not None and ahead.seconds < LONG_S and all(job.size in config.sizes for job in jobs):
         return None
     return f"{_what(jobs, 'frames' if config.views is None else 'views')}: {ahead}"
+
+
+def _peak_flops(device: torch.device) -> float | None:
+    return cpu_flops() if device.type == "cpu" else gpu_peak_flops(gpu_name(device))
 
 
 def _what(jobs: Sequence[VideoJob], pictures: str) -> str:
