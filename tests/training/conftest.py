@@ -98,16 +98,18 @@ def four_ranks():
     yield from _pool(4)
 
 
+def job_in(run_dir: Path, small_run: dict, **changes) -> dict:
+    """A run config with changes such as `train__steps=3`."""
+    tree = deepcopy(small_run)
+    tree["train"]["run_dir"] = str(run_dir)
+    for key, value in changes.items():
+        section, _, field = key.partition("__")
+        tree[section][field] = value
+    return tree
+
+
 @pytest.fixture
 def job(small_run, tmp_path):
-    """Make a run config from `small_run` with dotted changes, in a folder of its own."""
+    """Make a run config from `small_run` with changes, in a folder of its own."""
 
-    def make(name: str = "run", **changes) -> dict:
-        tree = deepcopy(small_run)
-        tree["train"]["run_dir"] = str(tmp_path / name)
-        for key, value in changes.items():
-            section, _, field = key.partition("__")
-            tree[section][field] = value
-        return tree
-
-    return make
+    return lambda name="run", **changes: job_in(tmp_path / name, small_run, **changes)

@@ -27,6 +27,7 @@ from mvtrack.training.checkpoint import CheckpointReader, checkpoints
 from mvtrack.training.memory import estimate_training
 from mvtrack.training.optimizer import build_optimizer, freeze
 from mvtrack.training.run import _first_weights
+from tests.training.conftest import job_in
 
 RANK, ALPHA = 3, 5.0
 ADAPTED = 2 * (4 * 2 * 24 + 2 * (24 + 32)) * RANK  # 2 blocks: q, k, v, o of 24 x 24; two layers of 24 and 32
@@ -86,15 +87,24 @@ def base(small_model, tmp_path_factory) -> Path:
     return save_model(small_model, tmp_path_factory.mktemp("base")).parent
 
 
-@pytest.fixture
-def lora_job(job, base):
-    def make(name: str, lora: dict = LORA, trainable=(), **changes) -> dict:
-        tree = job(name, **COMMON | changes)
-        tree["optim"] |= {"lora": lora, "trainable": list(trainable)}
-        tree["train"]["init_from"] = str(base)
-        return tree
+def lora_job_in(run_dir: Path, small_run: dict, base: Path, trainable=(), **changes) -> dict:
+    tree = job_in(run_dir, small_run, **COMMON | changes)
+    tree["optim"] |= {"lora": LORA, "trainable": list(trainable)}
+    tree["train"]["init_from"] = str(base)
+    return tree
 
-    return make
+
+@pytest.fixture
+def lora_job(small_run, tmp_path, base):
+    return lambda name, **changes: lora_job_in(tmp_path / name, small_run, base, **changes)
+
+
+@pytest.fixture(scope="module")
+def plain(one_rank, small_run, base, tmp_path_factory) -> dict:
+    """One rank, stage 0, float32, not interrupted."""
+    tree = lora_job_in(tmp_path_factory.mktemp("plain") / "run", small_run, base)
+    assert one_rank.train(tree) == [None]
+    return tree
 
 
 def newest(tree: dict) -> CheckpointReader:
@@ -112,10 +122,9 @@ def assert_same_state(tree: dict, other: dict, atol: float) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_equal_one_and_the_base_stays(one_rank, two_ranks, lora_job, base, stage):
+def test_two_ranks_equal_one_and_the_base_stays(two_ranks, lora_job, plain, base, stage):
     """Also what the run leaves: its model is the base with its LoRA file added, to the bit."""
-    plain, tree = lora_job("plain"), lora_job("ranks", train__zero_stage=stage)
-    assert one_rank.train(plain) == [None]
+    tree = lora_job("ranks", train__zero_stage=stage)
     assert two_ranks.train(tree) == [None, None]
     assert_same_state(tree, plain, atol=2e-5)
     run = Path(tree["train"]["run_dir"])
@@ -140,11 +149,9 @@ def test_resumed_run_equals_uninterrupted(two_ranks, lora_job, precision, stage)
     assert_same_state(parts, whole, atol=0)
 
 
-def test_killed_run_equals_uninterrupted(one_rank, lora_job, tmp_path):
+def test_killed_run_equals_uninterrupted(one_rank, lora_job, plain, tmp_path):
     """SIGKILL in the middle of writing a checkpoint."""
-    changes = {"train__save_every": 1, "train__validate_every": 100}
-    whole, killed = lora_job("whole", **changes), lora_job("killed", **changes)
-    assert one_rank.train(whole) == [None]
+    killed = lora_job("killed", train__save_every=1, train__validate_every=100)
     (tmp_path / "killed.yaml").write_text(yaml.safe_dump(killed))
     script, root = Path(__file__).with_name("dying_train.py"), str(Path(__file__).parents[2])
     program = [sys.executable, str(script), "--config", str(tmp_path / "killed.yaml")]
@@ -153,7 +160,7 @@ def test_killed_run_equals_uninterrupted(one_rank, lora_job, tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr[-1000:]
     assert checkpoints(tmp_path / "killed/checkpoints")
     assert one_rank.train(killed, resume="auto") == [None]
-    assert_same_state(killed, whole, atol=0)
+    assert_same_state(killed, plain, atol=0)
     [error] = one_rank.train(killed | {"optim": killed["optim"] | {"lora": {"rank": 2}}}, resume="auto")
     assert "optim.lora.rank was 3, is 2" in error
 

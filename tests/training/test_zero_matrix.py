@@ -1,12 +1,14 @@
 """Every ZeRO stage and number of ranks trains alike, and goes on from any other's checkpoint as if never stopped."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from mvtrack.training.checkpoint import CheckpointReader, checkpoints
+from tests.training.conftest import job_in
 
 STEPS = 6
 COMMON = {
@@ -45,15 +47,24 @@ def assert_same_state(tree: dict, other: dict, atol: float) -> None:
 @pytest.fixture(scope="module")
 def reference(one_rank, small_run, tmp_path_factory):
     """One rank, stage 0, float32, not interrupted."""
-    from copy import deepcopy
-
-    tree = deepcopy(small_run)
-    for key, value in (COMMON | {"train__run_dir": str(tmp_path_factory.mktemp("reference") / "run")}).items():
-        section, _, field = key.partition("__")
-        tree[section][field] = value
+    tree = job_in(tmp_path_factory.mktemp("reference") / "run", small_run, **COMMON)
     assert one_rank.train(tree) == [None]
     assert len(losses(tree)) == STEPS
     return tree
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(two_ranks, small_run, tmp_path_factory):
+    """Two ranks at a stage and a precision: each is trained once."""
+
+    @cache
+    def train(stage: int, precision: str = "fp32") -> dict:
+        settings = {"train__zero_stage": stage, "train__precision": precision, **COMMON}
+        tree = job_in(tmp_path_factory.mktemp("uninterrupted") / "run", small_run, **settings)
+        assert two_ranks.train(tree) == [None, None]
+        return tree
+
+    return train
 
 
 @pytest.mark.slow
@@ -70,9 +81,15 @@ def test_branches_train_equally_recomputed_and_partitioned(one_rank, two_ranks, 
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("micro", [1, 2])
-def test_two_ranks_equal_one(two_ranks, job, reference, stage, micro):
-    tree = job(train__zero_stage=stage, train__micro_batch_size=micro, **COMMON)
+def test_two_ranks_equal_one(uninterrupted, reference, stage):
+    tree = uninterrupted(stage)
+    assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
+    assert_same_state(tree, reference, atol=2e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_micro_batches_equal_a_whole_one(two_ranks, job, reference, stage):
+    tree = job(train__zero_stage=stage, train__micro_batch_size=2, **COMMON)
     assert two_ranks.train(tree) == [None, None]
     assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
     assert_same_state(tree, reference, atol=2e-5)
@@ -81,13 +98,12 @@ def test_two_ranks_equal_one(two_ranks, job, reference, stage, micro):
 @pytest.mark.parametrize(
     ("precision", "atol", "stage"),
     [*(("fp32", 1e-7, stage) for stage in range(4)), ("bf16", 1e-6, 3),
-     *(pytest.param("bf16", 1e-6, stage, marks=pytest.mark.slow) for stage in range(3))],
+     pytest.param("bf16", 1e-6, 1, marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_resumed_run_equals_uninterrupted(two_ranks, job, stage, precision, atol):
+def test_resumed_run_equals_uninterrupted(two_ranks, job, uninterrupted, stage, precision, atol):
     """In bf16 the masters come back to the bit, and working copies are their rounding: the runs agree exactly too."""
-    settings = {"train__zero_stage": stage, "train__precision": precision, **COMMON}
-    whole, parts = (job(name, **settings) for name in ("whole", "parts"))
-    assert two_ranks.train(whole) == [None, None]
+    whole = uninterrupted(stage, precision)
+    parts = job(train__zero_stage=stage, train__precision=precision, **COMMON)
     for stop in (3, None):
         parts["train"]["stop_after"] = stop
         assert two_ranks.train(parts, resume="auto") == [None, None]
@@ -95,12 +111,12 @@ def test_resumed_run_equals_uninterrupted(two_ranks, job, stage, precision, atol
     assert_same_state(parts, whole, atol=atol)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 3), (3, 1), (1, 2), (2, 0)])
-def test_resume_may_change_stage_and_ranks(one_rank, two_ranks, job, reference, before, after):
-    """Two ranks at one stage, then one rank at another, then two again: the same run."""
+def test_resume_may_change_stage_and_ranks(one_rank, two_ranks, job, reference):
+    """A step at each stage and number of ranks, none of them twice in a row: the same run."""
     tree = job(**COMMON)
-    for pool, stage, stop in ((two_ranks, before, 2), (one_rank, after, 4), (two_ranks, after, None)):
-        tree["train"] |= {"zero_stage": stage, "stop_after": stop}
+    places = ((two_ranks, 0), (one_rank, 3), (two_ranks, 1), (one_rank, 2), (two_ranks, 3), (one_rank, 0))
+    for step, (pool, stage) in enumerate(places, start=1):
+        tree["train"] |= {"zero_stage": stage, "stop_after": None if step == STEPS else step}
         assert pool.train(tree, resume="auto") == [None] * len(pool.ranks)
     assert losses(tree) == pytest.approx(losses(reference), abs=1e-5)
     assert_same_state(tree, reference, atol=2e-5)
@@ -125,7 +141,7 @@ def test_checkpoint_holds_frozen_weights(two_ranks, one_rank, job):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 3])
 def test_four_ranks_equal_one(four_ranks, job, reference, stage):
     tree = job(train__zero_stage=stage, **COMMON)
     assert four_ranks.train(tree) == [None] * 4
