@@ -18,9 +18,23 @@ import pytest
 import torch
 from beartype import BeartypeConf, beartype
 
-# The import hook takes a checker by name only; this one lets an int pass for a float, as Python does.
-_checker = ModuleType("mvtrack_shape_checker")
-_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int passes for a float, as Python lets it
+
+
+def _checked_when_called(function: Callable) -> Callable:
+    """Writing a checker takes longer than importing its function, and most functions are never called by some tests."""
+    made = []
+
+    def call(*args, **kwargs) -> object:
+        if not made:
+            made.append(_checked(function))
+        return made[0](*args, **kwargs)
+
+    return call
+
+
+_checker = ModuleType("mvtrack_shape_checker")  # the import hook takes a checker by name only
+_checker.check = _checked_when_called
 sys.modules[_checker.__name__] = _checker
 jaxtyping.install_import_hook(["mvtrack", "tracking_head"], f"{_checker.__name__}.check")
 
