@@ -56,6 +56,7 @@ class _Recording:
                 torch.cuda.empty_cache()  # of the trials' memory, which a recording cannot use
                 with torch.cuda.graph(self.graph):
                     self.output = dit(latents, timestep, Conditioning(*rest)).prediction
+                self.rope = dit.kept_rope  # the recording reads where it lies; the next shape's takes its place there
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

@@ -44,7 +44,7 @@ def serve(device: torch.device) -> None:
                 dist.recv_object_list(job, 0, device=device)
                 dist.send_object_list([make_window(model, *job[0])], 0, device=device)
             continue
-        _, shape, dtype, fields, cache = message
+        _, shape, dtype, autocast, fields, cache = message
         latents, timestep = _from_first(shape, dtype, device), _from_first(shape[:1], torch.float32, device)
         if fields is not None:
             values = (_from_first(*f, device) if isinstance(f, tuple) else f for f in fields)
@@ -56,7 +56,8 @@ def serve(device: torch.device) -> None:
                 caches = {number: ReferenceCache()}
             model.dit.reference_cache = caches[number]
             model.dit.reference_cache.branch(key)
-        groups.run(model.dit, PassInputs(latents, timestep, conditioning))
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            groups.run(model.dit, PassInputs(latents, timestep, conditioning))
     dist.destroy_process_group()
 
 
@@ -69,7 +70,7 @@ def _copy(device: torch.device) -> ReshootModel:
         dist.broadcast(tensor.data, src=0)
     dit.attention = attention
     if compiled:
-        dit.compile_blocks()
+        dit.compile_blocks(or_not=True)
     codec = build_codec(config.codec)
     codec.load_state_dict(codec_state)
     return ReshootModel(config, dit.eval(), codec.to(device), device, batched_guidance=batched_guidance)

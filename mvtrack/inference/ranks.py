@@ -150,7 +150,9 @@ class Ranks:
             tensors = [latents, timestep, *(x for x in here if isinstance(x, Tensor))]
             shapes = [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in here]
             fields = shapes if new else None
-            send(("pass", tuple(latents.shape), latents.dtype, fields, self._cache_of(dit)), self.device)
+            rounds = torch.is_autocast_enabled(self.device.type)
+            autocast = torch.get_autocast_dtype(self.device.type) if rounds else None  # what is exchanged has its dtype
+            send(("pass", tuple(latents.shape), latents.dtype, autocast, fields, self._cache_of(dit)), self.device)
             for tensor in tensors if new else tensors[:2]:
                 dist.broadcast(tensor.contiguous(), src=0)
             return DiTOutput(self._groups.run(dit, PassInputs(latents, timestep, here)), ())

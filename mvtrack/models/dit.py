@@ -93,7 +93,7 @@ class WanDiT(nn.Module):
         self._run_block = run_block
         pairs = config.rope_pairs or default_pairs(config.rope_dim)
         self._rope_frequencies = axis_frequencies(pairs, config.rope_theta)
-        self._rope_table: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        self.kept_rope: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def forward(
         self, latents: Float[Tensor, "B V f c h w"], timestep: Real[Tensor, "B"],
@@ -320,11 +320,11 @@ class WanDiT(nn.Module):
     def _rope(self, grid: TokenGrid, num_reference: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The table of the last grid is kept: it is made on the CPU, for which a GPU would wait in every pass."""
         key = (grid, num_reference, device)
-        if self._rope_table is None or self._rope_table[0] != key:
+        if self.kept_rope is None or self.kept_rope[0] != key:
             positions = frame_positions(self.config.rope_frames, grid.v, grid.f, num_reference)
             table = rope_table(positions, (grid.h, grid.w), self._rope_frequencies)
-            self._rope_table = key, tuple(part.to(device) for part in table)
-        return self._rope_table[1]
+            self.kept_rope = key, tuple(part.to(device) for part in table)
+        return self.kept_rope[1]
 
 
 def empty_dit(config: ModelConfig) -> WanDiT:

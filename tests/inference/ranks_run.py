@@ -164,6 +164,9 @@ def main() -> None:
                 tokens = V * F * H * W
                 out["sent"] = sent.bytes
                 out["foretold"] = 3 * exchanged_bytes(DIT.dim, DIT.num_layers, tokens, C, count, 4)
+        if variant == "own references" and count == 2:  # as float32 weights are used on a GPU
+            with torch.autocast("cpu", torch.bfloat16):
+                out["rounded"] = (sampled(shared, 1.0) - sampled(alone, 1.0)).abs().max().item()
         out[f"{variant}, scale"] = wanted[2.5].abs().max().item()
     sys.stdout.write(json.dumps(out) + "\n")
 

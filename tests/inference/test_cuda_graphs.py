@@ -75,7 +75,8 @@ def test_a_source_that_is_computed_once_is_not_recorded(small_model):
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_recorded_passes_make_the_same_video(tracking_model, precision):
-    """Twice, so that the second is made of replays alone; then with other weights of the same network."""
+    """Twice, so that the second is made of replays alone; then with other weights of the same network. Between them a
+    pass of another shape, which takes the place of what was kept of the first."""
 
     def copy() -> ReshootModel:
         return ReshootModel(tracking_model.config, deepcopy(tracking_model.dit), deepcopy(tracking_model.codec))
@@ -87,3 +88,7 @@ def test_recorded_passes_make_the_same_video(tracking_model, precision):
         torch.testing.assert_close(made, expected, atol=1e-3, rtol=0)
         for model in (plain, recorded):
             nn.init.constant_(model.dit.head.head.bias, 0.3)
+        other = random_inputs(tracking_model.config, InputShape((32, 24), 5))
+        with torch.no_grad():
+            recorded.run(*other)
+        torch.cuda.empty_cache()

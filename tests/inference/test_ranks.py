@@ -35,6 +35,7 @@ def test_processes_together_make_the_same_video(count):
     figures = json.loads(done.stdout.splitlines()[-1])
     differences = {name: value for name, value in figures.items() if ", guidance" in name}
     assert len(differences) == {2: 8, 3: 4, 4: 2}[count]
+    assert figures.get("rounded", 0.0) < 0.02 * figures["plain, scale"]
     assert max(differences.values()) < 1e-5
     if count < 4:
         assert figures["sent"] == figures["foretold"] > 0
