@@ -25,7 +25,7 @@ class AblateCommand(Command):
     cases: Count = option(16, "rendered cases of the pinned set that are scored")
     sampling_steps: Count = option(4, "of the pictures that are scored")
     hours: Positive | None = option(None, "refuse before the first step what would train longer than this")
-    plan: bool = option(False, "say what would be trained and what it takes, and stop")
+    plan: bool = option(False, "time six steps of each arm, say what all takes and stop; renders missing scenes")
     gpu: str = option("H100", "at paper scale: which one the cost is for")
     gpus: Count = option(4, "at paper scale: how many of them")
     changes: tuple[str, ...] = overrides("change single settings of all runs")
