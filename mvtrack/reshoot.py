@@ -42,8 +42,13 @@ class ReshootCommand(ModelCommand):
     cluster: RayOptions = section(RayOptions, "many devices and machines, for tables and folders")
 
     def __post_init__(self) -> None:
-        if self.resolution == "model" and self.points.tracks is None and self.decoder is None:
-            refuse_unused(self, "depth", why="with --resolution model nothing but --tracks and --decoder reads it")
+        if self.resolution != "model" or self.points.depth is None:
+            return
+        from mvtrack.video.depth_file import is_depth_file
+
+        if not is_depth_file(self.points.depth) or (self.points.tracks is None and self.decoder is None):
+            why = "with --resolution model nothing but --tracks and --decoder reads it, and these read a file"
+            refuse_unused(self, "depth", why=why)
 
 
 def main(arguments: list[str] | None = None) -> int:

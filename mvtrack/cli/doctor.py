@@ -118,6 +118,8 @@ def _examine(options: DoctorCommand) -> bool:
 
 def _refuse_unread(options: DoctorCommand, purpose: str) -> None:
     """Raises ValueError for options that nothing would read."""
+    if options.overrides and not options.config:
+        raise ValueError(f"{options.overrides[0]!r} changes a --config, which was not given")
     if not options.names_model:
         unread = set(changed_flags(options, "machine", "video", "placement")) - {"--device", "--attention"}
         if unread:
@@ -148,8 +150,6 @@ def _config(options: DoctorCommand):
     if options.config:
         run = load_training_config(options.config, options.overrides)
         return (None if isinstance(run, DecoderRunConfig) else run.model), run
-    if options.overrides:
-        raise ValueError(f"{options.overrides[0]!r} changes a --config, which was not given")
     return (read_config(options.model) if options.model else preset(options.preset)), None
 
 

@@ -10,7 +10,9 @@ from mvtrack.config.cluster import RayOptions, Shard, parse_shard, shard_of
 from mvtrack.config.command_line import option, overrides, positional, run, section
 from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.errors import leave
-from mvtrack.inference.model_options import LESS_MEMORY, MemoryChecked
+from mvtrack.inference.model_options import MemoryChecked
+
+_LESS_MEMORY = "try model.codec.tile=[30,52], model.codec.precision=bfloat16 or --device cpu"
 
 
 def _limit(text: str) -> int | float:
@@ -48,7 +50,7 @@ class PrepareCommand(MemoryChecked):
 def main(arguments: list[str] | None = None) -> int:
     """Parse and encode."""
     retired = {"--set": "write section.key=value without it, anywhere"}
-    return run(PrepareCommand, _prepare, arguments, "mvtrack prepare", LESS_MEMORY, retired)
+    return run(PrepareCommand, _prepare, arguments, "mvtrack prepare", _LESS_MEMORY, retired)
 
 
 def _prepare(options: PrepareCommand) -> None:

@@ -32,10 +32,10 @@ class PseudoTracksCommand(MemoryChecked):
     grid: tuple[int, int] = option((30, 52), "rows and columns of points", metavar="ROWSxCOLS", parse=picture_size)
     query_frames: Literal["all"] | tuple[int, ...] = option(
         (0,), "frames over which the grid is laid: 0, 0,40,80 or all; each one's points are followed together",
-        parse=_frames,
+        parse=_frames, metavar="0,40,80|all",
     )  # fmt: skip
     query_views: Literal["first", "all"] = option("first", "in whose frames: of the first video by name, or of each")
-    model: str | None = option(None, "folder with model.safetensors or hub id; default: the tiny model that ships")
+    model: str | None = option(None, "folder with model.safetensors or hub id; default: the shipped tiny_tracking")
     estimate: bool = option(False, "say what time, memory and disk it takes; makes two query frames' tracks")
     overwrite: bool = option(False, "replace tracks of another origin, or of other settings")
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself", without=("captions",))

@@ -34,7 +34,9 @@ class TrackCommand(ModelCommand):
     )
     source: SourceOptions = section(SourceOptions, "the videos", fit="pad")
     pose: PoseFileOptions = section(PoseFileOptions, POSE_FILES, prefix="pose-")
-    sampling: SamplingOptions = section(SamplingOptions, "the scene", without=("steps", "seed", "guidance", "negative"))
+    sampling: SamplingOptions = section(
+        SamplingOptions, "the scene", without=("steps", "seed", "guidance", "negative", "cache")
+    )
     placement: Placement = section(Placement, PLACEMENT, without=("batched_guidance", "gpus", "share"))
 
 
@@ -47,13 +49,15 @@ def _track(options: TrackCommand) -> None:
     from mvtrack.inference.tracking.track_files import TrackOptions, track_files
 
     cameras, measured = _cameras(options)
-    source = options.source
+    source, plan = options.source, options.points.plan()
+    if options.points.depth is not None and plan.depth is None:
+        raise ValueError(f"--depth must be a .npy or .npz file with z-depth here, got {options.points.depth}")
     how = TrackOptions(
         cameras, source.fov_deg, source.subject_distance, source.fit, source.size, measured, options.sampling.caption,
         source.reading,
     )  # fmt: skip
     done = track_files(
-        list(options.videos), options.points.plan(), options.model, options.out, how, options.overwrite,
+        list(options.videos), plan, options.model, options.out, how, options.overwrite,
         options.placement, check_memory=not options.ignore_memory, say=_say if options.verbose else None, warn=_say,
     )  # fmt: skip
     for note in done.notes:

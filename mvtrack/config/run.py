@@ -161,7 +161,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     loaded = load_training_config(path, overrides)
     if isinstance(loaded, DecoderRunConfig):
-        raise ValueError(f"{path} trains an aligning decoder, which only `mvtrack train` takes")
+        raise ValueError(f"{path} trains an aligning decoder, which only `mvtrack train` and `mvtrack doctor` take")
     return loaded
 
 

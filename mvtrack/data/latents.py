@@ -159,6 +159,7 @@ class LatentFolder:
             tracks = Tracks(xy, visible, valid).frames(frames)
         key, caption = f"{self.root.name}/{name}", record.caption(views[-1])
         points = self.points and read_points(self.points, name, self.num_views(name), views)
+        points = points.flip(1) if reverse and points is not None else points
         label = self.label or record.domain
         return LatentClip(latents, camera, key, caption, tracks, distance, image, depth, label, points)
 

@@ -50,7 +50,9 @@ class MemoryChecked(Command):
 class ModelCommand(MemoryChecked):
     """A command that runs a model and writes a folder."""
 
-    model: str | None = option(None, "folder with model.safetensors or hub id; default: the tiny model that ships")
+    model: str | None = option(
+        None, "folder with model.safetensors or hub id; default: the shipped tiny (tiny_tracking, to follow points)"
+    )
     out: Path | None = option(None, "folder for the results; default: in outputs/, by the video's name")
     overwrite: bool = option(False, "replace an existing output folder")
     verbose: bool = option(False, "also say which attention kernel works")

@@ -20,8 +20,7 @@ from mvtrack.geometry.keyframes import MAX_KEYS, MIN_KEYS, PathKeys
 from mvtrack.geometry.rotation import matrix_from_quaternion, quaternion_from_matrix
 from mvtrack.geometry.trajectory import CameraMotion
 from mvtrack.inference.pipeline import Shot, shot_cameras
-from mvtrack.inference.preview import FLAT, Warper
-from mvtrack.video.depth_file import DepthFile
+from mvtrack.inference.preview import Warper, depth_of
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import plan_fit, still_camera
 from mvtrack.video.writer import to_bytes
@@ -40,11 +39,11 @@ class PathPage:
             import viser
         except ImportError as error:
             raise ValueError("the interactive page needs viser: pip install -e '.[page]'") from error
-        self.shot, self.save_to = shot, save_to
+        self.shot, self.save_to, self._saved = shot, save_to, False
         self.footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
         self.fit = plan_fit(self.footage.size, config, shot.fit, shot.size)
-        file = None if depth in (None, FLAT) else DepthFile(Path(depth), self.footage)
-        self.warper = Warper(self.footage, self.fit, file, shot.path.pivot_m)
+        cameras, pivot_m = self._cameras(shot.path), shot.path.pivot_m
+        self.warper = Warper(self.footage, self.fit, depth_of(depth, self.footage, cameras, pivot_m), pivot_m)
         self.keys = PathKeys.of(shot.path, 5)
         self._lock = threading.RLock()
         self.server = viser.ViserServer("127.0.0.1", port, label="mvtrack: camera path", verbose=False)
@@ -136,7 +135,13 @@ class PathPage:
             K[:, :2, :2] *= keys.lens[:, None, None]
             camera = Camera(keys.poses, K, source.size, source.scale_known)
             self.save_to.parent.mkdir(parents=True, exist_ok=True)
-            write_cameras(self.save_to, CameraSequence(camera, tuple(map(str, range(keys.count)))), "json")
+            sequence = CameraSequence(camera, tuple(map(str, range(keys.count))))
+            try:
+                write_cameras(self.save_to, sequence, "json", overwrite=self._saved)
+            except (ValueError, OSError) as error:
+                self._said.content = f"not saved: {error}"
+                raise
+            self._saved = True
             self._said.content = f"saved; now `--camera {self.save_to} --poses-relative-to source`"
 
 

@@ -47,7 +47,7 @@ from mvtrack.models.decoder.depth import refuse_wrong_unit
 from mvtrack.models.decoder.files import load_aligner
 from mvtrack.models.prompts import Captions, Prompts, window_prompts
 from mvtrack.models.reshoot_model import ReshootModel, load_model, model_file, read_config
-from mvtrack.video.depth_file import DepthFile
+from mvtrack.video.depth_file import DepthFile, is_depth_file
 from mvtrack.video.reader import open_video
 from mvtrack.video.resize import Fit, plan_fit, still_camera
 from mvtrack.video.sound import copy_audio
@@ -222,7 +222,7 @@ def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
 def aligned_decoding(shot: Shot, config: ModelConfig, footage: Video, fit: Fit, cameras: Camera) -> AlignedDecoding:
     """With the decoder of a shot. Raises ValueError for one of another codec, or depth that cannot be used."""
     aligner = load_aligner(shot.decoder, config.codec)
-    if shot.depth is None or not Path(shot.depth).is_file():
+    if not is_depth_file(shot.depth):
         return AlignedDecoding(aligner)
     depth = DepthFile(Path(shot.depth), footage)
     refuse_wrong_unit(depth.read(0, fit), cameras, shot.path.pivot_m, str(shot.depth))
@@ -281,7 +281,7 @@ def shot_record(shot: Shot) -> dict:
     if shot.decoder:
         record["decoder"] = {
             "folder": str(shot.decoder),
-            "depth": "estimated" if shot.depth is None else str(shot.depth),
+            "depth": str(shot.depth) if is_depth_file(shot.depth) else "estimated",
         }
     return record | words | ({"tracks": shot.tracks.record()} if shot.tracks else {})
 

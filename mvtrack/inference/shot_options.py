@@ -94,9 +94,9 @@ class PointOptions:
     tracks: str | None = option(None, f"follow points of the video: {POINTS}", metavar="POINTS")
     depth: str | None = option(
         None,
-        "z-depth of the video (.npy or .npz, one map a frame), from which the result takes the source's pixels, "
-        "--tracks and --decoder their geometry; auto (Depth Anything V2 Small), or the hub id or folder of a network: "
-        "estimated by it, picture by picture",
+        "z-depth of the video (.npy or .npz, one map a frame), from which a result takes the source's pixels, and "
+        "tracks in other views and --decoder their geometry. reshoot takes auto (Depth Anything V2 Small), or the hub "
+        "id or folder of a network, for the source's pixels: estimated by it, picture by picture",
         metavar="FILE|auto|ID",
     )
 
@@ -193,6 +193,7 @@ def camera_path(options: ShotOptions, given: dict, source: "Camera | None", vide
     refuse_address(options.camera)
     if "/" in options.camera or file.suffix in {".json", ".txt", ".npz", ".bin"}:
         raise ValueError(f"pose file {file} does not exist")
+    refuse_unused(options, "poses_relative_to", why="it is for a pose file given as --camera: leave it out")
     return _with_amount(parse_path(options.camera, options.subject_distance), options)
 
 

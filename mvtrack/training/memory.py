@@ -219,7 +219,7 @@ def refuse_preparing(config: RunConfig, entry: LatentsConfig, device: torch.devi
     for what, need in preparing_phases(config, entry, device).items():
         if need > memory.device:
             tiles = config.model.codec.kind == "wan_vae" and config.model.codec.tile is None and "view" in what
-            advice = "--set model.codec.tile=[30,52]" if tiles else "use a larger device"
+            advice = "set model.codec.tile=[30,52]" if tiles else "use a larger device"
             advice += ", or --device cpu" if device.type == "cuda" else ""
             raise ValueError(
                 f"{what} takes about {need / GIB:.1f} GiB and {device} has {memory.device / GIB:.1f} GiB free: "

@@ -99,6 +99,10 @@ def test_clips_are_encoded_once_and_read_back(clips, config_file, small_model, t
     torch.testing.assert_close(backwards.camera.c2w, read.camera.c2w.flip(1))
     torch.testing.assert_close(backwards.tracks.xy, read.tracks.xy.flip(1))
     assert read.distance is None
+    np.save(tmp_path / "a.npy", np.arange(2 * 5 * 3 * 2 * 3, dtype=np.float32).reshape(2, 5, 3, 2, 3))
+    pointed = LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE, held_out=1, points=str(tmp_path)), 5)
+    points = [pointed.clip("a", [1, 0], reverse=reverse).points for reverse in (False, True)]
+    assert torch.equal(points[1], points[0].flip(1))
     both = folder.clip("b", [0, 1]).camera.c2w  # from one file that names its views
     torch.testing.assert_close(both[1], parse_path("arc_left 20deg").poses(T)[:5].float())
 

@@ -155,6 +155,7 @@ def test_a_caption_changes_what_the_model_sees(video, told_model, tmp_path, caps
         ({"--tracks": "nowhere.csv"}, "cannot read nowhere.csv"),
         ({"--cameras": "a.json b.json"}, "--cameras names 2 files for 1 videos: give one of each"),
         ({"--depth": "d.npy"}, "--depth finds points in other views: give more than one video"),
+        ({"--depth": "auto"}, "--depth must be a .npy or .npz file with z-depth here, got auto"),
         ({"--fov": 70, "--cameras": "a.json"}, "--fov has no effect, the file given as --cameras says it"),
         ({"--pose-convention": "opengl"}, "--pose-convention has no effect, it is for pose files: give --cameras"),
         ({"--fov": 200}, "--fov must lie in"),

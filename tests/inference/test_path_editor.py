@@ -43,6 +43,8 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
     torch.testing.assert_close(page.keys.poses[2], pose)
     assert not np.array_equal(page._picture.image, before)
     page.save()
+    page.save()  # over its own file
+    assert "saved" in page._said.content
     arguments = ["--camera", str(page.save_to), "--poses-relative-to", "source"]
     shot = read_shot(parse(ShotOptions, arguments, "test"), video, SamplerOptions(1))
     fit = plan_fit(page.footage.size, load_config("configs/tiny_wide.yaml").model)

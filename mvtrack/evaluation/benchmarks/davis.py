@@ -23,7 +23,7 @@ from mvtrack.evaluation.interface import Inputs, Skipped, skipped
 from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
 from mvtrack.geometry.presets import PIVOT_M
 from mvtrack.geometry.trajectory import moved_along
 from mvtrack.geometry.warp import covisible
@@ -198,10 +198,8 @@ class Davis(BenchmarkOnDisk):
             file = pose_file_of(self.cameras, case.sequence)
         elif not file.is_file():
             return still_camera(self.fov_deg, fit.source, frames), False
-        camera = read_cameras(file).camera
-        if camera.shape[0] < frames:
-            raise ValueError(f"{file} has {camera.shape[0]} cameras, the clip {frames} frames")
-        return camera[:frames].resized(fit.source), True
+        grid = FrameGrid(len(self._pictures(case)), fit.source)
+        return read_video_cameras(file, grid)[0][:frames], True
 
     def _distance(self, case: DavisCase) -> float:
         file = self._truth(case) / "depth.npz"

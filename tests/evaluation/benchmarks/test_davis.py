@@ -144,6 +144,11 @@ def test_given_source_cameras(own, tmp_path):
     given = with_poses.load(own.case_keys()[0])
     assert given.source_camera_known
     torch.testing.assert_close(given.camera.c2w[0], expected.c2w[0])
+    wide = Camera(torch.eye(4).expand(9, 4, 4), intrinsics_from_fov(50.0, (64, 100)).expand(9, 3, 3), (64, 100))
+    sequence = CameraSequence(wide, tuple(map(str, range(9))))
+    write_cameras(tmp_path / "poses/scene-00.json", sequence, "json", overwrite=True)
+    with pytest.raises(ValueError, match="the aspects differ"):
+        with_poses.load(own.case_keys()[0])
 
 
 @pytest.fixture
