@@ -27,7 +27,16 @@ from mvtrack.inference.memory.forecast import VideoJob, forecast, settled
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
 from mvtrack.inference.model_options import LESS_MEMORY
-from mvtrack.inference.pipeline import Shot, first_frames, reshoot_file, shipped_model, shot_record, with_window
+from mvtrack.inference.pipeline import (
+    Shot,
+    first_frames,
+    model_hash,
+    placement_record,
+    reshoot_file,
+    shipped_model,
+    shot_record,
+    with_window,
+)
 from mvtrack.inference.ray_pool import run_tasks
 from mvtrack.inference.sampler import SamplerOptions, window_spans
 from mvtrack.inference.shot_options import check_moves
@@ -37,6 +46,8 @@ from mvtrack.video.images import images_in
 from mvtrack.video.reader import open_video, videos_in
 from mvtrack.video.resize import Fit, plan_fit
 from mvtrack.video.video import Video
+
+_CHANGES_PIXELS = ("precision", "vae_precision", "quantize", "lora", "encoders")  # of a placement; the rest rounds
 
 
 @dataclass(frozen=True)
@@ -157,15 +168,13 @@ def _do(
         shot = shot_of(job.options, job.video)
         record = job.out / "run.json"
         if record.exists() and not job.options.overwrite:
-            before = json.loads(record.read_text())
-            weights = model_folder / "model.safetensors" if model_folder.is_dir() else model_folder
-            same = before["input"]["sha256"] == sha256(job.video) and before["shot"] == _plain(shot_record(shot))
-            if same and before["model"]["sha256"] in (sha256(weights), None):
-                return "done before", None
-            return "failed", f"{job.out} holds another shot: pass --overwrite, or choose another folder"
+            how = placement_record(job.options.placement, model)
+            digests = [model_hash(str(model_folder)), sha256(job.video)]
+            wanted = json.loads(json.dumps([*digests, shot_record(shot), *map(how.get, _CHANGES_PIXELS)]))
+            return _done_before(record, wanted)
         reshoot_file(
             job.video, shot.path, model, job.out, shot, job.options.overwrite, job.options.placement,
-            check_memory=not job.options.ignore_memory,
+            check_memory=not job.options.ignore_memory, weights=model_folder,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         return "failed", f"{job.where}: {error}"
@@ -176,8 +185,14 @@ def _do(
     return "done", None
 
 
-def _plain(record: dict) -> dict:
-    return json.loads(json.dumps(record))
+def _done_before(record: Path, wanted: list) -> tuple[str, str | None]:
+    """Of a result that is there. wanted: digests of weights and video, the shot, and what changes pixels."""
+    before = json.loads(record.read_text())
+    how = before["placement"]
+    found = [before["model"]["sha256"], before["input"]["sha256"], before["shot"], *map(how.get, _CHANGES_PIXELS)]
+    if found == wanted and None not in found[:2]:
+        return "done before", None
+    return "failed", f"{record.parent} holds another shot: pass --overwrite, or choose another folder"
 
 
 def _jobs(options: Any, out: Path, config: ModelConfig) -> list[Job]:

@@ -1,5 +1,6 @@
 """From a video file to a re-shot video file: read, fit to the model, generate, write what was done. All in a stream."""
 
+import hashlib
 import json
 import os
 import time
@@ -23,7 +24,7 @@ from mvtrack.config.video_reading import VideoReading
 from mvtrack.data.clip import padded_length
 from mvtrack.data.visualize.panels import side_by_side
 from mvtrack.files.atomic_io import new_folder, refuse_existing
-from mvtrack.files.cache import sha256
+from mvtrack.files.cache import sha256, sha256_once
 from mvtrack.geometry.camera import Camera
 from mvtrack.geometry.keyframe_path import PosePath
 from mvtrack.geometry.path_language import parse_path
@@ -143,7 +144,7 @@ def reshoot_file(
     video: Path | str, camera: str | CameraMotion, model: ReshootModel | Path | str | None = None,
     out: Path | str | None = None, shot: Shot | None = None, overwrite: bool = False,
     placement: Placement | None = None, check_memory: bool = True, say: Callable[[str], None] | None = None,
-    warn: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None, weights: Path | str | None = None,
 ) -> Outputs:  # fmt: skip
     """Re-shoot a video, GIF or image folder along a camera path and write the results to a new folder.
 
@@ -151,15 +152,16 @@ def reshoot_file(
     folder, or None for the shipped one. out: folder to create, default outputs/<video>_<path>. placement: where and how
     a model from a folder works. check_memory: refuse what will not fit. say: gets a line that names the attention
     kernel, before anything is loaded. warn: gets what a video that takes long, or has a size the model never saw, will
-    take. Raises ValueError before anything is written when the input cannot be used;
-    nothing half-written stays behind.
+    take. weights: where a model that is given came from, for the record. Raises ValueError before anything is written
+    when the input cannot be used; nothing half-written stays behind.
     """
     path = parse_path(camera) if isinstance(camera, str) else camera
     shot = replace(shot, path=path) if shot else Shot(path)
     video, placement = Path(video), placement or Placement()
     out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
     refuse_existing(out, overwrite)
-    source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(bool(shot.tracks)))
+    source = weights or "given" if isinstance(model, ReshootModel) else model or shipped_model(bool(shot.tracks))
+    source = str(source)
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     config = with_window(config, shot.window)
     shot = replace(shot, sample=shot.sample or SamplerOptions.of(config))
@@ -203,7 +205,7 @@ def reshoot_file(
         "fit": asdict(fit),
         "model": {"source": source, "sha256": model_hash(source), "config": to_tree(config)},
         "shot": shot_record(shot),
-        "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
+        "placement": placement_record(placement, model),
     }  # fmt: skip
     if plan.full:
         record["full_resolution"] = {"geometry": plan.geometry, "box": plan.region.box, "size": plan.region.size}
@@ -262,6 +264,11 @@ def path_notes(path: CameraMotion, num_frames: int) -> list[str]:
     return notes + passing_notes(path)
 
 
+def placement_record(placement: Placement, model: ReshootModel) -> dict:
+    """Where and how a model works, as plain values."""
+    return placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")}
+
+
 def shot_record(shot: Shot) -> dict:
     """A shot as plain values."""
     path = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asdict(shot.path).items()}
@@ -270,7 +277,13 @@ def shot_record(shot: Shot) -> dict:
         "source": "given" if shot.source else f"still, {shot.fov_deg:g} degrees wide",
         "subject_distance": shot.path.pivot_m,
         "sample": shot.sample.record,
+        "fit": shot.fit,
+        "size": shot.size,
+        "reading": asdict(shot.reading),
     } | ({"window": shot.window} if shot.window else {})
+    if shot.source:
+        poses = b"".join(part.cpu().numpy().tobytes() for part in (shot.source.c2w, shot.source.K))
+        record["source_sha256"] = hashlib.sha256(poses).hexdigest()
     if shot.measured:
         record["source"] = "measured" if shot.source else record["source"]
         record["measured"] = shot.measured.record
@@ -377,6 +390,6 @@ def camera_record(cameras: Camera, fps: float) -> dict:
 def model_hash(source: str) -> str | None:
     """Digest of a model's weights by its source; None where it is not there, or for a model given in memory."""
     try:
-        return sha256(model_file(source))
+        return sha256_once(model_file(source))
     except ValueError:
         return None

@@ -6,10 +6,15 @@ import torch
 
 from mvtrack.cli.main import main as cli
 from mvtrack.config.command_line import parse
+from mvtrack.files.cache import sha256
+from mvtrack.geometry.path_language import parse_path
 from mvtrack.inference.batch import _jobs, is_batch
 from mvtrack.inference.job_table import read_table
+from mvtrack.inference.pipeline import Shot, shipped_model, shot_record
+from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.models.reshoot_model import save_model
 from mvtrack.reshoot import ReshootCommand
+from mvtrack.video.resize import still_camera
 from mvtrack.video.writer import write_video
 
 T = 5
@@ -51,6 +56,21 @@ def test_a_folder_is_done_once(videos, model_folder, tmp_path, capsys):
     assert code == 2
     assert all("holds another shot: pass --overwrite" in line for line in lines)
     assert error.startswith("mvtrack reshoot: 3 of 3 videos failed")
+
+
+def test_what_was_made_otherwise_is_not_done_before(videos, model_folder, tmp_path, capsys):
+    (videos / "two.mp4").unlink()
+    arguments = [videos, "--camera", "pan_left", "--model", model_folder, "--out", tmp_path / "o", "--steps", 1]
+    assert run(capsys, *arguments)[0] == 0
+    model = json.loads((tmp_path / "o/one/run.json").read_text())["model"]
+    assert (model["source"], model["sha256"]) == (str(model_folder), sha256(model_folder / "model.safetensors"))
+    for change in (["--fit", "pad"], ["--size", "24x48"], ["--precision", "bfloat16"], ["--model", shipped_model()],
+                   ["--damaged", "use-good-part"]):  # fmt: skip
+        assert "holds another shot" in run(capsys, *arguments, *change)[1][0], change
+    assert run(capsys, *arguments, "--batched-guidance")[1][0].startswith("done before")
+    sources = [still_camera(degrees, (24, 32), T) for degrees in (50.0, 50.0, 60.0)]
+    first, same, wide = (Shot(parse_path("static"), source=c, sample=SamplerOptions(1)) for c in sources)
+    assert shot_record(first) == shot_record(same) != shot_record(wide)
 
 
 def test_a_failure_does_not_stop_the_others(videos, model_folder, tmp_path, capsys):

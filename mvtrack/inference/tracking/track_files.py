@@ -28,7 +28,7 @@ from mvtrack.inference.memory.encoders import encoders_of
 from mvtrack.inference.memory.forecast import VideoJob, forecast
 from mvtrack.inference.memory.inference import Work
 from mvtrack.inference.memory.kernel import kernel_of_video
-from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, first_frames, model_hash, shipped_model
+from mvtrack.inference.pipeline import DEFAULT_FOV_DEG, first_frames, model_hash, placement_record, shipped_model
 from mvtrack.inference.sampler import SamplerOptions
 from mvtrack.inference.tracking.generated_tracks import TrackPlan, progress, refined_tracks, track_notes
 from mvtrack.inference.tracking.outputs import write_tracks
@@ -126,7 +126,7 @@ def track_files(
     record = _record(footage, fits, options, notes) | {
         "model": {"source": source, "sha256": model_hash(source), "config": to_tree(model.config)},
         "tracks": plan.record() | {"count": len(points.names)},
-        "placement": placement.record() | {"precision": str(model.dit.dtype).removeprefix("torch.")},
+        "placement": placement_record(placement, model),
     }
     with new_folder(out) as aside:
         files = write_tracks(aside, tracks, dict(zip(_names(paths), footage, strict=True)))
