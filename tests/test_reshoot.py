@@ -75,6 +75,11 @@ def test_command_line(video, model_folder, tmp_path, capsys):
     assert code == 2
     assert "exists already: choose another --out, or pass --overwrite" in error
     assert run(capsys, *arguments, "--overwrite")[0] == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    code, _, error = run(capsys, *arguments, "--out", tmp_path / "mine", "--overwrite")
+    assert (code, (tmp_path / "mine/notes.txt").exists()) == (2, True)
+    assert "is no result of mvtrack, so it is not deleted: choose another --out" in error
 
 
 @pytest.mark.parametrize("frames", [1, 8])

@@ -61,11 +61,12 @@ def _attention(options: AttentionCommand) -> None:
     lens = Lens(options.layer, options.step, options.noise_level, options.heads)
     pair, source, model = _pair_and_model(options, query)
     out = options.out or Path("outputs") / f"attention_{options.video.stem}_{pair.label}"
-    refuse_existing(out, options.overwrite)
+    may_replace = (options.overwrite, options.video, options.generated)
+    refuse_existing(out, *may_replace)
     steps = 0 if pair.generated else pair.sample.steps
     with tqdm(total=steps, desc=f"re-shooting, {pair.label}", unit="step", disable=steps == 0) as bar:
         seen = follow_query(model, pair, query, lens, bar.update)
-    sys.stdout.write(f"{write_seen(out, seen, source)}\n")
+    sys.stdout.write(f"{write_seen(out, seen, source, *may_replace)}\n")
 
 
 def _pair_and_model(options: AttentionCommand, query):

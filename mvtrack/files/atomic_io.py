@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{32}")  # a name by `beside`
+_OF_RESULTS = ("run.json", "frusta.png", "presets.png", "attention.json", "mvtrack_cameras.json")  # one in each
 
 
 def beside(path: Path, suffix: str = "") -> Path:
@@ -20,21 +21,37 @@ def beside(path: Path, suffix: str = "") -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
 
 
-def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Raises ValueError where there is something that may not be replaced."""
-    if out.exists() and not overwrite:
+def refuse_existing(out: Path, overwrite: bool, *inputs: Path | str | None) -> None:
+    """Raises ValueError where there is something that may not be replaced: with `overwrite`, all but empty folders and
+    results that hold none of the inputs."""
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_dir():
+        raise ValueError(f"{out} is there and is not a folder: choose another --out")
+    if not overwrite:
         raise ValueError(f"output folder {out} exists already: choose another --out, or pass --overwrite")
+    if any(out.iterdir()) and not any((out / name).is_file() for name in _OF_RESULTS):
+        raise ValueError(f"output folder {out} is no result of mvtrack, so it is not deleted: choose another --out")
+    for path in inputs:
+        if path is not None and Path(path).resolve().is_relative_to(out.resolve()):
+            raise ValueError(f"output folder {out} holds {path}, so it is not deleted: choose another --out")
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into; it takes that name, and the place of what is there, when the block ends well
-    and goes when it fails."""
+def new_folder(out: Path, overwrite: bool, *inputs: Path | str | None) -> Iterator[Path]:
+    """A folder beside `out` to write into; it takes that name, and the place of a result that may be replaced, when the
+    block ends well and goes when it fails. It keeps another name where `out` has become what `refuse_existing` says."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = beside(out)
     try:
         aside.mkdir()
         yield aside
+        try:
+            refuse_existing(out, overwrite, *inputs)
+        except ValueError as error:
+            kept = out.with_name(f"{out.name}{aside.suffix}")
+            os.replace(aside, kept)
+            raise ValueError(f"{error}; what was made is in {kept}") from error
         if out.exists():
             shutil.rmtree(out)
         os.replace(aside, out)

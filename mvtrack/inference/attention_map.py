@@ -263,10 +263,10 @@ def _seen(
     return Seen(looks, [frames[i] for i in shown], numbers)
 
 
-def write_seen(folder: Path, seen: Seen, model: Path | str) -> Path:
-    """Write attention.png and attention.json to a folder, which is replaced if it exists; returns the picture's path.
+def write_seen(folder: Path, seen: Seen, model: Path | str, overwrite: bool = False, *inputs: Path | None) -> Path:
+    """Write attention.png and attention.json to a folder; returns the picture's path.
 
-    model: where the model came from, for the record.
+    model: where the model came from, for the record. overwrite, inputs: see `refuse_existing`.
     """
     n = seen.record
     heads = "all heads" if len(n["heads"]) == n["num_heads"] else f"heads {','.join(map(str, n['heads']))}"
@@ -274,7 +274,7 @@ def write_seen(folder: Path, seen: Seen, model: Path | str) -> Path:
         f"({n['query']['x']:g}, {n['query']['y']:g}) of the {n['query']['view']} view's frame {n['query']['frame']}: "
         f"layer {n['layer']}, {heads}, sigma {n['sigma']:.2f} (step {n['step']}), attention of {n['attention_of']}"
     )
-    with new_folder(folder) as aside:
+    with new_folder(folder, overwrite, *inputs) as aside:
         sheet = attention_sheet(title, seen.looks, frame_titles(list(VIEWS), seen.frames))
         cv2.imwrite(str(aside / "attention.png"), sheet[..., ::-1])
         (aside / "attention.json").write_text(json.dumps({"model": str(model), **n}, indent=1))

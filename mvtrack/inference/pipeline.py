@@ -159,9 +159,8 @@ def reshoot_file(
     shot = replace(shot, path=path) if shot else Shot(path)
     video, placement = Path(video), placement or Placement()
     out = Path(out) if out else Path("outputs") / f"{video.stem}_{path.label}"
-    refuse_existing(out, overwrite)
-    source = weights or "given" if isinstance(model, ReshootModel) else model or shipped_model(bool(shot.tracks))
-    source = str(source)
+    refuse_existing(out, overwrite, video, shot.depth)
+    source = str(weights or "given" if isinstance(model, ReshootModel) else model or shipped_model(bool(shot.tracks)))
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
     config = with_window(config, shot.window)
     shot = replace(shot, sample=shot.sample or SamplerOptions.of(config))
@@ -209,7 +208,7 @@ def reshoot_file(
     }  # fmt: skip
     if plan.full:
         record["full_resolution"] = {"geometry": plan.geometry, "box": plan.region.box, "size": plan.region.size}
-    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, aligned, plan), record)
+    return _write(out, _Job(shot, footage, fit, cameras, model, prompts, tracks, aligned, plan), record, overwrite)
 
 
 def with_window(config: ModelConfig, window: int | None) -> ModelConfig:
@@ -299,10 +298,10 @@ def shot_record(shot: Shot) -> dict:
     return record | words | ({"tracks": shot.tracks.record()} if shot.tracks else {})
 
 
-def _write(out: Path, job: _Job, record: dict) -> Outputs:
+def _write(out: Path, job: _Job, record: dict, overwrite: bool) -> Outputs:
     """Write everything into the new folder."""
     began, footage = time.monotonic(), job.footage
-    with new_folder(out) as aside:
+    with new_folder(out, overwrite, footage.path, job.shot.depth) as aside:
         with job.tracks or nullcontext():
             with ExitStack() as stack:
                 single = stack.enter_context(VideoWriter(aside / "video.mp4", footage.fps))

@@ -61,12 +61,12 @@ def preview_file(
 
     depth: see `depth_of`. config: of the model that will render, for the picture's shape.
     """
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, video, depth)
     footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     cameras = shot_cameras(shot, footage, fit)
     warper = Warper(footage, fit, depth_of(depth, footage, cameras, shot.path.pivot_m), shot.path.pivot_m)
-    with new_folder(out) as aside:
+    with new_folder(out, overwrite, video, depth) as aside:
         with VideoWriter(aside / "preview.mp4", footage.fps) as writer:
             for reference, warped in warper.pairs(cameras):
                 shown = {"source": reference, f"preview: {shot.path.label}": gaps_filled(warped)}
@@ -102,7 +102,7 @@ def preset_sheet(
 ) -> tuple[Path, list[str]]:
     """Write presets.png to a new folder: the source at a third, two thirds and its end, and what the camera of each
     preset sees then. Returns it, and notes about the video."""
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, video, depth)
     footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
     fit = plan_fit(footage.size, config, shot.fit, shot.size)
     still = shot_cameras(shot, footage, fit)
@@ -117,7 +117,7 @@ def preset_sheet(
         seen = [warper.warp(image, frame, cameras) for image, frame in zip(source, shown, strict=True)]
         filled = gaps_filled(warper.fit.undo(torch.stack(seen)))
         strips[f"{name} {round(PRESETS[name].amount)} {PRESETS[name].unit}"] = filled
-    with new_folder(out) as aside:
+    with new_folder(out, overwrite, video, depth) as aside:
         strip_grid(aside / "presets.png", strips)
     return out / "presets.png", [*footage.notes, *fit.notes]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvtrack.files.atomic_io import beside, new_folder
+from mvtrack.files.atomic_io import beside, new_folder, refuse_existing
 from mvtrack.inference.scene4d.datasets import write_colmap, write_nerfstudio
 from mvtrack.inference.scene4d.glb import write_glb
 from mvtrack.inference.scene4d.html import write_html
@@ -60,8 +60,10 @@ def export_4d(
     default = folder.with_name(f"{folder.resolve().name}_{format}" if known.suffix is None else
                                f"{folder.resolve().name}{known.suffix}")  # fmt: skip
     out = Path(out) if out else default
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already: choose another --out, or pass --overwrite")
+    if known.suffix is None:
+        refuse_existing(out, overwrite, folder, source)
+    elif out.exists() and not (overwrite and out.is_file()):
+        raise ValueError(f"{out} exists already: choose another --out, or pass --overwrite for a file")
     if known.suffix is not None and out.suffix != known.suffix:
         raise ValueError(f"--out {out} must end in {known.suffix}")
     opened = open_result(folder, None if source is None else Path(source))
@@ -70,7 +72,7 @@ def export_4d(
     scene = Scene4D(opened, points, every)
     if known.suffix is not None:
         return Exported(out, tuple(_write_file(known, scene, out)))
-    with new_folder(out) as aside:
+    with new_folder(out, overwrite, folder, source) as aside:
         notes = known.write(scene, aside)
         shutil.copy(folder / "cameras.json", aside / "mvtrack_cameras.json")
         tracks = scene.tracks()

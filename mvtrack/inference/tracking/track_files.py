@@ -93,7 +93,7 @@ def track_files(
     plan = TrackPlan(plan) if isinstance(plan, str) else plan
     paths = [Path(video) for video in videos]
     out = Path(out) if out else Path("outputs") / f"{paths[0].stem}_tracks"
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, *paths, plan.depth)
     source = "given" if isinstance(model, ReshootModel) else str(model or shipped_model(tracking=True))
     placement = placement or Placement()
     config = model.config if isinstance(model, ReshootModel) else placed_config(read_config(source), placement)
@@ -128,7 +128,7 @@ def track_files(
         "tracks": plan.record() | {"count": len(points.names)},
         "placement": placement_record(placement, model),
     }
-    with new_folder(out) as aside:
+    with new_folder(out, overwrite, *paths, plan.depth) as aside:
         files = write_tracks(aside, tracks, dict(zip(_names(paths), footage, strict=True)))
         record["attention"] = model.dit.chosen_kernels
         record["peak_memory_gib"] = round(peak_gib(model.device), 3)

@@ -89,7 +89,7 @@ def views_from_photos(
     """
     request, files = request or ViewsRequest(), find_photos([Path(photo) for photo in photos])
     out = Path(out) if out else Path("outputs") / f"{files[0].stem}_views"
-    refuse_existing(out, request.overwrite)
+    refuse_existing(out, request.overwrite, *files)
     source = "given" if isinstance(model, ReshootModel) else str(model)
     own = model.config if isinstance(model, ReshootModel) else still_config(source, request.placement)
     check_still_model(own, source)
@@ -189,7 +189,7 @@ def _write(out: Path, job: _Job, model: ReshootModel, record: dict) -> ViewsOutp
     scene = StillScene(photos.subject_distance, job.request.domain, maps=job.maps)
     steps = len(job.batches) * job.sample.steps
     pictures, plain = photos.pictures(), {}
-    with new_folder(out) as aside:
+    with new_folder(out, job.request.overwrite, *photos.files) as aside:
         with tqdm(total=steps, desc=f"{len(targets.names)} new views", unit="step") as bar:
             made = generate_batches(
                 model, pictures, camera, job.batches, scene, job.sample, bar.update, job.aligned, plain
