@@ -187,12 +187,16 @@ def _do(
 
 def _done_before(record: Path, wanted: list) -> tuple[str, str | None]:
     """Of a result that is there. wanted: digests of weights and video, the shot, and what changes pixels."""
-    before = json.loads(record.read_text())
-    how = before["placement"]
-    found = [before["model"]["sha256"], before["input"]["sha256"], before["shot"], *map(how.get, _CHANGES_PIXELS)]
+    try:
+        before = json.loads(record.read_text())
+        how = before["placement"]
+        found = [before["model"]["sha256"], before["input"]["sha256"], before["shot"], *map(how.get, _CHANGES_PIXELS)]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        found = []
     if found == wanted and None not in found[:2]:
         return "done before", None
-    return "failed", f"{record.parent} holds another shot: pass --overwrite, or choose another folder"
+    held = "another shot" if found else "something else"
+    return "failed", f"{record.parent} holds {held}: pass --overwrite, or choose another folder"
 
 
 def _jobs(options: Any, out: Path, config: ModelConfig) -> list[Job]:

@@ -101,6 +101,16 @@ def test_a_csv_says_what_to_do_with_each(videos, model_folder, tmp_path, capsys)
     assert [(m["name"], m["amount"]) for m in moves] == [("pan_left", 7.0), ("lens_in", None), ("tilt_up", None)]
 
 
+def test_foreign_results_do_not_stop_the_others(videos, model_folder, tmp_path, capsys):
+    for name, text in (("one", '{"command": "track"}'), ("three", "{"), ("two", "[]")):
+        (tmp_path / "o" / name).mkdir(parents=True)
+        (tmp_path / "o" / name / "run.json").write_text(text)
+    write_video(videos / "three.mp4", torch.zeros(T, 3, 24, 32), fps=10.0)
+    code, lines, _ = run(capsys, videos, "--camera", "pan_left", "--model", model_folder, "--out", tmp_path / "o")
+    assert (code, len(lines)) == (2, 3)
+    assert all("holds something else: pass --overwrite, or choose another folder" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
