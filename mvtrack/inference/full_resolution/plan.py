@@ -1,5 +1,7 @@
 """From what a shot asks for to a `FullResolution`: the region, the best geometry there is, and what to say about it."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -55,7 +57,7 @@ def plan_full_resolution(
     scaled = cameras.scaled(1 / subject_distance)
     frames = cameras.shape[1]
     turns = all(stands_still(scaled[0, t], scaled[1, t]) for t in range(frames))
-    notes = list(_region_notes(region, resolution))
+    notes = list(region_notes(region, resolution))
     if depth is not None and turns:
         notes.append(f"--depth {depth} has no effect: the path only turns and zooms, which needs no depth")
     geometry = choose_geometry(None if turns else depth, refiner, region, footage, subject_distance, motion_known)
@@ -126,8 +128,20 @@ def refuse_too_large(region: Region) -> None:
         )
 
 
-def _region_notes(region: Region, resolution: Resolution):
-    shown = region.box[2:]
+def region_notes(region: Region | None, resolution: Resolution) -> Iterator[str]:
+    """What a result of this resolution does not show of what could be shown, in words."""
+    if region is None:
+        return
+    shown, whole = region.box[2:], plan_region(region.fit, "source").box[2:]
+    lost = [1 - part / of for part, of in zip(shown, whole, strict=True)]
+    if max(lost) > 0.01:
+        scale = max((math.prod(region.size) / math.prod(whole)) ** 0.5, 16 / min(whole))
+        height, width = (round(side * scale) for side in whole)
+        sides = "left and right" if lost[1] > lost[0] else "above and below"
+        yield (
+            f"--resolution {region.size[0]}x{region.size[1]} is of another aspect: {100 * max(lost):.0f} % of the "
+            f"picture is cut off {sides}; --resolution {height}x{width}, or source, keeps it"
+        )
     if resolution == "source" and shown[0] * shown[1] > MAX_PIXELS:
         yield (
             f"the source's {shown[1]}x{shown[0]} is made {region.size[1]}x{region.size[0]}; --resolution "

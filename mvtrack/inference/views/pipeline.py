@@ -19,6 +19,7 @@ from mvtrack.files.atomic_io import new_folder, refuse_existing
 from mvtrack.files.cache import sha256
 from mvtrack.geometry.camera import Camera
 from mvtrack.inference.device import place, placed_config
+from mvtrack.inference.full_resolution.plan import region_notes
 from mvtrack.inference.full_resolution.region import Region, plan_region
 from mvtrack.inference.machine import peak_gib
 from mvtrack.inference.memory.aligned import AlignerSize
@@ -102,7 +103,8 @@ def views_from_photos(
     batches = plan_batches(scene.fitted, wanted.camera, own.views, scene.subject_distance, anchored=maps is None)
     region = plan_region(scene.fits[0], request.resolution)
     unseen = unseen_share(_shown(wanted.camera, scene), list(scene.camera), scene.subject_distance)
-    notes = (*scene.notes, *wanted.notes, *filter(None, [unseen_note(unseen, wanted.names)]))
+    cut = region_notes(region, request.resolution)
+    notes = (*scene.notes, *wanted.notes, *cut, *filter(None, [unseen_note(unseen, wanted.names)]))
     for note in notes if say else ():
         say(note)
     aligned = None if request.decoder is None else aligned_decoding(request, own, scene)

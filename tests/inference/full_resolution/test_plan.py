@@ -110,3 +110,14 @@ def test_region_cameras_are_the_sources():
     assert plan_region(fit, "model") is None
     with pytest.raises(ValueError, match="16 to 8192"):
         plan_region(fit, (9000, 16))
+
+
+def test_a_size_of_another_aspect_says_what_it_cuts_off():
+    for source, asked, said in (
+        ((1920, 1080), (720, 1280), "68 % of the picture is cut off above and below; --resolution 1280x720, or source"),
+        ((40, 1600), (16, 16), "98 % of the picture is cut off left and right; --resolution 16x640, or source"),
+        ((1080, 1920), (720, 1280), None),
+    ):
+        notes = list(planning.region_notes(plan_region(fit_to(source, (64, 112), "pad"), asked), asked))
+        assert len(notes) == (said is not None)
+        assert said is None or said in notes[0]
