@@ -227,13 +227,12 @@ def picture(
 
     height, width = probe.square_size if size is None else probe.orientation.size(size)
     deep = not probe.color.is_ordinary
-    kind = "rgb48le" if deep else "rgba" if probe.has_alpha else "rgb24"
+    kind = ("rgba64le" if deep else "rgba") if probe.has_alpha else "rgb48le" if deep else "rgb24"
     same = (height, width) == (frame.height, frame.width)
     scaled = frame.reformat(width, height, kind, interpolation=None if same else Interpolation.BICUBIC)
-    array = scaled.to_ndarray()
-    if deep:
-        array = probe.color.to_bt709(array)
-    elif probe.has_alpha:
-        alpha = array[..., 3:].astype(np.uint16)
-        array = ((array[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    whole = scaled.to_ndarray()
+    array = probe.color.to_bt709(whole[..., :3]) if deep else whole[..., :3]
+    if probe.has_alpha:
+        alpha, most = whole[..., 3:].astype(np.uint32), np.iinfo(whole.dtype).max
+        array = ((array * alpha + most // 2) // most).astype(np.uint8)
     return probe.orientation.apply(array)

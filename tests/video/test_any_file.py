@@ -225,13 +225,16 @@ def test_transparency_lies_over_black(tmp_path):
         "b.webm": ["-c:v", "libvpx", "-pix_fmt", "yuva420p", "-auto-alt-ref", 0],
         "c.mov": ["-c:v", "prores_ks", "-profile:v", 4, "-pix_fmt", "yuva444p10le"],
         "d.mov": ["-c:v", "qtrle", "-pix_fmt", "argb"],
-    }.items():
+        "wide.mov": ["-vf", "setparams=color_primaries=bt2020:color_trc=bt709", "-c:v", "prores_ks", "-profile:v", 4,
+                     "-pix_fmt", "yuva444p10le"],
+    }.items():  # fmt: skip
         run_ffmpeg(*source, *options, tmp_path / name)
         video = open_video(tmp_path / name)
         frame = video.read(2, 3)[0].float()
         assert frame[..., : W // 2 - 8].max() < 8, name
         assert (frame[..., W // 2 + 8 :] - 200).abs().max() < 8, name
-        assert video.notes == ["transparent parts lie over black"]
+        assert video.notes[0] == "transparent parts lie over black"
+        assert len(video.notes) == (2 if name == "wide.mov" else 1)
 
 
 def test_interlaced_frames_are_deinterlaced(tmp_path):
