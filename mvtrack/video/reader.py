@@ -41,6 +41,7 @@ _WIDE = 128  # pixels; see `_has_three_channels`
 _COMPLAINT = re.compile(
     rb"^(?:\[\w+(?:,\w+)* @ 0x|Truncating packet).*", re.MULTILINE
 )  # of ffmpeg's, at its level "error"
+_BACK = 16  # frames that are decoded at once on the way back
 _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 
@@ -143,25 +144,30 @@ def _notes(probe: VideoProbe, ticks: Ticks) -> list[str]:
 
 @dataclass
 class AvVideo(Video):
-    """Through PyAV, frame by frame; frames that windows share are kept. is_suspect: it may be damaged."""
+    """Through PyAV, frame by frame; frames that windows share are kept, and going back some before them, which are
+    decoded on the way. is_suspect: it may be damaged."""
 
     probe: VideoProbe | None = field(default=None, repr=False)
     is_suspect: bool = False
     _decoder: Decoder | None = field(default=None, repr=False)
     _kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _kept_size: tuple[int, int] | None = None
+    _at: int = 0  # first frame of the last window
 
     def _read_own(self, index: Int[np.ndarray, "n"], size: tuple[int, int]) -> UInt8[np.ndarray, "n H W 3"]:
         if size != self._kept_size:
             self._kept, self._kept_size = {}, size
-        self._kept = {i: frame for i, frame in self._kept.items() if i >= index[0]}
+        first, last, before = int(index[0]), int(index[-1]), self._at
+        low, high = first if first > before else 0, last if first < before else len(self.probe)
+        self._kept, self._at = {i: frame for i, frame in self._kept.items() if low <= i <= high}, first
         self._decoder = self._decoder or Decoder(self.probe, self.is_suspect)
-        out = np.empty((len(index), *size, 3), np.uint8)
-        for k, i in enumerate(index.tolist()):
+        wanted = index.tolist()
+        if before - _BACK <= first < before and first not in self._kept:
+            wanted = [*range(max(0, last + 1 - _BACK), first), *wanted]
+        for i in wanted:
             if i not in self._kept:
                 self._kept[i] = picture(self._decoder.frame(i), self.probe, size)
-            out[k] = self._kept[i]
-        return out
+        return np.stack([self._kept[i] for i in index.tolist()])
 
 
 @dataclass

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mvtrack.video import reader
+from mvtrack.video.decode import Decoder
 from mvtrack.video.images import AnimatedImage
 from mvtrack.video.reader import AvVideo, DecordVideo, ffmpeg, open_video
 from mvtrack.video.sound import copy_audio
@@ -98,6 +100,17 @@ def test_windows_of_a_pipe_overlap_and_start_again(plain):
     footage = open_video(convert(plain, "av1"))
     for start, stop in ((0, 5), (3, 8), (7, T), (1, 3)):
         np.testing.assert_allclose(levels(footage.read(start, stop, (H, W))), np.arange(start, stop), atol=0.3)
+
+
+def test_the_way_back_holds_few_frames_and_seldom_begins_again(plain, monkeypatch):
+    begun, begin = [], Decoder._begin
+    monkeypatch.setattr(reader, "_BACK", 3)
+    monkeypatch.setattr(Decoder, "_begin", lambda self, index: (begun.append(index), begin(self, index)))
+    footage = open_video(convert(plain, "av1"))
+    for t in range(T - 1, -1, -1):
+        np.testing.assert_allclose(levels(footage.read(t, t + 1, (H, W))), [t], atol=0.3)
+        assert len(footage._kept) <= 3
+    assert begun == [10, 7, 4, 1, 0]
 
 
 def test_uneven_frame_times_become_even(tmp_path):
