@@ -33,17 +33,23 @@ class PathPage:
     """State and widgets of one page. `shot.path` is what it starts from; `path()` what it shows now."""
 
     def __init__(
-        self, video: Path, shot: Shot, config: ModelConfig, save_to: Path, depth: Path | None = None, port: int = 8080
+        self,
+        video: Path,
+        shot: Shot,
+        config: ModelConfig,
+        save_to: Path,
+        depth: Path | str | None = None,
+        port: int = 8080,
     ) -> None:
         try:
             import viser
         except ImportError as error:
             raise ValueError("the interactive page needs viser: pip install -e '.[page]'") from error
-        self.shot, self.save_to, self._saved = shot, save_to, False
+        self.shot, self.save_to, self._has_saved = shot, save_to, False
         self.footage = open_video(video, fps=shot.reading.fps, damaged=shot.reading.damaged)
         self.fit = plan_fit(self.footage.size, config, shot.fit, shot.size)
-        cameras, pivot_m = self._cameras(shot.path), shot.path.pivot_m
-        self.warper = Warper(self.footage, self.fit, depth_of(depth, self.footage, cameras, pivot_m), pivot_m)
+        known = depth_of(depth, self.footage, self._cameras(shot.path), shot.path.pivot_m)
+        self.warper = Warper(self.footage, self.fit, known, shot.path.pivot_m)
         self.keys = PathKeys.of(shot.path, 5)
         self._lock = threading.RLock()
         self.server = viser.ViserServer("127.0.0.1", port, label="mvtrack: camera path", verbose=False)
@@ -125,7 +131,7 @@ class PathPage:
             self._warnings.content = "\n".join(f"- {w}" for w in warnings) or "the path is smooth"
 
     def save(self) -> None:
-        """Write the keyframes as a pose file, relative to the source's first frame."""
+        """Write the keyframes as a pose file, relative to the source's first frame, over what was saved before."""
         from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 
         with self._lock:
@@ -134,14 +140,14 @@ class PathPage:
             K = source.K[:1].double().repeat(keys.count, 1, 1)
             K[:, :2, :2] *= keys.lens[:, None, None]
             camera = Camera(keys.poses, K, source.size, source.scale_known)
-            self.save_to.parent.mkdir(parents=True, exist_ok=True)
             sequence = CameraSequence(camera, tuple(map(str, range(keys.count))))
             try:
-                write_cameras(self.save_to, sequence, "json", overwrite=self._saved)
+                self.save_to.parent.mkdir(parents=True, exist_ok=True)
+                write_cameras(self.save_to, sequence, "json", overwrite=self._has_saved)
             except (ValueError, OSError) as error:
                 self._said.content = f"not saved: {error}"
-                raise
-            self._saved = True
+                return
+            self._has_saved = True
             self._said.content = f"saved; now `--camera {self.save_to} --poses-relative-to source`"
 
 

@@ -43,8 +43,6 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
     torch.testing.assert_close(page.keys.poses[2], pose)
     assert not np.array_equal(page._picture.image, before)
     page.save()
-    page.save()  # over its own file
-    assert "saved" in page._said.content
     arguments = ["--camera", str(page.save_to), "--poses-relative-to", "source"]
     shot = read_shot(parse(ShotOptions, arguments, "test"), video, SamplerOptions(1))
     fit = plan_fit(page.footage.size, load_config("configs/tiny_wide.yaml").model)
@@ -52,6 +50,23 @@ def test_a_saved_path_renders_with_the_cameras_that_the_page_showed(page, video)
     rendered = shot_cameras(shot, page.footage, fit)
     torch.testing.assert_close(rendered.c2w, shown.c2w)
     torch.testing.assert_close(rendered.K, shown.K)
+
+
+def test_saving_again_replaces_what_the_page_saved_and_nothing_else(page):
+    page.save()
+    first = page.save_to.read_text()
+    page._replace(page.keys.resampled(9))
+    page.save()
+    assert page.save_to.read_text() != first
+    assert page._said.content.startswith("saved; now")
+    page._has_saved = False  # as if another had written the file
+    page.save()
+    assert "exists already" in page._said.content
+    assert "saved; now" not in page._said.content
+
+
+def test_depth_is_learned_from_single_frames_unless_something_else_is_asked_for(page):
+    assert page.warper.depth.geometry.name == "learned from single frames"
 
 
 @pytest.mark.slow

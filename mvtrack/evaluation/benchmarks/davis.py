@@ -4,6 +4,7 @@ Layout: JPEGImages/<resolution>/<sequence>/00000.jpg, Annotations/<resolution>/<
 miniature (`davis_miniature`) has a folder Truth beside them, with cameras, depth and true target views.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,13 @@ from torch import Tensor
 from mvtrack.config.sizes import FitMode
 from mvtrack.data.public.davis import moving_objects
 from mvtrack.data.public.files import read_arrays
-from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, of_unknown_unit, pose_file_of
+from mvtrack.evaluation.benchmarks.davis_cameras import measured_source, pose_file_of, source_of_file
 from mvtrack.evaluation.benchmarks.davis_list import DavisCase
 from mvtrack.evaluation.benchmarks.pictures import BenchmarkOnDisk, fit_masks
 from mvtrack.evaluation.interface import Inputs, Skipped, skipped
 from mvtrack.evaluation.report.columns import CAMERA, VBENCH
 from mvtrack.evaluation.runner.records import hash_of_files
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
 from mvtrack.geometry.presets import PIVOT_M
 from mvtrack.geometry.trajectory import moved_along
 from mvtrack.geometry.warp import covisible
@@ -108,12 +108,25 @@ class Davis(BenchmarkOnDisk):
         return "known" if (self.root / "Truth").is_dir() else f"taken as still, {self.fov_deg:g} degrees wide"
 
     @cached_property
+    def _given(self) -> dict[str, tuple[Camera, tuple[str, ...]]]:
+        """By sequence: cameras from its pose file, with notes; not of files that cannot be used, whose cases fail."""
+        given = {}
+        for case in {case.sequence: case for case in self.cases if isinstance(self.cameras, Path)}.values():
+            with suppress(ValueError, OSError):
+                given[case.sequence] = source_of_file(pose_file_of(self.cameras, case.sequence), self._pictures(case))
+        return given
+
+    @property
+    def pose_notes(self) -> tuple[str, ...]:
+        """What has to be said of pose files before anything is made with them."""
+        unit = () if self.unit_warning is None else (self.unit_warning,)
+        return unit + tuple(note for _, notes in self._given.values() for note in notes)
+
+    @cached_property
     def unit_warning(self) -> str | None:
         """What must be said where pose files do not say what a length of 1 is; None where all do."""
-        if not isinstance(self.cameras, Path):
-            return None
-        sequences = sorted({case.sequence for case in self.cases})
-        unknown = of_unknown_unit(self.cameras, sequences)
+        sequences = {case.sequence for case in self.cases}
+        unknown = sorted(name for name, (camera, _) in self._given.items() if not camera.scale_known)
         if not unknown:
             return None
         names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
@@ -198,8 +211,7 @@ class Davis(BenchmarkOnDisk):
             file = pose_file_of(self.cameras, case.sequence)
         elif not file.is_file():
             return still_camera(self.fov_deg, fit.source, frames), False
-        grid = FrameGrid(len(self._pictures(case)), fit.source)
-        return read_video_cameras(file, grid)[0][:frames], True
+        return source_of_file(file, self._pictures(case))[0][:frames], True
 
     def _distance(self, case: DavisCase) -> float:
         file = self._truth(case) / "depth.npz"

@@ -1,6 +1,7 @@
 """The cameras that filmed a DAVIS sequence, which it comes without: from pose files, or measured in its pictures."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from mvtrack.geometry.camera import Camera
-from mvtrack.geometry.pose_files import read_cameras
+from mvtrack.geometry.pose_files.timing import FrameGrid, read_video_cameras
 from mvtrack.inference.camera_estimation.source_cameras import measured_cameras
 
 
@@ -20,17 +21,11 @@ def pose_file_of(folder: Path, sequence: str) -> Path:
     return found[0]
 
 
-def of_unknown_unit(folder: Path, sequences: list[str]) -> list[str]:
-    """Sequences whose pose file does not say that it is in metres; those without a readable file are none of them."""
-    unknown = []
-    for sequence in sequences:
-        try:
-            scale_known = read_cameras(pose_file_of(folder, sequence)).camera.scale_known
-        except ValueError:
-            continue  # its cases fail with the reason
-        if not scale_known:
-            unknown.append(sequence)
-    return unknown
+def source_of_file(file: Path, pictures: Sequence[Path]) -> tuple[Camera, tuple[str, ...]]:
+    """Cameras (T,) of all pictures of a sequence from its pose file, and notes of what was done to fit them. Raises
+    ValueError as `read_video_cameras` does."""
+    with Image.open(pictures[0]) as first:
+        return read_video_cameras(file, FrameGrid(len(pictures), first.size[::-1]))
 
 
 def measured_source(pictures: Path, moving: Bool[np.ndarray, "T h w"], subject_distance: float) -> Camera:

@@ -21,6 +21,7 @@ from mvtrack.evaluation.runner.stages import run_stages
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
+from mvtrack.geometry.pose_files.distortion import Distortion
 from mvtrack.geometry.presets import PRESETS
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.inference.camera_estimation.colmap import colmap_missing
@@ -144,11 +145,32 @@ def test_given_source_cameras(own, tmp_path):
     given = with_poses.load(own.case_keys()[0])
     assert given.source_camera_known
     torch.testing.assert_close(given.camera.c2w[0], expected.c2w[0])
-    wide = Camera(torch.eye(4).expand(9, 4, 4), intrinsics_from_fov(50.0, (64, 100)).expand(9, 3, 3), (64, 100))
-    sequence = CameraSequence(wide, tuple(map(str, range(9))))
-    write_cameras(tmp_path / "poses/scene-00.json", sequence, "json", overwrite=True)
-    with pytest.raises(ValueError, match="the aspects differ"):
-        with_poses.load(own.case_keys()[0])
+
+
+def test_pose_files_are_of_the_sequences_pictures(own, tmp_path):
+    """As `mvtrack reshoot` takes them: of all its frames, with what was done said, and of nothing else."""
+    (tmp_path / "poses").mkdir()
+
+    def given(size, names, lens=None):
+        K = intrinsics_from_fov(50.0, size).double().repeat(len(names), 1, 1)
+        camera = Camera(parse_path("truck_right 2").poses(len(names)), K, size, True)
+        sequence = CameraSequence(camera, tuple(names), distortion=lens)
+        write_cameras(tmp_path / "poses/scene-00.json", sequence, "json", overwrite=True)
+        return replace(own, cameras=tmp_path / "poses", num_frames=4)
+
+    own_size, bent = (36, 52), Distortion(torch.tensor([-0.3, 0, 0, 0, 0]).double())
+    for other, message in (
+        (((52, 52), "01234"), "scene-00.json is for pictures of 52x52, the video is 52x36: the aspects differ"),
+        ((own_size, "0123456789"), "holds 10 cameras, but the video has 5 frames"),
+        ((own_size, "01234", bent), "has a distorted lens, which moves pixels by up to"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            given(*other).load(own.case_keys()[0])
+    few = given(own_size, ("0.jpg", "2.jpg", "4.jpg"))
+    assert few.load(own.case_keys()[0]).camera[0].c2w[:, 0, 3].tolist() == pytest.approx([0, 0.5, 1, 1.5], abs=1e-3)
+    assert [note.split(" holds ")[1] for note in few.pose_notes] == [
+        "3 cameras for 5 frames: 2 are interpolated, by its names"
+    ]
 
 
 @pytest.fixture
