@@ -11,8 +11,10 @@ from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.errors import leave
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import picture_size
-from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, MemoryChecked
+from mvtrack.inference.model_options import PLACEMENT, MemoryChecked
 from mvtrack.training.pseudo_tracks.options import TrackerOptions
+
+_LESS_MEMORY = "try --offload model, --offload blocks, --encoders-on-cpu, --tiled or --precision bfloat16"
 
 
 def _frames(text: str) -> tuple[int, ...] | Literal["all"]:
@@ -45,7 +47,7 @@ class PseudoTracksCommand(MemoryChecked):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and track."""
-    return run(PseudoTracksCommand, _track, arguments, "mvtrack pseudo-tracks", LESS_MEMORY)
+    return run(PseudoTracksCommand, _track, arguments, "mvtrack pseudo-tracks", _LESS_MEMORY)
 
 
 def _track(options: PseudoTracksCommand) -> None:

@@ -77,7 +77,7 @@ class Davis(BenchmarkOnDisk):
         return {
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
             "subject_distance": self.subject_distance, "short_clips": self.short_clips, "fit": self.fit,
-            "cameras": COLMAP.record() if self.cameras == AUTO else self.cameras is not None,
+            "cameras": COLMAP.record() if self.cameras == AUTO else self.cameras is not None and "whole sequence",
             "resolution": self.resolution, "annotations": self.annotations,
         }  # fmt: skip
 
@@ -140,7 +140,7 @@ class Davis(BenchmarkOnDisk):
 
     def digest(self, key: str) -> str:
         case = self.by_key[key]
-        frames = self._pictures(case) if self.cameras == AUTO else self._frames(case)
+        frames = self._pictures(case) if self.cameras else self._frames(case)
         there = [path for path in (*self._masks(case, frames), *self._extras(case)) if path.is_file()]
         listed = [case.key, case.trajectory, case.speed, case.caption, [p.name for p in there], len(frames)]
         return hash_of_files([*frames, *there], [self.settings, listed])

@@ -158,19 +158,16 @@ def test_pose_files_are_of_the_sequences_pictures(own, tmp_path):
         write_cameras(tmp_path / "poses/scene-00.json", sequence, "json", overwrite=True)
         return replace(own, cameras=tmp_path / "poses", num_frames=4)
 
-    own_size, bent = (36, 52), Distortion(torch.tensor([-0.3, 0, 0, 0, 0]).double())
-    for other, message in (
-        (((52, 52), "01234"), "scene-00.json is for pictures of 52x52, the video is 52x36: the aspects differ"),
-        ((own_size, "0123456789"), "holds 10 cameras, but the video has 5 frames"),
-        ((own_size, "01234", bent), "has a distorted lens, which moves pixels by up to"),
+    for message, *other in (
+        ("is for pictures of 52x52, the video is 52x36: the aspects differ", (52, 52), "01234"),
+        ("holds 10 cameras, but the video has 5 frames", (36, 52), "0123456789"),
+        ("distorted lens", (36, 52), "01234", Distortion(torch.tensor([-0.3, 0, 0, 0, 0]).double())),
     ):
         with pytest.raises(ValueError, match=message):
             given(*other).load(own.case_keys()[0])
-    few = given(own_size, ("0.jpg", "2.jpg", "4.jpg"))
+    few = given((36, 52), ("0.jpg", "2.jpg", "4.jpg"))
     assert few.load(own.case_keys()[0]).camera[0].c2w[:, 0, 3].tolist() == pytest.approx([0, 0.5, 1, 1.5], abs=1e-3)
-    assert [note.split(" holds ")[1] for note in few.pose_notes] == [
-        "3 cameras for 5 frames: 2 are interpolated, by its names"
-    ]
+    assert few.pose_notes[0].endswith("holds 3 cameras for 5 frames: 2 are interpolated, by its names")
 
 
 @pytest.fixture
