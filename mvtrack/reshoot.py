@@ -35,20 +35,17 @@ class ReshootCommand(ModelCommand):
     decoder: Path | None = option(
         None,
         "decode a second time with this aligning decoder, so that the result follows the source to the pixel; tiny: "
-        "the one that ships, for the tiny models. --depth gives the source's depth, else it is estimated",
+        "the one that ships, for the tiny models. --depth FILE gives the source's depth, else it is estimated",
         metavar="FOLDER|tiny",
     )
 
     cluster: RayOptions = section(RayOptions, "many devices and machines, for tables and folders")
 
     def __post_init__(self) -> None:
-        if self.resolution != "model" or self.points.depth is None:
-            return
-        from mvtrack.video.depth_file import is_depth_file
-
-        if not is_depth_file(self.points.depth) or (self.points.tracks is None and self.decoder is None):
-            why = "with --resolution model nothing but --tracks and --decoder reads it, and these read a file"
-            refuse_unused(self, "depth", why=why)
+        if self.resolution == "model" and self.points.tracks is None and self.decoder is None:
+            refuse_unused(self, "depth", why="with --resolution model nothing but --tracks and --decoder reads it")
+        if self.resolution == "model":
+            self.points.refuse_network()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,8 +45,8 @@ MAX_FILE_LINES = 450
 # And 300 and 180 for 8-bit weights in memory and on disk (GGUF), and forecasts for several GPUs.
 # And 130 and 60 for windows of a long video that several GPUs make side by side; 60 and 80 for depth that is smooth
 # within surfaces, which real footage needs; 270 and 160 for blocks that come while others work, recorded passes, and
-# compilation where it pays.
-MAX_LINES = {("mvtrack", "tracking_head"): 58_381, ("tests",): 38_027}
+# compilation where it pays; 112 and 246 for faults that a review found, each with its test.
+MAX_LINES = {("mvtrack", "tracking_head"): 58_377, ("tests",): 38_076}
 MAX_FUNCTION_LINES = 80
 RESERVED = {"met3r", "vbench", "types", "logging", "datasets", "clip", "utils", "evaluate", "tracker"}
 

@@ -123,7 +123,7 @@ def test_verbose_names_the_attention_kernel(video, model_folder, tmp_path, capsy
         ({"--fov": 200}, "--fov must lie in [1, 170], got 200.0"),
         ({"--depth": "d.npy"}, "depth file d.npy does not exist"),
         ({"--depth": "d.npy", "--resolution": "model"}, "--depth has no effect, with --resolution model nothing but"),
-        ({"--depth": "auto", "--tracks": "grid:3", "--resolution": "model"}, "and these read a file"),
+        ({"--depth": "auto", "--resolution": "model", "--decoder": "tiny"}, "--depth auto is no .npy or .npz"),
         ({"--gidance": 2}, "unknown option --gidance; did you mean '--guidance'?"),
         ({"--subject-distance": -1}, "--subject-distance must be above 0, got -1.0"),
     ],

@@ -11,7 +11,7 @@ from mvtrack.config.datasets import DatasetOptions
 from mvtrack.config.errors import leave
 from mvtrack.config.placement import Placement
 from mvtrack.config.sizes import picture_size
-from mvtrack.inference.model_options import PLACEMENT, MemoryChecked
+from mvtrack.inference.model_options import PLACEMENT, TRACKING_MODEL, MemoryChecked
 from mvtrack.training.pseudo_tracks.options import TrackerOptions
 
 _LESS_MEMORY = "try --offload model, --offload blocks, --encoders-on-cpu, --tiled or --precision bfloat16"
@@ -31,13 +31,13 @@ class PseudoTracksCommand(MemoryChecked):
 
     clips: Path = positional("a dataset's folder, or one with a folder per clip, see docs/data.md")
     following: TrackerOptions = section(TrackerOptions, "who follows the points")
-    grid: tuple[int, int] = option((30, 52), "rows and columns of points", metavar="ROWSxCOLS", parse=picture_size)
+    grid: tuple[int, int] = option((30, 52), "of points; default: 30x52", metavar="ROWSxCOLS", parse=picture_size)
     query_frames: Literal["all"] | tuple[int, ...] = option(
         (0,), "frames over which the grid is laid: 0, 0,40,80 or all; each one's points are followed together",
-        parse=_frames, metavar="0,40,80|all",
+        metavar="0,40,80|all", parse=_frames,
     )  # fmt: skip
     query_views: Literal["first", "all"] = option("first", "in whose frames: of the first video by name, or of each")
-    model: str | None = option(None, "folder with model.safetensors or hub id; default: the shipped tiny_tracking")
+    model: str | None = option(None, TRACKING_MODEL)
     estimate: bool = option(False, "say what time, memory and disk it takes; makes two query frames' tracks")
     overwrite: bool = option(False, "replace tracks of another origin, or of other settings")
     dataset: DatasetOptions = section(DatasetOptions, "what a dataset does not say of itself", without=("captions",))

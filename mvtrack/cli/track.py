@@ -7,7 +7,7 @@ from mvtrack.config.checked import config
 from mvtrack.config.command_line import option, positional, refuse_unused, run, section
 from mvtrack.config.placement import Placement
 from mvtrack.config.pose_files import PoseFileOptions
-from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, ModelCommand, SamplingOptions
+from mvtrack.inference.model_options import LESS_MEMORY, PLACEMENT, TRACKING_MODEL, ModelCommand, SamplingOptions
 from mvtrack.inference.shot_options import (
     AUTO,
     POSE_FILES,
@@ -25,6 +25,7 @@ class TrackCommand(ModelCommand):
     """Follow points of a video through it and through other videos of the scene."""
 
     videos: tuple[Path, ...] = positional("the video with the points, then other views of the scene")
+    model: str | None = option(None, TRACKING_MODEL)
     points: PointOptions = section(PointOptions, "the points to follow", required=("tracks",))
     cameras: tuple[str, ...] = option(
         (),
@@ -48,16 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _track(options: TrackCommand) -> None:
     from mvtrack.inference.tracking.track_files import TrackOptions, track_files
 
+    options.points.refuse_network()
     cameras, measured = _cameras(options)
-    source, plan = options.source, options.points.plan()
-    if options.points.depth is not None and plan.depth is None:
-        raise ValueError(f"--depth must be a .npy or .npz file with z-depth here, got {options.points.depth}")
+    source = options.source
     how = TrackOptions(
         cameras, source.fov_deg, source.subject_distance, source.fit, source.size, measured, options.sampling.caption,
         source.reading,
     )  # fmt: skip
     done = track_files(
-        list(options.videos), plan, options.model, options.out, how, options.overwrite,
+        list(options.videos), options.points.plan(), options.model, options.out, how, options.overwrite,
         options.placement, check_memory=not options.ignore_memory, say=_say if options.verbose else None, warn=_say,
     )  # fmt: skip
     for note in done.notes:

@@ -233,8 +233,7 @@ def _shown_default(flag: _Flag) -> str:
     shown = flag.default
     if shown is MISSING or shown in (None, (), "") or isinstance(shown, bool) or "default" in flag.option.help:
         return ""
-    between = "x" if "x" in (flag.option.metavar or "") else " "  # of ROWSxCOLS
-    text = between.join(map(str, shown)) if isinstance(shown, tuple) else shown
+    text = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
     return _escaped(f"; default: {text}")
 
 

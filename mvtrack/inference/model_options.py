@@ -15,6 +15,7 @@ LESS_MEMORY = (
     "try --offload model, --offload blocks, --encoders-on-cpu, --tiled, --precision bfloat16 or a smaller --size; "
     "`mvtrack doctor --model FOLDER` says what they take"
 )
+TRACKING_MODEL = "folder with model.safetensors or hub id; default: the shipped tiny model with a tracking head"
 SAMPLING = "sampling; what is left out is what the model is meant for"
 PLACEMENT = "where and how the model works"
 
@@ -50,9 +51,7 @@ class MemoryChecked(Command):
 class ModelCommand(MemoryChecked):
     """A command that runs a model and writes a folder."""
 
-    model: str | None = option(
-        None, "folder with model.safetensors or hub id; default: the shipped tiny (tiny_tracking, to follow points)"
-    )
+    model: str | None = option(None, "folder with model.safetensors or hub id; default: the tiny model that ships")
     out: Path | None = option(None, "folder for the results; default: in outputs/, by the video's name")
     overwrite: bool = option(False, "replace an existing output folder")
     verbose: bool = option(False, "also say which attention kernel works")

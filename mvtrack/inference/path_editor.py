@@ -33,13 +33,7 @@ class PathPage:
     """State and widgets of one page. `shot.path` is what it starts from; `path()` what it shows now."""
 
     def __init__(
-        self,
-        video: Path,
-        shot: Shot,
-        config: ModelConfig,
-        save_to: Path,
-        depth: Path | str | None = None,
-        port: int = 8080,
+        self, video: Path, shot: Shot, config: ModelConfig, save_to: Path, depth: str | None = None, port: int = 8080
     ) -> None:
         try:
             import viser

@@ -94,9 +94,9 @@ class PointOptions:
     tracks: str | None = option(None, f"follow points of the video: {POINTS}", metavar="POINTS")
     depth: str | None = option(
         None,
-        "z-depth of the video (.npy or .npz, one map a frame), from which a result takes the source's pixels, and "
-        "tracks in other views and --decoder their geometry. reshoot takes auto (Depth Anything V2 Small), or the hub "
-        "id or folder of a network, for the source's pixels: estimated by it, picture by picture",
+        "z-depth of the video (.npy or .npz, one map a frame), from which --tracks and --decoder take their geometry, "
+        "and a re-shot result the source's pixels; for these alone also auto (Depth Anything V2 Small), or a network's "
+        "hub id or folder: estimated by it, picture by picture",
         metavar="FILE|auto|ID",
     )
 
@@ -107,6 +107,13 @@ class PointOptions:
 
         depth = Path(self.depth) if is_depth_file(self.depth) else None
         return None if self.tracks is None else TrackPlan(self.tracks, depth)
+
+    def refuse_network(self) -> None:
+        """Raises ValueError for depth of a network, where only files are read."""
+        from mvtrack.video.depth_file import is_depth_file
+
+        if self.depth is not None and not is_depth_file(self.depth):
+            raise ValueError(f"--depth {self.depth} is no .npy or .npz, and --tracks and --decoder read nothing else")
 
 
 def resolution(text: str) -> str | tuple[int, int]:
@@ -190,10 +197,10 @@ def camera_path(options: ShotOptions, given: dict, source: "Camera | None", vide
     if _is_file(options.camera):
         refuse_unused(options, "amount", "speed", why="it is for a single move, not for a pose file")
         return _path_from_file(options, file, given, source, video)
+    refuse_unused(options, "poses_relative_to", why="it is for a pose file given as --camera")
     refuse_address(options.camera)
     if "/" in options.camera or file.suffix in {".json", ".txt", ".npz", ".bin"}:
         raise ValueError(f"pose file {file} does not exist")
-    refuse_unused(options, "poses_relative_to", why="it is for a pose file given as --camera: leave it out")
     return _with_amount(parse_path(options.camera, options.subject_distance), options)
 
 

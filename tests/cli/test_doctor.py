@@ -173,6 +173,7 @@ def test_a_released_model_is_told_what_it_lacks(capsys, monkeypatch, tmp_path):
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["--preset", "wan2.1_t2v_1.3b", "--for", "train"], "a training is described by --config"),
         (["--preset", "wan2.1_t2v_1.3b", "train.steps=3"], "'train.steps=3' changes a --config"),
+        (["--eval", "davis.resolution=1080p"], "'davis.resolution=1080p' changes a --config, which was not given"),
         (["--config", "configs/smoke.yaml", "--gpu", "Voodoo"], "unknown GPU 'Voodoo': known are B200, H200"),
         (["--config", "configs/smoke.yaml", "--gpu-memory", "-3"], "--gpu-memory must be above 0, got -3.0"),
         (

@@ -1,5 +1,7 @@
 """The console command itself: what it lists, and what it must not import to do so."""
 
+import importlib
+import re
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 
 from mvtrack.cli.main import COMMANDS
 from mvtrack.cli.main import main as cli
+from mvtrack.config.command_line import _flags
 
 HEAVY = {"torch", "numpy", "cv2", "yaml", "einops"}
 
@@ -35,6 +38,26 @@ def test_listing_imports_nothing_heavy():
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_a_command_imports_nothing_heavy(command):
     assert not loaded("help", command) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["attention", "prepare", "pseudo-tracks", "reshoot", "track", "views"])
+def test_what_to_do_when_memory_runs_out_names_options_of_the_command(command, monkeypatch):
+    module, seen = importlib.import_module(COMMANDS[command][0]), []
+    monkeypatch.setattr(module, "run", lambda *of: seen.append((of[0], of[4])) or 0)
+    module.main([])
+    [(cls, advice)] = seen
+    named = set(re.findall(r"--[a-z-]+", advice.split("`")[0]))
+    assert named
+    assert named <= {flag.typed for flag in _flags(cls)}
+
+
+@pytest.mark.parametrize("command", ["track", "pseudo-tracks"])
+def test_help_of_tracking_names_its_own_model_and_what_may_be_typed(command, capsys):
+    with pytest.raises(SystemExit):
+        cli([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "default: the shipped tiny model with a tracking head" in told
+    assert command == "track" or ("--query-frames 0,40,80|all " in told and "points; default: 30x52" in told)
 
 
 def test_version_is_the_packages(capsys):

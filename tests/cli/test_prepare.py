@@ -12,7 +12,7 @@ import yaml
 
 from mvtrack.cli.main import main as cli
 from mvtrack.config.data import LatentsConfig
-from mvtrack.config.run import RunConfig
+from mvtrack.config.run import RunConfig, load_config
 from mvtrack.config.tree import from_tree
 from mvtrack.data.latent_loader import LatentDataset
 from mvtrack.data.latents import CARD, Encoders, LatentFolder, clip_file
@@ -21,6 +21,7 @@ from mvtrack.geometry.path_language import parse_path
 from mvtrack.geometry.pose_files import CameraSequence, write_cameras
 from mvtrack.training import run
 from mvtrack.training.latent_validation import mirrored
+from mvtrack.training.memory import refuse_preparing
 from mvtrack.training.run import open_dataset
 from mvtrack.video.reader import open_video
 from mvtrack.video.writer import write_video
@@ -99,10 +100,11 @@ def test_clips_are_encoded_once_and_read_back(clips, config_file, small_model, t
     torch.testing.assert_close(backwards.camera.c2w, read.camera.c2w.flip(1))
     torch.testing.assert_close(backwards.tracks.xy, read.tracks.xy.flip(1))
     assert read.distance is None
-    np.save(tmp_path / "a.npy", np.arange(2 * 5 * 3 * 2 * 3, dtype=np.float32).reshape(2, 5, 3, 2, 3))
-    pointed = LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE, held_out=1, points=str(tmp_path)), 5)
-    points = [pointed.clip("a", [1, 0], reverse=reverse).points for reverse in (False, True)]
-    assert torch.equal(points[1], points[0].flip(1))
+    points = torch.arange(2 * 5.0).view(2, 5, 1, 1, 1).expand(-1, -1, 3, 2, 3)
+    np.save(tmp_path / "a.npy", points.numpy())
+    with_points = LatentFolder(LatentsConfig(str(tmp_path / "latents"), SIZE, points=str(tmp_path)), 5)
+    assert torch.equal(with_points.clip("a", [1, 0]).points, points.flip(0))
+    assert torch.equal(with_points.clip("a", [1, 0], reverse=True).points, points.flip(0, 1))
     both = folder.clip("b", [0, 1]).camera.c2w  # from one file that names its views
     torch.testing.assert_close(both[1], parse_path("arc_left 20deg").poses(T)[:5].float())
 
@@ -169,6 +171,9 @@ def test_too_little_memory_is_refused(clips, config_file, capsys, monkeypatch):
     assert code == 2
     assert "encoding a view takes about" in error
     assert prepare(capsys, clips, "--config", config_file, "--ignore-memory")[0] == 0
+    monkeypatch.setattr(refuse, "free_gib", lambda _: 12.0)
+    with pytest.raises(ValueError, match=r"GiB free: set model.codec.tile=\[30,52\]; or start"):
+        refuse_preparing(load_config("configs/wan_14b.yaml"), LatentsConfig("x", (960, 1664)), torch.device("cpu"))
 
 
 def test_shards_share_the_work(clips, config_file, tmp_path, capsys):

@@ -13,10 +13,12 @@ import torch
 from mvtrack.config.model import SamplingConfig
 from mvtrack.config.placement import Placement
 from mvtrack.config.presets import preset
+from mvtrack.inference import rank_worker
 from mvtrack.inference.device import placed_config
 from mvtrack.inference.ranks import check_ranks
 from mvtrack.inference.sampler import SamplerOptions, denoise
 from mvtrack.models.conditioning import Conditioning
+from mvtrack.models.dit import WanDiT
 
 SCRIPT = Path(__file__).with_name("ranks_run.py")
 
@@ -58,6 +60,16 @@ def test_a_killed_process_ends_all_with_a_message():
     done = run(2, "killed")
     assert done.returncode == 1
     assert "process 1 of the 2 that make this video was ended by SIGKILL" in done.stderr
+
+
+def test_another_process_does_without_a_compiler_as_the_first_does(small_model, monkeypatch):
+    asked, codec = [], small_model.codec.state_dict()
+    told = (small_model.config, torch.float32, small_model.dit.attention, True, codec, False)
+    monkeypatch.setattr(rank_worker, "received", lambda device: told)
+    monkeypatch.setattr(rank_worker.dist, "broadcast", lambda tensor, src: None)
+    monkeypatch.setattr(WanDiT, "compile_blocks", lambda dit, or_not=False: asked.append(or_not))
+    rank_worker._copy(torch.device("cpu"))
+    assert asked == [True]
 
 
 def test_numbers_that_do_not_divide_are_refused():

@@ -81,7 +81,7 @@ def test_few_poses_are_keyframes(video, tmp_path):
             "--fov has no effect, the file given as --source-cameras says it",
         ),
         (["--camera", "pan_left", "--pose-convention", "opengl"], "--pose-convention has no effect, it is for"),
-        (["--camera", "pan_left", "--poses-relative-to", "source"], "it is for a pose file given as --camera"),
+        (["--camera", "pan_left", "--poses-relative-to", "world"], "--poses-relative-to has no effect, it is for"),
         (["--fov", "60"], "--camera is needed"),
         (["--camera", "pan_left", "--ignore-mask", "m.png"], "--ignore-mask has no effect, it is for cameras"),
         (["--camera", "pan_left", "--size", "big"], "--size must look like 480x832"),

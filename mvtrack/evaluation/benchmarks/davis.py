@@ -77,7 +77,7 @@ class Davis(BenchmarkOnDisk):
         return {
             "version": 1, "size": list(self.size), "num_frames": self.num_frames, "fov_deg": self.fov_deg,
             "subject_distance": self.subject_distance, "short_clips": self.short_clips, "fit": self.fit,
-            "cameras": COLMAP.record() if self.cameras == AUTO else self.cameras is not None and "whole sequence",
+            "cameras": COLMAP.record() if self.cameras == AUTO else "whole sequence" if self.cameras else False,
             "resolution": self.resolution, "annotations": self.annotations,
         }  # fmt: skip
 

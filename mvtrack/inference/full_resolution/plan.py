@@ -136,7 +136,7 @@ def region_notes(region: Region | None, resolution: Resolution) -> Iterator[str]
     lost = [1 - part / of for part, of in zip(shown, whole, strict=True)]
     if max(lost) > 0.01:
         scale = max((math.prod(region.size) / math.prod(whole)) ** 0.5, 16 / min(whole))
-        height, width = (round(side * scale) for side in whole)
+        height, width = (2 * round(side * scale / 2) for side in whole)
         sides = "left and right" if lost[1] > lost[0] else "above and below"
         yield (
             f"--resolution {region.size[0]}x{region.size[1]} is of another aspect: {100 * max(lost):.0f} % of the "

@@ -12,7 +12,7 @@ from mvtrack.data.synthetic.test_scenes import CaseSpec, render_case
 from mvtrack.geometry.camera import Camera, intrinsics_from_fov
 from mvtrack.geometry.trajectory import CameraPath
 from mvtrack.geometry.warp import covisible
-from mvtrack.inference.pipeline import shipped_decoder, shipped_model
+from mvtrack.inference.pipeline import Shot, shipped_decoder, shipped_model, shot_record
 from mvtrack.inference.sampler import LongVideo, SamplerOptions, generate, generate_stream
 from mvtrack.metrics.image import psnr
 from mvtrack.models.conditioning import Window
@@ -108,6 +108,16 @@ def test_depth_in_millimetres_is_refused(small_model, aligner):
 def run(capsys, *arguments) -> tuple[int, str]:
     code = cli(["reshoot", *map(str, arguments)])
     return code, capsys.readouterr().err.splitlines()[-1:]
+
+
+def test_depth_that_is_not_read_is_not_taken_in_silence(video, small_model, aligner, tmp_path, capsys):
+    save_model(small_model, tmp_path / "m")
+    save_aligner(aligner, small_model.config.codec, tmp_path / "d")
+    options = ["--camera", "arc_left", "--model", tmp_path / "m", "--decoder", tmp_path / "d", "--out", tmp_path / "o"]
+    code, error = run(capsys, video, *options, "--resolution", "model", "--depth", tmp_path / "missing.npy")
+    assert (code, "missing.npy does not exist" in error[0]) == (2, True)
+    network = Shot(CameraPath("arc_left"), sample=SamplerOptions(1), decoder=tmp_path / "d", depth="auto")
+    assert shot_record(network)["decoder"]["depth"] == "estimated"  # the network's is for the source's pixels
 
 
 @pytest.mark.slow
